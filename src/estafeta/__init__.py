@@ -1,0 +1,1 @@
+"""Estafeta trains machine-learning models on AWS Lambda with no server."""

@@ -1,0 +1,59 @@
+"""What a rank publishes for a round, whole or unfinished: one tensor file with sums in its header.
+
+tensors   gradient         float32[P], summed over the rows (train rounds; absent if the rank had no rows)
+          buffer.<name>    the model's buffers after the rank's rows (train rounds)
+metadata  format, token, round, rank, rows, sums (JSON: loss and metrics, summed over the rows), parts
+          parts: micro-batches in it; in an unfinished one, where the next leg goes on
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from estafeta.files import Buffer
+from estafeta.layout import Round
+from estafeta.tensorfile import Array, TensorFile, encode
+
+FORMAT = "estafeta-contribution/1"
+GRADIENT = "gradient"
+BUFFER = "buffer."
+
+
+@dataclass(frozen=True)
+class Tally:
+    """The header of a contribution.
+
+    Attributes:
+        rows: Rows that were summed over.
+        sums: Loss and metrics by name, summed over these rows.
+        parts: Micro-batches that were summed over.
+    """
+
+    rows: int
+    sums: Mapping[str, float]
+    parts: int
+
+
+def contribution(
+    round_: Round, rank: int, tally: Tally, gradient: Array | None, buffers: Mapping[str, Array], token: str
+) -> list[Buffer]:
+    """Content of a contribution, ready to be published."""
+    tensors = {GRADIENT: gradient} if gradient is not None else {}
+    tensors.update({BUFFER + name: array for name, array in buffers.items()})
+    metadata = {
+        "format": FORMAT,
+        "token": token,
+        "round": round_.name,
+        "rank": str(rank),
+        "rows": str(tally.rows),
+        "sums": json.dumps(dict(tally.sums)),
+        "parts": str(tally.parts),
+    }
+    return encode(tensors, metadata)
+
+
+def tally_of(file: TensorFile) -> Tally:
+    """The header of an open contribution."""
+    return Tally(int(file.metadata["rows"]), json.loads(file.metadata["sums"]), int(file.metadata["parts"]))

@@ -1,0 +1,228 @@
+"""The control function: what the client wants of a run, and what Lambda reports of one.
+
+The client mounts nothing. It starts, follows, stops and fetches through the verbs below; answers stay under the 6 MB
+that a synchronous invocation may return. Lambda's failure destination is here too: it gets the events that no retry
+could save.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from estafeta.errors import Conflict, EstafetaError, Gone, RunNotFound, UsageError
+from estafeta.failures import explain, is_failure_record
+from estafeta.files import Reader
+from estafeta.finish import export
+from estafeta.invocation import Invocation, dispatch
+from estafeta.layout import RUN_NAME, RUNS, RunLayout
+from estafeta.outcome import RESERVE_BYTES, fail
+from estafeta.snapshot import Prepare, Snapshot, next_actions, read_epoch, take_snapshot
+from estafeta.spec import (
+    ControlEvent,
+    FetchVerb,
+    Outcome,
+    RunSpec,
+    RunsVerb,
+    RunVerb,
+    StartVerb,
+    StatusVerb,
+)
+
+FETCH_BYTES = 4 << 20
+"""Bytes of a file in one answer: with base64 and the rest of the answer it stays under 6 MB."""
+
+PLAN_FACTS = {"train_rows", "valid_rows", "steps_per_epoch", "total_steps"}
+"""What of a plan is worth an answer: its parameter layout may be long."""
+
+_verbs: TypeAdapter[ControlEvent] = TypeAdapter(ControlEvent)
+
+
+def handler(event: Any, context: Any) -> dict[str, Any]:
+    """Entry point on Lambda."""
+    return control(event, Invocation.of_lambda(context))
+
+
+def control(event: Any, invocation: Invocation) -> dict[str, Any]:
+    """Carry out a verb, or take note of an event that Lambda has given up.
+
+    Returns:
+        The verb's answer; or `{"error": {"kind", "message", "hint", "exit_code"}}`.
+    """
+    try:
+        if is_failure_record(event):
+            return _give_up(event, invocation)
+        return _answer(_verbs.validate_python(event), invocation)
+    except ValidationError as error:
+        return _error(UsageError(f"control does not understand the event: {error}"))
+    except EstafetaError as error:
+        return _error(error)
+
+
+def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:
+    match verb:
+        case StartVerb():
+            return _start(verb, invocation)
+        case RunsVerb():
+            names = sorted(invocation.store.list(RUNS))
+            specs = [_spec(run, invocation) for run in names if invocation.store.exists(RunLayout(run).spec)]
+            return {"runs": [_summary(spec, invocation) for spec in specs]}
+        case StatusVerb():
+            return _status(verb, invocation)
+        case FetchVerb():
+            return _fetch(verb, invocation)
+        case RunVerb(verb="stop"):
+            return _stop(_spec(verb.run, invocation), invocation)
+        case RunVerb(verb="resume"):
+            return _resume(_spec(verb.run, invocation), invocation)
+        case RunVerb():
+            return _clean(_spec(verb.run, invocation), invocation)
+
+
+def _start(verb: StartVerb, invocation: Invocation) -> dict[str, Any]:
+    """Publish a run: its folders, its code, at last its spec; then set it going. Repeating it changes nothing."""
+    spec, store = verb.spec, invocation.store
+    if not RUN_NAME.fullmatch(spec.run):
+        raise UsageError(f"{spec.run!r} cannot name a run", hint="use lower-case letters, digits, '.', '_' and '-'")
+    layout = RunLayout(spec.run)
+    for directory in layout.directories:
+        store.make_directories(directory)
+    for path, text in verb.code.items():
+        parts = path.split("/")
+        if not path.endswith(".py") or any(part in ("", ".", "..") for part in parts):
+            raise UsageError(f"{path!r} is no path of a Python module")
+        store.make_directories("/".join([layout.code, *parts[:-1]]))
+        token = f"# {spec.token}\n"
+        store.publish(f"{layout.code}/{path}", [f"{text.rstrip()}\n{token}".encode()], spec.token)
+    store.publish(layout.reserve, [spec.token.encode().ljust(RESERVE_BYTES)], spec.token)
+    if not store.publish(layout.spec, [spec.to_json()], spec.token):
+        raise Conflict(f"there is a run named {spec.run} already")
+    dispatch((Prepare(),), spec, invocation)
+    return {"run": spec.run}
+
+
+def _status(verb: StatusVerb, invocation: Invocation) -> dict[str, Any]:
+    spec = _spec(verb.run, invocation)
+    store, layout = invocation.store, RunLayout(spec.run)
+    snapshot = take_snapshot(store, layout, spec)
+    newest = snapshot.last_epoch.epoch if snapshot.last_epoch else 0
+    records = [read_epoch(store, layout, epoch) for epoch in range(verb.since_epoch + 1, newest + 1)]
+    plan = snapshot.plan
+    return {
+        **_summary(spec, invocation, snapshot),
+        "spec": spec.model_dump(mode="json"),
+        "epochs": [record.model_dump() for record in records if record],
+        "plan": plan.model_dump(include={"train_rows", "valid_rows", "steps_per_epoch", "total_steps"})
+        if plan
+        else None,
+        "parameters": plan.size if plan else None,
+        "contributed": len(snapshot.ranks),
+    }
+
+
+def _summary(spec: RunSpec, invocation: Invocation, snapshot: Snapshot | None = None) -> dict[str, Any]:
+    snapshot = snapshot or take_snapshot(invocation.store, RunLayout(spec.run), spec)
+    outcome = _outcome(spec.run, snapshot.outcome, invocation) if snapshot.outcome else None
+    state = snapshot.outcome or ("stopping" if snapshot.stop_requested else "running" if snapshot.plan else "preparing")
+    return {
+        "run": spec.run,
+        "state": state,
+        "job": spec.job,
+        "workers": spec.workers,
+        "topology": spec.topology,
+        "created_at": spec.created_at,
+        "version": snapshot.version or 0,
+        "total_steps": snapshot.plan.total_steps if snapshot.plan else None,
+        "epoch": snapshot.last_epoch.epoch if snapshot.last_epoch else 0,
+        "epochs_total": spec.epochs,
+        "outcome": outcome.model_dump(mode="json") if outcome else None,
+    }
+
+
+def _fetch(verb: FetchVerb, invocation: Invocation) -> dict[str, Any]:
+    """A part of an exported file. A failed run has none of its own accord: its last good version is exported now."""
+    spec = _spec(verb.run, invocation)
+    store, layout = invocation.store, RunLayout(spec.run)
+    path = f"{layout.export(verb.which)}/{verb.file}"
+    if not store.exists(f"{layout.export(verb.which)}/state.json"):
+        snapshot = take_snapshot(store, layout, spec)
+        if snapshot.outcome is None:
+            raise UsageError(f"{spec.run} is still running", hint=f"wait for its end, or: estafeta stop {spec.run}")
+        if snapshot.version is None:
+            raise UsageError(f"{spec.run} ended before it had any weights")
+        best = snapshot.last_epoch.best_version if snapshot.last_epoch else snapshot.version
+        export(verb.which, best if verb.which == "best" else snapshot.version, spec, invocation)
+
+    def read(reader: Reader) -> tuple[bytes, int]:
+        buffer = bytearray(max(0, min(FETCH_BYTES, reader.size - verb.offset)))
+        reader.readinto(buffer, verb.offset)
+        return bytes(buffer), reader.size
+
+    try:
+        data, size = store.reading(path, read)
+    except Gone as error:
+        raise UsageError(f"{spec.run} has no {verb.which}/{verb.file}") from error
+    return {"data": base64.b64encode(data).decode(), "size": size}
+
+
+def _stop(spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
+    """Ask a run to stop, and have what is there exported: nobody has to be at work for that."""
+    store, layout = invocation.store, RunLayout(spec.run)
+    if take_snapshot(store, layout, spec).outcome is None:
+        store.publish(layout.stop, [invocation.token.encode()], invocation.token)
+        dispatch(next_actions(take_snapshot(store, layout, spec)), spec, invocation)
+    return _summary(spec, invocation)
+
+
+def _resume(spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
+    """Set a run going again from its newest version: after a stop, a failure, or when its last hint was lost."""
+    store, layout = invocation.store, RunLayout(spec.run)
+    outcome = take_snapshot(store, layout, spec).outcome
+    if outcome == "done":
+        raise UsageError(f"{spec.run} is done", hint=f"estafeta status {spec.run}")
+    if outcome:
+        for which in ("best", "final"):
+            store.sweep(layout.export(which), store.list(layout.export(which)))
+        earlier = sum(name.startswith(f"{outcome}-") for name in store.list(layout.root))
+        store.sweep(layout.root, [layout.stop.rpartition("/")[2]])
+        store.move(layout.outcome(outcome), layout.outcome(f"{outcome}-{earlier + 1:02d}"))
+        store.publish(layout.reserve, [spec.token.encode().ljust(RESERVE_BYTES)], spec.token)
+    dispatch(next_actions(take_snapshot(store, layout, spec)), spec, invocation)
+    return _summary(spec, invocation)
+
+
+def _clean(spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
+    """Remove a run that has ended, with all its files."""
+    store, layout = invocation.store, RunLayout(spec.run)
+    if take_snapshot(store, layout, spec).outcome is None:
+        raise UsageError(f"{spec.run} has not ended", hint=f"estafeta stop {spec.run}")
+    store.remove_tree(layout.root)
+    return {"run": spec.run}
+
+
+def _give_up(record: Any, invocation: Invocation) -> dict[str, Any]:
+    """End a run as failed, for an event that Lambda could not get done."""
+    run, failure = explain(record)
+    spec = _spec(run, invocation)
+    if take_snapshot(invocation.store, RunLayout(run), spec).outcome is None:
+        fail(invocation, RunLayout(run), failure)
+    return {"run": run}
+
+
+def _spec(run: str, invocation: Invocation) -> RunSpec:
+    """The spec of a run, read anew: this function outlives the runs that it cleans away."""
+    try:
+        return RunSpec.model_validate_json(invocation.store.read(RunLayout(run).spec))
+    except Gone:
+        raise RunNotFound(f"there is no run named {run!r}", hint="estafeta runs lists them") from None
+
+
+def _outcome(run: str, state: str, invocation: Invocation) -> Outcome:
+    return Outcome.model_validate_json(invocation.store.read(RunLayout(run).outcome(state)))
+
+
+def _error(error: EstafetaError) -> dict[str, Any]:
+    return {"error": {"kind": type(error).__name__, "message": str(error), "hint": error.hint,
+                      "exit_code": error.exit_code}}  # fmt: skip

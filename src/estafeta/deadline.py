@@ -1,0 +1,57 @@
+"""How much of an invocation is left, and whether one more micro-batch and one publication fit into it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+STEP_MARGIN = 1.5
+"""The next micro-batch may take this much longer than the longest so far."""
+
+TRANSFER_MARGIN = 4.0
+"""Publishing may take this much longer than reading the weights did: writes are slower than reads on EFS, and a
+gradient goes out where the parameters came in."""
+
+FLOOR_S = 0.1
+"""Kept back in any case: for a listing, an invocation, and the answer to Lambda."""
+
+
+class Deadline:
+    """Learns from the invocation itself how long its parts take.
+
+    Args:
+        remaining_s: Seconds until the function is killed.
+        transfer_s: The longest transfer that earlier invocations of this environment have seen.
+
+    Attributes:
+        transfer_s: The same, with what this one has seen.
+    """
+
+    def __init__(self, remaining_s: Callable[[], float], transfer_s: float = 0.0) -> None:
+        self.transfer_s = transfer_s
+        self._remaining_s = remaining_s
+        self._step_s = 0.0
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Around a micro-batch."""
+        started = time.monotonic()
+        yield
+        self._step_s = max(self._step_s, time.monotonic() - started)
+
+    @contextmanager
+    def transfer(self) -> Iterator[None]:
+        """Around the reading of weights, or the publication of a gradient."""
+        started = time.monotonic()
+        yield
+        self.transfer_s = max(self.transfer_s, time.monotonic() - started)
+
+    @property
+    def needed_s(self) -> float:
+        """Seconds that one more micro-batch and the publication after it may take."""
+        return STEP_MARGIN * self._step_s + TRANSFER_MARGIN * self.transfer_s + FLOOR_S
+
+    def is_near(self) -> bool:
+        """Whether it is time to publish what there is and hand over."""
+        return self._remaining_s() < self.needed_s

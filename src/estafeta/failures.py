@@ -1,0 +1,81 @@
+"""Lambda's failure records, put into words: what happened to which rank, and what to do about it.
+
+The record's shape: AWS Lambda Developer Guide, "Capturing records of Lambda asynchronous invocations". Error types of
+killed functions: as the Runtime API and the runtime interface emulator name them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from estafeta.spec import Failure
+
+LOOP_HOPS = 16
+"""Invocations of one function in a chain after which Lambda's loop detection drops the next (Developer Guide, "Use
+Lambda recursive loop detection to prevent infinite loops")."""
+
+
+def is_failure_record(event: Any) -> bool:
+    """Whether an event is the record of a failed asynchronous invocation."""
+    return isinstance(event, dict) and "requestContext" in event and "requestPayload" in event
+
+
+def explain(record: dict[str, Any]) -> tuple[str, Failure]:
+    """The run that a record is about, and its failure."""
+    context, event = record["requestContext"], record["requestPayload"]
+    response = record.get("responsePayload") or {}
+    kind, text = str(response.get("errorType", "")), str(response.get("errorMessage", ""))
+    function = str(context["functionArn"]).split(":function:")[-1].split(":")[0]
+    role = function.rpartition("-")[2]
+    where = _where(event, function)
+    reason, message, hint, exit_code = _diagnose(kind, text, str(context.get("condition", "")), role, record)
+    return event["run"], Failure(
+        reason=reason,
+        message=f"{message}{where}",
+        hint=hint,
+        exit_code=exit_code,
+        function=function,
+        rank=event.get("rank") if event.get("task") in ("train", "valid") else None,
+        round=f"{event['task']}-{event['version']:08d}" if "task" in event else event.get("round") or None,
+        request_id=context["requestId"],
+        log_group=f"/aws/lambda/{function}",
+        traceback="".join(response.get("stackTrace") or []),
+    )
+
+
+def _where(event: dict[str, Any], function: str) -> str:
+    if event.get("task") in ("train", "valid"):
+        return f" ({function}, rank {event['rank']}, {event['task']} round {event['version']})"
+    return f" ({function}{', preparing the run' if 'task' in event else ''})"
+
+
+def _diagnose(kind: str, text: str, condition: str, role: str, record: dict[str, Any]) -> tuple[str, str, str, int]:
+    """Reason, message, hint, exit code."""
+    if "Recurs" in condition:
+        return (
+            "RecursiveLoop",
+            f"Lambda's recursive loop detection dropped the event after {LOOP_HOPS} invocations in one chain",
+            f"set RecursiveLoop: Allow on the {role} function in the template (all functions of the loop need it)",
+            3,
+        )
+    if kind == "Runtime.OutOfMemory" or "signal: killed" in text:
+        return (
+            "OutOfMemory",
+            f"The function ran out of memory: {text}",
+            f"give it more with -o {role}.memory_mb=…, or make the micro-batches smaller with -o micro_batch_size=…",
+            1,
+        )
+    if kind == "Sandbox.Timedout" or "timed out" in text:
+        return (
+            "Timeout",
+            f"The function reached its time limit: {text}",
+            f"one micro-batch must fit: lower it with -o micro_batch_size=…, or raise -o {role}.timeout_s=…",
+            1,
+        )
+    if kind == "Runtime.ImportModuleError":
+        return "ImportModuleError", text, "install what is missing where the functions run", 3
+    if re.search(r"No space left on device|Disk quota exceeded", text):
+        return "DiskFull", f"The store is full: {text}", "free some space, then resume the run", 3
+    attempts = record["requestContext"].get("approximateInvokeCount", "?")
+    return kind or condition, f"{kind}: {text}, after {attempts} attempts", "see the function's log", 1

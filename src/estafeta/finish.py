@@ -1,0 +1,95 @@
+"""The end of a run: the final and the best version as files that plain PyTorch loads, then the marker.
+
+best|final/model.safetensors       the model's state dict
+           optimizer.safetensors   the optimiser's state: <parameter>.<vector>
+           state.json              version, epoch, metrics, digest, optimiser settings
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+
+from estafeta.invocation import Invocation
+from estafeta.layout import RunLayout
+from estafeta.optim import from_dict
+from estafeta.outcome import publish_outcome
+from estafeta.snapshot import Finish, Snapshot, read_epoch, read_plan
+from estafeta.spec import Outcome, Plan, RunSpec, Which
+from estafeta.store import Store
+from estafeta.tensorfile import Array, TensorFile, encode
+from estafeta.weights import Weights, read_state, read_weights
+
+
+def finish(end: Finish, snapshot: Snapshot, spec: RunSpec, invocation: Invocation) -> None:
+    """Export the final and the best weights, then publish the run's outcome."""
+    state = "stopped" if end.state == "stopped" else "done"
+    outcome = Outcome(token=invocation.token, state=state, why=end.why, ended_at=time.time())
+    layout, last = RunLayout(spec.run), snapshot.last_epoch
+    if snapshot.plan is not None and snapshot.version is not None:
+        best = last.best_version if last else snapshot.version
+        export("best", best, spec, invocation)
+        digest = export("final", snapshot.version, spec, invocation)
+        outcome = outcome.model_copy(
+            update={"version": snapshot.version, "best_version": best, "weights_sha256": digest}
+        )
+    publish_outcome(invocation, layout, outcome)
+
+
+def state_dict(plan: Plan, weights: Weights, frozen: dict[str, Array]) -> dict[str, Array]:
+    """A model's state dict, in its order; tied tensors stand in it under each of their names."""
+    tensors = {**weights.buffers, **frozen, **_split(plan, weights.parameters)}
+    return {key: tensors[name] for key, _, name in plan.state_dict}
+
+
+def weights_digest(plan: Plan, tensors: dict[str, Array]) -> str:
+    """SHA-256 over the raw bytes of the parameters in state-dict order, each once."""
+    digest = hashlib.sha256()
+    for key in _parameter_keys(plan):
+        digest.update(tensors[key].reshape(-1).view("u1").data)
+    return digest.hexdigest()
+
+
+def export(which: Which, version: int, spec: RunSpec, invocation: Invocation) -> str:
+    """Publish a version as files that plain PyTorch loads; return the digest of its weights."""
+    store, layout, token = invocation.store, RunLayout(spec.run), invocation.token
+    plan = read_plan(store, layout)
+    weights = read_weights(store, layout, version)
+    tensors = state_dict(plan, weights, _read_frozen(store, layout) if plan.frozen else {})
+    digest = weights_digest(plan, tensors)
+    folder = layout.export(which)
+    metadata = {"format": "pt", "token": token, "run": spec.run, "version": str(version)}
+    store.publish(f"{folder}/model.safetensors", encode(tensors, metadata), token)
+    if from_dict(spec.optimizer).state_slots:
+        vectors = read_state(store, layout, version)
+        named = {f"{p}.{v}": array for v, flat in vectors.items() for p, array in _split(plan, flat).items()}
+        store.publish(f"{folder}/optimizer.safetensors", encode(named, metadata), token)
+    epoch, step = divmod(version, plan.steps_per_epoch)
+    record = read_epoch(store, layout, epoch) if step == 0 else None
+    facts = {
+        "format": "estafeta-state/1", "token": token, "run": spec.run, "version": version, "epoch": epoch,
+        "metrics": record.metrics if record else {}, "weights_sha256": digest, "optimizer": spec.optimizer,
+        "seed": spec.seed,
+    }  # fmt: skip
+    store.publish(f"{folder}/state.json", [json.dumps(facts).encode() + b"\n"], token)
+    return digest
+
+
+def _read_frozen(store: Store, layout: RunLayout) -> dict[str, Array]:
+    return store.reading(
+        layout.frozen, lambda reader: {name: file.read(name) for file in [TensorFile(reader)] for name in file.entries}
+    )
+
+
+def _split(plan: Plan, flat: Array) -> dict[str, Array]:
+    return {s.name: flat[s.offset : s.offset + s.size].reshape(s.shape) for s in plan.parameters}
+
+
+def _parameter_keys(plan: Plan) -> Iterator[str]:
+    seen: set[str] = set()
+    for key, kind, name in plan.state_dict:
+        if kind != "buffer" and name not in seen:
+            seen.add(name)
+            yield key

@@ -1,0 +1,128 @@
+"""The record of an epoch, and the verdict that it carries: is this the best version, does training stop here.
+
+Pure functions of the metrics and of the record before, so that whoever computes a record gets the same one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.dataclasses import dataclass
+
+from estafeta.errors import UsageError
+
+Mode = Literal["min", "max"]
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class EarlyStopping:
+    """When to stop before the last epoch, and which epoch counts as the best.
+
+    Attributes:
+        monitor: Name of a metric as in the table of epochs, such as `valid_loss` or `valid_accuracy`.
+        mode: Whether less (`min`) or more (`max`) is better; None: `min` for a loss, `max` for all else.
+        patience: Stop after this many epochs in a row without improvement; None: never for that reason.
+        min_delta: By how much a value must be better to count as an improvement.
+        target: Stop as soon as the metric is at least as good as this; None: never for that reason.
+    """
+
+    monitor: str = "valid_loss"
+    mode: Mode | None = None
+    patience: int | None = None
+    min_delta: float = 0.0
+    target: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.patience is not None and self.patience < 1:
+            raise UsageError(f"early_stopping.patience is {self.patience}; it counts epochs, at least 1")
+        if self.min_delta < 0:
+            raise UsageError(f"early_stopping.min_delta is {self.min_delta}; it must not be negative")
+
+    def better(self, value: float, than: float) -> bool:
+        """Whether `value` improves on `than`; nothing that is not a number improves on anything."""
+        if math.isnan(value):
+            return False
+        less = (self.mode or ("min" if self.monitor.endswith("loss") else "max")) == "min"
+        return value < than - self.min_delta if less else value > than + self.min_delta
+
+    def reached(self, value: float) -> bool:
+        """Whether `value` is as good as the target."""
+        return self.target is not None and not self.better(self.target, value) and not math.isnan(value)
+
+
+class EpochRecord(BaseModel):
+    """What is known after an epoch; published once as `epochs/0003.json`.
+
+    Attributes:
+        epoch: Number of the epoch, from 1.
+        version: The weights version that it ended with (steps done).
+        metrics: Mean over the rows, by name: `train_loss` (while the weights changed), `valid_loss` …
+        best_version: The weights version of the best epoch so far.
+        best_value: The monitored metric there; None while there is no number yet.
+        stale_epochs: Epochs since then.
+        stop: Why training ends here, or None.
+        ended_at: When, in seconds since 1970. Nothing is decided by it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+    format: Literal["estafeta-epoch/1"] = "estafeta-epoch/1"
+    token: str
+    epoch: int
+    version: int
+    metrics: dict[str, float]
+    best_version: int
+    best_value: float | None
+    stale_epochs: int
+    stop: str | None
+    ended_at: float
+
+    def to_json(self) -> bytes:
+        """As UTF-8 text, one line; NaN and infinities are written as such."""
+        return self.model_dump_json().encode() + b"\n"
+
+
+def judge(
+    rule: EarlyStopping,
+    previous: EpochRecord | None,
+    *,
+    epoch: int,
+    version: int,
+    metrics: Mapping[str, float],
+    token: str,
+    now: float,
+) -> EpochRecord:
+    """The record of an epoch, from its metrics and the record before.
+
+    Raises:
+        UsageError: The monitored metric is not among the metrics.
+    """
+    if rule.monitor not in metrics:
+        raise UsageError(
+            f"early_stopping.monitor is {rule.monitor!r}, but the metrics are {', '.join(sorted(metrics))}",
+            hint="name one of these, or define the metric in the job",
+        )
+    value = metrics[rule.monitor]
+    best = previous.best_value if previous else None
+    improved = previous is None or (not math.isnan(value) if best is None else rule.better(value, best))
+    stale = 0 if improved or previous is None else previous.stale_epochs + 1
+    if rule.reached(value):
+        stop = f"{rule.monitor} {value:.6g} has reached the target {rule.target:.6g}"
+    elif rule.patience is not None and stale >= rule.patience:
+        stop = f"{rule.monitor} has not improved for {stale} epochs"
+    else:
+        stop = None
+    return EpochRecord(
+        token=token,
+        epoch=epoch,
+        version=version,
+        metrics=dict(metrics),
+        best_version=version if improved or previous is None else previous.best_version,
+        best_value=best if not improved else None if math.isnan(value) else value,
+        stale_epochs=stale,
+        stop=stop,
+        ended_at=now,
+    )

@@ -1,0 +1,78 @@
+"""Everything in one process: the same handlers, the same files, the same bits; for the debugger and as the reference.
+
+Events wait in a queue and are carried out one after the other, by whoever called. There are no limits, no retries and
+no second process, so a breakpoint in the model works, and an exception arrives where it can be seen.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+from typing import Any
+
+from estafeta.invocation import Invocation
+from estafeta.spec import FunctionSettings, MergeEvent, Role, WorkerEvent
+from estafeta.store import Store
+
+NO_LIMIT_S = 1e9
+
+
+class InlineInvoker:
+    """`Invoker` that carries out the events itself.
+
+    Args:
+        root: The store's directory. It must exist.
+        memory_mb: By role, the memory size that the duration is billed with in `gb_seconds`.
+
+    Attributes:
+        invocations: How often each function was invoked.
+        gb_seconds: What they would have been billed on Lambda, in GB-seconds.
+    """
+
+    def __init__(self, root: str, memory_mb: Mapping[Role, int]) -> None:
+        self.invocations: Counter[str] = Counter()
+        self.gb_seconds = 0.0
+        self._store = Store(root)
+        self._memory_mb = memory_mb
+        self._queue: deque[tuple[Role, Mapping[str, Any]]] = deque()
+
+    def send(self, role: Role, event: Mapping[str, Any]) -> None:
+        """See `Invoker.send`. The event is carried out by the next `step`."""
+        self._queue.append((role, event))
+
+    def call(self, role: Role, event: Mapping[str, Any]) -> Any:
+        """See `Invoker.call`."""
+        return self._carry_out(role, event)
+
+    def step(self) -> bool:
+        """Carry out the oldest event that waits; return whether there was one."""
+        if not self._queue:
+            return False
+        self._carry_out(*self._queue.popleft())
+        return True
+
+    def _carry_out(self, role: Role, event: Mapping[str, Any]) -> Any:
+        invocation = Invocation(self._store, self._connect, secrets.token_hex(16), lambda: NO_LIMIT_S, role, quiet=True)
+        started = time.perf_counter()
+        try:
+            match role:
+                case "worker":
+                    from estafeta.worker import work
+
+                    return work(WorkerEvent.model_validate(event), invocation)
+                case "merge":
+                    from estafeta.merge import merge
+
+                    return merge(MergeEvent.model_validate(event), invocation)
+                case "control":
+                    from estafeta.control import control
+
+                    return control(event, invocation)
+        finally:
+            self.invocations[role] += 1
+            self.gb_seconds += (time.perf_counter() - started) * self._memory_mb[role] / 1024
+
+    def _connect(self, _functions: Mapping[Role, FunctionSettings]) -> InlineInvoker:
+        return self

@@ -1,0 +1,94 @@
+"""What the code of a function has at hand in one invocation, on Lambda, on the local service, or in one process."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from estafeta.invoke import Invoker, LambdaInvoker
+from estafeta.layout import RunLayout
+from estafeta.snapshot import Action, Finish, Merge, Prepare, Work
+from estafeta.spec import FunctionSettings, MergeEvent, Role, RunSpec, WorkerEvent
+from estafeta.store import Store
+
+Connect = Callable[[Mapping[Role, FunctionSettings]], Invoker]
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """One invocation of a function.
+
+    Attributes:
+        store: The shared directory.
+        connect: Makes an invoker for a run's functions.
+        token: The request id: the same for all attempts at one event. Publications carry it, so that a retry
+            recognises what an earlier attempt did.
+        remaining_s: Seconds until the function is killed.
+        function: The function's name.
+        log_group: Where its log goes.
+        log_stream: Where its log goes.
+        quiet: Write no notes to standard output: there is a user, not a log, at its other end.
+    """
+
+    store: Store
+    connect: Connect
+    token: str
+    remaining_s: Callable[[], float]
+    function: str = ""
+    log_group: str = ""
+    log_stream: str = ""
+    quiet: bool = False
+
+    @classmethod
+    def of_lambda(cls, context: Any) -> Invocation:
+        """From the context object that Lambda hands to a handler, and the environment variables of the template."""
+        return cls(
+            store=_store(os.environ["ESTAFETA_ROOT"]),
+            connect=LambdaInvoker,
+            token=context.aws_request_id,
+            remaining_s=lambda: context.get_remaining_time_in_millis() / 1000,
+            function=context.function_name,
+            log_group=context.log_group_name or "",
+            log_stream=context.log_stream_name or "",
+        )
+
+    def note(self, run: str, **facts: Any) -> None:
+        """Write one line to the function's log: it ties the request to its run, and says what was done."""
+        if not self.quiet:
+            print(json.dumps({"run": run, "request_id": self.token, **facts}))  # noqa: T201
+
+
+def dispatch(actions: tuple[Action, ...], spec: RunSpec, invocation: Invocation, generation: int = 0) -> None:
+    """Invoke the functions that carry out the given actions. Nothing waits for them."""
+    invoker = invocation.connect(spec.functions)
+    for action in actions:
+        match action:
+            case Prepare():
+                invoker.send("worker", WorkerEvent(run=spec.run, task="prepare").model_dump())
+            case Work(round_, rank, leg):
+                event = WorkerEvent(run=spec.run, task=round_.phase, version=round_.version, rank=rank, leg=leg)
+                invoker.send("worker", event.model_dump())
+            case Merge(round_):
+                event_ = MergeEvent(run=spec.run, round=round_.name, generation=generation)
+                invoker.send("merge", event_.model_dump())
+            case Finish():
+                invoker.send("merge", MergeEvent(run=spec.run, generation=generation).model_dump())
+
+
+@lru_cache(maxsize=8)
+def read_spec(store: Store, run: str) -> RunSpec:
+    """The spec of a run; it never changes, so a warm environment reads it once.
+
+    Raises:
+        Gone: There is no such run.
+    """
+    return RunSpec.model_validate_json(store.read(RunLayout(run).spec))
+
+
+@lru_cache(maxsize=4)
+def _store(root: str) -> Store:
+    return Store(root)

@@ -1,0 +1,85 @@
+"""What to train: the one object that a user writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from estafeta.errors import UsageError
+from estafeta.history import EarlyStopping
+from estafeta.optim import Optimizer
+
+if TYPE_CHECKING:
+    import torch
+
+    from estafeta.run import Run
+
+BUNDLED = ("breast_cancer", "diabetes", "digits", "iris", "wine")
+"""Data sets that come with scikit-learn and can be named without a factory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A training job: model, data, loss, optimiser, and how long.
+
+    The callables are imported by name where the functions run, so they must be importable: module-level functions,
+    classes or `functools.partial`-free factories in the job's file or beside it.
+
+    Attributes:
+        model: Makes the model; called with the overrides `-o model.NAME=VALUE` as keyword arguments.
+        loss: `loss(output, target)`: the mean over the batch (PyTorch's default reduction), or one value for each row.
+        dataset: Makes the data: a tuple of arrays or tensors of equal length (inputs …, target), or a map-style
+            `torch.utils.data.Dataset` of such tuples; or the name of a data set that comes with scikit-learn.
+        optimizer: For instance `estafeta.AdamW(lr=3e-3)`.
+        epochs: Most passes over the training rows.
+        batch_size: Rows in a global batch; each worker takes its part.
+        micro_batch_size: Most rows in one forward and backward pass. A worker that runs out of time hands over between
+            two of them, and the sum over them is what it contributes; so it is part of the result's bits.
+        drop_last: Leave out the last batch of an epoch if it is short.
+        validation: Fraction of the rows that is held out, chosen by the seed; 0 for none.
+        valid_dataset: Makes data for validation instead; then nothing is held out.
+        metrics: By name, `metric(output, target)`: the mean over the batch, or one value for each row.
+        early_stopping: When to stop early, and which epoch is the best.
+        seed: Of the initial weights, the split, the order of rows, dropout.
+
+    Raises:
+        UsageError: A value is out of its range.
+    """
+
+    model: Callable[..., torch.nn.Module]
+    loss: Callable[..., torch.Tensor]
+    dataset: Callable[..., Any] | str
+    optimizer: Optimizer
+    epochs: int = 10
+    batch_size: int = 64
+    micro_batch_size: int = 64
+    drop_last: bool = False
+    validation: float = 0.2
+    valid_dataset: Callable[..., Any] | str | None = None
+    metrics: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    early_stopping: EarlyStopping | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "micro_batch_size"):
+            if (value := getattr(self, name)) < 1:
+                raise UsageError(f"{name} is {value}; it must be at least 1")
+        if not 0 <= self.validation < 1:
+            raise UsageError(f"validation is {self.validation}; it is a fraction, at least 0 and below 1")
+        for name in ("dataset", "valid_dataset"):
+            if isinstance(value := getattr(self, name), str) and value not in BUNDLED:
+                raise UsageError(f"{name} {value!r} is not known", hint=f"known by name are {', '.join(BUNDLED)}")
+
+    @property
+    def stopping(self) -> EarlyStopping:
+        """The rule for stopping early; by default only the best epoch is told apart."""
+        if self.early_stopping is not None:
+            return self.early_stopping
+        return EarlyStopping(monitor="valid_loss" if self.validation or self.valid_dataset else "train_loss")
+
+    def train(self, *, workers: int = 2, on: str = "local", **options: Any) -> Run:
+        """Train it and wait for the end; the same as `estafeta.train(job, …)`, which describes the options."""
+        from estafeta import train
+
+        return train(self, workers=workers, on=on, **options)

@@ -1,0 +1,225 @@
+"""Every path of the store, built and read back here and nowhere else.
+
+    runs/<run>/run.json                                 the validated spec
+               plan.json                                what preparing found: rows, rounds, parameter layout
+               code/<module>.py …                       the user's modules
+               weights/00000012.safetensors             parameters and buffers after 12 steps
+                       00000012.optimizer.safetensors   the optimiser's state after 12 steps
+                       frozen.safetensors               parameters that are not trained
+               contributions/train-00000012-0003.safetensors   what rank 3 found for step 12
+                             valid-00000012-0003.safetensors   its part of the validation of version 12
+               partial/train-00000012-0003-01.safetensors      the same, unfinished: where leg 1 goes on
+               legs/merge-train-00000012.g00            who merges step 12 (generation 0)
+               epochs/0003.json                         metrics after 3 epochs, best so far, verdict
+               events/<function>-<environment>.jsonl    what happened, one writer per file
+               best/ final/                             model.safetensors, optimizer.safetensors, state.json
+               STOP, done.json | stopped.json | failed.json     how it ended
+               reserve                                  room for the last words of a run that fills the disk
+
+Paths are strings relative to the root of the store. Nothing here touches a disk. The inverse of every name that a
+listing can show is here too, so that what a run has to do next can be computed from listings alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Phase = Literal["train", "valid"]
+"""A train round makes the next weights version; a valid round scores a version on the validation split."""
+
+RUNS = "runs"
+RUN_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+OPTIMIZER_SUFFIX = ".optimizer.safetensors"
+FROZEN = "frozen.safetensors"
+
+_WEIGHTS = re.compile(r"(\d{8})\.safetensors")
+_CONTRIBUTION = re.compile(r"(train|valid)-(\d{8})-(\d{4})\.safetensors")
+_PARTIAL = re.compile(r"(train|valid)-(\d{8})-(\d{4})-(\d{2,})\.safetensors")
+_CLAIM = re.compile(r"merge-(train|valid)-(\d{8})\.g(\d{2,})")
+_EPOCH = re.compile(r"(\d{4,})\.json")
+
+
+@dataclass(frozen=True, order=True)
+class Round:
+    """One exchange between the workers: the phase, and the weights version that it starts from."""
+
+    version: int
+    phase: Phase
+
+    @property
+    def name(self) -> str:
+        """As it stands in file names."""
+        return f"{self.phase}-{self.version:08d}"
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """The paths of one run."""
+
+    run: str
+
+    @property
+    def root(self) -> str:
+        """The run's folder."""
+        return f"{RUNS}/{self.run}"
+
+    @property
+    def spec(self) -> str:
+        """`run.json`."""
+        return f"{self.root}/run.json"
+
+    @property
+    def plan(self) -> str:
+        """`plan.json`."""
+        return f"{self.root}/plan.json"
+
+    @property
+    def code(self) -> str:
+        """Folder of the user's modules."""
+        return f"{self.root}/code"
+
+    @property
+    def weights(self) -> str:
+        """Folder of the weights versions."""
+        return f"{self.root}/weights"
+
+    @property
+    def contributions(self) -> str:
+        """Folder of what the ranks publish for each round."""
+        return f"{self.root}/contributions"
+
+    @property
+    def partial(self) -> str:
+        """Folder of shares that did not fit one invocation."""
+        return f"{self.root}/partial"
+
+    @property
+    def legs(self) -> str:
+        """Folder of claims."""
+        return f"{self.root}/legs"
+
+    @property
+    def epochs(self) -> str:
+        """Folder of the epochs' records."""
+        return f"{self.root}/epochs"
+
+    @property
+    def events(self) -> str:
+        """Folder of the event files."""
+        return f"{self.root}/events"
+
+    @property
+    def directories(self) -> tuple[str, ...]:
+        """All folders that a run needs from its first moment."""
+        return (self.code, self.weights, self.contributions, self.partial, self.legs, self.epochs, self.events,
+                self.export("best"), self.export("final"))  # fmt: skip
+
+    @property
+    def stop(self) -> str:
+        """The request to stop."""
+        return f"{self.root}/STOP"
+
+    @property
+    def reserve(self) -> str:
+        """Room for the last words of a run that fills the disk."""
+        return f"{self.root}/reserve"
+
+    @property
+    def frozen(self) -> str:
+        """Parameters that are not trained."""
+        return f"{self.weights}/{FROZEN}"
+
+    def version(self, version: int) -> str:
+        """Parameters and buffers of one version."""
+        return f"{self.weights}/{version:08d}.safetensors"
+
+    def optimizer(self, version: int) -> str:
+        """Optimiser state of one version."""
+        return f"{self.weights}/{version:08d}{OPTIMIZER_SUFFIX}"
+
+    def contribution(self, round_: Round, rank: int) -> str:
+        """What one rank publishes for one round."""
+        return f"{self.contributions}/{contribution_name(round_, rank)}"
+
+    def partial_of(self, round_: Round, rank: int, leg: int) -> str:
+        """Where leg `leg` of a rank goes on in a round."""
+        return f"{self.partial}/{round_.name}-{rank:04d}-{leg:02d}.safetensors"
+
+    def epoch(self, epoch: int) -> str:
+        """Record of one epoch; the first is 1."""
+        return f"{self.epochs}/{epoch:04d}.json"
+
+    def event_file(self, writer: str) -> str:
+        """Event file of one writer."""
+        return f"{self.events}/{writer}.jsonl"
+
+    def export(self, which: str) -> str:
+        """Folder of an exported version: `best` or `final`."""
+        return f"{self.root}/{which}"
+
+    def outcome(self, state: str) -> str:
+        """The marker that ends a run: `done`, `stopped` or `failed`."""
+        return f"{self.root}/{state}.json"
+
+
+def contribution_name(round_: Round, rank: int) -> str:
+    """File name of a contribution."""
+    return f"{round_.name}-{rank:04d}.safetensors"
+
+
+def claim_of(round_: Round) -> str:
+    """Name of the claim to merge a round, without the generation."""
+    return f"merge-{round_.name}"
+
+
+def versions_in(names: Iterable[str]) -> frozenset[int]:
+    """Weights versions in a listing of `weights/`."""
+    return frozenset(int(match[1]) for name in names if (match := _WEIGHTS.fullmatch(name)))
+
+
+def version_of(name: str) -> int | None:
+    """The weights version that a file of `weights/` belongs to, or None if it belongs to none."""
+    head = name.partition(".")[0]
+    return int(head) if head.isdigit() else None
+
+
+def ranks_in(names: Iterable[str], round_: Round) -> frozenset[int]:
+    """Ranks whose contribution to a round is in a listing of `contributions/`."""
+    matches = (_CONTRIBUTION.fullmatch(name) for name in names)
+    return frozenset(int(match[3]) for match in matches if match and _round(match) == round_)
+
+
+def legs_in(names: Iterable[str], round_: Round) -> dict[int, int]:
+    """By rank, the highest leg that a listing of `partial/` allows to go on in a round."""
+    legs: dict[int, int] = {}
+    for match in (_PARTIAL.fullmatch(name) for name in names):
+        if match and _round(match) == round_:
+            rank, leg = int(match[3]), int(match[4])
+            legs[rank] = max(leg, legs.get(rank, 0))
+    return legs
+
+
+def generations_in(names: Iterable[str], round_: Round) -> frozenset[int]:
+    """Generations in which the merge of a round has been claimed, from a listing of `legs/`."""
+    matches = (_CLAIM.fullmatch(name) for name in names)
+    return frozenset(int(match[3]) for match in matches if match and _round(match) == round_)
+
+
+def epochs_in(names: Iterable[str]) -> frozenset[int]:
+    """Epochs that have a record, from a listing of `epochs/`."""
+    return frozenset(int(match[1]) for name in names if (match := _EPOCH.fullmatch(name)))
+
+
+def round_of(name: str) -> Round | None:
+    """The round that a file of `contributions/`, `partial/` or `legs/` belongs to, or None."""
+    match = re.match(r"(?:merge-)?(train|valid)-(\d{8})", name)
+    return _round(match) if match else None
+
+
+def _round(match: re.Match[str]) -> Round:
+    phase: Phase = "train" if match[1] == "train" else "valid"
+    return Round(int(match[2]), phase)

@@ -1,0 +1,192 @@
+"""A PyTorch model as flat vectors: load parameters, add up gradients and metrics over micro-batches.
+
+The parameters and their gradients are views into two flat float32 vectors, so loading a weights file and publishing a
+gradient move no tensor one by one. This module knows torch and the job; it knows nothing of files, ranks or rounds.
+
+The sum that it leaves in `gradient` depends only on the parameters, the micro-batches in their order, and their seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from estafeta.dataset import Batch
+from estafeta.errors import EstafetaError, UsageError
+from estafeta.job import Job
+from estafeta.spec import RunSpec, Slot
+from estafeta.tensorfile import CODES, Array
+from estafeta.usercode import user_code
+
+Sums = dict[str, float]
+"""Sums over rows: `loss` and each metric by name, in float64."""
+
+StateKey = tuple[str, str, str]
+
+
+class NotFinite(EstafetaError):
+    """The loss or the gradient is NaN or infinite."""
+
+
+class Learner:
+    """A model whose parameters and gradients lie in flat vectors.
+
+    Args:
+        job: Gives model, loss and metrics.
+        spec: Gives the seed of the initial weights, the model's arguments and the number of threads.
+
+    Attributes:
+        parameters: float32[P], the trained parameters in the order of `named_parameters()`.
+        gradient: float32[P], the sum of the rows' gradients since `reset`.
+        sums: Sums over the rows since `reset`.
+        rows: Rows since `reset`.
+
+    Raises:
+        UserCodeError: Making the model raised.
+        UsageError: The model has no parameter to train, or has trained parameters that are not float32.
+    """
+
+    def __init__(self, job: Job, spec: RunSpec) -> None:
+        torch.set_num_threads(spec.functions["worker"].threads)
+        torch.manual_seed(spec.seed)
+        with user_code("making the model"):
+            self.model = job.model(**spec.arguments.get("model", {}))
+        if not isinstance(self.model, torch.nn.Module):
+            raise UsageError(f"the job's model() gave a {type(self.model).__name__}, not a torch.nn.Module")
+        self._loss = job.loss
+        self._metrics = dict(job.metrics)
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        _check(trained)
+        size = sum(p.numel() for p in trained.values())
+        self.parameters: Array = np.empty(size, np.float32)
+        self.gradient: Array = np.zeros(size, np.float32)
+        self.slots = self._flatten(trained)
+        self.frozen = {n: p.detach().numpy() for n, p in self.model.named_parameters() if not p.requires_grad}
+        self.buffers: dict[str, Array] = {
+            name: tensor.numpy() for name, tensor in self.model.named_buffers() if name in self.model.state_dict()
+        }
+        for name, array in {**self.frozen, **self.buffers}.items():
+            if array.dtype not in CODES:
+                raise UsageError(f"tensor {name!r} has dtype {array.dtype}, which cannot be published")
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a new sum."""
+        self.gradient[:] = 0
+        self.sums: Sums = dict.fromkeys(["loss", *self._metrics], 0.0)
+        self.rows = 0
+
+    def train(self, batch: Batch, seed: int) -> None:
+        """Add a micro-batch's gradient and metrics to the sums.
+
+        Args:
+            batch: (inputs …, target) with n rows.
+            seed: Of the random numbers that the model draws.
+
+        Raises:
+            UserCodeError: Model, loss or a metric raised.
+            NotFinite: The loss is NaN or infinite.
+        """
+        torch.manual_seed(seed)
+        self.model.train()
+        with user_code("the forward pass"):
+            output, loss, rows = self._forward(batch)
+        with user_code("the backward pass"):
+            loss.backward()  # type: ignore[no-untyped-call]
+        self._add(output, batch[-1], loss, rows)
+
+    def evaluate(self, batch: Batch) -> None:
+        """Add a micro-batch's metrics to the sums; raises as `train` does, but a loss may be anything."""
+        self.model.eval()
+        with torch.inference_mode(), user_code("the forward pass"):
+            output, loss, rows = self._forward(batch)
+        self._add(output, batch[-1], loss, rows)
+
+    def check_metrics(self, monitor: str, *, validates: bool) -> None:
+        """Make sure that the metric that decides on stopping will be there.
+
+        Raises:
+            UsageError: It is not among the metrics; the message lists them.
+        """
+        phases = ("train", "valid") if validates else ("train",)
+        names = [f"{phase}_{name}" for phase in phases for name in self.sums]
+        if monitor not in names:
+            raise UsageError(f"early_stopping.monitor is {monitor!r}", hint=f"the metrics are {', '.join(names)}")
+
+    def check_finite(self) -> None:
+        """Make sure that the sums can be used.
+
+        Raises:
+            NotFinite: The loss or the gradient is NaN or infinite.
+        """
+        if not math.isfinite(self.sums["loss"]):
+            raise NotFinite(f"the loss is {self.sums['loss'] / max(1, self.rows)}")
+        if not np.isfinite(self.gradient).all():
+            raise NotFinite("the gradient has elements that are not finite")
+
+    def state_dict_keys(self) -> tuple[StateKey, ...]:
+        """Each key of the model's state dict, with the kind and the name of the tensor that it stands for."""
+        first: dict[int, tuple[str, str]] = {}
+        for name, parameter in self.model.named_parameters():
+            first[id(parameter)] = ("parameter" if parameter.requires_grad else "frozen", name)
+        for name, buffer in self.model.named_buffers():
+            first[id(buffer)] = ("buffer", name)
+        tensors: dict[str, torch.Tensor] = dict(self.model.named_parameters(remove_duplicate=False))
+        tensors.update(self.model.named_buffers(remove_duplicate=False))
+        return tuple((key, *first[id(tensors[key])]) for key in self.model.state_dict())
+
+    def _flatten(self, trained: Mapping[str, torch.nn.Parameter]) -> tuple[Slot, ...]:
+        flat, gradient = torch.from_numpy(self.parameters), torch.from_numpy(self.gradient)
+        slots: list[Slot] = []
+        offset = 0
+        for name, parameter in trained.items():
+            span = slice(offset, offset + parameter.numel())
+            flat[span] = parameter.detach().reshape(-1)
+            parameter.data = flat[span].view(parameter.shape)
+            parameter.grad = gradient[span].view(parameter.shape)
+            slots.append(Slot(name=name, shape=tuple(parameter.shape), offset=offset))
+            offset = span.stop
+        return tuple(slots)
+
+    def _forward(self, batch: Batch) -> tuple[Any, torch.Tensor, int]:
+        *inputs, target = batch
+        rows = len(target)
+        output = self.model(*inputs)
+        return output, _total(self._loss(output, target), rows, "the loss"), rows
+
+    def _add(self, output: Any, target: Any, loss: torch.Tensor, rows: int) -> None:
+        self.rows += rows
+        self.sums["loss"] += float(loss.detach())
+        with torch.inference_mode():
+            for name, metric in self._metrics.items():
+                with user_code(f"the metric {name!r}"):
+                    self.sums[name] += float(_total(_as_tensor(metric, output, target), rows, f"the metric {name!r}"))
+
+
+def _total(value: torch.Tensor, rows: int, what: str) -> torch.Tensor:
+    """The sum over the rows of a mean, or of one value for each row."""
+    if value.dim() == 0:
+        return value * rows
+    if value.shape[0] == rows and value.numel() == rows:
+        return value.sum()
+    raise UsageError(f"{what} has shape {list(value.shape)} for {rows} rows",
+                     hint="return the mean over the batch, or one value for each row")  # fmt: skip
+
+
+def _as_tensor(metric: Callable[..., Any], output: Any, target: Any) -> torch.Tensor:
+    return torch.as_tensor(metric(output.detach() if isinstance(output, torch.Tensor) else output, target))
+
+
+def _check(trained: Mapping[str, torch.nn.Parameter]) -> None:
+    if not trained:
+        raise UsageError("the model has no parameter that requires a gradient")
+    for name, parameter in trained.items():
+        if torch.nn.parameter.is_lazy(parameter):
+            raise UsageError(f"parameter {name!r} has no shape yet", hint="give the lazy module its sizes in model()")
+        if parameter.dtype != torch.float32:
+            raise UsageError(f"parameter {name!r} is {parameter.dtype}; gradients are exchanged in float32",
+                             hint="call .float() on the model, or freeze the parameter")  # fmt: skip

@@ -1,0 +1,306 @@
+"""One execution environment: the life of a runtime process, and one event at a time in it.
+
+    LAUNCHING ──next──▶ IDLE (frozen) ──invoke──▶ BUSY ──answer──▶ FINISHING ──next──▶ IDLE
+        │                                          │                   │
+        └───────────── the process ends ───────────┴───────────────────┘──▶ DOWN ──invoke──▶ BUSY, with a new process
+
+A process that has failed is replaced inside the invocation that needs it next, on that invocation's time ("suppressed init"), and
+finds the same temporary folder. Knows processes and the log, nothing of queues or of concurrency: its owner is told whenever
+it can take an event. Invariant: at most one event is in the environment, and whatever happens to the process, that
+event gets exactly one outcome. Source: Lambda Developer Guide, "Understanding the Lambda execution environment lifecycle".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import socket
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from estafeta.errors import EnvironmentProblem
+from estafeta.local import report
+from estafeta.local.attempt import Attempt
+from estafeta.local.functions import FunctionVersion
+from estafeta.local.http import HttpProtocol, Reply, Response
+from estafeta.local.invocation import RESPONSE_LIMIT_BYTES, Invocation, error_payload
+from estafeta.local.logs import LogStream
+from estafeta.local.nursery import Nursery
+from estafeta.local.process import Process, fork
+from estafeta.local.runtime_api import RuntimeApi
+from estafeta.local.variables import Surroundings, variables
+
+LOOPBACK = "127.0.0.1"
+MEMORY_LOOK_S = 0.05  # short enough to catch a handler that grows by a GB per second before it does harm
+
+Phase = Enum("Phase", "LAUNCHING IDLE BUSY FINISHING DOWN CLOSED")
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What environments need of the service.
+
+    Attributes:
+        nursery: Makes processes.
+        surroundings: Seen by functions.
+        folder: Where environments keep their temporary folders.
+        logs: Root of the log streams.
+        init_limit_s: An init phase that takes longer is stopped and repeated inside the first invocation.
+    """
+
+    nursery: Nursery
+    surroundings: Surroundings
+    folder: Path
+    logs: Path
+    init_limit_s: float
+
+
+class Environment:
+    """One execution environment of one function version.
+
+    Attributes:
+        function: What it runs.
+        phase: Where it is in its life.
+        idle_since: Event loop time at which it last became able to take an event.
+    """
+
+    def __init__(self, function: FunctionVersion, host: Host, available: Callable[[Environment], None]) -> None:
+        """Start launching.
+
+        Args:
+            function: What to run.
+            host: The service.
+            available: Called whenever the environment has become able to take an event.
+        """
+        self.function = function
+        self.phase = Phase.LAUNCHING
+        self.idle_since = 0.0
+        self._host = host
+        self._available = available
+        self._loop = asyncio.get_running_loop()
+        self._folder = host.folder / uuid.uuid4().hex
+        self._temporary = self._folder / "tmp"
+        self._temporary.mkdir(parents=True)
+        self._stream = LogStream(host.logs, function.config.log_group, function.version)
+        self._server: asyncio.Server | None = None
+        self._process: Process | None = None
+        self._attempt: Attempt | None = None
+        self._next: Reply | None = None
+        self._init_ms: float | None = None
+        self._failure: tuple[str, bytes] | None = None
+        self._began_s = 0.0
+        self._limit: asyncio.TimerHandle | None = None
+        self._look: asyncio.TimerHandle | None = None
+        self._launching = self._loop.create_task(self._launch())
+
+    def invoke(self, invocation: Invocation) -> None:
+        """Run an event; allowed when the phase is IDLE or DOWN."""
+        down = self.phase is Phase.DOWN
+        self.phase = Phase.BUSY
+        self._attempt = Attempt(invocation, self._stream, self._init_ms)
+        self._init_ms = None
+        if down:
+            self._launching = self._loop.create_task(self._launch())
+        else:
+            self._deliver(self._attempt)
+
+    def close(self) -> None:
+        """End the environment for good; an event in it ends as if its process had crashed."""
+        if self.phase is not Phase.CLOSED:
+            self.phase = Phase.CLOSED
+            if self._process:
+                self._process.kill()
+            elif self._launching.done():
+                self._dismantle()
+
+    # What the runtime client asks for, called by `RuntimeApi`.
+
+    def on_next(self, reply: Reply) -> None:
+        """The runtime is ready for an event."""
+        self._next = reply
+        self._stop_watching()
+        if self._over_memory():
+            return
+        if self._attempt is not None:  # the process was started for this event
+            self._deliver(self._attempt)
+            return
+        if self.phase is Phase.LAUNCHING:
+            self._init_ms = (self._loop.time() - self._began_s) * 1000
+        self._become(Phase.IDLE)
+        if self.phase is Phase.IDLE and self._process:
+            self._process.freeze()
+
+    def on_answer(self, request_id: str, attempt_id: str, body: bytes, *, failed: bool) -> Response:
+        """The handler has returned or raised.
+
+        Returns:
+            What the runtime client is told.
+        """
+        attempt = self._attempt
+        if attempt is None or attempt.invocation.request_id != request_id or attempt_id not in ("", attempt.id):
+            return Response(400, error_payload("InvalidRequestID", "This invocation is not in progress."))
+        if self._over_memory():
+            return Response(202)
+        if len(body) > RESPONSE_LIMIT_BYTES:
+            text = f"payload size exceeded maximum allowed payload size ({RESPONSE_LIMIT_BYTES} bytes)."
+            self._answer(error_payload("Function.ResponseSizeTooLarge", f"Response {text}"), failed=True)
+            return Response(413, error_payload("RequestEntityTooLarge", f"Response {text}"))
+        self._answer(body, failed=failed)
+        return Response(202)
+
+    def on_init_error(self, error_type: str, body: bytes) -> None:
+        """The handler's module cannot be loaded; the process ends by itself."""
+        self._failure = error_type, body
+
+    # What becomes of the process.
+
+    async def _launch(self) -> None:
+        self._failure = None
+        try:
+            self._process = await fork(
+                self._host.nursery.zygote(self.function.config.preload), await self._order(), self._exited
+            )
+        except EnvironmentProblem as problem:
+            self._failure = "Runtime.ExitError", error_payload("Runtime.ExitError", str(problem))
+            self._exited(-signal.SIGKILL)
+            return
+        self._began_s = self._loop.time()
+        if self.phase is Phase.CLOSED:
+            self._process.kill()
+        elif self._attempt:
+            self._attempt.restart_clock()
+            self._watch(self._attempt.remaining_s, self._timed_out)
+        else:
+            self._watch(self._host.init_limit_s, self._init_overran)
+
+    async def _order(self) -> dict[str, object]:
+        if self._server is None:
+            listener = socket.create_server((LOOPBACK, 0))
+            api = RuntimeApi(self)
+            self._server = await self._loop.create_server(lambda: HttpProtocol(api), sock=listener)
+        host, port = self._server.sockets[0].getsockname()
+        return {
+            "handler": self.function.config.handler,
+            "threads": self.function.config.threads,
+            "task_root": str(self._host.surroundings.task_root),
+            "log": str(self._stream.path),
+            "environment": variables(
+                self.function,
+                self._host.surroundings,
+                runtime_api=f"{host}:{port}",
+                log_stream=self._stream.name,
+                temporary=self._temporary,
+            ),
+        }
+
+    def _exited(self, status: int) -> None:
+        self._stop_watching()
+        self._process = None
+        self._next = None
+        if self._attempt:
+            self._crashed(self._attempt, status)
+        elif self.phase is Phase.LAUNCHING:
+            error_type = self._failure[0] if self._failure else "Runtime.ExitError"
+            elapsed_ms = (self._loop.time() - self._began_s) * 1000
+            status_word = "timeout" if error_type == "Sandbox.Timedout" else "error"
+            self._stream.write(report.init_line(elapsed_ms, status_word, error_type))
+        if self.phase is Phase.CLOSED:
+            self._dismantle()
+        else:
+            self._become(Phase.DOWN)
+
+    def _crashed(self, attempt: Attempt, status: int) -> None:
+        if self._failure:
+            error_type, payload = self._failure
+        else:
+            error_type = "Runtime.ExitError"
+            reason = f"Runtime exited with error: {_describe(status)}" if status else "Runtime exited without providing a reason"
+            message = f"RequestId: {attempt.invocation.request_id} Error: {reason}"
+            payload = error_payload(error_type, message)
+            attempt.log(f"{message}\n{error_type}\n")
+        self._answer(payload, failed=True, status="error", error_type=error_type)
+
+    def _timed_out(self) -> None:
+        if self._attempt:
+            timeout_s = self.function.config.timeout_s
+            line = report.timeout_line(self._attempt.invocation.request_id, timeout_s)
+            self._attempt.log(line)
+            message = line.strip()
+            self._answer(error_payload("Sandbox.Timedout", message), failed=True, status="timeout")
+        self._kill()
+
+    def _init_overran(self) -> None:
+        self._failure = "Sandbox.Timedout", b""
+        self._kill()
+
+    def _over_memory(self) -> bool:
+        """Look at the memory; over the limit, kill the process, which fails what it was doing."""
+        if self._process is None or self._process.peak_memory_mb() <= self.function.config.memory_mb:
+            return False
+        self._failure = "Runtime.OutOfMemory", b""
+        if self._attempt:
+            message = f"RequestId: {self._attempt.invocation.request_id} Error: Runtime exited with error: signal: killed"
+            self._attempt.log(f"{message}\nRuntime.OutOfMemory\n")
+            self._answer(
+                error_payload("Runtime.OutOfMemory", message), failed=True, status="error", error_type="Runtime.OutOfMemory"
+            )
+        self._kill()
+        return True
+
+    # Small steps.
+
+    def _deliver(self, attempt: Attempt) -> None:
+        reply, self._next = self._next, None
+        self._watch(attempt.remaining_s, self._timed_out)
+        if reply and self._process:
+            reply(attempt.event())
+            self._process.thaw()
+
+    def _answer(self, payload: bytes, *, failed: bool, status: str = "", error_type: str = "") -> None:
+        attempt, self._attempt = self._attempt, None
+        if self.phase is Phase.BUSY:
+            self.phase = Phase.FINISHING
+        if attempt:
+            peak_mb = self._process.peak_memory_mb() if self._process else 0.0
+            attempt.end(payload, failed=failed, peak_mb=peak_mb, status=status, error_type=error_type)
+
+    def _become(self, phase: Phase) -> None:
+        self.phase = phase
+        self.idle_since = self._loop.time()
+        self._available(self)
+
+    def _watch(self, limit_s: float, overran: Callable[[], None]) -> None:
+        self._stop_watching()
+        self._limit = self._loop.call_later(limit_s, overran)
+        self._look = self._loop.call_later(MEMORY_LOOK_S, self._look_again)
+
+    def _look_again(self) -> None:
+        if not self._over_memory():
+            self._look = self._loop.call_later(MEMORY_LOOK_S, self._look_again)
+
+    def _stop_watching(self) -> None:
+        for timer in (self._limit, self._look):
+            if timer:
+                timer.cancel()
+
+    def _kill(self) -> None:
+        self._stop_watching()
+        if self._process:
+            self._process.kill()
+
+    def _dismantle(self) -> None:
+        if self._server:
+            self._server.close()
+        self._stream.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _describe(status: int) -> str:
+    """Word an exit code as Lambda does."""
+    if status >= 0:
+        return f"exit status {status}"
+    return f"signal: {'killed' if -status == signal.SIGKILL else signal.Signals(-status).name}"

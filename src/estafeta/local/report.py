@@ -1,0 +1,75 @@
+r"""The platform's own lines in a function's log, in Lambda's text format.
+
+Pure functions. Invariant: a line is exactly as CloudWatch shows it (tabs, two decimals of a millisecond, the trailing tab
+of REPORT), so that tools which read Lambda's logs read these. Source: Lambda Developer Guide, "Viewing CloudWatch logs
+for Lambda functions".
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+
+
+def billed_ms(duration_ms: float, init_ms: float | None) -> int:
+    """Whole milliseconds charged: since August 2025 the init phase is charged too."""
+    return math.ceil(duration_ms + (init_ms or 0.0))
+
+
+def start_line(request_id: str, version: str) -> str:
+    """Open an invocation."""
+    return f"START RequestId: {request_id} Version: {version}\n"
+
+
+def timeout_line(request_id: str, timeout_s: float) -> str:
+    """Say that the process was killed at its time limit."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return f"{now} {request_id} Task timed out after {timeout_s:.2f} seconds\n\n"
+
+
+def exit_line(request_id: str, message: str, error_type: str) -> str:
+    """Say that the process ended within an invocation."""
+    return f"RequestId: {request_id} Error: {message}\n{error_type}\n"
+
+
+def end_lines(
+    request_id: str,
+    *,
+    duration_ms: float,
+    init_ms: float | None,
+    memory_mb: int,
+    peak_mb: float,
+    status: str = "",
+    error_type: str = "",
+) -> str:
+    """Close an invocation: the END and the REPORT line.
+
+    Args:
+        request_id: Of the event.
+        duration_ms: From the delivery of the event to the answer.
+        init_ms: Length of the init phase that preceded this event, if one did.
+        memory_mb: Configured limit.
+        peak_mb: Largest resident memory; shown up to the limit.
+        status: `timeout`, `error` or nothing.
+        error_type: For example `Runtime.OutOfMemory`.
+    """
+    report = (
+        f"REPORT RequestId: {request_id}\tDuration: {duration_ms:.2f} ms\tBilled Duration: {billed_ms(duration_ms, init_ms)} ms\t"
+        f"Memory Size: {memory_mb} MB\tMax Memory Used: {min(math.ceil(peak_mb), memory_mb)} MB\t"
+    )
+    if init_ms is not None:
+        report += f"Init Duration: {init_ms:.2f} ms\t"
+    if status:
+        report += f"Status: {status}\t"
+    if error_type:
+        report += f"Error Type: {error_type}\t"
+    return f"END RequestId: {request_id}\n{report}\n"
+
+
+def init_line(duration_ms: float, status: str, error_type: str = "") -> str:
+    """Report an init phase that failed, or ran into its limit, before any event was delivered."""
+    return (
+        f"INIT_REPORT Init Duration: {duration_ms:.2f} ms\tPhase: init\tStatus: {status}"
+        + (f"\tError Type: {error_type}" if error_type else "")
+        + "\n"
+    )

@@ -1,0 +1,157 @@
+"""The merge function: combine the contributions of a round, publish the next version, invoke the workers again.
+
+    invoked with (run, round)
+      → snapshot → next_actions
+      → a complete train round: sum in rank order, mean, clip, optimiser step → weights version + 1
+      → a complete valid round: metrics, best version, verdict → the epoch's record
+      → no round left, or asked to stop: export the weights, end the run
+      → workers are missing for the new round: invoke them, sweep what is no longer needed, leave
+
+It never imports torch: importing it would cost a cold function many seconds. Its memory is that of the parameters, the
+gradient and the optimiser's state, plus one chunk, however many workers there are.
+
+The next version is a function of this one, the contributions and the spec. Of two merges at work on one round, one
+publishes; the other sees that and leaves.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from estafeta.combine import combine, means, valid_metrics
+from estafeta.errors import EstafetaError, Gone
+from estafeta.finish import finish
+from estafeta.history import judge
+from estafeta.invocation import Invocation, dispatch, read_spec
+from estafeta.layout import Round, RunLayout, round_of, version_of
+from estafeta.optim import from_dict
+from estafeta.outcome import fail
+from estafeta.snapshot import Finish, Merge, Snapshot, Work, next_actions, read_plan, take_snapshot
+from estafeta.spec import Failure, MergeEvent, RunSpec
+from estafeta.store import Store
+from estafeta.weights import Weights, publish_weights, read_state, read_weights, token_of_version
+
+_warm: dict[str, Weights] = {}
+"""The newest version of the last run, by the run's token: a warm environment does not read what it has published."""
+
+
+def handler(event: Any, context: Any) -> dict[str, Any]:
+    """Entry point on Lambda."""
+    return merge(MergeEvent.model_validate(event), Invocation.of_lambda(context))
+
+
+def merge(event: MergeEvent, invocation: Invocation) -> dict[str, Any]:
+    """Carry out one event; errors are dealt with as in `worker.work`."""
+    layout = RunLayout(event.run)
+    spec = read_spec(invocation.store, event.run)
+    try:
+        done = _proceed(event, spec, invocation)
+    except Gone as error:
+        done = f"left: {error}"
+    except EstafetaError as error:
+        done = f"failed: {error}"
+        fail(invocation, layout, Failure(reason=type(error).__name__, message=str(error), hint=error.hint,
+                                         exit_code=error.exit_code, round=event.round or None))  # fmt: skip
+    invocation.note(event.run, round=event.round, done=done)
+    return {"done": done}
+
+
+def _proceed(event: MergeEvent, spec: RunSpec, invocation: Invocation) -> str:
+    """Do what is next, again and again, until it is the workers' turn or the end."""
+    store, layout = invocation.store, RunLayout(event.run)
+    steps: list[str] = []
+    while True:
+        snapshot = take_snapshot(store, layout, spec)
+        actions = next_actions(snapshot)
+        match actions:
+            case (Merge(round_),):
+                if not _merge_round(round_, snapshot, spec, invocation):
+                    return "left: another merge was first"
+                steps.append(f"merged {round_.name}")
+            case (Finish() as end,):
+                finish(end, snapshot, spec, invocation)
+                return ", ".join([*steps, f"finished: {end.why}"])
+            case (Work(), *_):
+                if not steps and not _concluded(event, snapshot, invocation):
+                    return "left: the workers are at it"
+                dispatch(actions, spec, invocation)
+                _sweep(store, layout, snapshot)
+                return ", ".join([*steps, f"invoked {len(actions)} workers"])
+            case _:
+                return ", ".join([*steps, "left: nothing to do"])
+
+
+def _merge_round(round_: Round, snapshot: Snapshot, spec: RunSpec, invocation: Invocation) -> bool:
+    """Conclude a complete round; return whether it was this invocation that did."""
+    if round_.phase == "valid":
+        return _publish_epoch(round_, snapshot, spec, invocation)
+    store, layout = invocation.store, RunLayout(spec.run)
+    weights = _weights_at(round_.version, spec, store)
+    _warm.clear()  # until the next version is published, memory is ahead of the store
+    if not weights.state and from_dict(spec.optimizer).state_slots:
+        weights.state = read_state(store, layout, round_.version)
+    combine(store, layout, spec, read_plan(store, layout), round_, weights)
+    mine = publish_weights(store, layout, weights, invocation.token)
+    _warm[spec.token] = weights
+    return mine
+
+
+def _publish_epoch(round_: Round, snapshot: Snapshot, spec: RunSpec, invocation: Invocation) -> bool:
+    """Publish the record of the epoch that ended with the round's version."""
+    store, layout = invocation.store, RunLayout(spec.run)
+    plan = read_plan(store, layout)
+    epoch = round_.version // plan.steps_per_epoch
+    trained = _weights_at(round_.version, spec, store)
+    metrics = means("train", trained.rows, trained.sums)
+    if plan.valid_rows:
+        metrics.update(valid_metrics(store, layout, spec, round_))
+    record = judge(
+        spec.early_stopping,
+        snapshot.last_epoch,
+        epoch=epoch,
+        version=round_.version,
+        metrics=metrics,
+        token=invocation.token,
+        now=time.time(),
+    )
+    return store.publish(layout.epoch(epoch), [record.to_json()], invocation.token)
+
+
+def _weights_at(version: int, spec: RunSpec, store: Store) -> Weights:
+    """A version, from memory if this environment made it."""
+    weights = _warm.get(spec.token)
+    if weights is None or weights.version != version:
+        _warm.clear()
+        weights = _warm[spec.token] = read_weights(store, RunLayout(spec.run), version)
+    return weights
+
+
+def _concluded(event: MergeEvent, snapshot: Snapshot, invocation: Invocation) -> bool:
+    """Whether an earlier attempt at this event concluded its round, and ended before it had invoked the workers."""
+    round_ = round_of(event.round)
+    if round_ is None or snapshot.version is None:
+        return False
+    if round_.phase == "valid":
+        last = snapshot.last_epoch
+        return last is not None and last.version == round_.version and last.token == invocation.token
+    return snapshot.version == round_.version + 1 and (
+        token_of_version(invocation.store, RunLayout(event.run), snapshot.version) == invocation.token
+    )
+
+
+def _sweep(store: Store, layout: RunLayout, snapshot: Snapshot) -> None:
+    """Remove what no later step can need.
+
+    Contributions are needed until a version includes them. Of the versions, the newest is needed, and the best for the
+    export; the one before the newest is kept for functions that are still reading it.
+    """
+    assert snapshot.version is not None  # workers are invoked for a version
+    for directory in (layout.contributions, layout.partial, layout.legs):
+        names = store.list(directory)
+        store.sweep(directory, [n for n in names if (r := round_of(n)) and r.version < snapshot.version])
+    keep = {snapshot.version, snapshot.version - 1}
+    if snapshot.last_epoch:
+        keep.add(snapshot.last_epoch.best_version)
+    names = store.list(layout.weights)
+    store.sweep(layout.weights, [n for n in names if (v := version_of(n)) is not None and v not in keep])

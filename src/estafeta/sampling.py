@@ -1,0 +1,80 @@
+"""Which rows belong to which batch, rank and micro-batch: pure functions of the seed and the counters.
+
+The global batches do not depend on the number of workers: they are those of a serial loop over the same permutation.
+Nothing here knows what a row is.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from estafeta.layout import Round
+
+Rows = npt.NDArray[np.int64]
+
+_PURPOSES = {"split": 0, "shuffle": 1, "step": 2}
+
+
+def split_rows(rows: int, validation: float, seed: int) -> tuple[Rows, Rows]:
+    """Deal rows to training and validation by a seeded permutation.
+
+    Args:
+        rows: Number of rows of the data set.
+        validation: Fraction for validation, at least 0 and below 1; rounded to whole rows.
+        seed: The run's seed.
+
+    Returns:
+        Indices of the training rows and of the validation rows, each ascending.
+    """
+    held_out = round(rows * validation)
+    order = _generator("split", seed).permutation(rows)
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+def steps_per_epoch(train_rows: int, batch_size: int, drop_last: bool) -> int:
+    """Optimiser steps in one epoch."""
+    return train_rows // batch_size if drop_last else -(-train_rows // batch_size)
+
+
+def batch_of(step: int, *, train_rows: int, batch_size: int, steps: int, seed: int) -> Rows:
+    """Positions (in the training rows) of the global batch of one step.
+
+    Args:
+        step: Step since the beginning of the run; epochs follow each other.
+        train_rows: Number of training rows.
+        batch_size: Rows in a batch; the last one of an epoch may be shorter.
+        steps: Steps per epoch.
+        seed: The run's seed.
+    """
+    epoch, index = divmod(step, steps)
+    return _permutation(seed, epoch, train_rows)[index * batch_size : (index + 1) * batch_size]
+
+
+def share_of(rows: Rows, rank: int, workers: int) -> Rows:
+    """The rank's contiguous part of `rows`; sizes differ by one at most."""
+    first, last = (len(rows) * r // workers for r in (rank, rank + 1))
+    return rows[first:last]
+
+
+def micro_batches(rows: Rows, size: int) -> list[Rows]:
+    """Cut a share in as few parts as `size` allows, all of nearly the same length."""
+    parts = -(-len(rows) // size)
+    return [share_of(rows, part, parts) for part in range(parts)]
+
+
+def seed_of(seed: int, round_: Round, rank: int, part: int) -> int:
+    """Seed of the random numbers (dropout, augmentation) of one micro-batch: the same in every attempt and leg."""
+    return int(_generator("step", seed, round_.version, rank, part).integers(2**63))
+
+
+@lru_cache(maxsize=2)
+def _permutation(seed: int, epoch: int, rows: int) -> Rows:
+    return _generator("shuffle", seed, epoch).permutation(rows)
+
+
+def _generator(purpose: Literal["split", "shuffle", "step"], *key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([_PURPOSES[purpose], *key])))

@@ -1,0 +1,122 @@
+"""What a worker keeps warm between invocations: the run's job, model and data. Losing it costs time, never bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from estafeta.dataset import Table, open_table
+from estafeta.errors import UsageError
+from estafeta.job import Job
+from estafeta.layout import Phase, RunLayout
+from estafeta.learner import Learner
+from estafeta.sampling import Rows, split_rows
+from estafeta.spec import RunSpec
+from estafeta.store import Store
+from estafeta.tensorfile import Array, TensorFile
+from estafeta.usercode import load_job
+from estafeta.weights import read_weights
+
+
+@dataclass
+class Data:
+    """The rows of a run: where they come from, and which of them belong to each phase."""
+
+    tables: dict[Phase, Table]
+    rows: dict[Phase, Rows]
+
+    @classmethod
+    def open(cls, job: Job, spec: RunSpec) -> Data:
+        """Make the job's data sets and split them.
+
+        Raises:
+            UserCodeError: A factory of the job raised.
+            UsageError: What it made is no data set.
+        """
+        table = open_table(job.dataset, spec.arguments.get("dataset", {}))
+        if job.valid_dataset is None:
+            train, valid = split_rows(len(table), spec.validation, spec.seed)
+            return cls({"train": table, "valid": table}, {"train": train, "valid": valid})
+        valid_table = open_table(job.valid_dataset, spec.arguments.get("valid_dataset", {}))
+        return cls(
+            {"train": table, "valid": valid_table},
+            {"train": np.arange(len(table)), "valid": np.arange(len(valid_table))},
+        )
+
+
+@dataclass
+class Session:
+    """One run in a warm environment."""
+
+    run: str
+    data: Data
+    learner: Learner
+    version: int | None = None
+    transfer_s: float = 0.0
+    buffers: dict[str, Array] = field(default_factory=dict)
+
+    def load(self, store: Store, layout: RunLayout, version: int) -> None:
+        """Put a weights version into the model; its parameters are read only if they are not there already.
+
+        Raises:
+            Gone: The version has been swept: the run has moved on.
+        """
+        if self.version != version:
+            self.version = None
+            self.buffers = read_weights(store, layout, version, self.learner.parameters).buffers
+            self.version = version
+        for name, array in self.buffers.items():
+            self.learner.buffers[name][...] = array
+        self.learner.reset()
+
+
+_warm: dict[Literal["session"], Session] = {}
+
+
+def open_session(store: Store, layout: RunLayout, spec: RunSpec) -> Session:
+    """The run's session: the warm one, or a new one in its place.
+
+    Raises:
+        UserCodeError: The job's code raised.
+        UsageError: The job cannot be trained.
+    """
+    session = _warm.get("session")
+    if session is None or session.run != spec.token:
+        _warm.clear()  # before the next model is made: two may not fit the function's memory
+        job = load_job(f"{store.root}/{layout.code}", spec.job)
+        learner = Learner(job, spec)
+        if learner.frozen and store.exists(layout.frozen):
+            _load_frozen(store, layout, learner)
+        session = _warm["session"] = Session(spec.token, Data.open(job, spec), learner)
+    return session
+
+
+def check_rows(data: Data, spec: RunSpec, steps: int) -> None:
+    """Refuse data that cannot be trained on.
+
+    Raises:
+        UsageError: Too few rows, for the workers or for a single batch.
+    """
+    rows = len(data.rows["train"])
+    if rows < spec.workers:
+        held_out = f" ({len(data.rows['valid'])} are held out for validation)" if len(data.rows["valid"]) else ""
+        raise UsageError(
+            f"the data set has {rows} training rows{held_out}, fewer than the {spec.workers} workers",
+            hint=f"use --workers {max(1, rows)} or fewer, or more data",
+        )
+    if steps == 0:
+        raise UsageError(
+            f"{rows} training rows make no full batch of {spec.batch_size}, and drop_last is set",
+            hint=f"-o batch_size={rows} or fewer, or -o drop_last=false",
+        )
+
+
+def _load_frozen(store: Store, layout: RunLayout, learner: Learner) -> None:
+    def use(reader: object) -> None:
+        file = TensorFile(reader)  # type: ignore[arg-type]
+        for name, array in learner.frozen.items():
+            file.read_into(name, array)
+
+    store.reading(layout.frozen, use)

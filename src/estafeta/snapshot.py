@@ -1,0 +1,155 @@
+"""What a run has to do next, computed from listings by one pure function.
+
+Invocations are only hints that may be lost, late or doubled. Whoever holds one (the worker that finished last, the
+merge, the failure handler, `resume`) takes a snapshot and does what `next_actions` says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from estafeta.history import EpochRecord
+from estafeta.layout import Round, RunLayout, epochs_in, legs_in, ranks_in, versions_in
+from estafeta.spec import Plan, RunSpec
+from estafeta.store import Store
+
+OUTCOMES = ("done", "stopped", "failed")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A run as its folder shows it at one moment.
+
+    Attributes:
+        workers: The run's world size.
+        outcome: State that ended it, or None.
+        stop_requested: Whether somebody asked it to stop.
+        plan: What preparing found; None before that.
+        version: The newest weights version; None before preparing.
+        last_epoch: The newest epoch's record.
+        ranks: Ranks that have contributed to the current round.
+        legs: By rank, the leg that goes on with an unfinished share of the current round.
+    """
+
+    workers: int
+    outcome: str | None = None
+    stop_requested: bool = False
+    plan: Plan | None = None
+    version: int | None = None
+    last_epoch: EpochRecord | None = None
+    ranks: frozenset[int] = frozenset()
+    legs: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Have a worker build the plan and the first weights."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Have a rank work for a round, from its leg on."""
+
+    round: Round
+    rank: int
+    leg: int = 0
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Combine the complete contributions of a round."""
+
+    round: Round
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Export the weights and end the run."""
+
+    state: str
+    why: str
+
+
+Action = Prepare | Work | Merge | Finish
+
+
+def next_actions(snapshot: Snapshot) -> tuple[Action, ...]:
+    """What is to be done now; nothing once the run has ended. Actions of one kind only, `Work` for several ranks."""
+    if snapshot.outcome:
+        return ()
+    if snapshot.plan is None or snapshot.version is None:
+        return (Finish("stopped", "on request"),) if snapshot.stop_requested else (Prepare(),)
+    if snapshot.stop_requested:
+        return (Finish("stopped", "on request"),)
+    round_ = current_round(snapshot.plan, snapshot.version, snapshot.last_epoch)
+    if round_ is None:
+        last = snapshot.last_epoch
+        return (Finish("done", last.stop if last and last.stop else "all epochs are done"),)
+    legs = dict(snapshot.legs)
+    missing = [rank for rank in ranks_of(snapshot.plan, round_, snapshot.workers) if rank not in snapshot.ranks]
+    if missing:
+        return tuple(Work(round_, rank, legs.get(rank, 0)) for rank in missing)
+    return (Merge(round_),)
+
+
+def current_round(plan: Plan, version: int, last_epoch: EpochRecord | None) -> Round | None:
+    """The round that starts from the newest version, or None after the last.
+
+    Every epoch ends with a valid round; it makes the epoch's record also when there is nothing to validate.
+    """
+    epoch, step = divmod(version, plan.steps_per_epoch)
+    recorded = last_epoch.epoch if last_epoch else 0
+    if step == 0 and epoch > recorded:
+        return Round(version, "valid")
+    if version >= plan.total_steps or (last_epoch and last_epoch.stop):
+        return None
+    return Round(version, "train")
+
+
+def ranks_of(plan: Plan, round_: Round, workers: int) -> range:
+    """The ranks that contribute to a round: all, but nobody where there is nothing to validate."""
+    return range(workers if round_.phase == "train" or plan.valid_rows else 0)
+
+
+def take_snapshot(store: Store, layout: RunLayout, spec: RunSpec, plan: Plan | None = None) -> Snapshot:
+    """List a run's folder and read its newest epoch record.
+
+    Args:
+        store: The store.
+        layout: The run's paths.
+        spec: The run's spec.
+        plan: The run's plan if it is known; it never changes.
+    """
+    top = store.list(layout.root)
+    outcome = next((state for state in OUTCOMES if f"{state}.json" in top), None)
+    stop_requested = layout.stop.rpartition("/")[2] in top
+    if plan is None and layout.plan.rpartition("/")[2] in top:
+        plan = read_plan(store, layout)
+    version = max(versions_in(store.list(layout.weights)), default=None)
+    if plan is None or version is None:
+        return Snapshot(spec.workers, outcome, stop_requested)
+    last_epoch = read_epoch(store, layout, max(epochs_in(store.list(layout.epochs)), default=0))
+    round_ = current_round(plan, version, last_epoch)
+    ranks, legs = frozenset[int](), dict[int, int]()
+    if round_ is not None:
+        ranks = ranks_in(store.list(layout.contributions), round_)
+        legs = legs_in(store.list(layout.partial), round_)
+    return Snapshot(
+        spec.workers, outcome, stop_requested, plan, version, last_epoch, ranks, tuple(sorted(legs.items()))
+    )
+
+
+def read_epoch(store: Store, layout: RunLayout, epoch: int) -> EpochRecord | None:
+    """The record of an epoch, or None for epoch 0, which has none."""
+    return EpochRecord.model_validate_json(store.read(layout.epoch(epoch))) if epoch else None
+
+
+@lru_cache(maxsize=8)
+def read_plan(store: Store, layout: RunLayout) -> Plan:
+    """The plan of a run; it never changes, so a warm environment reads it once.
+
+    Raises:
+        Gone: The run has not been prepared.
+    """
+    return Plan.model_validate_json(store.read(layout.plan))

@@ -1,0 +1,215 @@
+"""The documents at the doors of a run: its spec, its plan, its end, and the events of the functions.
+
+Validated by pydantic when they come in; frozen afterwards. Every document carries a format with a version.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from estafeta.history import EarlyStopping
+from estafeta.layout import Phase, Round
+
+Role = Literal["worker", "merge", "control"]
+Topology = Literal["merge"]
+Which = Literal["best", "final"]
+State = Literal["preparing", "running", "stopping", "done", "stopped", "failed"]
+
+MB_PER_VCPU = 1769
+"""Memory at which a function has one vCPU (AWS Lambda Developer Guide, "Configure Lambda function memory")."""
+
+
+class Document(BaseModel):
+    """Base: frozen, and nothing unknown is let in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def to_json(self) -> bytes:
+        """As UTF-8 text, one line."""
+        return self.model_dump_json().encode() + b"\n"
+
+
+class FunctionSettings(Document):
+    """A Lambda function as a run uses it."""
+
+    name: str
+    qualifier: str | None = None
+    memory_mb: int = Field(ge=128, le=10240)
+    timeout_s: int = Field(ge=1, le=900)
+
+    @property
+    def threads(self) -> int:
+        """Threads to compute with: one for each full vCPU, at least one."""
+        return max(1, self.memory_mb // MB_PER_VCPU)
+
+
+class RunSpec(Document):
+    """Everything that a run was started with. The bits of its result are a function of this and the user's code.
+
+    Attributes:
+        job: Where the job is: `module:attribute` in the run's code folder.
+        arguments: Keyword arguments for the job's callables, by field name (`model`, `dataset`, `valid_dataset`).
+        batch_size: Rows in a global batch, over all workers.
+        micro_batch_size: Most rows in one forward and backward pass.
+    """
+
+    format: Literal["estafeta-run/1"] = "estafeta-run/1"
+    token: str
+    run: str
+    created_at: float
+    estafeta: str
+    job: str
+    arguments: dict[str, dict[str, Any]] = {}
+    workers: int = Field(ge=1, le=9999)
+    topology: Topology = "merge"
+    seed: int = Field(ge=0)
+    batch_size: int = Field(ge=1)
+    micro_batch_size: int = Field(ge=1)
+    drop_last: bool
+    epochs: int = Field(ge=1)
+    validation: float = Field(ge=0, lt=1)
+    optimizer: dict[str, Any]
+    early_stopping: EarlyStopping
+    functions: dict[Role, FunctionSettings]
+
+
+class Slot(Document):
+    """One named tensor: where it begins in the flat vector of its kind (elements), its shape and dtype."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "F32"
+    offset: int = 0
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        count = 1
+        for length in self.shape:
+            count *= length
+        return count
+
+
+class Plan(Document):
+    """What preparing a run found out about the model and the data.
+
+    Attributes:
+        parameters: Trained parameters, in the order of the flat vector (that of `named_parameters()`).
+        buffers: Buffers that belong to the state dict.
+        frozen: Parameters that do not require a gradient.
+        state_dict: The model's state dict in its order: (key, kind, name of the slot). Tied tensors share a slot.
+    """
+
+    format: Literal["estafeta-plan/1"] = "estafeta-plan/1"
+    token: str
+    train_rows: int
+    valid_rows: int
+    steps_per_epoch: int
+    total_steps: int
+    parameters: tuple[Slot, ...]
+    buffers: tuple[Slot, ...]
+    frozen: tuple[Slot, ...]
+    state_dict: tuple[tuple[str, Literal["parameter", "buffer", "frozen"], str], ...]
+
+    @property
+    def size(self) -> int:
+        """Number of trained parameters (float32)."""
+        return sum(slot.size for slot in self.parameters)
+
+
+class Failure(Document):
+    """Why a run failed, and where to look."""
+
+    reason: str
+    message: str
+    hint: str = ""
+    exit_code: int = 1
+    function: str = ""
+    rank: int | None = None
+    round: str | None = None
+    request_id: str = ""
+    log_group: str = ""
+    log_stream: str = ""
+    traceback: str = ""
+
+
+class Outcome(Document):
+    """The end of a run: `done.json`, `stopped.json` or `failed.json`."""
+
+    format: Literal["estafeta-outcome/1"] = "estafeta-outcome/1"
+    token: str
+    state: Literal["done", "stopped", "failed"]
+    version: int | None = None
+    best_version: int | None = None
+    weights_sha256: str | None = None
+    why: str = ""
+    failure: Failure | None = None
+    ended_at: float
+
+
+class WorkerEvent(Document):
+    """What a worker is invoked with. `task` prepare builds the run's plan; train and valid are the rounds."""
+
+    run: str
+    task: Literal["prepare", "train", "valid"]
+    version: int = 0
+    rank: int = 0
+    leg: int = 0
+
+    @property
+    def round(self) -> Round:
+        """The round to work for."""
+        phase: Phase = "valid" if self.task == "valid" else "train"
+        return Round(self.version, phase)
+
+
+class MergeEvent(Document):
+    """What the merge function is invoked with: a hint that the run has something to merge or to finish."""
+
+    run: str
+    round: str = ""
+    generation: int = 0
+
+
+class StartVerb(Document):
+    """Publish a new run and set it going."""
+
+    verb: Literal["start"]
+    spec: RunSpec
+    code: dict[str, str]
+
+
+class RunVerb(Document):
+    """A verb that needs no more than the run's name."""
+
+    verb: Literal["stop", "resume", "clean"]
+    run: str
+
+
+class StatusVerb(Document):
+    """Ask for the state of a run, with the records of the epochs after `since_epoch`."""
+
+    verb: Literal["status"]
+    run: str
+    since_epoch: int = 0
+
+
+class RunsVerb(Document):
+    """Ask which runs there are."""
+
+    verb: Literal["runs"]
+
+
+class FetchVerb(Document):
+    """Ask for a part of an exported file."""
+
+    verb: Literal["fetch"]
+    run: str
+    which: Which
+    file: Literal["model.safetensors", "optimizer.safetensors", "state.json"] = "model.safetensors"
+    offset: int = 0
+
+
+ControlEvent = Annotated[StartVerb | RunVerb | StatusVerb | RunsVerb | FetchVerb, Field(discriminator="verb")]

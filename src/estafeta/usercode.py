@@ -1,0 +1,93 @@
+"""The user's code on the function's side: imported by name from a run's `code/` folder, never unpickled.
+
+An environment may serve several runs whose modules have the same names, so the modules of the last run leave
+`sys.modules` before those of the next come in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from types import ModuleType
+
+from estafeta.errors import EstafetaError, UsageError
+from estafeta.job import Job
+
+
+class UserCodeError(EstafetaError):
+    """A callable of the job raised. Trying again would raise again, so the run ends.
+
+    Attributes:
+        traceback: The user's own traceback, as text.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", traceback: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.traceback = traceback
+
+
+def load_job(directory: str, place: str) -> Job:
+    """Import the job of a run.
+
+    Args:
+        directory: Absolute path of the run's code folder.
+        place: `module:attribute`.
+
+    Raises:
+        UserCodeError: The module cannot be imported.
+        UsageError: There is no job of that name in it.
+    """
+    _enter(directory)
+    module_name, _, attribute = place.partition(":")
+    with user_code(f"importing {module_name}.py"):
+        module = importlib.import_module(module_name)
+    return job_in(module, attribute)
+
+
+def job_in(module: ModuleType, attribute: str | None) -> Job:
+    """The job of a module: by name, or the only one in it.
+
+    Raises:
+        UsageError: There is none of that name, or none at all, or more than one; the message lists what there is.
+    """
+    jobs = {name: value for name, value in vars(module).items() if isinstance(value, Job)}
+    place = getattr(module, "__file__", None) or module.__name__
+    if not jobs:
+        raise UsageError(f"{place} has no estafeta.Job at its top level", hint="assign one: job = estafeta.Job(…)")
+    if not attribute and len(jobs) == 1:
+        return next(iter(jobs.values()))
+    if attribute in jobs:
+        return jobs[attribute]
+    what = f"no job named {attribute!r}" if attribute else f"{len(jobs)} jobs"
+    raise UsageError(f"{place} has {what}", hint=f"name one of: {', '.join(f'{place}:{name}' for name in jobs)}")
+
+
+@contextlib.contextmanager
+def user_code(what: str) -> Iterator[None]:
+    """Turn what the user's code raises into `UserCodeError`.
+
+    Errors that another attempt may not meet (the operating system's, and running out of memory) pass as they are.
+    """
+    try:
+        yield
+    except (OSError, MemoryError, EstafetaError):
+        raise
+    except Exception as error:
+        trace = "".join(traceback.format_exception(error))
+        raise UserCodeError(f"{what} raised {type(error).__name__}: {error}", traceback=trace) from error
+
+
+def _enter(directory: str) -> None:
+    if directory in sys.path:
+        return
+    for path in [entry for entry in sys.path if entry.endswith("/code") and "/runs/" in entry]:
+        sys.path.remove(path)
+        for name, module in list(sys.modules.items()):
+            if (getattr(module, "__file__", None) or "").startswith(path + os.sep):
+                del sys.modules[name]
+    sys.path.insert(0, directory)
+    importlib.invalidate_caches()

@@ -1,0 +1,176 @@
+"""The worker function: a rank computes its share of a round, publishes it, and looks whether the round is complete.
+
+    invoked with (run, round, rank, leg)
+      → contribution there already?  a duplicate: on to the last step
+      → weights of the round's version → model
+      → partial of the leg before → sums so far
+      → micro-batch after micro-batch; when little time is left: publish the sums so far, invoke the next leg, leave
+      → publish the contribution
+      → list; if all ranks are there: claim the merge, invoke it
+
+Nothing waits here. Any step may be repeated, by Lambda's retry or by a second delivery, without changing a bit: the
+contribution is a function of the weights, the seed, the round and the rank.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from estafeta.contribution import BUFFER, GRADIENT, Tally, contribution, tally_of
+from estafeta.deadline import Deadline
+from estafeta.errors import EstafetaError, Gone
+from estafeta.files import Reader
+from estafeta.invocation import Invocation, dispatch, read_spec
+from estafeta.layout import RunLayout, claim_of, contribution_name, ranks_in
+from estafeta.outcome import fail
+from estafeta.sampling import Rows, batch_of, micro_batches, seed_of, share_of
+from estafeta.snapshot import Merge, Work, read_plan
+from estafeta.spec import Failure, Plan, RunSpec, WorkerEvent
+from estafeta.tensorfile import TensorFile
+
+
+def handler(event: Any, context: Any) -> dict[str, Any]:
+    """Entry point on Lambda."""
+    return work(WorkerEvent.model_validate(event), Invocation.of_lambda(context))
+
+
+def work(event: WorkerEvent, invocation: Invocation) -> dict[str, Any]:
+    """Carry out one event.
+
+    What would fail again is published as the run's end. What may pass (a full disk, a lost connection) is raised:
+    Lambda tries again, and gives the event to `control` if that does not help.
+    """
+    layout = RunLayout(event.run)
+    spec = read_spec(invocation.store, event.run)
+    try:
+        if event.task == "prepare":
+            from estafeta.prepare import prepare
+
+            done = prepare(spec, invocation)
+        else:
+            done = contribute(event, spec, invocation)
+    except Gone as error:
+        done = f"left: {error}"
+    except EstafetaError as error:
+        done = f"failed: {error}"
+        fail(invocation, layout, _failure(error, event))
+    invocation.note(event.run, task=event.task, version=event.version, rank=event.rank, leg=event.leg, done=done)
+    return {"done": done}
+
+
+def contribute(event: WorkerEvent, spec: RunSpec, invocation: Invocation) -> str:
+    """Publish a rank's contribution to a round, or as much of it as the time allows.
+
+    Returns:
+        What was done, for the log.
+
+    Raises:
+        Gone: The run has moved past the round.
+        UserCodeError: The job's code raised.
+        NotFinite: The loss or the gradient is NaN or infinite.
+    """
+    store, layout, round_ = invocation.store, RunLayout(event.run), event.round
+    done = "a duplicate"
+    if contribution_name(round_, event.rank) not in store.list(layout.contributions):
+        plan = read_plan(store, layout)
+        complete = _publish_share(event, spec, plan, invocation)
+        if not complete:
+            following = Work(round_, event.rank, event.leg + 1)
+            dispatch((following,), spec, invocation)
+            return f"handed over to leg {following.leg}"
+        done = "contributed"
+    # Published first, listed afterwards: of all ranks, at least the last one sees the round complete.
+    ranks = ranks_in(store.list(layout.contributions), round_)
+    if len(ranks) == spec.workers and store.claim(layout.legs, claim_of(round_), generation=0, token=invocation.token):
+        dispatch((Merge(round_),), spec, invocation)
+        done += ", invoked the merge"
+    return done
+
+
+def _publish_share(event: WorkerEvent, spec: RunSpec, plan: Plan, invocation: Invocation) -> bool:
+    """Go on with a rank's share; publish it and return True, or publish how far it got and return False."""
+    from estafeta.session import open_session
+
+    store, layout, round_, rank = invocation.store, RunLayout(event.run), event.round, event.rank
+    session = open_session(store, layout, spec)
+    deadline = Deadline(invocation.remaining_s, session.transfer_s)
+    learner = session.learner
+    with deadline.transfer():
+        session.load(store, layout, event.version)
+    first = 0
+    if event.leg:
+        tally = _resume(event, invocation, learner.gradient, learner.buffers)
+        first, learner.rows, learner.sums = tally.parts, tally.rows, dict(tally.sums)
+    rows, table = session.data.rows[round_.phase], session.data.tables[round_.phase]
+    parts = micro_batches(_share(event, spec, plan), spec.micro_batch_size)
+    for part in range(first, len(parts)):
+        if part > first and deadline.is_near():
+            break
+        with deadline.step():
+            batch = table.batch(rows[parts[part]])
+            if round_.phase == "train":
+                learner.train(batch, seed_of(spec.seed, round_, rank, part))
+            else:
+                learner.evaluate(batch)
+    else:
+        part = len(parts)
+    if round_.phase == "train":
+        learner.check_finite()
+    tally = Tally(learner.rows, learner.sums, part)
+    train = round_.phase == "train" and learner.rows
+    content = contribution(
+        round_, rank, tally, learner.gradient if train else None, learner.buffers if train else {}, invocation.token
+    )
+    complete = part == len(parts)
+    path = layout.contribution(round_, rank) if complete else layout.partial_of(round_, rank, event.leg + 1)
+    with deadline.transfer():
+        store.publish(path, content, invocation.token)
+    session.transfer_s = deadline.transfer_s
+    return complete
+
+
+def _share(event: WorkerEvent, spec: RunSpec, plan: Plan) -> Rows:
+    """Positions of the rank's rows among the rows of the phase."""
+    import numpy as np
+
+    if event.task == "valid":
+        return share_of(np.arange(plan.valid_rows), event.rank, spec.workers)
+    batch = batch_of(
+        event.version,
+        train_rows=plan.train_rows,
+        batch_size=spec.batch_size,
+        steps=plan.steps_per_epoch,
+        seed=spec.seed,
+    )
+    return share_of(batch, event.rank, spec.workers)
+
+
+def _resume(event: WorkerEvent, invocation: Invocation, gradient: Any, buffers: Any) -> Tally:
+    """Read what the leg before left, into the model's own vectors.
+
+    Raises:
+        Gone: It has been swept.
+    """
+
+    def read(reader: Reader) -> Tally:
+        file = TensorFile(reader)
+        if GRADIENT in file.entries:
+            file.read_into(GRADIENT, gradient)
+            for name, array in buffers.items():
+                file.read_into(BUFFER + name, array)
+        return tally_of(file)
+
+    return invocation.store.reading(RunLayout(event.run).partial_of(event.round, event.rank, event.leg), read)
+
+
+def _failure(error: EstafetaError, event: WorkerEvent) -> Failure:
+    place = "" if event.task == "prepare" else f" on rank {event.rank} in round {event.round.name}"
+    return Failure(
+        reason=type(error).__name__,
+        message=f"{error}{place}",
+        hint=error.hint,
+        exit_code=error.exit_code,
+        rank=None if event.task == "prepare" else event.rank,
+        round=None if event.task == "prepare" else event.round.name,
+        traceback=getattr(error, "traceback", ""),
+    )

@@ -1,0 +1,146 @@
+"""A published file appears complete, under its final name, once; and nothing else is left behind."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from estafeta.store import Store
+
+from .conftest import Nfs, TwoClients
+from .faults import Failing, FullDisk
+from .turns import interleave
+
+ORDERS = st.lists(st.integers(0, 5), max_size=60)
+"""Whose turn it is."""
+
+PROPERTY = settings(
+    max_examples=60, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def chunks(token: str) -> list[bytes]:
+    return [f"{token}\n".encode(), b"0123456789" * 20, f"{token} ends\n".encode()]
+
+
+def content(token: str) -> bytes:
+    return b"".join(chunks(token))
+
+
+def test_what_is_published_is_what_others_read(two_clients: TwoClients) -> None:
+    a, b = two_clients
+    a.store.make_directories("runs/r")
+    assert a.store.publish("runs/r/f", chunks("A"), "A")
+    assert b.store.list("runs/r") == {"f"}
+    assert b.store.read("runs/r/f") == content("A")
+
+
+def test_who_comes_second_is_told_so_and_sees_the_first(two_clients: TwoClients) -> None:
+    a, b = two_clients
+    assert not b.looks_up("f")
+    assert a.store.publish("f", chunks("A"), "A")
+    assert not b.store.publish("f", chunks("B"), "B")
+    assert b.store.read("f") == a.store.read("f") == content("A")
+
+
+def test_the_same_writer_may_publish_again(two_clients: TwoClients) -> None:
+    a, b = two_clients
+    assert a.store.publish("f", chunks("A"), "A")
+    assert b.store.publish("f", chunks("A"), "A")
+
+
+def test_nothing_else_is_left_behind(two_clients: TwoClients) -> None:
+    a, b = two_clients
+    a.store.publish("f", chunks("A"), "A")
+    b.store.publish("f", chunks("B"), "B")
+    a.store.replace("g", chunks("A"), "A")
+    b.store.replace("g", chunks("B"), "B")
+    assert a.all_names("") == ["f", "g"]
+
+
+@pytest.mark.parametrize("write", [Store.publish, Store.replace])
+def test_a_full_disk_leaves_nothing(two_clients: TwoClients, write: Callable[..., object]) -> None:
+    a, b = two_clients
+    with pytest.raises(OSError, match="No space") as caught:
+        write(a.through(FullDisk(a.files)), "f", chunks("A"), "A")
+    assert caught.value.errno == errno.ENOSPC
+    assert b.all_names("") == []
+    assert b.store.publish("f", chunks("B"), "B")
+
+
+def test_a_full_disk_leaves_the_file_that_was_to_be_replaced(two_clients: TwoClients) -> None:
+    a, b = two_clients
+    a.store.replace("f", chunks("old"), "old")
+    with pytest.raises(OSError, match="No space"):
+        a.through(FullDisk(a.files)).replace("f", chunks("new"), "new")
+    assert b.all_names("") == ["f"]
+    assert b.store.read("f") == content("old")
+
+
+@pytest.mark.parametrize(("write", "call"), [(Store.publish, "link"), (Store.replace, "rename")])
+def test_an_error_of_the_last_step_leaves_nothing(
+    two_clients: TwoClients, write: Callable[..., object], call: str
+) -> None:
+    a, b = two_clients
+    with pytest.raises(OSError, match="Input/output"):
+        write(a.through(Failing(a.files, call, errno.EIO)), "f", chunks("A"), "A")
+    assert b.all_names("") == []
+
+
+def look_again_and_again(store: Store, directory: str) -> set[bytes]:
+    """All contents that a reader ever sees of what is listed."""
+    return {store.read(f"{directory}/{name}") for _ in range(6) for name in store.list(directory)}
+
+
+@PROPERTY
+@given(order=ORDERS)
+def test_one_of_two_publishes_and_nobody_sees_less_than_all(
+    two_clients: TwoClients, new_directory: Callable[[], str], order: list[int]
+) -> None:
+    a, b = two_clients
+    directory = new_directory()
+    path = f"{directory}/f"
+    a.looks_up(path)
+    b.looks_up(path)
+    a_won, b_won, seen = interleave(
+        order,
+        lambda: a.store.publish(path, chunks("A"), "A"),
+        lambda: b.store.publish(path, chunks("B"), "B"),
+        lambda: look_again_and_again(b.store, directory),
+    )
+    assert a_won is not b_won
+    assert b.store.read(path) == content("A" if a_won else "B")
+    assert seen <= {b.store.read(path)}
+    assert a.all_names(directory) == ["f"]
+
+
+@PROPERTY
+@given(order=ORDERS)
+def test_a_replaced_file_is_never_seen_torn_or_missing(
+    two_clients: TwoClients, new_directory: Callable[[], str], order: list[int]
+) -> None:
+    a, b = two_clients
+    directory = new_directory()
+    path = f"{directory}/f"
+    b.store.replace(path, chunks("old"), "old")
+
+    def write() -> None:
+        for token in ("A1", "A2", "A3"):
+            a.store.replace(path, chunks(token), token)
+
+    _, seen = interleave(order, write, lambda: [b.store.read(path) for _ in range(6)])
+    assert set(seen) <= {content(token) for token in ("old", "A1", "A2", "A3")}
+    assert b.store.read(path) == content("A3")
+    assert a.all_names(directory) == ["f"]
+
+
+def test_a_file_created_in_place_would_be_seen_short(nfs: Nfs) -> None:
+    a, b = nfs.clients()
+    b.all_names("")
+    path = f"{a.root}/f"
+    _, seen = interleave([], lambda: a.files.create(path, chunks("A")), lambda: look_again_and_again(b.store, ""))
+    assert seen > {content("A")}

@@ -1,0 +1,12 @@
+"""Options of the test suite. What `--store-root` and `--peer` are for is told in `tests/conformance/test_two_machines.py`."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("estafeta")
+    group.addoption("--store-root", metavar="DIR", help="run the store's conformance suite in this directory, too")
+    group.addoption("--peer", choices=("0", "1"), help="which of two machines this is")
+    group.addoption("--peers-token", metavar="WORD", help="a new word for each run on two machines, the same on both")
