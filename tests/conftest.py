@@ -1,4 +1,4 @@
-"""Options of the test suite. What `--store-root` and `--peer` are for is told in `tests/conformance/test_two_machines.py`."""
+"""Options of the test suite; `tests/conformance/test_two_machines.py` tells what they are for."""
 
 from __future__ import annotations
 

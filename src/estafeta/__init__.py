@@ -1,1 +1,57 @@
-"""Estafeta trains machine-learning models on AWS Lambda with no server."""
+"""Estafeta trains machine-learning models on AWS Lambda with no server.
+
+import estafeta
+
+job = estafeta.Job(model=…, loss=…, optimizer=estafeta.AdamW(lr=3e-3), dataset="digits", epochs=20)
+run = job.train(workers=4)
+run.history, run.cost, run.load_model()
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from estafeta.errors import EnvironmentProblem, EstafetaError, RunFailed, RunNotFound, UsageError
+from estafeta.history import EarlyStopping
+from estafeta.job import Job
+from estafeta.optim import SGD, Adagrad, Adam, AdamW, RMSprop
+from estafeta.schedules import Cosine, StepLR, Warmup
+
+if TYPE_CHECKING:
+    from estafeta import metrics
+    from estafeta.launch import train
+    from estafeta.run import Run
+
+__all__ = [
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Cosine",
+    "EarlyStopping",
+    "EnvironmentProblem",
+    "EstafetaError",
+    "Job",
+    "RMSprop",
+    "Run",
+    "RunFailed",
+    "RunNotFound",
+    "StepLR",
+    "UsageError",
+    "Warmup",
+    "metrics",
+    "train",
+]
+
+_LAZY = {"Run": "estafeta.run", "train": "estafeta.launch", "metrics": "estafeta.metrics"}
+"""Names that bring boto3 or torch along: functions that need neither must not pay for them at a cold start."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'estafeta' has no attribute {name!r}")
+    module = importlib.import_module(_LAZY[name])
+    value = module if name == "metrics" else getattr(module, name)
+    globals()[name] = value
+    return value

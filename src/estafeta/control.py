@@ -28,14 +28,12 @@ from estafeta.spec import (
     RunsVerb,
     RunVerb,
     StartVerb,
+    Status,
     StatusVerb,
 )
 
 FETCH_BYTES = 4 << 20
 """Bytes of a file in one answer: with base64 and the rest of the answer it stays under 6 MB."""
-
-PLAN_FACTS = {"train_rows", "valid_rows", "steps_per_epoch", "total_steps"}
-"""What of a plan is worth an answer: its parameter layout may be long."""
 
 _verbs: TypeAdapter[ControlEvent] = TypeAdapter(ControlEvent)
 
@@ -54,7 +52,9 @@ def control(event: Any, invocation: Invocation) -> dict[str, Any]:
     try:
         if is_failure_record(event):
             return _give_up(event, invocation)
-        return _answer(_verbs.validate_python(event), invocation)
+        verb = _verbs.validate_python(event)
+        invocation.note(_run_of(verb), verb=verb.verb)
+        return _answer(verb, invocation)
     except ValidationError as error:
         return _error(UsageError(f"control does not understand the event: {error}"))
     except EstafetaError as error:
@@ -105,40 +105,35 @@ def _start(verb: StartVerb, invocation: Invocation) -> dict[str, Any]:
 
 def _status(verb: StatusVerb, invocation: Invocation) -> dict[str, Any]:
     spec = _spec(verb.run, invocation)
+    snapshot = take_snapshot(invocation.store, RunLayout(spec.run), spec)
+    return _summary(spec, invocation, snapshot, since_epoch=verb.since_epoch)
+
+
+def _summary(
+    spec: RunSpec, invocation: Invocation, snapshot: Snapshot | None = None, since_epoch: int | None = None
+) -> dict[str, Any]:
+    """A run's status, with the epochs' records after `since_epoch`."""
     store, layout = invocation.store, RunLayout(spec.run)
-    snapshot = take_snapshot(store, layout, spec)
+    snapshot = snapshot or take_snapshot(store, layout, spec)
     newest = snapshot.last_epoch.epoch if snapshot.last_epoch else 0
-    records = [read_epoch(store, layout, epoch) for epoch in range(verb.since_epoch + 1, newest + 1)]
-    plan = snapshot.plan
-    return {
-        **_summary(spec, invocation, snapshot),
-        "spec": spec.model_dump(mode="json"),
-        "epochs": [record.model_dump() for record in records if record],
-        "plan": plan.model_dump(include={"train_rows", "valid_rows", "steps_per_epoch", "total_steps"})
-        if plan
-        else None,
-        "parameters": plan.size if plan else None,
-        "contributed": len(snapshot.ranks),
-    }
-
-
-def _summary(spec: RunSpec, invocation: Invocation, snapshot: Snapshot | None = None) -> dict[str, Any]:
-    snapshot = snapshot or take_snapshot(invocation.store, RunLayout(spec.run), spec)
-    outcome = _outcome(spec.run, snapshot.outcome, invocation) if snapshot.outcome else None
-    state = snapshot.outcome or ("stopping" if snapshot.stop_requested else "running" if snapshot.plan else "preparing")
-    return {
-        "run": spec.run,
-        "state": state,
-        "job": spec.job,
-        "workers": spec.workers,
-        "topology": spec.topology,
-        "created_at": spec.created_at,
-        "version": snapshot.version or 0,
-        "total_steps": snapshot.plan.total_steps if snapshot.plan else None,
-        "epoch": snapshot.last_epoch.epoch if snapshot.last_epoch else 0,
-        "epochs_total": spec.epochs,
-        "outcome": outcome.model_dump(mode="json") if outcome else None,
-    }
+    records = [
+        read_epoch(store, layout, e) for e in range((newest if since_epoch is None else since_epoch) + 1, newest + 1)
+    ]
+    plan, ended = snapshot.plan, snapshot.outcome
+    status = Status(
+        spec=spec,
+        state=snapshot.outcome or ("stopping" if snapshot.stop_requested else "running" if plan else "preparing"),
+        outcome=Outcome.model_validate_json(store.read(layout.outcome(ended))) if ended else None,
+        version=snapshot.version or 0,
+        total_steps=plan.total_steps if plan else None,
+        steps_per_epoch=plan.steps_per_epoch if plan else None,
+        train_rows=plan.train_rows if plan else None,
+        valid_rows=plan.valid_rows if plan else None,
+        parameters=plan.size if plan else None,
+        epoch=newest,
+        epochs=tuple(record for record in records if record),
+    )
+    return status.model_dump(mode="json")
 
 
 def _fetch(verb: FetchVerb, invocation: Invocation) -> dict[str, Any]:
@@ -205,10 +200,15 @@ def _clean(spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
 def _give_up(record: Any, invocation: Invocation) -> dict[str, Any]:
     """End a run as failed, for an event that Lambda could not get done."""
     run, failure = explain(record)
+    invocation.note(run, gave_up=failure.reason)
     spec = _spec(run, invocation)
     if take_snapshot(invocation.store, RunLayout(run), spec).outcome is None:
         fail(invocation, RunLayout(run), failure)
     return {"run": run}
+
+
+def _run_of(verb: ControlEvent) -> str:
+    return verb.spec.run if isinstance(verb, StartVerb) else "" if isinstance(verb, RunsVerb) else verb.run
 
 
 def _spec(run: str, invocation: Invocation) -> RunSpec:
@@ -217,10 +217,6 @@ def _spec(run: str, invocation: Invocation) -> RunSpec:
         return RunSpec.model_validate_json(invocation.store.read(RunLayout(run).spec))
     except Gone:
         raise RunNotFound(f"there is no run named {run!r}", hint="estafeta runs lists them") from None
-
-
-def _outcome(run: str, state: str, invocation: Invocation) -> Outcome:
-    return Outcome.model_validate_json(invocation.store.read(RunLayout(run).outcome(state)))
 
 
 def _error(error: EstafetaError) -> dict[str, Any]:

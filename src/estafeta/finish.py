@@ -71,7 +71,7 @@ def export(which: Which, version: int, spec: RunSpec, invocation: Invocation) ->
     facts = {
         "format": "estafeta-state/1", "token": token, "run": spec.run, "version": version, "epoch": epoch,
         "metrics": record.metrics if record else {}, "weights_sha256": digest, "optimizer": spec.optimizer,
-        "seed": spec.seed,
+        "has_optimizer_state": bool(from_dict(spec.optimizer).state_slots), "seed": spec.seed,
     }  # fmt: skip
     store.publish(f"{folder}/state.json", [json.dumps(facts).encode() + b"\n"], token)
     return digest

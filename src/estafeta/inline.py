@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from estafeta.cost import Usage
 from estafeta.invocation import Invocation
 from estafeta.spec import FunctionSettings, MergeEvent, Role, WorkerEvent
 from estafeta.store import Store
@@ -27,13 +29,11 @@ class InlineInvoker:
         memory_mb: By role, the memory size that the duration is billed with in `gb_seconds`.
 
     Attributes:
-        invocations: How often each function was invoked.
-        gb_seconds: What they would have been billed on Lambda, in GB-seconds.
+        usage: By run, what its invocations add up to; their duration is taken for the billed one.
     """
 
     def __init__(self, root: str, memory_mb: Mapping[Role, int]) -> None:
-        self.invocations: Counter[str] = Counter()
-        self.gb_seconds = 0.0
+        self.usage: dict[str, Usage] = {}
         self._store = Store(root)
         self._memory_mb = memory_mb
         self._queue: deque[tuple[Role, Mapping[str, Any]]] = deque()
@@ -71,8 +71,17 @@ class InlineInvoker:
 
                     return control(event, invocation)
         finally:
-            self.invocations[role] += 1
-            self.gb_seconds += (time.perf_counter() - started) * self._memory_mb[role] / 1024
+            self._account(role, event, time.perf_counter() - started)
+
+    def _account(self, role: Role, event: Mapping[str, Any], seconds: float) -> None:
+        run = event["spec"]["run"] if "spec" in event else event.get("run", "")
+        before = self.usage.get(run, Usage({}, 0, 0, 0.0))
+        self.usage[run] = replace(
+            before,
+            invocations={**before.invocations, role: before.invocations.get(role, 0) + 1},
+            legs=before.legs + (event.get("task") in ("train", "valid")),
+            billed_gb_seconds=before.billed_gb_seconds + seconds * self._memory_mb[role] / 1024,
+        )
 
     def _connect(self, _functions: Mapping[Role, FunctionSettings]) -> InlineInvoker:
         return self

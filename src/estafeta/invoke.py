@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -92,22 +92,26 @@ def make_client(service: str, **options: Any) -> Any:
     """A boto3 client that makes one attempt and outwaits the longest function."""
     import boto3
     from botocore.config import Config
-    from botocore.exceptions import BotoCoreError
 
     config = Config(
         retries={"total_max_attempts": 1}, connect_timeout=CONNECT_TIMEOUT_S, read_timeout=READ_TIMEOUT_S,
         max_pool_connections=64, tcp_keepalive=True,
     )  # fmt: skip
-    try:
+    with reaching("AWS"):
         return boto3.session.Session().client(service, config=config, **options)  # type: ignore[call-overload]
-    except BotoCoreError as error:
+
+
+@contextmanager
+def reaching(what: str) -> Iterator[None]:
+    """Around the calls of a client of ours: what AWS or the network says becomes `EnvironmentProblem`.
+
+    Functions do not use it: there such an error is raised as it is, and Lambda tries again.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except (BotoCoreError, ClientError) as error:
         raise EnvironmentProblem(
-            f"no AWS client could be made: {error}", hint="set AWS_REGION and credentials"
+            f"{what} cannot be reached: {error}", hint="check region, credentials, and that the stack is deployed"
         ) from error
-
-
-def settings_from_environment(role: Role, memory_mb: int, timeout_s: int) -> FunctionSettings:
-    """A function of the same stack as this one: the template names them all in the environment."""
-    return FunctionSettings(
-        name=os.environ[f"ESTAFETA_{role.upper()}_FUNCTION"], memory_mb=memory_mb, timeout_s=timeout_s
-    )

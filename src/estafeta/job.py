@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from estafeta.run import Run
+    from estafeta.spec import On
 
 BUNDLED = ("breast_cancer", "diabetes", "digits", "iris", "wine")
 """Data sets that come with scikit-learn and can be named without a factory."""
@@ -78,7 +79,7 @@ class Job:
             return self.early_stopping
         return EarlyStopping(monitor="valid_loss" if self.validation or self.valid_dataset else "train_loss")
 
-    def train(self, *, workers: int = 2, on: str = "local", **options: Any) -> Run:
+    def train(self, *, workers: int = 2, on: On = "local", **options: Any) -> Run:
         """Train it and wait for the end; the same as `estafeta.train(job, …)`, which describes the options."""
         from estafeta import train
 

@@ -11,7 +11,6 @@
                partial/train-00000012-0003-01.safetensors      the same, unfinished: where leg 1 goes on
                legs/merge-train-00000012.g00            who merges step 12 (generation 0)
                epochs/0003.json                         metrics after 3 epochs, best so far, verdict
-               events/<function>-<environment>.jsonl    what happened, one writer per file
                best/ final/                             model.safetensors, optimizer.safetensors, state.json
                STOP, done.json | stopped.json | failed.json     how it ended
                reserve                                  room for the last words of a run that fills the disk
@@ -108,11 +107,6 @@ class RunLayout:
         return f"{self.root}/epochs"
 
     @property
-    def events(self) -> str:
-        """Folder of the event files."""
-        return f"{self.root}/events"
-
-    @property
     def directories(self) -> tuple[str, ...]:
         """All folders that a run needs from its first moment."""
         return (self.code, self.weights, self.contributions, self.partial, self.legs, self.epochs, self.events,
@@ -152,10 +146,6 @@ class RunLayout:
     def epoch(self, epoch: int) -> str:
         """Record of one epoch; the first is 1."""
         return f"{self.epochs}/{epoch:04d}.json"
-
-    def event_file(self, writer: str) -> str:
-        """Event file of one writer."""
-        return f"{self.events}/{writer}.jsonl"
 
     def export(self, which: str) -> str:
         """Folder of an exported version: `best` or `final`."""

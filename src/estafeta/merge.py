@@ -43,6 +43,7 @@ def handler(event: Any, context: Any) -> dict[str, Any]:
 
 def merge(event: MergeEvent, invocation: Invocation) -> dict[str, Any]:
     """Carry out one event; errors are dealt with as in `worker.work`."""
+    invocation.note(event.run, **event.model_dump(exclude={"run"}))
     layout = RunLayout(event.run)
     spec = read_spec(invocation.store, event.run)
     try:
@@ -53,7 +54,7 @@ def merge(event: MergeEvent, invocation: Invocation) -> dict[str, Any]:
         done = f"failed: {error}"
         fail(invocation, layout, Failure(reason=type(error).__name__, message=str(error), hint=error.hint,
                                          exit_code=error.exit_code, round=event.round or None))  # fmt: skip
-    invocation.note(event.run, round=event.round, done=done)
+    invocation.note(event.run, done=done)
     return {"done": done}
 
 

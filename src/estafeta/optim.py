@@ -29,8 +29,8 @@ from estafeta.schedules import SCHEDULES, Progress, Schedule, is_within, require
 Vector = npt.NDArray[np.float32]
 State = Mapping[str, Vector]
 
-CHUNK: Final = 32_768
-"""Elements updated at a time, 128 KiB of each vector: few enough to stay in cache from one operation to the next,
+CHUNK: Final = 65_536
+"""Elements updated at a time, 256 KiB of each vector: few enough to stay in cache from one operation to the next,
 enough to make the calls cheap. No part of the result."""
 
 BLOCK: Final = 65_536
@@ -351,20 +351,25 @@ def _lerp(target: Vector, end: Vector, weight: float, tmp: Vector) -> None:
 def block_sums(grad: Vector) -> npt.NDArray[np.float64]:
     """Return the sum of squares of each block of `BLOCK` elements, float64 of shape (ceil(n / BLOCK),).
 
-    Squares are exact in float64 and the sums are NumPy's own pairwise ones, which no number of threads changes. So
-    the results of slices cut at multiples of `BLOCK`, put one after the other, are those of the whole vector.
+    Squares are exact in float64; they are added in a binary tree, halves onto halves, not by `numpy.sum`, whose order
+    differs between releases. So the results of slices cut at multiples of `BLOCK`, put one after the other, are those
+    of the whole vector, on any processor.
 
     Args:
         grad: float32 of shape (n,).
     """
     sums = np.empty(-(-grad.size // BLOCK))
-    scratch = np.empty(min(grad.size, BLOCK))
+    squares = np.empty(BLOCK)
     for index in range(sums.size):
         block = grad[index * BLOCK : (index + 1) * BLOCK]
-        squares = scratch[: block.size]
-        squares[:] = block
-        squares *= squares
-        sums[index] = squares.sum()
+        width = 1 << (block.size - 1).bit_length()  # the next power of two: zeros behind the last element add nothing
+        squares[: block.size] = block
+        squares[block.size : width] = 0.0
+        squares[:width] *= squares[:width]
+        while width > 1:
+            width //= 2
+            squares[:width] += squares[width : 2 * width]
+        sums[index] = squares[0]
     return sums
 
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 from estafeta.history import EpochRecord
 from estafeta.layout import Round, RunLayout, epochs_in, legs_in, ranks_in, versions_in
 from estafeta.spec import Plan, RunSpec
 from estafeta.store import Store
 
-OUTCOMES = ("done", "stopped", "failed")
+Ended = Literal["done", "stopped", "failed"]
+OUTCOMES: tuple[Ended, ...] = ("done", "stopped", "failed")
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Snapshot:
     """
 
     workers: int
-    outcome: str | None = None
+    outcome: Ended | None = None
     stop_requested: bool = False
     plan: Plan | None = None
     version: int | None = None

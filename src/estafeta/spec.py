@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from estafeta.history import EarlyStopping
+from estafeta.history import EarlyStopping, EpochRecord
 from estafeta.layout import Phase, Round
 
 Role = Literal["worker", "merge", "control"]
+On = Literal["local", "inline", "aws"]
 Topology = Literal["merge"]
 Which = Literal["best", "final"]
 State = Literal["preparing", "running", "stopping", "done", "stopped", "failed"]
@@ -147,6 +148,28 @@ class Outcome(Document):
     why: str = ""
     failure: Failure | None = None
     ended_at: float
+
+
+class Status(Document):
+    """A run as `control` describes it.
+
+    Attributes:
+        version: Steps done.
+        epoch: Epochs done.
+        epochs: Records of the epochs that were asked for.
+    """
+
+    spec: RunSpec
+    state: State
+    outcome: Outcome | None
+    version: int
+    total_steps: int | None
+    steps_per_epoch: int | None
+    train_rows: int | None
+    valid_rows: int | None
+    parameters: int | None
+    epoch: int
+    epochs: tuple[EpochRecord, ...]
 
 
 class WorkerEvent(Document):

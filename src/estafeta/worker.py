@@ -40,6 +40,7 @@ def work(event: WorkerEvent, invocation: Invocation) -> dict[str, Any]:
     What would fail again is published as the run's end. What may pass (a full disk, a lost connection) is raised:
     Lambda tries again, and gives the event to `control` if that does not help.
     """
+    invocation.note(event.run, **event.model_dump(exclude={"run"}))
     layout = RunLayout(event.run)
     spec = read_spec(invocation.store, event.run)
     try:
@@ -54,7 +55,7 @@ def work(event: WorkerEvent, invocation: Invocation) -> dict[str, Any]:
     except EstafetaError as error:
         done = f"failed: {error}"
         fail(invocation, layout, _failure(error, event))
-    invocation.note(event.run, task=event.task, version=event.version, rank=event.rank, leg=event.leg, done=done)
+    invocation.note(event.run, done=done)
     return {"done": done}
 
 

@@ -1,4 +1,4 @@
-"""Files with something in between: every call of the store goes through one method that may watch, fail or repeat it."""
+"""Files with something in between: each call goes through one method that may watch, fail or repeat it."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
 """An imitation of one machine's NFS client, with the default caches of an EFS mount: `Files` over an `NfsServer`.
 
-The letters (a to g) below are the sections of `facts/nfs.md`, where two real client kernels were measured. What it keeps to:
+The letters (a to g) are the sections of `facts/nfs.md`, where two real client kernels were measured. What it keeps to:
 
 * a: a looked-up name, absent or present, is believed until the folder's attributes have expired *and* have been seen
   to have changed. They live 30 s, then 60 s if the server had nothing new. Neither `exists` nor even `open` of a name
   remembered as absent asks the server before that; so one poll can be 60 s late, and so can each folder on the way.
 * a: opening a folder asks for its attributes, and so does listing it: a change empties the memory of its names.
   Opening a file that is thought to be there asks, too.
-* a, c: a change of one's own in a folder that had been changed by others empties the memory; otherwise the rest is kept.
+* a, c: a change of one's own in a folder that others had changed empties the memory; otherwise the rest is kept.
 * b: a refused `link` or `mkdir` makes the client ask for that name again, and for that name alone.
 * b, d: `create` and `append` reach the server as several requests, so others see a file empty or short before it is
   closed.
@@ -23,8 +23,8 @@ files never change, and reading from the server is when ESTALE shows. Lost repli
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -72,20 +72,17 @@ class OpenName:
     removed: bool = False
 
 
-def by_path(
-    call: Callable[Concatenate[NfsClientFiles, P], T],
-) -> Callable[Concatenate[NfsClientFiles, P], T]:
+def by_path(call: Callable[Concatenate[NfsClientFiles, P], T]) -> Callable[Concatenate[NfsClientFiles, P], T]:
     """Begin a call by path anew, remembering nothing, if it went through a folder that has been removed elsewhere."""
 
-    @functools.wraps(call)
-    def patient(self: NfsClientFiles, *args: P.args, **kwargs: P.kwargs) -> T:
+    def patient(client: NfsClientFiles, /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return call(self, *args, **kwargs)
+            return call(client, *args, **kwargs)
         except OSError as error:
             if error.errno != errno.ESTALE:
                 raise
-            self.forget()
-            return call(self, *args, **kwargs)
+            client.forget()
+            return call(client, *args, **kwargs)
 
     return patient
 
@@ -245,13 +242,14 @@ class NfsClientFiles:
         self._did(folder, self.server.remove(folder, name), {name: None})
 
     def closed(self, opened: OpenName) -> None:
-        """Let go of an open name; the last to do so removes what was kept for it."""
+        """Let go of an open name; the last to do so removes what was kept for it, if nobody else has."""
         opened.readers -= 1
         if opened.readers:
             return
         del self._open[opened.folder, opened.name]
-        if opened.removed:
-            self._did(opened.folder, self.server.remove(opened.folder, opened.name), {opened.name: None})
+        if opened.removed and not opened.folder.removed:
+            with contextlib.suppress(FileNotFoundError):
+                self._did(opened.folder, self.server.remove(opened.folder, opened.name), {opened.name: None})
 
     def forget(self) -> None:
         """Drop every memory."""

@@ -384,6 +384,19 @@ def test_norm_is_that_of_float64() -> None:
     assert global_norm(grad) == pytest.approx(exact, rel=1e-14)
 
 
+def test_squares_are_added_in_a_binary_tree() -> None:
+    """The order is part of the result: 1e-16 is lost when added to 1, but two of them together are not."""
+    tiny = np.float32(1e-8)
+    halves = np.array([1, tiny, 0, tiny], np.float32), np.array([1, tiny, tiny, 0], np.float32)
+    sums = [float(block_sums(half)[0]) for half in halves]
+    assert sums == [1.0 + 2 * float(tiny) ** 2, 1.0]
+
+
+def test_norm_of_nonfinite_numbers_is_silent() -> None:
+    assert global_norm(np.array([1, -np.inf], np.float32)) == math.inf
+    assert math.isnan(global_norm(np.array([np.inf, np.nan], np.float32)))
+
+
 def test_norm_does_not_overflow_in_float32() -> None:
     assert global_norm(np.full(4, 2e38, np.float32)) == pytest.approx(4e38, rel=1e-6)
 

@@ -22,7 +22,9 @@ class ApiError(Exception):
         headers: Further headers, for example `Retry-After`.
     """
 
-    def __init__(self, status: int, code: str, message: str, *, headers: dict[str, str] | None = None, **fields: str) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, *, headers: dict[str, str] | None = None, **fields: str
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code

@@ -1,9 +1,11 @@
 """Asynchronous events: accepted at once, delivered at least once, retried, and handed on when given up.
 
-Knows Lambda's rules for asynchronous invocation and the pool, not HTTP. Invariant: unless fault injection loses it,
-an accepted event ends in exactly one of three ways: a successful attempt, a record sent to the failure destination, or
-(without a destination) a line in the service's log. Waiting events are in memory and end with the service. Sources: Lambda Developer Guide, "How Lambda
-handles errors and retries with asynchronous invocation" and "Capturing records of Lambda asynchronous invocations".
+Knows Lambda's rules for asynchronous invocation and the pool, not HTTP. Invariant: unless fault
+injection loses it, an accepted event ends in exactly one of three ways: a successful attempt, a
+record sent to the failure destination, or (without a destination) a line in the service's log.
+Waiting events are in memory and end with the service. Sources: Lambda Developer Guide, "How Lambda
+handles errors and retries with asynchronous invocation" and "Capturing records of Lambda
+asynchronous invocations".
 """
 
 from __future__ import annotations
@@ -79,6 +81,7 @@ class AsyncQueue:
         self._faults = faults
         self._delay_scale = delay_scale
         self._open = 0
+        self._closed = False
 
     @property
     def waiting(self) -> int:
@@ -115,7 +118,13 @@ class AsyncQueue:
         else:
             self._attempt(event)
 
+    def close(self) -> None:
+        """Start no further attempt."""
+        self._closed = True
+
     def _attempt(self, event: Event) -> None:
+        if self._closed:
+            return
         owner = self._registry.function(event.function)
         if time.monotonic() - event.accepted_s > owner.event_config(event.version).max_event_age_s:
             self._give_up(event, EVENT_AGE_EXCEEDED, None)

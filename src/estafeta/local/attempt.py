@@ -1,7 +1,7 @@
 """One event inside an execution environment, from its START line to its REPORT line.
 
-Knows the log and the Runtime API's headers, nothing of processes. Invariant: `end` writes the report before it hands over the
-outcome, so a caller that has its answer finds the log complete.
+Knows the log and the Runtime API's headers, nothing of processes. Invariant: `end` writes the
+report before it hands over the outcome, so a caller that has its answer finds the log complete.
 """
 
 from __future__ import annotations
@@ -43,9 +43,14 @@ class Attempt:
         self._began_s = time.monotonic()
 
     @property
+    def elapsed_s(self) -> float:
+        """Time since the clock was started."""
+        return time.monotonic() - self._began_s
+
+    @property
     def remaining_s(self) -> float:
         """Time left until the function's limit."""
-        return self._began_s + self.invocation.function.config.timeout_s - time.monotonic()
+        return self.invocation.function.config.timeout_s - self.elapsed_s
 
     def event(self) -> Response:
         """The event, as the runtime client receives it."""
@@ -76,7 +81,7 @@ class Attempt:
             error_type: For the report.
         """
         config = self.invocation.function.config
-        duration_s = min(time.monotonic() - self._began_s, config.timeout_s)
+        duration_s = min(self.elapsed_s, config.timeout_s)
         self._stream.write(
             report.end_lines(
                 self.invocation.request_id,

@@ -1,8 +1,9 @@
 """Read a plain CloudFormation template and work out the values in it.
 
-Knows the language (parameters, conditions, `Ref`, `Fn::Sub` and the like), nothing of Lambda. Values are worked out only when
-they are asked for, so resources that the local service has no use for may use functions that are not known here.
-Invariant: an error names the file, the resource and the property. Source: AWS CloudFormation User Guide, "Template reference".
+Knows the language (parameters, conditions, `Ref`, `Fn::Sub` and the like), nothing of Lambda.
+Values are worked out only when they are asked for, so resources that the local service has no use
+for may use functions that are not known here. Invariant: an error names the file, the resource and
+the property. Source: AWS CloudFormation User Guide, "Template reference".
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class Template:
         path: YAML file.
         pseudo: Values of `AWS::Region` and the other pseudo parameters.
         parameters: Values that replace the defaults.
-        attribute: Gives the value of `Ref` (attribute `""`) and `Fn::GetAtt` for a resource by its logical id.
+        attribute: Gives the value of `Ref` (attribute `""`) and `Fn::GetAtt` for a resource by its
+            logical id.
 
     Raises:
         UsageError: The file cannot be read, is no template, or has no parameter of a given name.
@@ -180,4 +182,4 @@ def _short_form(loader: _Loader, suffix: str, node: yaml.Node) -> dict[str, Any]
     return {suffix if suffix in ("Ref", "Condition") else f"Fn::{suffix}": value}
 
 
-_Loader.add_multi_constructor("!", _short_form)  # type: ignore[no-untyped-call]
+_Loader.add_multi_constructor("!", _short_form)

@@ -1,7 +1,7 @@
 """What is known about one function: a record, as read from the template or changed through the API.
 
-Knows neither YAML nor HTTP. Invariant: a record is complete and within Lambda's ranges when it is made by `template.py` or
-`config_api.py`; everything else may rely on it.
+Knows neither YAML nor HTTP. Invariant: a record is complete and within Lambda's ranges when it is
+made by `template.py` or `config_api.py`; everything else may rely on it.
 """
 
 from __future__ import annotations

@@ -4,10 +4,11 @@
         │                                          │                   │
         └───────────── the process ends ───────────┴───────────────────┘──▶ DOWN ──invoke──▶ BUSY, with a new process
 
-A process that has failed is replaced inside the invocation that needs it next, on that invocation's time ("suppressed init"), and
-finds the same temporary folder. Knows processes and the log, nothing of queues or of concurrency: its owner is told whenever
-it can take an event. Invariant: at most one event is in the environment, and whatever happens to the process, that
-event gets exactly one outcome. Source: Lambda Developer Guide, "Understanding the Lambda execution environment lifecycle".
+A process that has failed is replaced inside the invocation that needs it next, on that invocation's
+time ("suppressed init"), and finds the same temporary folder. Knows processes and the log, nothing
+of queues or of concurrency: its owner is told whenever it can take an event. Invariant: at most one
+event is in the environment, and whatever happens to the process, that event gets exactly one
+outcome. Source: Lambda Developer Guide, "Understanding the Lambda execution environment lifecycle".
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from pathlib import Path
 from estafeta.errors import EnvironmentProblem
 from estafeta.local import report
 from estafeta.local.attempt import Attempt
+from estafeta.local.duty_cycle import DutyCycle
+from estafeta.local.faults import Injector
 from estafeta.local.functions import FunctionVersion
 from estafeta.local.http import HttpProtocol, Reply, Response
 from estafeta.local.invocation import RESPONSE_LIMIT_BYTES, Invocation, error_payload
@@ -50,6 +53,7 @@ class Host:
         folder: Where environments keep their temporary folders.
         logs: Root of the log streams.
         init_limit_s: An init phase that takes longer is stopped and repeated inside the first invocation.
+        injector: Decides about faults.
     """
 
     nursery: Nursery
@@ -57,6 +61,7 @@ class Host:
     folder: Path
     logs: Path
     init_limit_s: float
+    injector: Injector
 
 
 class Environment:
@@ -66,6 +71,7 @@ class Environment:
         function: What it runs.
         phase: Where it is in its life.
         idle_since: Event loop time at which it last became able to take an event.
+        gone: Set when it is closed and its process has ended.
     """
 
     def __init__(self, function: FunctionVersion, host: Host, available: Callable[[Environment], None]) -> None:
@@ -79,6 +85,7 @@ class Environment:
         self.function = function
         self.phase = Phase.LAUNCHING
         self.idle_since = 0.0
+        self.gone = asyncio.Event()
         self._host = host
         self._available = available
         self._loop = asyncio.get_running_loop()
@@ -95,6 +102,9 @@ class Environment:
         self._began_s = 0.0
         self._limit: asyncio.TimerHandle | None = None
         self._look: asyncio.TimerHandle | None = None
+        self._sabotage: asyncio.TimerHandle | None = None
+        self._slow = host.injector.slow_environment()
+        self._duty_cycle: DutyCycle | None = None
         self._launching = self._loop.create_task(self._launch())
 
     def invoke(self, invocation: Invocation) -> None:
@@ -218,7 +228,11 @@ class Environment:
             error_type, payload = self._failure
         else:
             error_type = "Runtime.ExitError"
-            reason = f"Runtime exited with error: {_describe(status)}" if status else "Runtime exited without providing a reason"
+            reason = (
+                f"Runtime exited with error: {_describe(status)}"
+                if status
+                else "Runtime exited without providing a reason"
+            )
             message = f"RequestId: {attempt.invocation.request_id} Error: {reason}"
             payload = error_payload(error_type, message)
             attempt.log(f"{message}\n{error_type}\n")
@@ -243,10 +257,15 @@ class Environment:
             return False
         self._failure = "Runtime.OutOfMemory", b""
         if self._attempt:
-            message = f"RequestId: {self._attempt.invocation.request_id} Error: Runtime exited with error: signal: killed"
+            message = (
+                f"RequestId: {self._attempt.invocation.request_id} Error: Runtime exited with error: signal: killed"
+            )
             self._attempt.log(f"{message}\nRuntime.OutOfMemory\n")
             self._answer(
-                error_payload("Runtime.OutOfMemory", message), failed=True, status="error", error_type="Runtime.OutOfMemory"
+                error_payload("Runtime.OutOfMemory", message),
+                failed=True,
+                status="error",
+                error_type="Runtime.OutOfMemory",
             )
         self._kill()
         return True
@@ -259,13 +278,27 @@ class Environment:
         if reply and self._process:
             reply(attempt.event())
             self._process.thaw()
+            self._harm(self._process)
+
+    def _harm(self, process: Process) -> None:
+        """Do to this event what fault injection has decided."""
+        after_s = self._host.injector.kill_after_s(self.function.config.name)
+        if after_s is not None:
+            self._sabotage = self._loop.call_later(after_s, process.kill)
+        if self._slow:
+            self._duty_cycle = DutyCycle(process)
 
     def _answer(self, payload: bytes, *, failed: bool, status: str = "", error_type: str = "") -> None:
         attempt, self._attempt = self._attempt, None
         if self.phase is Phase.BUSY:
             self.phase = Phase.FINISHING
+        if self._sabotage:
+            self._sabotage.cancel()
+        if self._duty_cycle:
+            self._duty_cycle.stop()
         if attempt:
             peak_mb = self._process.peak_memory_mb() if self._process else 0.0
+            self._host.injector.lasted(self.function.config.name, attempt.elapsed_s)
             attempt.end(payload, failed=failed, peak_mb=peak_mb, status=status, error_type=error_type)
 
     def _become(self, phase: Phase) -> None:
@@ -297,6 +330,7 @@ class Environment:
             self._server.close()
         self._stream.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+        self.gone.set()
 
 
 def _describe(status: int) -> str:

@@ -1,7 +1,7 @@
 """Fault injection: what Lambda may do to events and environments, done on purpose and repeatably.
 
-Decides, and leaves the doing to others. Invariant: the decisions for the n-th event, invocation and environment of a service depend on
-the seed and n alone.
+Decides, and leaves the doing to others. Invariant: the decisions for the n-th event, invocation and
+environment of a service depend on the seed and n alone.
 """
 
 from __future__ import annotations

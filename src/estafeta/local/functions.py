@@ -7,9 +7,9 @@ never given twice; both survive the service, in one JSON file.
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -41,20 +41,27 @@ class FunctionVersion:
         config: The settings.
         version: `$LATEST` or a number.
         revision: Changes whenever the settings under this version change.
-        modified: ISO 8601 time of that.
+        modified_s: Time of that, seconds since the epoch.
         arn: Without a qualifier.
     """
 
     config: FunctionConfig
     version: str
     revision: str
-    modified: str
+    modified_s: float
     arn: str
 
     @property
     def qualified_arn(self) -> str:
         """The ARN with the version."""
         return f"{self.arn}:{self.version}"
+
+    @property
+    def modified(self) -> str:
+        """ISO 8601 time of the last change, as the API gives it."""
+        return (
+            datetime.fromtimestamp(self.modified_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "+0000")
+        )
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -91,13 +98,17 @@ class Registry:
         kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         for config in configs:
             arn = function_arn(region, config.name)
-            latest = FunctionVersion(config, LATEST, secrets.token_hex(16), _now(), arn)
+            latest = FunctionVersion(config, LATEST, secrets.token_hex(16), time.time(), arn)
             function = self._functions[config.name] = Function(latest, config.reserved_concurrency)
             before = kept.get(config.name, {"versions": [], "event_configs": {}})
             for item in before["versions"]:
                 function.versions.append(
                     FunctionVersion(
-                        FunctionConfig.from_json(item["config"]), item["version"], item["revision"], item["modified"], arn
+                        FunctionConfig.from_json(item["config"]),
+                        item["version"],
+                        item["revision"],
+                        item["modified_s"],
+                        arn,
                     )
                 )
             function.event_configs = {key: AsyncConfig(**value) for key, value in before["event_configs"].items()}
@@ -132,7 +143,9 @@ class Registry:
 
     def update(self, function: Function, config: FunctionConfig) -> FunctionVersion:
         """Change the settings of `$LATEST`."""
-        function.latest = replace(function.latest, config=config, revision=secrets.token_hex(16), modified=_now())
+        function.latest = replace(
+            function.latest, config=config, revision=secrets.token_hex(16), modified_s=time.time()
+        )
         return function.latest
 
     def publish(self, function: Function) -> FunctionVersion:
@@ -141,7 +154,7 @@ class Registry:
         if last and last.config == function.latest.config:
             return last
         number = str(int(last.version) + 1 if last else 1)
-        version = replace(function.latest, version=number, revision=secrets.token_hex(16), modified=_now())
+        version = replace(function.latest, version=number, revision=secrets.token_hex(16), modified_s=time.time())
         function.versions.append(version)
         self._save()
         return version
@@ -168,7 +181,7 @@ class Registry:
                         "config": version.config.to_json(),
                         "version": version.version,
                         "revision": version.revision,
-                        "modified": version.modified,
+                        "modified_s": version.modified_s,
                     }
                     for version in function.versions
                 ],
@@ -178,8 +191,4 @@ class Registry:
         }
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text(json.dumps(data, indent=1))
-        os.replace(temporary, self._path)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "+0000")
+        temporary.replace(self._path)

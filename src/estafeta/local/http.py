@@ -1,8 +1,8 @@
 """HTTP/1.1 over asyncio: parse requests, hand them to an application, write its replies.
 
-Knows nothing of Lambda. An application is a plain function `(request, reply)`; it calls `reply` at once or later, and the
-connection stays open meanwhile: a held request costs no task. Invariant: on one connection requests are handed over one at
-a time and answered in order.
+Knows nothing of Lambda. An application is a plain function `(request, reply)`; it calls `reply` at
+once or later, and the connection stays open meanwhile: a held request costs no task. Invariant: on
+one connection requests are handed over one at a time and answered in order.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The Invoke operation of the Lambda API.
 
-Knows its headers, statuses and limits; leaves the running to the pool and the queue. Invariant: a request that is refused
-has had no effect. Source: Lambda API reference, "Invoke".
+Knows its headers, statuses and limits; leaves the running to the pool and the queue. Invariant: a
+request that is refused has had no effect. Source: Lambda API reference, "Invoke".
 """
 
 from __future__ import annotations
@@ -43,7 +43,11 @@ class InvokeApi:
         """
         qualifier = request.query.get("Qualifier", "")
         function = self._registry.resolve(reference, qualifier)
-        arn = f"{function.arn}:{function.version}" if qualifier or reference.endswith(f":{function.version}") else function.arn
+        arn = (
+            f"{function.arn}:{function.version}"
+            if qualifier or reference.endswith(f":{function.version}")
+            else function.arn
+        )
         trace = request.headers.get("x-amzn-trace-id", "")
         kind = request.headers.get("x-amz-invocation-type", "RequestResponse")
         if kind == "RequestResponse":
@@ -70,7 +74,9 @@ class InvokeApi:
             )
         reason = self._pool.throttle(function)
         if reason:
-            raise ApiError(429, "TooManyRequestsException", "Rate Exceeded.", headers={"Retry-After": "1"}, Reason=reason)
+            raise ApiError(
+                429, "TooManyRequestsException", "Rate Exceeded.", headers={"Retry-After": "1"}, Reason=reason
+            )
         request_id = str(uuid.uuid4())
         self._pool.submit(
             Invocation(
@@ -111,7 +117,9 @@ def _checked(payload: bytes, limit: int) -> bytes:
     try:
         json.loads(payload)
     except ValueError as error:
-        raise ApiError(400, "InvalidRequestContentException", f"Could not parse request body into json: {error}") from error
+        raise ApiError(
+            400, "InvalidRequestContentException", f"Could not parse request body into json: {error}"
+        ) from error
     return payload
 
 
@@ -121,5 +129,7 @@ def _client_context(header: str) -> str:
     try:
         context = json.loads(base64.b64decode(header, validate=True))
     except (binascii.Error, ValueError) as error:
-        raise ApiError(400, "InvalidRequestContentException", f"Client context must be JSON in base64: {error}") from error
+        raise ApiError(
+            400, "InvalidRequestContentException", f"Client context must be JSON in base64: {error}"
+        ) from error
     return json.dumps(context)  # pure ASCII, as a header must be

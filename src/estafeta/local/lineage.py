@@ -1,9 +1,10 @@
 """The chain of calls that led to an invocation, and the guard against endless ones.
 
-Pure functions on the trace header. Lambda counts, for each function, how often it occurs in a chain; the runtime hands the header to
-the function, whose AWS SDK sends it along with the next call. Invariant: a chain's counts never decrease while
-functions forward it. Source: Lambda Developer Guide, "Use Lambda recursive loop detection to prevent infinite loops".
-The inner form of `Lineage=` is not documented; here it is `<hash>:<count>`, joined by `|`.
+Pure functions on the trace header. Lambda counts, for each function, how often it occurs in a
+chain; the runtime hands the header to the function, whose AWS SDK sends it along with the next
+call. Invariant: a chain's counts never decrease while functions forward it. Source: Lambda
+Developer Guide, "Use Lambda recursive loop detection to prevent infinite loops". The inner form of
+`Lineage=` is not documented; here it is `<hash>:<count>`, joined by `|`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Log streams on disk: one text file per execution environment, and a small index of times beside it.
 
-The function's process appends to the text file by itself; the service appends the platform's lines. Knows nothing of HTTP or of
-the search language (`log_search.py`). Invariant: both files only grow, and the index's offsets and times never decrease;
-so what follows an index entry was written at its time or later.
+The function's process appends to the text file by itself; the service appends the platform's lines.
+Knows nothing of HTTP or of the search language (`log_search.py`). Invariant: both files only grow,
+and the index's offsets and times never decrease; so what follows an index entry was written at its
+time or later.
 """
 
 from __future__ import annotations

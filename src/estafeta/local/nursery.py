@@ -1,7 +1,7 @@
 """The service's side of the zygotes: one per set of preloaded modules, started at once, replaced when it dies.
 
-Knows processes, not functions or events. Invariant: a zygote answers its requests in order, so answers are matched with
-requests by position alone.
+Knows processes, not functions or events. Invariant: a zygote answers its requests in order, so
+answers are matched with requests by position alone.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from estafeta.errors import EnvironmentProblem
+from estafeta.local.variables import THREAD_LIMITS
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +29,7 @@ SCRIPT = Path(__file__).with_name("zygote.py")
 PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "HOME")
 
 # A library that started its thread pool before the fork would have a broken one after it.
-SINGLE_THREADED = {
-    name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-}
+SINGLE_THREADED = dict.fromkeys(THREAD_LIMITS, "1")
 
 
 class Zygote(asyncio.Protocol):
@@ -49,7 +48,12 @@ class Zygote(asyncio.Protocol):
                 stdout=sys.stderr,
                 start_new_session=True,
                 env={name: os.environ[name] for name in PASSED_ON if name in os.environ}
-                | {"LANG": "C.UTF-8", "TZ": ":UTC", "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+                | {
+                    "LANG": "C.UTF-8",
+                    "TZ": ":UTC",
+                    "AWS_CONFIG_FILE": os.devnull,
+                    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+                }
                 | SINGLE_THREADED,
             )
         ours.setblocking(False)
@@ -82,7 +86,7 @@ class Zygote(asyncio.Protocol):
             if not answer.done():
                 answer.set_result(json.loads(line))
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         """Fail what is still open: the process has ended, and the kernel kills its children."""
         self.dead = True
         while self._answers:

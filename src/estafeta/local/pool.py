@@ -1,7 +1,8 @@
 """All execution environments, and the choice of one for an invocation.
 
-Knows capacity, not queues with retries. Invariant: the number of invocations in progress never exceeds the account's limit, nor
-a function's reserved concurrency; each admitted invocation is waiting for, or is in, exactly one environment.
+Knows capacity, not queues with retries. Invariant: the number of invocations in progress never
+exceeds the account's limit, nor a function's reserved concurrency; each admitted invocation is
+waiting for, or is in, exactly one environment.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Fleet:
         self._function = function
         self._host = host
         self._waiting: deque[Invocation] = deque()
-        self._members: set[Environment] = set()
+        self.members: set[Environment] = set()
         self._idle: list[Environment] = []  # last used last, and used first: it is the warmest
         self._retired = False
 
@@ -36,9 +37,9 @@ class Fleet:
             self._idle.pop().invoke(invocation)
             return
         self._waiting.append(invocation)
-        coming = sum(member.phase in (Phase.LAUNCHING, Phase.FINISHING) for member in self._members)
+        coming = sum(member.phase in (Phase.LAUNCHING, Phase.FINISHING) for member in self.members)
         if coming < len(self._waiting):
-            self._members.add(Environment(self._function, self._host, self._available))
+            self.members.add(Environment(self._function, self._host, self._available))
 
     def retire(self) -> None:
         """Close what is idle now, and the rest as soon as nothing waits for it."""
@@ -56,7 +57,7 @@ class Fleet:
         """Close every environment, busy or not."""
         self._retired = True
         self._idle.clear()
-        for environment in tuple(self._members):
+        for environment in tuple(self.members):
             self._close(environment)
 
     def _available(self, environment: Environment) -> None:
@@ -68,7 +69,7 @@ class Fleet:
             self._idle.append(environment)
 
     def _close(self, environment: Environment) -> None:
-        self._members.discard(environment)
+        self.members.discard(environment)
         environment.close()
 
 
@@ -131,7 +132,10 @@ class Pool:
         for fleet in self._fleets.values():
             fleet.reap(idle_before)
 
-    def close(self) -> None:
-        """Close every environment."""
+    async def close(self, limit_s: float) -> None:
+        """Close every environment, and wait until their processes are gone."""
+        members = [member for fleet in self._fleets.values() for member in fleet.members]
         for fleet in self._fleets.values():
             fleet.close()
+        if members:
+            await asyncio.wait([asyncio.ensure_future(member.gone.wait()) for member in members], timeout=limit_s)

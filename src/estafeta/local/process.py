@@ -1,7 +1,8 @@
 """One operating-system process of an execution environment: freeze, thaw, kill, notice its end, weigh it.
 
-Knows nothing of events. Invariant: signals go only to a process that its zygote has not reaped yet, and it is reaped
-only after this module has stopped signalling it, so a recycled process id is never hit.
+Knows nothing of events. Invariant: signals go only to a process that its zygote has not reaped yet,
+and it is reaped only after this module has stopped signalling it, so a recycled process id is never
+hit.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ async def fork(zygote: Zygote, order: dict[str, Any], on_exit: Callable[[int], N
     Args:
         zygote: The warm parent.
         order: What `zygote.become_environment` expects.
-        on_exit: Called once in the event loop with the exit code, negative for a signal, after all of the process group
-            has been killed.
+        on_exit: Called once, in the event loop, with the exit code (negative for a signal), after
+            all of the process group has been killed.
 
     Raises:
         EnvironmentProblem: The zygote or its new child has died at once.
@@ -74,9 +75,9 @@ class Process:
     def peak_memory_mb(self) -> float:
         """Largest resident memory so far, in MB of 2**20 bytes, without pages of files, which the kernel can take back.
 
-        The kernel keeps the peak of the sum only (VmHWM, proc_pid_status(5)), so the answer is the larger of two lower bounds:
-        what was seen by looking, and the kernel's peak less the most file pages ever seen. Processes that the
-        handler starts are not counted.
+        The kernel keeps the peak of the sum only (VmHWM, proc_pid_status(5)), so the answer is the
+        larger of two lower bounds: what was seen by looking, and the kernel's peak less the most
+        file pages ever seen. Processes that the handler starts are not counted.
         """
         found = _MEMORY_FIELDS.search(os.pread(self._status_file, 4096, 0)) if self.alive else None
         if found:  # a process that has ended has no memory fields

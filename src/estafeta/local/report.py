@@ -1,8 +1,8 @@
 r"""The platform's own lines in a function's log, in Lambda's text format.
 
-Pure functions. Invariant: a line is exactly as CloudWatch shows it (tabs, two decimals of a millisecond, the trailing tab
-of REPORT), so that tools which read Lambda's logs read these. Source: Lambda Developer Guide, "Viewing CloudWatch logs
-for Lambda functions".
+Pure functions. Invariant: a line is exactly as CloudWatch shows it (tabs, two decimals of a
+millisecond, the trailing tab of REPORT), so that tools which read Lambda's logs read these. Source:
+Lambda Developer Guide, "Viewing CloudWatch logs for Lambda functions".
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def end_lines(
         error_type: For example `Runtime.OutOfMemory`.
     """
     report = (
-        f"REPORT RequestId: {request_id}\tDuration: {duration_ms:.2f} ms\tBilled Duration: {billed_ms(duration_ms, init_ms)} ms\t"
+        f"REPORT RequestId: {request_id}\tDuration: {duration_ms:.2f} ms\t"
+        f"Billed Duration: {billed_ms(duration_ms, init_ms)} ms\t"
         f"Memory Size: {memory_mb} MB\tMax Memory Used: {min(math.ceil(peak_mb), memory_mb)} MB\t"
     )
     if init_ms is not None:

@@ -1,8 +1,8 @@
 """The Lambda Runtime API of one execution environment, as HTTP.
 
-Knows paths and headers, not what they lead to. The API has no authentication, as on Lambda; the port is
-on the loopback interface and known to the environment alone. Source: Lambda Developer Guide, "Using the Lambda
-runtime API for custom runtimes".
+Knows paths and headers, not what they lead to. The API has no authentication, as on Lambda; the
+port is on the loopback interface and known to the environment alone. Source: Lambda Developer
+Guide, "Using the Lambda runtime API for custom runtimes".
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 """AWS Signature Version 4: check a request's signature, or make one.
 
-Knows HTTP requests and keys, nothing of Lambda. Invariant: a request passes only if the holder of the secret key signed this very
-method, path, query, set of headers and body, within the last five minutes. Source: AWS IAM User Guide, "Create a
-signed AWS API request".
+Knows HTTP requests and keys, nothing of Lambda. Invariant: a request passes only if the holder of
+the secret key signed this very method, path, query, set of headers and body, within the last five
+minutes. Source: AWS IAM User Guide, "Create a signed AWS API request".
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import time
 from calendar import timegm
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from estafeta.local.http import Request
 ALGORITHM = "AWS4-HMAC-SHA256"
 MAX_AGE_S = 300
 _TIME_FORMAT = "%Y%m%dT%H%M%SZ"
+_STAMP = re.compile(r"(\d{4})(0[1-9]|1[0-2])([0-2]\d|3[01])T([01]\d|2[0-3])([0-5]\d)([0-5]\d|60)Z")
 
 
 class Verifier:
@@ -57,10 +59,10 @@ class Verifier:
             raise ApiError(403, "UnrecognizedClientException", "The security token included in the request is invalid.")
         if region != self._region or not stamp.startswith(day):
             raise _wrong(f"Credential should be scoped to region {self._region!r} and to the day of X-Amz-Date.")
-        try:
-            age_s = time.time() - timegm(time.strptime(stamp, _TIME_FORMAT))
-        except ValueError:
-            raise _wrong("X-Amz-Date is not in the format YYYYMMDD'T'HHMMSS'Z'.") from None
+        match = _STAMP.fullmatch(stamp)
+        if match is None:
+            raise _wrong("X-Amz-Date is not in the format YYYYMMDD'T'HHMMSS'Z'.")
+        age_s = time.time() - timegm(tuple(map(int, match.groups())))
         if abs(age_s) > MAX_AGE_S:
             raise _wrong(f"Signature expired: {stamp} is {age_s:.0f} s away from now.")
         names = fields["SignedHeaders"].split(";")

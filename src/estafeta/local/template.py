@@ -1,8 +1,9 @@
 """Lambda functions out of a CloudFormation template.
 
-Knows the resource types `AWS::Lambda::Function` and `AWS::Lambda::EventInvokeConfig`; the language is
-`cloudformation.py`'s. Invariant: what is returned can be honoured by the service; a function that cannot is refused here,
-by name and property, not when it is first invoked. Source: AWS CloudFormation User Guide, "AWS::Lambda::Function".
+Knows the resource types `AWS::Lambda::Function` and `AWS::Lambda::EventInvokeConfig`; the language
+is `cloudformation.py`'s. Invariant: what is returned can be honoured by the service; a function
+that cannot is refused here, by name and property, not when it is first invoked. Source: AWS
+CloudFormation User Guide, "AWS::Lambda::Function".
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from estafeta.errors import UsageError
-from estafeta.local.cloudformation import Template
+from estafeta.local.cloudformation import NO_VALUE, Template
 from estafeta.local.config import (
     EPHEMERAL_MB,
     EVENT_AGE_S,
@@ -33,7 +34,9 @@ _FUNCTION = "AWS::Lambda::Function"
 _EVENT_CONFIG = "AWS::Lambda::EventInvokeConfig"
 
 
-def read_template(path: Path, *, region: str, parameters: Mapping[str, str] | None = None) -> tuple[FunctionConfig, ...]:
+def read_template(
+    path: Path, *, region: str, parameters: Mapping[str, str] | None = None
+) -> tuple[FunctionConfig, ...]:
     """Read all functions of a template.
 
     Args:
@@ -64,7 +67,7 @@ def read_template(path: Path, *, region: str, parameters: Mapping[str, str] | No
         destination = function.asynchronous.on_failure
         if destination and destination not in names:
             raise UsageError(
-                f"Template {path}: the failure destination of {function.name} is {destination!r}, which is no function here."
+                f"Template {path}: {function.name}: DestinationConfig.OnFailure: there is no function {destination!r}."
             )
     return tuple(functions)
 
@@ -84,7 +87,8 @@ class _Resource:
             if not isinstance(node, dict) or part not in node:
                 return default
             node = node[part]
-        return self.template.value(node, self.place(name))
+        value = self.template.value(node, self.place(name))
+        return default if value is NO_VALUE else value
 
     def text(self, name: str, default: str | None = None) -> str:
         value = self.get(name, default)
@@ -133,7 +137,9 @@ def _function(resource: _Resource, asynchronous: AsyncConfig) -> FunctionConfig:
         environment=_environment(resource),
         ephemeral_mb=resource.number("EphemeralStorage.Size", 512, EPHEMERAL_MB),
         local_mount_path=_mount_path(resource),
-        reserved_concurrency=None if reserved is None else resource.number("ReservedConcurrentExecutions", 0, (0, 10**6)),
+        reserved_concurrency=None
+        if reserved is None
+        else resource.number("ReservedConcurrentExecutions", 0, (0, 10**6)),
         recursive_loop=_recursive_loop(resource),
         log_group=resource.text("LoggingConfig.LogGroup", f"/aws/lambda/{name}"),
         role=str(resource.get("Role", "")),
@@ -175,7 +181,9 @@ def _preload(resource: _Resource) -> tuple[str, ...]:
     metadata = resource.definition.get("Metadata") or {}
     names = (metadata.get("Estafeta") or {}).get("Preload") or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise resource.template.error(f"{resource.logical_id}: Metadata.Estafeta.Preload", "a list of module names is needed")
+        raise resource.template.error(
+            f"{resource.logical_id}: Metadata.Estafeta.Preload", "a list of module names is needed"
+        )
     return tuple(names)
 
 

@@ -1,7 +1,8 @@
 """The environment variables that an execution environment starts with.
 
-A pure function of settings. Invariant: nothing of the user's own shell gets in but the paths named in `PASSED_ON`. Source:
-Lambda Developer Guide, "Using Lambda environment variables", list of defined variables.
+A pure function of settings. Invariant: nothing of the user's own shell gets in but the paths named
+in `PASSED_ON`. Source: Lambda Developer Guide, "Using Lambda environment variables", list of
+defined variables.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ def variables(
 ) -> dict[str, str]:
     """Give the complete set.
 
-    A value of the function's own that lies under its mount path is moved under the local folder that stands for it.
+    A value of the function's own that lies under its mount path is moved under the local folder
+    that stands for it.
 
     Args:
         function: Whose environment it is.

@@ -1,14 +1,16 @@
 """A warm parent process from which execution environments are forked.
 
-Importing torch costs seconds, forking a process that has imported it costs milliseconds. The service starts one zygote for
-each set of preloaded modules; a zygote imports them once and then forks whenever it is asked to.
+Importing torch costs seconds, forking a process that has imported it costs milliseconds. The
+service starts one zygote for each set of preloaded modules; a zygote imports them once and then
+forks whenever it is asked to.
 
-This file is run as a script, not imported: it uses the standard library only and knows nothing of Estafeta, so an
-environment starts with no Estafeta module loaded, as on Lambda. Invariants: a zygote has a single thread when it forks, and
-it reaps a child only when told to, so the service may signal a child's process id for as long as it has not asked to reap it.
+This file is run as a script, not imported: it uses the standard library only and knows nothing of
+Estafeta, so an environment starts with no Estafeta module loaded, as on Lambda. Invariants: a
+zygote has a single thread when it forks, and it reaps a child only when told to, so the service may
+signal a child's process id for as long as it has not asked to reap it.
 
-Protocol, one JSON object per line over the socket given as file descriptor:
-`{"fork": {...}}` is answered by `{"pid": n}`, and `{"reap": n}` by `{"status": s}` where a negative status is a signal.
+Protocol, one JSON object per line over the socket given as file descriptor: `{"fork": {...}}` is
+answered by `{"pid": n}`, and `{"reap": n}` by `{"status": s}` where a negative status is a signal.
 A request is answered before the next one is read.
 """
 
@@ -73,8 +75,8 @@ def preload(modules: list[str]) -> None:
 def warm_boto3() -> None:
     """Load the service model and the endpoint rules that the first `boto3.client("lambda")` would load.
 
-    boto3 keeps them on its default session. The keys given here belong to this one client: the session itself holds none,
-    and an environment finds its own in its environment variables.
+    boto3 keeps them on its default session. The keys given here belong to this one client: the
+    session itself holds none, and an environment finds its own in its environment variables.
     """
     import boto3  # type: ignore[import-untyped,unused-ignore]
 
@@ -83,14 +85,14 @@ def warm_boto3() -> None:
 
 def withhold_shared_memory() -> None:
     """Make POSIX semaphores and shared memory fail as on Lambda, which has no /dev/shm."""
-    import _multiprocessing
-    import _posixshmem
+    import _multiprocessing  # type: ignore[import-not-found]
+    import _posixshmem  # type: ignore[import-not-found]
 
     def refuse(*_args: object, **_kwargs: object) -> NoReturn:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     refusing = type("SemLock", (_multiprocessing.SemLock,), {"__new__": refuse})
-    _multiprocessing.SemLock = refusing  # type: ignore[misc]
+    _multiprocessing.SemLock = refusing
     _posixshmem.shm_open = refuse
 
 
@@ -98,7 +100,8 @@ def become_environment(order: dict[str, Any], zygote: int) -> None:
     """Turn this fresh child into an execution environment and run AWS's runtime client in it until it ends.
 
     Args:
-        order: `handler`, `environment` (the complete set of variables), `task_root`, `log` (path that stdout and
+        order: `handler`, `environment` (the complete set of variables), `task_root`, `log` (path
+        that stdout and
             stderr are appended to) and `threads`.
         zygote: Process id of the parent.
     """
@@ -133,7 +136,7 @@ def obey(requests: socket.socket) -> dict[str, Any] | None:
     Returns:
         In a new child, the order it was forked for; in the zygote None, at the end.
     """
-    with requests.makefile("rw", encoding="utf-8") as lines:
+    with requests.makefile("rb") as lines:
         for line in lines:
             request = json.loads(line)
             if "fork" in request:
@@ -143,8 +146,7 @@ def obey(requests: socket.socket) -> dict[str, Any] | None:
                 answer = {"pid": pid}
             else:
                 answer = {"status": os.waitstatus_to_exitcode(os.waitpid(request["reap"], 0)[1])}
-            lines.write(json.dumps(answer) + "\n")
-            lines.flush()
+            requests.sendall(json.dumps(answer).encode() + b"\n")
     return None
 
 

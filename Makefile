@@ -1,0 +1,38 @@
+# Everything that a fresh machine needs, it gets here: each target creates the environment first.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: demo test check format bench clean
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Estafeta needs Python 3.11 or newer; set PYTHON=…")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(INSTALLED)  ## train handwritten digits with 4 workers, under Lambda's rules, on this machine
+	$(BIN)/estafeta train examples/digits.py --workers 4
+
+test: $(INSTALLED)  ## the whole test suite
+	$(BIN)/pytest --numprocesses 2 --dist loadgroup
+
+check: $(INSTALLED)  ## lint, format, types, layering, template
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/cfn-lint src/estafeta/template.yaml
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(INSTALLED)  ## short benchmarks
+	$(BIN)/python benchmarks/bench_store.py
+	$(BIN)/python benchmarks/bench_invoke.py
+	$(BIN)/python benchmarks/bench_round.py
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis runs

@@ -1,0 +1,199 @@
+"""Where a run takes place, as the client sees it: functions to invoke, settings to change, logs to read.
+
+`lambda_backend` stands for AWS and for the local service alike: the same boto3 calls, another endpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from estafeta import errors
+from estafeta.cost import Usage
+from estafeta.errors import EnvironmentProblem, EstafetaError, UsageError
+from estafeta.inline import InlineInvoker
+from estafeta.invoke import FunctionError, Invoker, LambdaInvoker, make_client, reaching
+from estafeta.logbook import Entry, entries, usage_of
+from estafeta.spec import FunctionSettings, Role
+
+ROLES: tuple[Role, ...] = ("worker", "merge", "control")
+STACK = "estafeta"
+"""Default name of the CloudFormation stack; its functions are `estafeta-worker` and so on."""
+
+Settings = Mapping[Role, Mapping[str, int]]
+Functions = dict[Role, FunctionSettings]
+
+
+class Backend(Protocol):
+    """A place to run.
+
+    Attributes:
+        on: Its name: `local`, `inline`, `aws`.
+        functions: The functions as they are deployed.
+    """
+
+    on: str
+    functions: Functions
+
+    def call(self, verb: Mapping[str, Any]) -> Any:
+        """Have `control` carry out a verb; return its answer, or raise the error that it answered with."""
+
+    def with_settings(self, settings: Settings) -> Functions:
+        """The functions with some settings changed, for one run; the deployed ones stay as they are."""
+
+    def advance(self, seconds: float) -> None:
+        """Let about that much time pass for the run."""
+
+    def log(self, run: str, functions: Functions, since_s: float) -> list[Entry]:
+        """The run's invocations as the logs have them."""
+
+    def usage(self, run: str, functions: Functions, since_s: float) -> Usage:
+        """What the run's invocations add up to."""
+
+
+class LambdaBackend:
+    """`Backend` over the Lambda and CloudWatch Logs APIs.
+
+    Args:
+        on: `local` or `aws`.
+        stack: Name of the stack.
+        options: Keyword arguments for the boto3 clients: endpoint, region, credentials.
+
+    Raises:
+        EnvironmentProblem: There is no such stack, or it cannot be reached.
+    """
+
+    def __init__(self, on: str, stack: str = STACK, **options: Any) -> None:
+        self.on = on
+        self._lambda = make_client("lambda", **options)
+        self._logs = make_client("logs", **options)
+        self.functions: Functions = {role: self._deployed(f"{stack}-{role}") for role in ROLES}
+        self._control: Invoker = LambdaInvoker(self.functions, self._lambda)
+
+    def call(self, verb: Mapping[str, Any]) -> Any:
+        """See `Backend.call`."""
+        name = self.functions["control"].name
+        try:
+            with reaching(f"the function {name}"):
+                return unwrap(self._control.call("control", verb))
+        except FunctionError as error:
+            raise EnvironmentProblem(f"the function {name} failed: {error}", hint="see its log") from error
+
+    def with_settings(self, settings: Settings) -> Functions:
+        """See `Backend.with_settings`: a version of the function is published with the settings.
+
+        A version is what Lambda offers for this: the run names it when it invokes, and `$LATEST` gets its own
+        settings back.
+        """
+        functions = dict(self.functions)
+        for role, changes in settings.items():
+            wanted = functions[role].model_copy(update=dict(changes))
+            if wanted != functions[role]:
+                with reaching(f"the function {wanted.name}"):
+                    functions[role] = self._publish_version(functions[role], wanted)
+        return functions
+
+    def advance(self, seconds: float) -> None:
+        """See `Backend.advance`: the run goes on by itself."""
+        time.sleep(seconds)
+
+    def log(self, run: str, functions: Functions, since_s: float) -> list[Entry]:
+        """See `Backend.log`."""
+        with reaching("the functions' logs"):
+            return entries(self._logs, functions, run, since_s)
+
+    def usage(self, run: str, functions: Functions, since_s: float) -> Usage:
+        """See `Backend.usage`."""
+        return usage_of(self.log(run, functions, since_s))
+
+    def _deployed(self, name: str) -> FunctionSettings:
+        with reaching(f"the function {name}"):
+            answer = self._lambda.get_function_configuration(FunctionName=name)
+        return FunctionSettings(name=name, memory_mb=answer["MemorySize"], timeout_s=answer["Timeout"])
+
+    def _publish_version(self, deployed: FunctionSettings, wanted: FunctionSettings) -> FunctionSettings:
+        name = deployed.name
+        self._configure(wanted)
+        try:
+            version = self._lambda.publish_version(FunctionName=name)["Version"]
+        finally:
+            self._configure(deployed)
+        self._copy_retries(name, version)
+        return wanted.model_copy(update={"qualifier": version})
+
+    def _configure(self, function: FunctionSettings) -> None:
+        self._lambda.update_function_configuration(
+            FunctionName=function.name, MemorySize=function.memory_mb, Timeout=function.timeout_s
+        )
+        self._lambda.get_waiter("function_updated_v2").wait(
+            FunctionName=function.name, WaiterConfig={"Delay": 1, "MaxAttempts": 120}
+        )
+
+    def _copy_retries(self, name: str, version: str) -> None:
+        """A new version has no retry settings and no failure destination of its own."""
+        try:
+            config = self._lambda.get_function_event_invoke_config(FunctionName=name)
+        except self._lambda.exceptions.ResourceNotFoundException:
+            return  # then Lambda's defaults hold for both
+        known = ("MaximumRetryAttempts", "MaximumEventAgeInSeconds", "DestinationConfig")
+        self._lambda.put_function_event_invoke_config(
+            FunctionName=name, Qualifier=version, **{key: config[key] for key in known if key in config}
+        )
+
+
+class InlineBackend:
+    """`Backend` in this process, without limits: for the debugger, and as the reference for bits.
+
+    Args:
+        root: The store's directory; made if it is not there.
+        functions: Settings as the template has them: the threads to compute with are taken from them.
+    """
+
+    on = "inline"
+
+    def __init__(self, root: Path, functions: Functions) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        self.functions = functions
+        self._invoker = InlineInvoker(str(root), {role: f.memory_mb for role, f in functions.items()})
+
+    def call(self, verb: Mapping[str, Any]) -> Any:
+        """See `Backend.call`."""
+        return unwrap(self._invoker.call("control", verb))
+
+    def with_settings(self, settings: Settings) -> Functions:
+        """See `Backend.with_settings`. Time limits mean nothing here; the memory gives the number of threads."""
+        changed = {r: f.model_copy(update=dict(settings.get(r, {}))) for r, f in self.functions.items()}
+        return dict(changed)
+
+    def advance(self, seconds: float) -> None:
+        """See `Backend.advance`: carry out events for about that long."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self._invoker.step():
+            pass
+
+    def log(self, run: str, functions: Functions, since_s: float) -> list[Entry]:
+        """See `Backend.log`: there is none."""
+        raise UsageError("an inline run writes no log", hint="what the functions print stands in the terminal")
+
+    def usage(self, run: str, functions: Functions, since_s: float) -> Usage:
+        """See `Backend.usage`: of this process."""
+        return self._invoker.usage[run]
+
+
+def home() -> Path:
+    """Where the local service keeps its files and runs: `$ESTAFETA_HOME`, or `~/.estafeta`."""
+    return Path(os.environ.get("ESTAFETA_HOME") or "~/.estafeta").expanduser().absolute()
+
+
+def unwrap(answer: Any) -> Any:
+    """The answer of `control`, or the error that it is, with the class and exit code that it had there."""
+    if not isinstance(answer, dict) or "error" not in answer:
+        return answer
+    record = answer["error"]
+    kind = getattr(errors, record["kind"], EstafetaError)
+    error: EstafetaError = kind(record["message"], hint=record["hint"])
+    error.exit_code = record["exit_code"]
+    raise error

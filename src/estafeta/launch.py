@@ -1,0 +1,129 @@
+"""Starting a run: from a job and a few choices to a handle."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from estafeta import local
+from estafeta.backend import ROLES, STACK, Backend, InlineBackend, LambdaBackend, home
+from estafeta.errors import UsageError
+from estafeta.job import Job
+from estafeta.local.config import FunctionConfig
+from estafeta.local.template import read_template
+from estafeta.optim import to_dict
+from estafeta.overrides import override
+from estafeta.run import Run
+from estafeta.shipping import find_job
+from estafeta.spec import FunctionSettings, On, RunSpec
+
+TEMPLATE = Path(__file__).with_name("template.yaml")
+"""The template that is deployed, and that the local service reads."""
+
+
+def train(
+    job: Job,
+    *,
+    workers: int = 2,
+    on: On = "local",
+    topology: Literal["auto", "merge"] = "auto",
+    options: Mapping[str, Any] | None = None,
+    wait: bool = True,
+) -> Run:
+    """Train a job.
+
+    Args:
+        job: The job; assigned at the top level of a module or in a notebook cell, so that it can be imported.
+        workers: How many worker functions share each batch.
+        on: `local`: on this machine, under Lambda's rules; `inline`: in this process, for the debugger;
+            `aws`: on AWS Lambda.
+        topology: `merge`, or `auto`, which chooses.
+        options: Overrides by name, as `-o` takes them: `{"epochs": 5, "optimizer.lr": 0.01, "worker.timeout_s": 60}`.
+        wait: Wait for the end; otherwise return at once. An inline run always waits.
+
+    Returns:
+        The run's handle.
+
+    Raises:
+        UsageError: A choice does not fit the job.
+        RunFailed: The run failed.
+        EnvironmentProblem: There is nowhere to run.
+    """
+    run = start(*find_job(job), backend=connect(on), workers=workers, topology=topology, options=options or {})
+    return run.wait() if wait or on == "inline" else run
+
+
+def connect(on: On, *, template: Path | None = None) -> Backend:
+    """The place to run; the local service is started if it does not run.
+
+    Args:
+        on: As in `train`.
+        template: A template to use instead of Estafeta's own.
+
+    Raises:
+        EnvironmentProblem: It cannot be reached.
+    """
+    template = template or TEMPLATE
+    root = home() / "store"
+    if on == "inline":
+        deployed = {
+            function.name: function for function in read_template(template, region=local.Options(template, root).region)
+        }
+        functions = {role: deployed[f"{STACK}-{role}"] for role in ROLES}
+        return InlineBackend(root, {role: _settings(function) for role, function in functions.items()})
+    if on == "aws":
+        return LambdaBackend("aws")
+    root.mkdir(parents=True, exist_ok=True)
+    endpoint = local.ensure(home(), local.Options(template=template, root=root))
+    return LambdaBackend("local", **endpoint.client_options())
+
+
+def start(
+    job: Job,
+    place: str,
+    code: dict[str, str],
+    *,
+    backend: Backend,
+    workers: int,
+    topology: Literal["auto", "merge"] = "auto",
+    options: Mapping[str, Any],
+) -> Run:
+    """Start a run of a job that has been found; returns and raises as `train` does."""
+    if workers < 1:
+        raise UsageError(f"{workers} workers cannot train", hint="--workers takes 1 or more")
+    changed = override(job, options)
+    job = changed.job
+    spec = RunSpec(
+        token=secrets.token_hex(16),
+        run=f"{_short(place)}-{secrets.token_hex(3)}",
+        created_at=time.time(),
+        estafeta=version("estafeta"),
+        job=place,
+        arguments=changed.arguments,
+        workers=workers,
+        topology="merge" if topology == "auto" else topology,
+        seed=job.seed,
+        batch_size=job.batch_size,
+        micro_batch_size=job.micro_batch_size,
+        drop_last=job.drop_last,
+        epochs=job.epochs,
+        validation=0.0 if job.valid_dataset else job.validation,
+        optimizer=to_dict(job.optimizer),
+        early_stopping=job.stopping,
+        functions=backend.with_settings(changed.settings),
+    )
+    backend.call({"verb": "start", "spec": spec.model_dump(mode="json"), "code": code})
+    return Run(spec.run, backend, job)
+
+
+def _settings(function: FunctionConfig) -> FunctionSettings:
+    return FunctionSettings(name=function.name, memory_mb=function.memory_mb, timeout_s=function.timeout_s)
+
+
+def _short(place: str) -> str:
+    """The module's name as a run's name may begin with it."""
+    return place.partition(":")[0].lower().replace("_", "-").strip("-")[:40] or "run"

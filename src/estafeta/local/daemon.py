@@ -1,0 +1,184 @@
+"""The client's side of a service: start it in the background if need be, find it, stop it, or be it in the foreground.
+
+Knows processes and files. Invariant: in one home folder there is at most one service, however many
+clients ask for it at the same moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from estafeta.errors import EnvironmentProblem
+from estafeta.local import endpoint as endpoints
+from estafeta.local.endpoint import Endpoint
+from estafeta.local.options import Options
+
+START_LIMIT_S = 60.0  # the service answers within a second, except on a machine that is very busy
+STOP_LIMIT_S = 15.0
+
+NOT_ISOLATED = (
+    "functions run as your user, with your files and network; memory, time, payloads, retries and concurrency "
+    "are limited as on Lambda, processor shares, /tmp size and network speed are not"
+)
+
+
+def ensure(home: Path, options: Options) -> Endpoint:
+    """Give the service of a folder, started or restarted if need be.
+
+    Args:
+        home: Folder of the service's own files: endpoint, logs, published versions.
+        options: What it must have been started with; one that differs is replaced when it is idle.
+
+    Raises:
+        UsageError: The template or the options are wrong.
+        EnvironmentProblem: The service does not start, or another one is busy there.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    with _lock(home):
+        running = endpoints.read(home)
+        if running:
+            if running.digest == options.digest():
+                endpoints.ask(running, "GET")  # it now knows that it is wanted, and will not end from idleness
+                return running
+            _replace(home, running)
+        return _start(home, options)
+
+
+def find(home: Path) -> Endpoint | None:
+    """Give the service of a folder, if one is running."""
+    return endpoints.read(home)
+
+
+def stop(home: Path) -> bool:
+    """End the service of a folder with everything that runs in it.
+
+    Returns:
+        Whether there was one.
+    """
+    running = endpoints.read(home)
+    if running is None:
+        return False
+    try:
+        pidfd = os.pidfd_open(running.pid)
+    except ProcessLookupError:
+        return False
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        if not _ended(pidfd, STOP_LIMIT_S):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            _ended(pidfd, STOP_LIMIT_S)
+    finally:
+        os.close(pidfd)
+    return True
+
+
+def serve(home: Path, options: Options, *, say: Callable[[str], None] = print) -> None:
+    """Run a service in the foreground until it is interrupted.
+
+    Args:
+        home: As for `ensure`.
+        options: Likewise.
+        say: Receives the lines for the user.
+
+    Raises:
+        UsageError: The template or the options are wrong.
+        EnvironmentProblem: A service runs in this folder already.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+
+    def announce(endpoint: Endpoint) -> None:
+        say(f"The local Lambda service answers at {endpoint.url}; Ctrl-C ends it.")
+        say(f"Not isolated: {NOT_ISOLATED}.")
+        say(endpoint.exports())
+
+    with _lock(home):
+        running = endpoints.read(home)
+        if running:
+            raise EnvironmentProblem(
+                f"A local Lambda service (process {running.pid}) runs in {home} already.",
+                hint="Stop it with `estafeta local stop`, or choose another folder.",
+            )
+    asyncio.run(_run(home, options, announce))
+
+
+async def _run(home: Path, options: Options, ready: Callable[[Endpoint], None]) -> None:
+    from estafeta.local.service import Service  # a client needs none of the service's modules
+
+    await Service(home, options).run(ready)
+
+
+def _replace(home: Path, running: Endpoint) -> None:
+    status = endpoints.ask(running, "DELETE")
+    if not status["ending"]:
+        raise EnvironmentProblem(
+            f"The local Lambda service in {home} has other settings, or older code, and is busy "
+            f"({status['running']} invocations, {status['waiting']} events).",
+            hint="Wait until its runs have ended, or stop it with `estafeta local stop`.",
+        )
+    try:
+        pidfd = os.pidfd_open(running.pid)
+    except ProcessLookupError:
+        return
+    try:
+        ended = _ended(pidfd, STOP_LIMIT_S)
+    finally:
+        os.close(pidfd)
+    if not ended:
+        raise EnvironmentProblem(f"Process {running.pid} does not end.", hint=f"Run `kill -9 {running.pid}`.")
+
+
+def _start(home: Path, options: Options) -> Endpoint:
+    _check(options)
+    with open(home / "service.log", "ab") as log_file:
+        # The service closes its standard output when it answers, or by ending; `run` returns then.
+        started = subprocess.run(
+            [sys.executable, "-P", "-m", "estafeta.local", str(home.absolute()), options.to_json()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log_file,
+            timeout=START_LIMIT_S,
+            check=False,
+        )
+    endpoint = endpoints.read(home) if started.stdout else None
+    if endpoint is None:
+        last_words = (home / "service.log").read_text(errors="replace").splitlines()[-1:]
+        raise EnvironmentProblem(
+            f"The local Lambda service did not start: {' '.join(last_words) or 'it said nothing'}",
+            hint=f"See {home / 'service.log'}.",
+        )
+    return endpoint
+
+
+def _check(options: Options) -> None:
+    """Find the user's mistakes here, where they can be raised, rather than in the background process."""
+    from estafeta.local.faults import Faults
+    from estafeta.local.template import read_template
+
+    read_template(options.template, region=options.region, parameters=options.parameters)
+    Faults.parse(options.faults)
+
+
+@contextmanager
+def _lock(home: Path) -> Iterator[None]:
+    """Keep other clients from starting a service here meanwhile; the kernel releases it if this process dies."""
+    descriptor = os.open(home / "start.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _ended(pidfd: int, limit_s: float) -> bool:
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    return bool(poller.poll(limit_s * 1000))

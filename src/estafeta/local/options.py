@@ -1,0 +1,65 @@
+"""What a user may choose about a local service."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Settings of a service; the defaults suit a run on one machine.
+
+    Attributes:
+        template: CloudFormation template with the functions.
+        root: Local folder that stands for the shared file system.
+        task_root: Folder that is first on the functions' `sys.path`; None for an empty one.
+        parameters: Values that replace defaults of the template's parameters.
+        region: Shown to functions, and part of every signature.
+        account_limit: Most invocations at a time over all functions.
+        retry_delay_scale: Factor on Lambda's delays of one minute and more before a retry.
+        faults: Fault injection, as `Faults.parse` reads it.
+        idle_timeout_s: The service ends by itself after so long without a call or an event.
+        environment_idle_s: An execution environment ends after so long without an event.
+        init_limit_s: Longest init phase; Lambda's is 10 s.
+    """
+
+    template: Path
+    root: Path
+    task_root: Path | None = None
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    region: str = "us-east-1"
+    account_limit: int = 1000
+    retry_delay_scale: float = 1 / 60
+    faults: str = ""
+    idle_timeout_s: float = 600.0
+    environment_idle_s: float = 300.0
+    init_limit_s: float = 10.0
+
+    def to_json(self) -> str:
+        """For the command line of a background service."""
+        data: dict[str, Any] = asdict(self)
+        for name in ("template", "root", "task_root"):
+            data[name] = None if data[name] is None else str(Path(data[name]).absolute())
+        return json.dumps(data, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Inverse of `to_json`."""
+        data: dict[str, Any] = json.loads(text)
+        for name in ("template", "root", "task_root"):
+            data[name] = None if data[name] is None else Path(data[name])
+        return cls(**data)
+
+    def digest(self) -> str:
+        """Fingerprint of all that a running service cannot change: options, template, and Estafeta's own source."""
+        total = hashlib.sha256(self.to_json().encode())
+        package = Path(__file__).parents[1]
+        for path in (self.template, *sorted(package.rglob("*.py"))):
+            total.update(str(path).encode())
+            total.update(path.read_bytes() if path.exists() else b"")
+        return total.hexdigest()

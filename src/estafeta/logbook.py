@@ -1,0 +1,103 @@
+"""A run's part of the functions' logs: which invocations it had, what they wrote, what they are billed.
+
+The logs are read as CloudWatch has them, through the CloudWatch Logs API. An invocation lies between its START and its
+REPORT line; it belongs to the run whose name stands in a line that the function wrote (`Invocation.note`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from estafeta.cost import Usage
+from estafeta.spec import FunctionSettings, Role
+
+_REQUEST = re.compile(r"(START|END|REPORT) RequestId: (\S+)")
+_BILLED = re.compile(r"Billed Duration: (\d+) ms\tMemory Size: (\d+) MB")
+
+
+@dataclass
+class Entry:
+    """One invocation in the logs.
+
+    Attributes:
+        role: The function.
+        request_id: Of the event; a retry has the same.
+        started_at: Milliseconds since 1970.
+        lines: What was written between START and END.
+        note: The first line that the function wrote about its run, decoded.
+        report: The REPORT line; empty while it runs.
+    """
+
+    role: Role
+    request_id: str
+    started_at: int
+    lines: list[str] = field(default_factory=list)
+    note: Mapping[str, Any] = field(default_factory=dict)
+    report: str = ""
+
+    @property
+    def gb_seconds(self) -> float:
+        """Billed duration times memory size."""
+        match = _BILLED.search(self.report)
+        return int(match[1]) / 1000 * int(match[2]) / 1024 if match else 0.0
+
+
+def entries(client: Any, functions: Mapping[Role, FunctionSettings], run: str, since_s: float) -> list[Entry]:
+    """A run's invocations, in the order of their start.
+
+    Args:
+        client: A boto3 CloudWatch Logs client.
+        functions: The run's functions.
+        run: The run's name.
+        since_s: Seconds since 1970; nothing of the run is older.
+    """
+    found = [
+        entry
+        for role, function in functions.items()
+        for entry in _invocations(role, _events(client, f"/aws/lambda/{function.name}", since_s))
+        if entry.note.get("run") == run
+    ]
+    return sorted(found, key=lambda entry: entry.started_at)
+
+
+def usage_of(found: Iterable[Entry]) -> Usage:
+    """What a run's invocations add up to."""
+    found = list(found)
+    first = {entry.request_id: entry for entry in found}
+    return Usage(
+        invocations=dict(Counter(entry.role for entry in found)),
+        retries=len(found) - len(first),
+        legs=sum(entry.note.get("task") in ("train", "valid") for entry in first.values()),
+        billed_gb_seconds=sum(entry.gb_seconds for entry in found),
+    )
+
+
+def _events(client: Any, group: str, since_s: float) -> Iterator[Mapping[str, Any]]:
+    pages = client.get_paginator("filter_log_events").paginate(logGroupName=group, startTime=int(since_s * 1000))
+    try:
+        for page in pages:
+            yield from page["events"]
+    except client.exceptions.ResourceNotFoundException:
+        return  # a function that was never invoked has no log group
+
+
+def _invocations(role: Role, events: Iterable[Mapping[str, Any]]) -> Iterator[Entry]:
+    current: dict[str, Entry] = {}
+    for event in events:
+        stream, message = event["logStreamName"], event["message"].rstrip("\n")
+        match = _REQUEST.match(message)
+        if match and match[1] == "START":
+            current[stream] = Entry(role, match[2], event["timestamp"])
+            yield current[stream]
+        elif entry := current.get(stream):
+            if match and match[1] == "REPORT":
+                entry.report = message
+            elif not match:
+                entry.lines.append(message)
+                if not entry.note and message.startswith('{"run": '):
+                    entry.note = json.loads(message)

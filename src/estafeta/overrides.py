@@ -1,0 +1,152 @@
+"""`-o key=value`: a job, its callables' arguments and the functions' settings, changed for one run.
+
+epochs, batch_size …            the job's own numbers
+optimizer.lr, early_stopping.patience …   fields of its parts
+model.NAME, dataset.NAME …      keyword arguments of its callables
+worker.memory_mb, worker.timeout_s …      settings of the functions
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import json
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from estafeta.errors import UsageError
+from estafeta.job import Job
+from estafeta.spec import Role
+
+NUMBERS: Mapping[str, type] = {
+    "epochs": int, "batch_size": int, "micro_batch_size": int, "drop_last": bool, "validation": float, "seed": int,
+}  # fmt: skip
+"""The job's own fields that can be changed."""
+
+PARTS = ("optimizer", "early_stopping")
+CALLABLES = ("model", "dataset", "valid_dataset")
+ROLES: tuple[Role, ...] = ("worker", "merge", "control")
+SETTINGS = ("memory_mb", "timeout_s")
+
+
+@dataclass
+class Overridden:
+    """A job with its overrides applied.
+
+    Attributes:
+        job: The changed job.
+        arguments: Keyword arguments by callable.
+        settings: Changed settings by function.
+    """
+
+    job: Job
+    arguments: dict[str, dict[str, Any]] = field(default_factory=dict)
+    settings: dict[Role, dict[str, int]] = field(default_factory=dict)
+
+
+def override(job: Job, options: Mapping[str, Any]) -> Overridden:
+    """Apply overrides to a job.
+
+    Args:
+        job: The job.
+        options: Values by name; text is read as JSON where it is JSON (`5`, `1e-3`, `true`, `null`).
+
+    Raises:
+        UsageError: A name is not known (the message lists those that are), or a value does not fit.
+    """
+    result = Overridden(job)
+    for name, text in options.items():
+        head, _, rest = name.partition(".")
+        value = _parse(text)
+        if name in NUMBERS:
+            result.job = dataclasses.replace(result.job, **{name: _fit(name, value, NUMBERS[name])})
+        elif head in PARTS and rest and _part(result.job, head) is not None:
+            result.job = dataclasses.replace(result.job, **{head: _replace(_part(result.job, head), rest, value, name)})
+        elif head in CALLABLES and rest:
+            result.arguments.setdefault(head, {})[_argument(getattr(job, head), rest, name)] = value
+        elif head in ROLES and rest in SETTINGS:
+            result.settings.setdefault(head, {})[rest] = _fit(name, value, int)
+        else:
+            raise _unknown(name, known_names(result.job))
+    return result
+
+
+def known_names(job: Job) -> list[str]:
+    """Every name that can be overridden in a job."""
+    names = list(NUMBERS)
+    for part in PARTS:
+        if (value := _part(job, part)) is not None:
+            names += [f"{part}.{name}" for name in _fields(value)]
+    for role in CALLABLES:
+        names += [f"{role}.{name}" for name in _parameters(getattr(job, role)) or ()]
+    return [*names, *(f"{role}.{setting}" for role in ROLES for setting in SETTINGS)]
+
+
+def _part(job: Job, name: str) -> Any:
+    return job.stopping if name == "early_stopping" else job.optimizer
+
+
+def _fields(part: Any, prefix: str = "") -> Iterable[str]:
+    for entry in dataclasses.fields(part):
+        value = getattr(part, entry.name)
+        if dataclasses.is_dataclass(value):
+            yield from _fields(value, f"{prefix}{entry.name}.")
+        else:
+            yield f"{prefix}{entry.name}"
+
+
+def _replace(part: Any, path: str, value: Any, name: str) -> Any:
+    head, _, rest = path.partition(".")
+    if rest and dataclasses.is_dataclass(inner := getattr(part, head, None)):
+        return dataclasses.replace(part, **{head: _replace(inner, rest, value, name)})
+    hints = typing.get_type_hints(type(part))
+    if rest or head not in {entry.name for entry in dataclasses.fields(part)}:
+        outer = name.removesuffix(path)
+        raise _unknown(name, [f"{outer}{known}" for known in _fields(part)])
+    return dataclasses.replace(part, **{head: _fit(name, value, hints[head])})
+
+
+def _argument(function: Any, argument: str, name: str) -> str:
+    known = _parameters(function)
+    if known is not None and argument not in known:
+        head = name.partition(".")[0]
+        raise _unknown(name, [f"{head}.{parameter}" for parameter in known])
+    return argument
+
+
+def _parameters(function: Callable[..., Any] | str | None) -> list[str] | None:
+    """Names of a callable's keyword parameters; None if it takes any."""
+    if function is None or isinstance(function, str):
+        return []
+    parameters = inspect.signature(function).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
+def _parse(text: Any) -> Any:
+    if not isinstance(text, str):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None if text.lower() == "none" else text
+
+
+def _fit(name: str, value: Any, kind: Any) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise UsageError(f"{name}={value!r} does not fit: {error.errors()[0]['msg'].lower()}") from error
+
+
+def _unknown(name: str, known: list[str]) -> UsageError:
+    close = difflib.get_close_matches(name, known, 1)
+    suggestion = f"did you mean {close[0]}? " if close else ""
+    listing = f"known are {', '.join(known)}" if known else "there is nothing to set here"
+    return UsageError(f"no option is named {name!r}", hint=suggestion + listing)

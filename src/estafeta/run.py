@@ -1,0 +1,201 @@
+"""A run as its user holds it: follow it, stop it, resume it, fetch what it made."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from estafeta.backend import Backend
+from estafeta.cost import Usage, cost_usd
+from estafeta.errors import RunFailed, UsageError
+from estafeta.job import Job
+from estafeta.logbook import Entry
+from estafeta.spec import Status, Which
+
+if TYPE_CHECKING:
+    import torch
+
+POLL_S = {"local": 0.1, "inline": 0.2, "aws": 2.0}
+"""Seconds between two looks at a run: on AWS each is a billed invocation."""
+
+ENDED = ("done", "stopped", "failed")
+
+
+class Run:
+    """Handle of a run. It holds nothing that the store does not have: make as many as you like.
+
+    Args:
+        name: The run's name.
+        backend: Where it takes place.
+        job: The job, if it is at hand: `load_model` needs it.
+    """
+
+    def __init__(self, name: str, backend: Backend, job: Job | None = None) -> None:
+        self.name = name
+        self._backend = backend
+        self._job = job
+        self._usage: Usage | None = None
+
+    def __repr__(self) -> str:
+        return f"Run({self.name!r}, on={self._backend.on!r})"
+
+    def status(self, since_epoch: int | None = None) -> Status:
+        """The run as it is now.
+
+        Args:
+            since_epoch: Bring the records of the epochs after this one; None: of none.
+
+        Raises:
+            RunNotFound: There is no such run.
+        """
+        verb = {"verb": "status", "run": self.name, "since_epoch": 10**9 if since_epoch is None else since_epoch}
+        return Status.model_validate(self._backend.call(verb))
+
+    def follow(self, since_epoch: int = 0) -> Iterator[Status]:
+        """Look at the run again and again until it has ended; each status brings the epochs that are new in it."""
+        while True:
+            status = self.status(since_epoch)
+            since_epoch = status.epoch
+            yield status
+            if status.state in ENDED:
+                return
+            self._backend.advance(POLL_S[self._backend.on])
+
+    def wait(self) -> Run:
+        """Wait for the end.
+
+        Raises:
+            RunFailed: It failed; the message says why, on which rank, in which round.
+        """
+        *_, last = self.follow()
+        self.raise_failure(last)
+        return self
+
+    def raise_failure(self, status: Status) -> None:
+        """Raise `RunFailed` if that status is of a failed run."""
+        if status.outcome and (failure := status.outcome.failure):
+            raise RunFailed(failure.message, hint=failure.hint, exit_code=failure.exit_code)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One row for each epoch: `epoch`, `step` and the metrics by name."""
+        return [{"epoch": r.epoch, "step": r.version, **r.metrics} for r in self.status(since_epoch=0).epochs]
+
+    @property
+    def usage(self) -> Usage:
+        """Invocations, retries and GB-seconds, from the functions' logs; kept once the run has ended."""
+        if self._usage is None:
+            status = self.status()
+            usage = self._backend.usage(self.name, dict(status.spec.functions), status.spec.created_at)
+            if status.state not in ENDED:
+                return usage
+            self._usage = usage
+        return self._usage
+
+    @property
+    def cost(self) -> float:
+        """Dollars that the invocations cost on AWS Lambda, or would have cost there; see `estafeta.cost`."""
+        return cost_usd(self.usage)
+
+    def log(self) -> list[Entry]:
+        """The run's invocations as the functions' logs have them."""
+        status = self.status()
+        return self._backend.log(self.name, dict(status.spec.functions), status.spec.created_at)
+
+    def stop(self) -> Status:
+        """Stop it; its weights are exported as they are. It can be resumed."""
+        return Status.model_validate(self._backend.call({"verb": "stop", "run": self.name}))
+
+    def resume(self) -> Status:
+        """Set it going again from its newest weights, after a stop or a failure."""
+        self._usage = None
+        return Status.model_validate(self._backend.call({"verb": "resume", "run": self.name}))
+
+    def clean(self) -> None:
+        """Remove it from the store; it must have ended."""
+        self._backend.call({"verb": "clean", "run": self.name})
+
+    def export(self, folder: str | Path, which: Which = "final") -> Path:
+        """Fetch weights and state into a folder, which is made if it is not there.
+
+        Args:
+            folder: Gets `model.safetensors`, `state.json` and, if the optimiser has a state, `optimizer.safetensors`.
+            which: `final`, or `best` by the monitored metric.
+
+        Returns:
+            Path of the `model.safetensors`, which `safetensors.torch.load_file` reads.
+
+        Raises:
+            UsageError: The run is still running, or has no weights.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._fetch(which, "model.safetensors", folder)
+        state = json.loads(self._fetch(which, "state.json", folder).read_bytes())
+        if state["has_optimizer_state"]:
+            self._fetch(which, "optimizer.safetensors", folder)
+        return folder / "model.safetensors"
+
+    def load_model(self, which: Which = "final") -> torch.nn.Module:
+        """The trained model, in evaluation mode.
+
+        Raises:
+            UsageError: The job is not at hand: the run was looked up by its name.
+        """
+        import tempfile
+
+        from safetensors.torch import load_file
+
+        if self._job is None:
+            raise UsageError("the job is not at hand", hint="export the weights and load them into your model")
+        model = self._job.model(**self.status().spec.arguments.get("model", {}))
+        with tempfile.TemporaryDirectory() as folder:
+            model.load_state_dict(load_file(self.export(folder, which)))
+        return model.eval()
+
+    def summary(self, *, wall_s: float | None = None, model_path: Path | None = None) -> dict[str, Any]:
+        """Everything about the run in one JSON-ready object, as the last line of `estafeta train --json` has it."""
+        status = self.status(since_epoch=max(0, self.status().epoch - 1))
+        usage, outcome, spec = self.usage, status.outcome, status.spec
+        ended_at = outcome.ended_at if outcome else time.time()
+        return {
+            "run": self.name,
+            "state": status.state,
+            "on": self._backend.on,
+            "rounds": status.version,
+            "steps": status.version,
+            "epochs": status.epoch,
+            "workers": spec.workers,
+            "topology": spec.topology,
+            "metrics": dict(status.epochs[-1].metrics) if status.epochs else {},
+            "best": {"step": status.epochs[-1].best_version, spec.early_stopping.monitor: status.epochs[-1].best_value}
+            if status.epochs
+            else {},
+            "why": outcome.why if outcome else "",
+            "weights_sha256": outcome.weights_sha256 if outcome else None,
+            "invocations": usage.invocations,
+            "legs": usage.legs,
+            "retries": usage.retries,
+            "billed_gb_seconds": round(usage.billed_gb_seconds, 6),
+            "cost_usd": cost_usd(usage),
+            "train_s": round(ended_at - spec.created_at, 3),
+            "wall_s": round(wall_s if wall_s is not None else ended_at - spec.created_at, 3),
+            "model_path": str(model_path.absolute()) if model_path else None,
+            "error": outcome.failure.model_dump(mode="json") if outcome and outcome.failure else None,
+        }
+
+    def _fetch(self, which: Which, file: str, folder: Path) -> Path:
+        path = folder / file
+        temporary = folder / f".{file}.part"
+        with temporary.open("wb") as out:
+            size = 1
+            while out.tell() < size:
+                verb = {"verb": "fetch", "run": self.name, "which": which, "file": file, "offset": out.tell()}
+                answer = self._backend.call(verb)
+                out.write(base64.b64decode(answer["data"]))
+                size = answer["size"]
+        return temporary.replace(path)

@@ -1,0 +1,86 @@
+"""The user's code on the client's side: import a job file, find the source that a run has to take along.
+
+What is shipped is text: the job's module and those that it imports from its own folder. Installed packages stay where
+they are; the functions have their own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from estafeta.errors import UsageError
+from estafeta.job import Job
+from estafeta.usercode import job_in, user_code
+
+MAX_BYTES = 4 << 20
+"""Most source text of a run: it travels in the payload of a synchronous invocation (6 MB)."""
+
+
+def import_job(place: str) -> tuple[Job, str, dict[str, str]]:
+    """Import `JOB.py[:NAME]`.
+
+    Returns:
+        The job, where it is (`module:attribute`), and the source text by path relative to the code folder.
+
+    Raises:
+        UsageError: There is no such file or no such job.
+        UserCodeError: Importing it raised.
+    """
+    text, _, attribute = place.partition(":")
+    path = Path(text).resolve()
+    if not path.is_file() or path.suffix != ".py":
+        what = "is no Python file" if path.exists() else "does not exist"
+        raise UsageError(f"the job file {text} {what}", hint="name it as JOB.py or JOB.py:NAME")
+    if not path.stem.isidentifier():
+        raise UsageError(f"{path.name} cannot be imported by name", hint="rename it to letters, digits and '_'")
+    folder = str(path.parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    if specification is None or specification.loader is None:
+        raise UsageError(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[path.stem] = module
+    with user_code(f"importing {path.name}"):
+        specification.loader.exec_module(module)
+    return find_job(job_in(module, attribute or None), module)
+
+
+def find_job(job: Job, module: ModuleType | None = None) -> tuple[Job, str, dict[str, str]]:
+    """Where a job is defined, and the source that goes with it; returns and raises as `import_job` does."""
+    candidates = [module] if module else [m for m in list(sys.modules.values()) if isinstance(m, ModuleType)]
+    for candidate in candidates:
+        for name, value in list(vars(candidate).items()):
+            if value is job and (path := getattr(candidate, "__file__", None)):
+                source = Path(path).resolve()
+                return job, f"{source.stem}:{name}", _sources(source)
+    if hasattr(sys.modules["__main__"], "In"):
+        from estafeta.notebook import job_source
+
+        return job_source(job)
+    raise UsageError(
+        "the job is not at the top level of a module, so the functions cannot import it by name",
+        hint="assign it at the top level of a file: job = estafeta.Job(…); change it for a run with options={…}",
+    )
+
+
+def _sources(main: Path) -> dict[str, str]:
+    """The text of a module and of all loaded modules below its folder."""
+    folder = main.parent
+    sources = {main.name: main.read_text()}
+    for module in list(sys.modules.values()):
+        path = Path(getattr(module, "__file__", None) or "/")
+        if path.suffix == ".py" and path.is_relative_to(folder) and not _is_installed(path.relative_to(folder)):
+            sources[str(path.relative_to(folder))] = path.read_text()
+    size = sum(len(text.encode()) for text in sources.values())
+    if size > MAX_BYTES:
+        raise UsageError(f"{folder} has {size / 1e6:.1f} MB of imported source, more than {MAX_BYTES / 1e6:.1f} MB",
+                         hint="move the job to a folder of its own, or install the rest as a package")  # fmt: skip
+    return sources
+
+
+def _is_installed(path: Path) -> bool:
+    return any(part in ("site-packages", "dist-packages") or part.startswith(".") for part in path.parts)

@@ -1,0 +1,364 @@
+"""Drives a run event by event, as Lambda would, but in an order and with accidents that a test can choose and repeat.
+
+    relay = Relay(tmp_path, spec_of("plain", workers=4), arrivals=shuffled(seed=1))
+    assert relay.run() == undisturbed
+
+`arrivals` says how often each event is delivered, and when. Accidents come in by `files` (see `faults.py`), which stand
+between the store and the disk. An invocation that raises is retried with its request id, and given up to `control`
+after the last attempt, as Lambda does it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import heapq
+import itertools
+import json
+import random
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from estafeta import merge as merge_module
+from estafeta import session as session_module
+from estafeta.control import control
+from estafeta.files import Files, OsReader
+from estafeta.history import EpochRecord
+from estafeta.inline import NO_LIMIT_S
+from estafeta.invocation import Invocation, read_spec
+from estafeta.job import Job
+from estafeta.layout import RunLayout
+from estafeta.merge import merge
+from estafeta.optim import to_dict
+from estafeta.snapshot import OUTCOMES, read_plan
+from estafeta.spec import FunctionSettings, MergeEvent, Outcome, Role, RunSpec, WorkerEvent
+from estafeta.store import Store
+from estafeta.tensorfile import TensorFile
+from estafeta.worker import work
+
+from . import jobs
+from .faults import Killed
+
+CODE = {"jobs.py": Path(jobs.__file__).read_text(encoding="utf-8")}
+FUNCTIONS: dict[Role, FunctionSettings] = {
+    role: FunctionSettings(name=f"estafeta-{role}", memory_mb=1769, timeout_s=900) for role in ("worker", "merge", "control")
+}
+ATTEMPTS = 3
+"""An event's first delivery and Lambda's two retries."""
+
+MOST_DELIVERIES = 5_000
+"""No run of a test needs that many; one that does would never end."""
+
+_tokens = itertools.count()
+
+
+@dataclass(frozen=True)
+class Event:
+    """An event in Lambda's queue."""
+
+    role: Role
+    payload: Mapping[str, Any]
+    token: str
+    attempt: int = 1
+
+
+Arrivals = Callable[[Event], Sequence[int]]
+"""For each copy of an event that is delivered: how many deliveries of other events it lets go first."""
+
+
+def in_order(_event: Event) -> Sequence[int]:
+    """Each event once, the oldest first."""
+    return (0,)
+
+
+def twice(_event: Event) -> Sequence[int]:
+    """Each event twice in a row."""
+    return 0, 0
+
+
+def twice_and_late(deliveries: int) -> Arrivals:
+    """Each event at once, and again when the run has moved on."""
+    return lambda _event: (0, deliveries)
+
+
+def shuffled(seed: int, copies: int = 2, spread: int = 12) -> Arrivals:
+    """Each event some times, in an order that is chosen by the seed."""
+    numbers = random.Random(seed)
+    return lambda _event: [numbers.randrange(spread) for _ in range(copies)]
+
+
+@dataclass(frozen=True)
+class Result:
+    """All that must not depend on what happened on the way.
+
+    Attributes:
+        state: How the run ended.
+        version: The version that it ended with.
+        best_version: The best.
+        weights_sha256: As the outcome says.
+        files: SHA-256 of the tensors' bytes in each exported file.
+        epochs: What the records say, but who made them and when.
+    """
+
+    state: str
+    version: int | None
+    best_version: int | None
+    weights_sha256: str | None
+    files: Mapping[str, str]
+    epochs: Sequence[Mapping[str, Any]]
+
+
+class Relay:
+    """One run, and what Lambda does for it.
+
+    Args:
+        root: Directory of the store.
+        spec: What to run.
+        code: Text of the user's modules by path.
+        files: File-system calls of the functions.
+        arrivals: When events are delivered.
+        remaining_s: What a function is told of its time.
+        attempts: How often an event is tried.
+        cold: Let each invocation find nothing that an earlier one has left in memory.
+
+    Attributes:
+        delivered: All deliveries so far.
+        errors: What invocations raised.
+        on_delivery: Called before each.
+        on_error: Called after each that raised.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        spec: RunSpec,
+        code: Mapping[str, str] = CODE,
+        *,
+        files: Files | None = None,
+        arrivals: Arrivals = in_order,
+        remaining_s: Callable[[], float] = lambda: NO_LIMIT_S,
+        attempts: int = ATTEMPTS,
+        cold: bool = False,
+    ) -> None:
+        self.spec = spec
+        self.layout = RunLayout(spec.run)
+        self.store = Store(root)
+        self.delivered: list[Event] = []
+        self.errors: list[BaseException] = []
+        self.on_delivery: Callable[[Event], object] = lambda event: None
+        self.on_error: Callable[[Event], object] = lambda event: None
+        self._seen_by_functions = Store(root, files)
+        self._code = code
+        self._arrivals = arrivals
+        self._remaining_s = remaining_s
+        self._attempts = attempts
+        self._cold = cold
+        self._queue: list[tuple[int, int, Event]] = []
+        self._requests = itertools.count()
+
+    # The client's side
+
+    def run(self) -> Result:
+        """Start the run, carry out all events, and return how it ended."""
+        self.start()
+        self.drain()
+        return self.result()
+
+    def start(self) -> None:
+        """Publish the run and queue its first event."""
+        answer = self.call("control", {"verb": "start", "spec": self.spec.model_dump(), "code": dict(self._code)})
+        assert answer == {"run": self.spec.run}
+
+    def control(self, verb: str, **fields: Any) -> dict[str, Any]:
+        """Ask something of the run; its answer has passed through JSON."""
+        answer: dict[str, Any] = self.call("control", {"verb": verb, "run": self.spec.run, **fields})
+        return answer
+
+    # Lambda's side: `Invoker`, and the queue behind it
+
+    def send(self, role: Role, event: Mapping[str, Any]) -> None:
+        """See `Invoker.send`."""
+        self._enqueue(Event(role, json.loads(json.dumps(event)), self._token()))
+
+    def call(self, role: Role, event: Mapping[str, Any]) -> Any:
+        """See `Invoker.call`."""
+        return json.loads(json.dumps(self._carry_out(Event(role, json.loads(json.dumps(event)), self._token()))))
+
+    def step(self) -> bool:
+        """Deliver the event whose turn it is; return whether there was one."""
+        if not self._queue:
+            return False
+        _, _, event = heapq.heappop(self._queue)
+        self.delivered.append(event)
+        assert len(self.delivered) < MOST_DELIVERIES, f"the run does not end: {Counter(map(str, self.delivered[-100:]))}"
+        self.on_delivery(event)
+        if self._cold:
+            forget()
+        try:
+            self._carry_out(event)
+        except (Exception, Killed) as error:
+            self.errors.append(error)
+            self.on_error(event)
+            self._retry(event, error)
+        return True
+
+    def drain(self) -> None:
+        """Deliver until nothing is queued."""
+        while self.step():
+            pass
+
+    def drain_until(self, condition: Callable[[], bool]) -> None:
+        """Deliver until something is the case."""
+        while not condition():
+            assert self.step(), "the run has ended before that"
+
+    def _enqueue(self, event: Event) -> None:
+        for later in self._arrivals(event):
+            heapq.heappush(self._queue, (len(self.delivered) + later, next(self._requests), event))
+
+    def _retry(self, event: Event, error: BaseException) -> None:
+        if event.attempt < self._attempts:
+            again = replace(event, attempt=event.attempt + 1)
+            heapq.heappush(self._queue, (len(self.delivered), next(self._requests), again))
+        elif event.role != "control":
+            self.send("control", failure_record(event, type(error).__name__, str(error)))
+
+    def _carry_out(self, event: Event) -> Any:
+        invocation = Invocation(
+            self._seen_by_functions, lambda functions: self, event.token, self._remaining_s, event.role, quiet=True
+        )
+        match event.role:
+            case "worker":
+                return work(WorkerEvent.model_validate(event.payload), invocation)
+            case "merge":
+                return merge(MergeEvent.model_validate(event.payload), invocation)
+            case "control":
+                return control(event.payload, invocation)
+
+    def _token(self) -> str:
+        return f"request-{next(self._requests):08d}"
+
+    # What there is to see
+
+    def outcome(self) -> Outcome:
+        """How the run ended. There is one outcome only."""
+        top = self.store.list(self.layout.root)
+        (state,) = (state for state in OUTCOMES if f"{state}.json" in top)
+        return Outcome.model_validate_json(self.store.read(self.layout.outcome(state)))
+
+    def epochs(self) -> list[EpochRecord]:
+        """The records of the epochs."""
+        names = sorted(self.store.list(self.layout.epochs))
+        return [EpochRecord.model_validate_json(self.store.read(f"{self.layout.epochs}/{name}")) for name in names]
+
+    def result(self) -> Result:
+        """How the run ended, and with which bits."""
+        self.assert_whole()
+        outcome = self.outcome()
+        paths = [
+            f"{self.layout.export(which)}/{name}"
+            for which in ("best", "final")
+            for name in sorted(self.store.list(self.layout.export(which)))
+        ]
+        records = [record.model_dump(exclude={"token", "ended_at"}) for record in self.epochs()]
+        return Result(
+            outcome.state,
+            outcome.version,
+            outcome.best_version,
+            outcome.weights_sha256,
+            {path: self._digest(path) for path in paths},
+            records,
+        )
+
+    def deliveries(self, role: Role) -> int:
+        """How often a function was invoked."""
+        return sum(event.role == role for event in self.delivered)
+
+    def assert_whole(self) -> None:
+        """Every file that others can see is complete."""
+        for path in sorted(Path(self.store.root, self.layout.root).rglob("*")):
+            if path.is_dir() or path.name.startswith(".") or "__pycache__" in path.parts:
+                continue
+            content = path.read_bytes()
+            if path.suffix == ".safetensors":
+                with OsReader(str(path)) as reader:
+                    file = TensorFile(reader)
+                    for name in file.entries:
+                        file.read(name)
+            elif path.suffix == ".py":
+                assert content.endswith(f"# {self.spec.token}\n".encode()), path
+            elif path.name not in ("STOP", "reserve"):
+                json.loads(content)
+
+    def _digest(self, path: str) -> str:
+        content = self.store.read(path)
+        if path.endswith(".json"):
+            facts = json.loads(content)
+            content = json.dumps({key: value for key, value in facts.items() if key != "token"}).encode()
+        else:
+            content = content[8 + int.from_bytes(content[:8], "little") :]
+        return hashlib.sha256(content).hexdigest()
+
+
+def spec_of(name: str, job: Job | None = None, *, workers: int = 2, run: str = "r", **changes: Any) -> RunSpec:
+    """What the client makes of a job.
+
+    Args:
+        name: The job's name in `jobs.py`, or `module:name` elsewhere.
+        job: The job, if it is elsewhere.
+        workers: World size.
+        run: Name of the run.
+        changes: Fields of the spec that shall be different.
+    """
+    job = job or getattr(jobs, name)
+    same = ("seed", "batch_size", "micro_batch_size", "drop_last", "epochs", "validation")
+    fields: dict[str, Any] = {
+        "token": f"run-{next(_tokens):08d}", "run": run, "created_at": 0.0, "estafeta": "0",
+        "job": name if ":" in name else f"jobs:{name}", "workers": workers, "optimizer": to_dict(job.optimizer),
+        "early_stopping": job.stopping, "functions": FUNCTIONS, **{field: getattr(job, field) for field in same},
+    }  # fmt: skip
+    return RunSpec(**{**fields, **changes})
+
+
+def failure_record(event: Event, kind: str, message: str) -> dict[str, Any]:
+    """What Lambda tells the failure destination of an event that it has given up."""
+    arn = f"arn:aws:lambda:eu-central-1:000000000000:function:{FUNCTIONS[event.role].name}:$LATEST"
+    return {
+        "version": "1.0",
+        "timestamp": "2026-01-01T00:00:00.000Z",
+        "requestContext": {
+            "requestId": event.token, "functionArn": arn, "condition": "RetriesExhausted",
+            "approximateInvokeCount": event.attempt,
+        },
+        "requestPayload": dict(event.payload),
+        "responseContext": {"statusCode": 200, "executedVersion": "$LATEST", "functionError": "Unhandled"},
+        "responsePayload": {"errorType": kind, "errorMessage": message, "stackTrace": []},
+    }  # fmt: skip
+
+
+def forget() -> None:
+    """Make this process a new execution environment: nothing of earlier invocations is in memory."""
+    session_module._warm.clear()
+    merge_module._warm.clear()
+    read_spec.cache_clear()
+    read_plan.cache_clear()
+    for entry in [entry for entry in sys.path if entry.endswith("/code")]:
+        sys.path.remove(entry)
+        for name, module in list(sys.modules.items()):
+            if (getattr(module, "__file__", None) or "").startswith(entry):
+                del sys.modules[name]
+
+
+@contextlib.contextmanager
+def elsewhere() -> Iterator[None]:
+    """In another execution environment; this one is as it was when it goes on."""
+    sessions, weights = dict(session_module._warm), dict(merge_module._warm)
+    forget()
+    yield
+    forget()
+    session_module._warm.update(sessions)
+    merge_module._warm.update(weights)

@@ -1,0 +1,131 @@
+"""What can happen to a function between two calls to the file system: it is killed, the disk is full, it is held up."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from conformance.interposed import Interposed
+from estafeta.files import Buffer, Files, OsFiles
+from estafeta.store import TEMPORARY
+
+T = TypeVar("T")
+
+
+class Killed(BaseException):
+    """The process is no more. Nothing in the package can catch it, as nothing can catch SIGKILL."""
+
+
+class Mortal(Interposed):
+    """Files of a process that is killed after so many calls, and does nothing from then on.
+
+    A process that dies while it creates a file has written half of it.
+
+    Attributes:
+        calls: Calls since the process was started.
+    """
+
+    def __init__(self, files: Files | None = None) -> None:
+        super().__init__(files or OsFiles())
+        self.start(None)
+
+    def start(self, dies_after: int | None) -> None:
+        """Begin a new process, with so many calls to live; None: no end."""
+        self.calls = 0
+        self._dies_after = dies_after
+
+    def around(self, call: str, path: str, carry_out: Callable[[], T]) -> T:
+        """Do a call of the living, and die if it was the last."""
+        if self._dies_after is not None and self.calls >= self._dies_after:
+            raise Killed
+        result = carry_out()
+        self.calls += 1
+        if self.calls == self._dies_after:
+            raise Killed
+        return result
+
+    def create(self, path: str, chunks: Sequence[Buffer]) -> None:
+        """Create a file, or half of it in the call before the last."""
+        if self._dies_after is not None and self.calls == self._dies_after - 1:
+            chunks = half_of(chunks)
+        super().create(path, chunks)
+
+
+class Disk(Interposed):
+    """A disk with an end: from its n-th new file on, nothing can be written but what fits the space that is freed.
+
+    Attributes:
+        files: New files so far.
+        refusals: How many could not be written.
+    """
+
+    def __init__(self, full_from: int | None = None) -> None:
+        super().__init__(OsFiles())
+        self.files = self.refusals = 0
+        self._full_from = full_from
+        self._freed = 0
+
+    def extend(self) -> None:
+        """Give the disk all the space that anybody will want."""
+        self._full_from = None
+
+    def create(self, path: str, chunks: Sequence[Buffer]) -> None:
+        """Create a file; when the disk is full, leave half of it behind and raise ENOSPC."""
+        self.files += 1
+        size = sum(len(memoryview(chunk).cast("B")) for chunk in chunks)
+        if self._full_from is None or self.files < self._full_from:
+            super().create(path, chunks)
+        elif size <= self._freed:
+            super().create(path, chunks)
+            self._freed -= size
+        else:
+            self.refusals += 1
+            super().create(path, half_of(chunks))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    def unlink(self, path: str) -> None:
+        """Remove a name. The space of a published file is free again; that of half a temporary one never counted."""
+        if TEMPORARY not in path:
+            with self._files.open(path) as reader:
+                self._freed += reader.size
+        super().unlink(path)
+
+
+class HeldUp(Interposed):
+    """Files of a process that stands still before one of its calls, while the world goes on.
+
+    Args:
+        meanwhile: What happens then.
+
+    Attributes:
+        calls: Calls so far, but those that were made meanwhile.
+    """
+
+    def __init__(self, meanwhile: Callable[[], None]) -> None:
+        super().__init__(OsFiles())
+        self.calls = 0
+        self._at: int | None = None
+        self._meanwhile = meanwhile
+
+    def start(self, held_up_at: int | None) -> None:
+        """Begin a process that stands still before its call of that number, the first being 0."""
+        self.calls = 0
+        self._at = held_up_at
+
+    def around(self, call: str, path: str, carry_out: Callable[[], T]) -> T:
+        """Do a call, perhaps much later than its maker thinks."""
+        if self.calls == self._at:
+            self._at = None
+            before = self.calls
+            self._meanwhile()
+            self.calls = before
+        self.calls += 1
+        return carry_out()
+
+
+def half_of(chunks: Sequence[Buffer]) -> list[bytes]:
+    """The first half of a file's content."""
+    content = b"".join(bytes(chunk) for chunk in chunks)
+    return [content[: len(content) // 2]]

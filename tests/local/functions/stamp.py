@@ -1,0 +1,7 @@
+"""The handler that measures how soon it is reached."""
+
+import time
+
+
+def handler(event, context):
+    return time.monotonic_ns()
