@@ -10,11 +10,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from estafeta.clipping import clip_factor, global_norm
 from estafeta.contribution import BUFFER, GRADIENT, Tally, tally_of
 from estafeta.errors import EstafetaError
 from estafeta.files import Reader
 from estafeta.layout import Round, RunLayout
-from estafeta.optim import clip_factor, from_dict, global_norm
 from estafeta.schedules import Progress
 from estafeta.spec import Plan, RunSpec
 from estafeta.store import Store
@@ -101,13 +101,12 @@ def combine(store: Store, layout: RunLayout, spec: RunSpec, plan: Plan, round_: 
         total.add(store, layout.contribution(round_, rank))
     gradient = total.gradient
     gradient /= np.float32(total.rows)
-    optimizer = from_dict(spec.optimizer)
+    optimizer = spec.update_rule
     norm = global_norm(gradient)
-    if optimizer.clip_norm is not None:
-        gradient *= np.float32(clip_factor(norm, optimizer.clip_norm))
     progress = Progress(round_.version, plan.total_steps, plan.steps_per_epoch)
     lr = optimizer.lr_at(progress)
-    optimizer.update(weights.parameters, gradient, weights.state, step=round_.version, lr=lr)
+    scale = clip_factor(norm, optimizer.clip_norm)
+    optimizer.update(weights.parameters, gradient, weights.state, step=round_.version, lr=lr, scale=scale)
     if not np.isfinite(weights.parameters).all():
         raise Diverged(
             f"step {round_.version + 1} made parameters that are not finite (gradient norm {norm:.3g}, lr {lr:.3g})",

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 
 from estafeta.invocation import Invocation
 from estafeta.layout import RunLayout
-from estafeta.optim import from_dict
 from estafeta.outcome import publish_outcome
 from estafeta.snapshot import Finish, Snapshot, read_epoch, read_plan
 from estafeta.spec import Outcome, Plan, RunSpec, Which
@@ -62,7 +61,7 @@ def export(which: Which, version: int, spec: RunSpec, invocation: Invocation) ->
     folder = layout.export(which)
     metadata = {"format": "pt", "token": token, "run": spec.run, "version": str(version)}
     store.publish(f"{folder}/model.safetensors", encode(tensors, metadata), token)
-    if from_dict(spec.optimizer).state_slots:
+    if spec.update_rule.state_slots:
         vectors = read_state(store, layout, version)
         named = {f"{p}.{v}": array for v, flat in vectors.items() for p, array in _split(plan, flat).items()}
         store.publish(f"{folder}/optimizer.safetensors", encode(named, metadata), token)
@@ -71,7 +70,7 @@ def export(which: Which, version: int, spec: RunSpec, invocation: Invocation) ->
     facts = {
         "format": "estafeta-state/1", "token": token, "run": spec.run, "version": version, "epoch": epoch,
         "metrics": record.metrics if record else {}, "weights_sha256": digest, "optimizer": spec.optimizer,
-        "has_optimizer_state": bool(from_dict(spec.optimizer).state_slots), "seed": spec.seed,
+        "has_optimizer_state": bool(spec.update_rule.state_slots), "seed": spec.seed,
     }  # fmt: skip
     store.publish(f"{folder}/state.json", [json.dumps(facts).encode() + b"\n"], token)
     return digest

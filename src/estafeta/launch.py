@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -15,14 +15,17 @@ from estafeta.errors import UsageError
 from estafeta.job import Job
 from estafeta.local.config import FunctionConfig
 from estafeta.local.template import read_template
-from estafeta.optim import to_dict
 from estafeta.overrides import override
 from estafeta.run import Run
+from estafeta.settings import to_dict
 from estafeta.shipping import find_job
 from estafeta.spec import FunctionSettings, On, RunSpec
 
 TEMPLATE = Path(__file__).with_name("template.yaml")
 """The template that is deployed, and that the local service reads."""
+
+SERVED = "served.json"
+"""File beside the local service's own, while it is served in the foreground: its options."""
 
 
 def train(
@@ -67,19 +70,50 @@ def connect(on: On, *, template: Path | None = None) -> Backend:
     Raises:
         EnvironmentProblem: It cannot be reached.
     """
-    template = template or TEMPLATE
     root = home() / "store"
     if on == "inline":
-        deployed = {
-            function.name: function for function in read_template(template, region=local.Options(template, root).region)
-        }
+        usual = local.Options(template or TEMPLATE, root)
+        deployed = {function.name: function for function in read_template(usual.template, region=usual.region)}
         functions = {role: deployed[f"{STACK}-{role}"] for role in ROLES}
         return InlineBackend(root, {role: _settings(function) for role, function in functions.items()})
     if on == "aws":
         return LambdaBackend("aws")
     root.mkdir(parents=True, exist_ok=True)
-    endpoint = local.ensure(home(), local.Options(template=template, root=root))
+    endpoint = local.ensure(home(), _options(template, root))
     return LambdaBackend("local", **endpoint.client_options())
+
+
+def attach(on: On) -> Backend:
+    """The place where runs are; a local service that runs is taken as it is, whatever it was started with.
+
+    Raises:
+        EnvironmentProblem: It cannot be reached.
+    """
+    if on == "local" and (running := local.find(home())):
+        return LambdaBackend("local", **running.client_options())
+    return connect(on)
+
+
+def serve(options: local.Options, say: Callable[[str], None]) -> None:
+    """Run the local service in the foreground until it is interrupted; `connect` respects its options meanwhile.
+
+    Args:
+        options: What it is to be like.
+        say: Receives the lines for the user.
+
+    Raises:
+        UsageError: The template or the options are wrong.
+        EnvironmentProblem: A service runs already.
+    """
+    if local.find(home()):
+        return local.serve(home(), options, say=say)  # which explains that there can be only one
+    served = home() / SERVED
+    served.parent.mkdir(parents=True, exist_ok=True)
+    served.write_text(options.to_json())
+    try:
+        local.serve(home(), options, say=say)
+    finally:
+        served.unlink(missing_ok=True)
 
 
 def start(
@@ -118,6 +152,16 @@ def start(
     )
     backend.call({"verb": "start", "spec": spec.model_dump(mode="json"), "code": code})
     return Run(spec.run, backend, job)
+
+
+def _options(template: Path | None, root: Path) -> local.Options:
+    """What the local service is to be like: the usual, or as `serve` was told while that is at work."""
+    running, served = local.find(home()), home() / SERVED
+    if template is None and running and served.exists():
+        options = local.Options.from_json(served.read_text())
+        if options.digest() == running.digest:  # the file of a service that was killed describes another one
+            return options
+    return local.Options(template=template or TEMPLATE, root=root)
 
 
 def _settings(function: FunctionConfig) -> FunctionSettings:

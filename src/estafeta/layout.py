@@ -109,7 +109,7 @@ class RunLayout:
     @property
     def directories(self) -> tuple[str, ...]:
         """All folders that a run needs from its first moment."""
-        return (self.code, self.weights, self.contributions, self.partial, self.legs, self.epochs, self.events,
+        return (self.code, self.weights, self.contributions, self.partial, self.legs, self.epochs,
                 self.export("best"), self.export("final"))  # fmt: skip
 
     @property

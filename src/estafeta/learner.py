@@ -9,6 +9,7 @@ The sum that it leaves in `gradient` depends only on the parameters, the micro-b
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -52,7 +53,7 @@ class Learner:
 
     def __init__(self, job: Job, spec: RunSpec) -> None:
         torch.set_num_threads(spec.functions["worker"].threads)
-        torch.manual_seed(spec.seed)
+        seed_generators(spec.seed)
         with user_code("making the model"):
             self.model = job.model(**spec.arguments.get("model", {}))
         if not isinstance(self.model, torch.nn.Module):
@@ -80,18 +81,16 @@ class Learner:
         self.sums: Sums = dict.fromkeys(["loss", *self._metrics], 0.0)
         self.rows = 0
 
-    def train(self, batch: Batch, seed: int) -> None:
+    def train(self, batch: Batch) -> None:
         """Add a micro-batch's gradient and metrics to the sums.
 
         Args:
             batch: (inputs …, target) with n rows.
-            seed: Of the random numbers that the model draws.
 
         Raises:
             UserCodeError: Model, loss or a metric raised.
             NotFinite: The loss is NaN or infinite.
         """
-        torch.manual_seed(seed)
         self.model.train()
         with user_code("the forward pass"):
             output, loss, rows = self._forward(batch)
@@ -165,6 +164,13 @@ class Learner:
             for name, metric in self._metrics.items():
                 with user_code(f"the metric {name!r}"):
                     self.sums[name] += float(_total(_as_tensor(metric, output, target), rows, f"the metric {name!r}"))
+
+
+def seed_generators(seed: int) -> None:
+    """Seed all generators that a user's code may draw from without asking: PyTorch's, NumPy's, Python's."""
+    torch.default_generator.manual_seed(seed)  # not torch.manual_seed: it formats a stack trace for CUDA each time
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
 
 
 def _total(value: torch.Tensor, rows: int, what: str) -> torch.Tensor:

@@ -59,7 +59,7 @@ def entries(client: Any, functions: Mapping[Role, FunctionSettings], run: str, s
     found = [
         entry
         for role, function in functions.items()
-        for entry in _invocations(role, _events(client, f"/aws/lambda/{function.name}", since_s))
+        for entry in list(_invocations(role, _events(client, f"/aws/lambda/{function.name}", since_s)))
         if entry.note.get("run") == run
     ]
     return sorted(found, key=lambda entry: entry.started_at)

@@ -25,9 +25,8 @@ from estafeta.finish import finish
 from estafeta.history import judge
 from estafeta.invocation import Invocation, dispatch, read_spec
 from estafeta.layout import Round, RunLayout, round_of, version_of
-from estafeta.optim import from_dict
 from estafeta.outcome import fail
-from estafeta.snapshot import Finish, Merge, Snapshot, Work, next_actions, read_plan, take_snapshot
+from estafeta.snapshot import Finish, Merge, Snapshot, Work, is_current, next_actions, read_plan, take_snapshot
 from estafeta.spec import Failure, MergeEvent, RunSpec
 from estafeta.store import Store
 from estafeta.weights import Weights, publish_weights, read_state, read_weights, token_of_version
@@ -49,6 +48,8 @@ def merge(event: MergeEvent, invocation: Invocation) -> dict[str, Any]:
     try:
         done = _proceed(event, spec, invocation)
     except Gone as error:
+        if is_current(round_of(event.round), invocation.store, spec):
+            raise
         done = f"left: {error}"
     except EstafetaError as error:
         done = f"failed: {error}"
@@ -90,7 +91,7 @@ def _merge_round(round_: Round, snapshot: Snapshot, spec: RunSpec, invocation: I
     store, layout = invocation.store, RunLayout(spec.run)
     weights = _weights_at(round_.version, spec, store)
     _warm.clear()  # until the next version is published, memory is ahead of the store
-    if not weights.state and from_dict(spec.optimizer).state_slots:
+    if not weights.state and spec.update_rule.state_slots:
         weights.state = read_state(store, layout, round_.version)
     combine(store, layout, spec, read_plan(store, layout), round_, weights)
     mine = publish_weights(store, layout, weights, invocation.token)
@@ -145,14 +146,15 @@ def _sweep(store: Store, layout: RunLayout, snapshot: Snapshot) -> None:
     """Remove what no later step can need.
 
     Contributions are needed until a version includes them. Of the versions, the newest is needed, and the best for the
-    export; the one before the newest is kept for functions that are still reading it.
+    export; the one before the newest is kept for functions that are still reading it. By now the run may be further
+    than the snapshot, so nothing is removed that is not older than it.
     """
-    assert snapshot.version is not None  # workers are invoked for a version
+    version = snapshot.version or 0
     for directory in (layout.contributions, layout.partial, layout.legs):
         names = store.list(directory)
-        store.sweep(directory, [n for n in names if (r := round_of(n)) and r.version < snapshot.version])
-    keep = {snapshot.version, snapshot.version - 1}
-    if snapshot.last_epoch:
-        keep.add(snapshot.last_epoch.best_version)
+        store.sweep(directory, [n for n in names if (r := round_of(n)) and r.version < version])
+    best = snapshot.last_epoch.best_version if snapshot.last_epoch else None
     names = store.list(layout.weights)
-    store.sweep(layout.weights, [n for n in names if (v := version_of(n)) is not None and v not in keep])
+    store.sweep(
+        layout.weights, [n for n in names if (v := version_of(n)) is not None and v < version - 1 and v != best]
+    )

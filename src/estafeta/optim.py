@@ -1,7 +1,7 @@
 """Optimisers on flat float32 NumPy vectors.
 
 Role: turn the mean gradient and the optimiser state of step *t* into the parameters and state of step *t + 1*, in
-place, for any slice of the flat vectors; give the norm by which a gradient is clipped; name optimisers in JSON.
+place, for any slice of the flat vectors.
 Must not know: torch, files, workers, or which slice of the model it is given.
 Invariant: an update is elementwise and each elementary operation is one IEEE 754 float32 operation on its own, so
 the result has the same bits however the vectors are cut, on x86-64 and arm64 alike.
@@ -13,18 +13,18 @@ one unit in the last place off; results agree to float32 rounding.
 
 from __future__ import annotations
 
-import difflib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, Final, TypeVar, get_type_hints
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from estafeta.errors import UsageError
-from estafeta.schedules import SCHEDULES, Progress, Schedule, is_within, require, require_numbers
+from estafeta.schedules import SCHEDULES, Progress, Schedule
+from estafeta.settings import build, is_within, require, require_numbers
 
 Vector = npt.NDArray[np.float32]
 State = Mapping[str, Vector]
@@ -32,9 +32,6 @@ State = Mapping[str, Vector]
 CHUNK: Final = 65_536
 """Elements updated at a time, 256 KiB of each vector: few enough to stay in cache from one operation to the next,
 enough to make the calls cheap. No part of the result."""
-
-BLOCK: Final = 65_536
-"""Elements whose squares are summed together for the norm. Part of the result: another value gives other bits."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ class Optimizer(ABC):
             state: A float32 vector of shape (n,) for each of `state_slots`.
             step: Steps done before this one.
             lr: Learning rate of this step, `lr_at`.
-            scale: What the gradient is multiplied by first, `clip_factor`.
+            scale: What the gradient is multiplied by first, `clipping.clip_factor`.
 
         Raises:
             KeyError: If `state` lacks a slot.
@@ -348,102 +345,13 @@ def _lerp(target: Vector, end: Vector, weight: float, tmp: Vector) -> None:
         np.add(end, tmp, out=target)
 
 
-def block_sums(grad: Vector) -> npt.NDArray[np.float64]:
-    """Return the sum of squares of each block of `BLOCK` elements, float64 of shape (ceil(n / BLOCK),).
-
-    Squares are exact in float64; they are added in a binary tree, halves onto halves, not by `numpy.sum`, whose order
-    differs between releases. So the results of slices cut at multiples of `BLOCK`, put one after the other, are those
-    of the whole vector, on any processor.
-
-    Args:
-        grad: float32 of shape (n,).
-    """
-    sums = np.empty(-(-grad.size // BLOCK))
-    squares = np.empty(BLOCK)
-    for index in range(sums.size):
-        block = grad[index * BLOCK : (index + 1) * BLOCK]
-        width = 1 << (block.size - 1).bit_length()  # the next power of two: zeros behind the last element add nothing
-        squares[: block.size] = block
-        squares[block.size : width] = 0.0
-        squares[:width] *= squares[:width]
-        while width > 1:
-            width //= 2
-            squares[:width] += squares[width : 2 * width]
-        sums[index] = squares[0]
-    return sums
-
-
-def norm_from(sums: npt.NDArray[np.float64]) -> float:
-    """Return the Euclidean norm of the vector that has these `block_sums`; their sum is rounded once."""
-    return math.sqrt(math.fsum(sums))
-
-
-def global_norm(grad: Vector) -> float:
-    """Return the Euclidean norm of a float32 vector, computed in float64."""
-    return norm_from(block_sums(grad))
-
-
-def clip_factor(norm: float, clip_norm: float | None) -> float:
-    """Return what a gradient is multiplied by to be no longer than `clip_norm`; 1.0 if it is not, or without a limit.
-
-    As in `torch.nn.utils.clip_grad_norm_`, 1e-6 is added to the norm, and a norm of NaN gives NaN.
-    """
-    if clip_norm is None:
-        return 1.0
-    factor = clip_norm / (norm + 1e-6)
-    return 1.0 if factor > 1.0 else factor
-
-
 OPTIMIZERS: Final[Mapping[str, type[Optimizer]]] = {c.__name__: c for c in (SGD, Adam, AdamW, RMSprop, Adagrad)}
-
-_Settings = TypeVar("_Settings", Optimizer, Schedule)
-
-
-def fields_of(settings: Optimizer | Schedule | type[Optimizer | Schedule]) -> dict[str, Any]:
-    """Return the fields that may be set, and the type of each, such as `float` or `tuple[float, float]`."""
-    hints = get_type_hints(settings if isinstance(settings, type) else type(settings))
-    return {setting.name: hints[setting.name] for setting in fields(settings)}
-
-
-def to_dict(settings: Optimizer | Schedule) -> dict[str, Any]:
-    """Return the name and all fields in the types of JSON, such as `{"name": "SGD", "lr": 0.1, …}`."""
-    return {"name": type(settings).__name__} | {name: _plain(getattr(settings, name)) for name in fields_of(settings)}
 
 
 def from_dict(data: Mapping[str, Any]) -> Optimizer:
-    """Return the optimiser that `to_dict` described; fields left out take their defaults.
+    """Return the optimiser that `settings.to_dict` described.
 
     Raises:
         UsageError: If a name or a field is unknown, a field that has no default is missing, or a value is refused.
     """
-    return _build(OPTIMIZERS, "optimizer", data)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Schedule):
-        return to_dict(value)
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _build(kinds: Mapping[str, type[_Settings]], role: str, data: Mapping[str, Any]) -> _Settings:
-    values = dict(data)
-    name = str(values.pop("name", None))
-    if name not in kinds:
-        raise _unknown(f"{role} {name!r}", name, kinds)
-    kind = kinds[name]
-    for key, value in values.items():
-        if key not in fields_of(kind):
-            raise _unknown(f"field {key!r} of {name}", key, fields_of(kind))
-        if isinstance(value, Mapping):
-            values[key] = _build(SCHEDULES, "schedule", value)
-    missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in values]
-    if missing:
-        raise UsageError(f"{name} lacks {', '.join(missing)}", hint=f"Give {name} a value for each.")
-    return kind(**values)
-
-
-def _unknown(what: str, given: str, valid: Mapping[str, object]) -> UsageError:
-    by_lower = {name.lower(): name for name in valid}
-    close = difflib.get_close_matches(given.lower(), by_lower, n=1)
-    guess = f"Did you mean {by_lower[close[0]]}? " if close else ""
-    return UsageError(f"Unknown {what}", hint=f"{guess}Valid: {', '.join(valid)}.")
+    return build("optimizer", OPTIMIZERS, SCHEDULES, data)

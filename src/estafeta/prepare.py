@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from estafeta.invocation import Invocation, dispatch
 from estafeta.layout import RunLayout
-from estafeta.optim import from_dict
 from estafeta.sampling import steps_per_epoch
 from estafeta.session import Session, check_rows, open_session
 from estafeta.snapshot import next_actions, take_snapshot
@@ -35,7 +34,7 @@ def prepare(spec: RunSpec, invocation: Invocation) -> str:
         learner.check_metrics(spec.early_stopping.monitor, validates=plan.valid_rows > 0)
         if learner.frozen:
             store.publish(layout.frozen, encode(learner.frozen, {"token": token}), token)
-        state = from_dict(spec.optimizer).initial_state(plan.size)
+        state = spec.update_rule.initial_state(plan.size)
         publish_weights(store, layout, Weights(0, learner.parameters, dict(learner.buffers), state), token)
         store.publish(layout.plan, [plan.to_json()], token)
     actions = next_actions(take_snapshot(store, layout, spec))

@@ -19,8 +19,10 @@ from estafeta.spec import Status, Which
 if TYPE_CHECKING:
     import torch
 
-POLL_S = {"local": 0.1, "inline": 0.2, "aws": 2.0}
-"""Seconds between two looks at a run: on AWS each is a billed invocation."""
+POLL_S = {"local": (0.05, 0.5), "inline": (0.2, 0.2), "aws": (0.5, 5.0)}
+"""Seconds between two looks at a run, the first and the longest: each look is an invocation of `control`."""
+
+POLL_GROWTH = 1.3
 
 ENDED = ("done", "stopped", "failed")
 
@@ -43,6 +45,11 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({self.name!r}, on={self._backend.on!r})"
 
+    @property
+    def on(self) -> str:
+        """Where it takes place: `local`, `inline`, `aws`."""
+        return self._backend.on
+
     def status(self, since_epoch: int | None = None) -> Status:
         """The run as it is now.
 
@@ -57,13 +64,15 @@ class Run:
 
     def follow(self, since_epoch: int = 0) -> Iterator[Status]:
         """Look at the run again and again until it has ended; each status brings the epochs that are new in it."""
+        pause, longest = POLL_S[self._backend.on]
         while True:
             status = self.status(since_epoch)
             since_epoch = status.epoch
             yield status
             if status.state in ENDED:
                 return
-            self._backend.advance(POLL_S[self._backend.on])
+            self._backend.advance(pause)
+            pause = min(pause * POLL_GROWTH, longest)
 
     def wait(self) -> Run:
         """Wait for the end.
@@ -101,10 +110,14 @@ class Run:
         """Dollars that the invocations cost on AWS Lambda, or would have cost there; see `estafeta.cost`."""
         return cost_usd(self.usage)
 
-    def log(self) -> list[Entry]:
-        """The run's invocations as the functions' logs have them."""
-        status = self.status()
-        return self._backend.log(self.name, dict(status.spec.functions), status.spec.created_at)
+    def log(self, since_s: float = 0.0) -> list[Entry]:
+        """The run's invocations as the functions' logs have them.
+
+        Args:
+            since_s: Leave out those that started before, in seconds since 1970.
+        """
+        spec = self.status().spec
+        return self._backend.log(self.name, dict(spec.functions), max(since_s, spec.created_at))
 
     def stop(self) -> Status:
         """Stop it; its weights are exported as they are. It can be resumed."""

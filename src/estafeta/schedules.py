@@ -14,10 +14,9 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Final, Literal
 
-from estafeta.errors import UsageError
+from estafeta.settings import require, require_counts, require_numbers
 
 Unit = Literal["epoch", "step"]
 
@@ -157,56 +156,3 @@ class Warmup(Schedule):
 
 SCHEDULES: Final[Mapping[str, type[Schedule]]] = {kind.__name__: kind for kind in (StepLR, Cosine, Warmup)}
 """The schedules by name."""
-
-
-def require(record: object, name: str, valid: bool, allowed: str) -> None:
-    """Refuse the value of a setting.
-
-    Args:
-        record: The dataclass instance that holds the setting.
-        name: Its field.
-        valid: Whether its value may stay.
-        allowed: What it may be, in words.
-
-    Raises:
-        UsageError: If not `valid`; the message names the field, the value and what is allowed.
-    """
-    if not valid:
-        raise UsageError(
-            f"{type(record).__name__}: {name}={getattr(record, name)!r}, but it must be {allowed}",
-            hint=f"Set {name} to {allowed}.",
-        )
-
-
-def require_numbers(record: object, interval: str, *names: str) -> None:
-    """Refuse numbers outside `interval`, such as `"[0, 1)"`, and keep the others as Python floats.
-
-    A NumPy scalar would decide the dtype of what it is multiplied with, and is not JSON; a float does neither harm.
-
-    Raises:
-        UsageError: If the value of one of the fields is no number or lies outside.
-    """
-    for name in names:
-        value = getattr(record, name)
-        require(record, name, is_within(value, interval), f"a number in {interval}")
-        object.__setattr__(record, name, float(value))
-
-
-def require_counts(record: object, *names: str) -> None:
-    """Refuse what is not a whole number of at least 1.
-
-    Raises:
-        UsageError: If the value of one of the fields is something else.
-    """
-    for name in names:
-        value = getattr(record, name)
-        require(record, name, type(value) is int and value >= 1, "a whole number in [1, inf)")
-
-
-def is_within(value: object, interval: str) -> bool:
-    """Tell whether `value` is a real number inside `interval`, such as `"[0, 1)"`; NaN and bool never are."""
-    if not isinstance(value, Real) or isinstance(value, bool):
-        return False
-    low, high = (float(end) for end in interval[1:-1].split(","))
-    number = float(value)
-    return low < number < high or (interval[0] == "[" and number == low) or (interval[-1] == "]" and number == high)

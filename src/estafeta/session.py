@@ -11,7 +11,7 @@ from estafeta.dataset import Table, open_table
 from estafeta.errors import UsageError
 from estafeta.job import Job
 from estafeta.layout import Phase, RunLayout
-from estafeta.learner import Learner
+from estafeta.learner import Learner, seed_generators
 from estafeta.sampling import Rows, split_rows
 from estafeta.spec import RunSpec
 from estafeta.store import Store
@@ -85,6 +85,7 @@ def open_session(store: Store, layout: RunLayout, spec: RunSpec) -> Session:
     session = _warm.get("session")
     if session is None or session.run != spec.token:
         _warm.clear()  # before the next model is made: two may not fit the function's memory
+        seed_generators(spec.seed)
         job = load_job(f"{store.root}/{layout.code}", spec.job)
         learner = Learner(job, spec)
         if learner.frozen and store.exists(layout.frozen):

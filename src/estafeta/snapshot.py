@@ -142,6 +142,14 @@ def take_snapshot(store: Store, layout: RunLayout, spec: RunSpec, plan: Plan | N
     )
 
 
+def is_current(round_: Round | None, store: Store, spec: RunSpec) -> bool:
+    """Whether a run is still at a round: then a file that its functions miss is lost, and not merely swept."""
+    snapshot = take_snapshot(store, RunLayout(spec.run), spec)
+    if snapshot.outcome or snapshot.plan is None or snapshot.version is None:
+        return False
+    return round_ == current_round(snapshot.plan, snapshot.version, snapshot.last_epoch)
+
+
 def read_epoch(store: Store, layout: RunLayout, epoch: int) -> EpochRecord | None:
     """The record of an epoch, or None for epoch 0, which has none."""
     return EpochRecord.model_validate_json(store.read(layout.epoch(epoch))) if epoch else None

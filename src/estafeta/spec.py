@@ -5,12 +5,14 @@ Validated by pydantic when they come in; frozen afterwards. Every document carri
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from estafeta.history import EarlyStopping, EpochRecord
 from estafeta.layout import Phase, Round
+from estafeta.optim import Optimizer, from_dict
 
 Role = Literal["worker", "merge", "control"]
 On = Literal["local", "inline", "aws"]
@@ -74,6 +76,11 @@ class RunSpec(Document):
     optimizer: dict[str, Any]
     early_stopping: EarlyStopping
     functions: dict[Role, FunctionSettings]
+
+    @cached_property
+    def update_rule(self) -> Optimizer:
+        """The optimiser that `optimizer` describes."""
+        return from_dict(self.optimizer)
 
 
 class Slot(Document):

@@ -14,7 +14,7 @@ contribution is a function of the weights, the seed, the round and the rank.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from estafeta.contribution import BUFFER, GRADIENT, Tally, contribution, tally_of
 from estafeta.deadline import Deadline
@@ -24,7 +24,7 @@ from estafeta.invocation import Invocation, dispatch, read_spec
 from estafeta.layout import RunLayout, claim_of, contribution_name, ranks_in
 from estafeta.outcome import fail
 from estafeta.sampling import Rows, batch_of, micro_batches, seed_of, share_of
-from estafeta.snapshot import Merge, Work, read_plan
+from estafeta.snapshot import Merge, Work, is_current, read_plan
 from estafeta.spec import Failure, Plan, RunSpec, WorkerEvent
 from estafeta.tensorfile import TensorFile
 
@@ -51,6 +51,8 @@ def work(event: WorkerEvent, invocation: Invocation) -> dict[str, Any]:
         else:
             done = contribute(event, spec, invocation)
     except Gone as error:
+        if event.task == "prepare" or is_current(event.round, invocation.store, spec):
+            raise
         done = f"left: {error}"
     except EstafetaError as error:
         done = f"failed: {error}"
@@ -74,8 +76,10 @@ def contribute(event: WorkerEvent, spec: RunSpec, invocation: Invocation) -> str
     done = "a duplicate"
     if contribution_name(round_, event.rank) not in store.list(layout.contributions):
         plan = read_plan(store, layout)
-        complete = _publish_share(event, spec, plan, invocation)
-        if not complete:
+        reached = _publish_share(event, spec, plan, invocation)
+        if reached == "overtaken":
+            return "left: a duplicate has got to the next leg"
+        if reached == "unfinished":
             following = Work(round_, event.rank, event.leg + 1)
             dispatch((following,), spec, invocation)
             return f"handed over to leg {following.leg}"
@@ -88,8 +92,16 @@ def contribute(event: WorkerEvent, spec: RunSpec, invocation: Invocation) -> str
     return done
 
 
-def _publish_share(event: WorkerEvent, spec: RunSpec, plan: Plan, invocation: Invocation) -> bool:
-    """Go on with a rank's share; publish it and return True, or publish how far it got and return False."""
+def _publish_share(
+    event: WorkerEvent, spec: RunSpec, plan: Plan, invocation: Invocation
+) -> Literal["complete", "unfinished", "overtaken"]:
+    """Go on with a rank's share; publish it, or how far it got.
+
+    Returns:
+        `overtaken` if another delivery of this leg was first to say how far it got: the next leg is that one's affair,
+        or duplicates would double with every leg.
+    """
+    from estafeta.learner import seed_generators
     from estafeta.session import open_session
 
     store, layout, round_, rank = invocation.store, RunLayout(event.run), event.round, event.rank
@@ -108,9 +120,10 @@ def _publish_share(event: WorkerEvent, spec: RunSpec, plan: Plan, invocation: In
         if part > first and deadline.is_near():
             break
         with deadline.step():
+            seed_generators(seed_of(spec.seed, round_, rank, part))  # before the rows are read: they may be augmented
             batch = table.batch(rows[parts[part]])
             if round_.phase == "train":
-                learner.train(batch, seed_of(spec.seed, round_, rank, part))
+                learner.train(batch)
             else:
                 learner.evaluate(batch)
     else:
@@ -125,9 +138,9 @@ def _publish_share(event: WorkerEvent, spec: RunSpec, plan: Plan, invocation: In
     complete = part == len(parts)
     path = layout.contribution(round_, rank) if complete else layout.partial_of(round_, rank, event.leg + 1)
     with deadline.transfer():
-        store.publish(path, content, invocation.token)
+        mine = store.publish(path, content, invocation.token)
     session.transfer_s = deadline.transfer_s
-    return complete
+    return "complete" if complete else "unfinished" if mine else "overtaken"
 
 
 def _share(event: WorkerEvent, spec: RunSpec, plan: Plan) -> Rows:

@@ -6,7 +6,7 @@ import math
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,26 +19,11 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import lr_scheduler
 
 from estafeta import optim
+from estafeta.clipping import BLOCK, block_sums, clip_factor, global_norm, norm_from
 from estafeta.errors import UsageError
-from estafeta.optim import (
-    BLOCK,
-    CHUNK,
-    OPTIMIZERS,
-    SGD,
-    Adagrad,
-    Adam,
-    AdamW,
-    Optimizer,
-    RMSprop,
-    block_sums,
-    clip_factor,
-    fields_of,
-    from_dict,
-    global_norm,
-    norm_from,
-    to_dict,
-)
+from estafeta.optim import CHUNK, OPTIMIZERS, SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop, from_dict
 from estafeta.schedules import Cosine, Progress, StepLR, Warmup
+from estafeta.settings import fields_of, to_dict
 
 STEPS = 60
 STEPS_PER_EPOCH = 6
@@ -64,6 +49,15 @@ VARIANTS: tuple[Optimizer, ...] = (
     Adagrad(lr_decay=0.01, weight_decay=0.01, initial_accumulator_value=0.1, eps=1e-8),
 )
 ALL_VARIANTS = pytest.mark.parametrize("optimizer", VARIANTS, ids=str)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Keep PyTorch's threads from waiting on each other over a few kilobytes on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def torch_optimizer(optimizer: Optimizer, params: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:

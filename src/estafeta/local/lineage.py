@@ -4,7 +4,7 @@ Pure functions on the trace header. Lambda counts, for each function, how often 
 chain; the runtime hands the header to the function, whose AWS SDK sends it along with the next
 call. Invariant: a chain's counts never decrease while functions forward it. Source: Lambda
 Developer Guide, "Use Lambda recursive loop detection to prevent infinite loops". The inner form of
-`Lineage=` is not documented; here it is `<hash>:<count>`, joined by `|`.
+`Lineage=` is not documented; here it is `<hash>:<count>`, joined by commas, which botocore does not escape.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def count_call(trace: str, arn: str) -> tuple[str, int]:
     """
     fields = dict(part.strip().partition("=")[::2] for part in trace.split(";")) if trace else {}
     counts: dict[str, int] = {}
-    for entry in fields.get("Lineage", "").split("|"):
+    for entry in fields.get("Lineage", "").split(","):
         name, _, count = entry.rpartition(":")
         if name and count.isdigit():
             counts[name] = int(count)
@@ -37,7 +37,7 @@ def count_call(trace: str, arn: str) -> tuple[str, int]:
     before = counts.get(own, 0)
     counts[own] = before + 1
     root = fields.get("Root") or f"1-{int(time.time()):08x}-{secrets.token_hex(12)}"
-    lineage = "|".join(f"{name}:{count}" for name, count in counts.items())
+    lineage = ",".join(f"{name}:{count}" for name, count in counts.items())
     return f"Root={root};Parent={secrets.token_hex(8)};Sampled=0;Lineage={lineage}", before
 
 

@@ -54,7 +54,7 @@ class Service:
     """
 
     def __init__(self, home: Path, options: Options) -> None:
-        self._home = home
+        self._home = home.absolute()
         self._options = options
         self._functions = read_template(options.template, region=options.region, parameters=options.parameters)
         self._faults = Faults.parse(options.faults)

@@ -1,0 +1,200 @@
+"""All drawing: results on standard output, talk on standard error, a live line while a run goes on.
+
+The only module that imports rich. Knows what lines look like, not what they say (`wording.py`, `epochs.py`,
+`failing.py`). Invariant: standard output carries results alone, and with `--json` nothing but JSON; what moves is
+drawn on a terminal alone, and is gone at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console as Terminal
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from estafeta.cli import wording
+from estafeta.cli.epochs import EpochTable, clock
+from estafeta.cli.failing import Complaint
+from estafeta.spec import Status
+
+LABEL = 8
+"""Columns of a label with the gap behind it."""
+
+STYLES = {"done": "bold green", "stopped": "bold yellow", "failed": "bold red", "error": "bold red", "running": "cyan"}
+RATE_WINDOW_S = 10.0
+"""How far back the rate of steps on the live line looks."""
+
+BAR = (10, 40)
+"""Least and most columns of the progress bar; the words beside it take about 60."""
+
+
+class Console:
+    """The terminal, as a command speaks to it.
+
+    Args:
+        json: Keep standard output for one JSON object; epochs are talk then.
+        quiet: Leave out talk and epochs.
+    """
+
+    def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
+        self._json = json
+        self._quiet = quiet
+        self._out = Terminal(file=sys.stdout, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        self._err = Terminal(file=sys.stderr, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        self._live: Live | None = None
+
+    @property
+    def interactive(self) -> bool:
+        """Whether somebody sits at the other end."""
+        return self._err.is_interactive
+
+    def result(self, text: str) -> None:
+        """Print a line on standard output."""
+        self._out.print(Text(text))
+
+    def results(self, lines: wording.Lines) -> None:
+        """Print labelled lines on standard output."""
+        for label, text in lines:
+            self._out.print(_labelled(label, text, self._out))
+
+    def json(self, value: Mapping[str, Any]) -> None:
+        """Print one JSON object on one line of standard output; what is not a number is null in it."""
+        self._out.file.write(json.dumps(_finite(value), allow_nan=False) + "\n")
+        self._out.file.flush()
+
+    def talk(self, lines: wording.Lines) -> None:
+        """Print labelled lines on standard error, unless quiet."""
+        if not self._quiet:
+            self.insist(lines)
+
+    def insist(self, lines: wording.Lines) -> None:
+        """Print labelled lines on standard error, quiet or not."""
+        self.still()
+        for label, text in lines:
+            self._err.print(_labelled(label, text, self._err))
+
+    def complaint(self, complaint: Complaint) -> None:
+        """Print an error."""
+        self.insist(complaint.lines())
+
+    def epochs(self, status: Status) -> EpochView:
+        """The table of a run's epochs, to be drawn as they come in."""
+        return EpochView(self._err if self._json else self._out, status, hidden=self._quiet, clear=self.still)
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Print a table on standard output; its columns are as wide as they need."""
+        rows = [list(columns), *rows]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
+        for index, row in enumerate(rows):
+            text = "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+            self._out.print(Text(text, style="bold" if index == 0 else ""))
+
+    def lively(self, line: ProgressLine, status: Status) -> None:
+        """Draw or redraw the live line; without a terminal nothing happens."""
+        if self._quiet or not self.interactive:
+            return
+        if self._live is None:
+            self._live = Live(console=self._err, auto_refresh=False, transient=True, redirect_stdout=False,
+                              redirect_stderr=False)  # fmt: skip
+            self._live.start()
+        self._live.update(line.draw(status, self._err.width), refresh=True)
+
+    def still(self) -> None:
+        """Take the live line away; the next `lively` brings it back."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+class EpochView:
+    """Prints a run's table of epochs, a row when its epoch has ended."""
+
+    def __init__(self, terminal: Terminal, status: Status, *, hidden: bool, clear: Callable[[], None]) -> None:
+        self._terminal, self._hidden, self._clear = terminal, hidden, clear
+        self._spec = status.spec
+        self._table: EpochTable | None = None
+
+    def show(self, status: Status) -> None:
+        """Print the epochs that a status brings."""
+        if self._hidden or not status.epochs:
+            return
+        self._clear()
+        if self._table is None:
+            width = self._terminal.width if self._terminal.is_terminal else None
+            monitor = self._spec.early_stopping.monitor
+            self._table = EpochTable(list(status.epochs[0].metrics), monitor, self._spec.created_at, width)
+            self._terminal.print(Text(self._table.header, style="bold"))
+        for record in status.epochs:
+            row = self._table.row(record)
+            text = Text(row.text)
+            if row.best:
+                text.stylize("bold green", row.best.start, row.best.stop)
+            self._terminal.print(text)
+
+
+class ProgressLine:
+    """The live line under the table: state, epoch, a bar for the steps of the run, their rate, the time left."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def draw(self, status: Status, width: int) -> Table:
+        """The line for a status, at most `width` columns wide."""
+        grid = Table.grid(padding=(0, 2))
+        for _ in range(6):
+            grid.add_column(no_wrap=True)
+        if status.total_steps is None:
+            grid.add_row(status.state, f"starting functions, making the model, opening the data   {self._waited()}")
+            return grid
+        rate = self._rate(status.version)
+        left = f"{clock((status.total_steps - status.version) / rate)} left" if rate else self._waited()
+        grid.add_row(
+            Text(status.state, STYLES.get(status.state, "")),
+            f"epoch {min(status.epoch + 1, status.spec.epochs)}/{status.spec.epochs}",
+            ProgressBar(status.total_steps, status.version, width=min(max(width - 60, BAR[0]), BAR[1])),
+            f"step {status.version}/{status.total_steps}",
+            f"{rate:.1f}/s",
+            left,
+        )
+        return grid
+
+    def _waited(self) -> str:
+        return clock(time.monotonic() - self._began)
+
+    def _rate(self, version: int) -> float:
+        now = time.monotonic()
+        self._seen.append((now, version))
+        while len(self._seen) > 2 and self._seen[0][0] < now - RATE_WINDOW_S:
+            self._seen.popleft()
+        passed_s = now - self._seen[0][0]
+        return (version - self._seen[0][1]) / passed_s if passed_s else 0.0
+
+
+def _labelled(label: str, text: str, terminal: Terminal) -> Text:
+    """A label in its column and the text beside it, wrapped between words on a terminal."""
+    width = terminal.width - LABEL if terminal.is_terminal else None
+    line = Text().append(f"{label:{LABEL}}", STYLES.get(label, "bold"))
+    lines = Text(text).wrap(terminal, width) if width and width > 2 * LABEL else [Text(text)]
+    for index, part in enumerate(lines):
+        part.rstrip()
+        line.append("\n" + " " * LABEL if index else "")
+        line.append_text(part)
+    return line
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,65 @@
+"""From what a user typed to a run: its name, the beginning of its name, or `last`."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+from estafeta.errors import RunNotFound
+
+if TYPE_CHECKING:
+    from estafeta.backend import Backend
+    from estafeta.run import Run
+    from estafeta.spec import On, Status
+
+LAST = "last"
+
+
+def attach(on: On) -> Backend:
+    """The place where a run is."""
+    from estafeta.launch import attach
+
+    return attach(on)
+
+
+def all_runs(backend: Backend) -> list[Status]:
+    """Every run of a place, the newest last; without epochs."""
+    from estafeta.spec import Status
+
+    found = [Status.model_validate(status) for status in backend.call({"verb": "runs"})["runs"]]
+    return sorted(found, key=lambda status: status.spec.created_at)
+
+
+def find_run(text: str, on: On) -> Run:
+    """The run that is meant.
+
+    Raises:
+        RunNotFound: There is none of that name, or the beginning fits several; the hint names those that are close.
+    """
+    from estafeta.run import Run
+
+    backend = attach(on)
+    names = [status.spec.run for status in all_runs(backend)]
+    return Run(choose(text, names), backend)
+
+
+def choose(text: str, names: list[str]) -> str:
+    """The name that is meant, of the names that there are, oldest first; raises as `find_run` does."""
+    if text in names:
+        return text
+    if text == LAST and names:
+        return names[-1]
+    if not names:
+        raise RunNotFound("there are no runs yet", hint="start one: estafeta train JOB.py")
+    beginning = [name for name in names if name.startswith(text)]
+    if len(beginning) == 1:
+        return beginning[0]
+    if beginning:
+        raise RunNotFound(f"{len(beginning)} runs begin with {text!r}", hint=f"it is one of {_listing(beginning)}")
+    close = difflib.get_close_matches(text, names, 3) or [name for name in names if text in name]
+    suggestion = f"did you mean {_listing(close)}?" if close else "estafeta runs lists them"
+    raise RunNotFound(f"there is no run named {text!r}", hint=suggestion)
+
+
+def _listing(names: list[str]) -> str:
+    return ", ".join(names[-5:])

@@ -1,0 +1,79 @@
+"""A run's log as lines: which function, rank and round wrote what.
+
+Pure, but for the looking: from invocations in the log to text. Invariant: following gives every line once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from estafeta.logbook import Entry
+from estafeta.run import ENDED, Run
+from estafeta.spec import Role
+
+LOOK_S = {"local": 0.5, "aws": 3.0}
+"""Seconds between two looks at the log."""
+
+_ROUND = re.compile(r"\d+$")
+_REPORTED = re.compile(r"(Billed Duration|Max Memory Used|Status|Error Type): ([^\t]+)")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which invocations to show: those of some functions, and of one rank or of all."""
+
+    roles: tuple[Role, ...]
+    rank: int | None = None
+
+    def __contains__(self, entry: Entry) -> bool:
+        return entry.role in self.roles and (self.rank is None or entry.note.get("rank") == self.rank)
+
+
+def lines_of(entry: Entry) -> list[str]:
+    """What an invocation wrote, each line with its origin: `worker r3 #12 | …`."""
+    parts = [entry.role]
+    if entry.note.get("task") in ("train", "valid"):
+        parts += [f"r{entry.note['rank']}", f"#{entry.note['version']}"]
+    elif match := _ROUND.search(str(entry.note.get("round", ""))):
+        parts.append(f"#{int(match[0])}")
+    origin = " ".join(parts)
+    texts = [text for line in entry.lines for text in _readable(line).splitlines()]
+    if entry.report:
+        texts.append("; ".join(f"{name.lower()} {value}" for name, value in _REPORTED.findall(entry.report)))
+    return [f"{origin} | {text}" for text in texts]
+
+
+def read(run: Run, wanted: Wanted) -> list[str]:
+    """All lines so far, invocation after invocation in the order of their start."""
+    return [line for entry in run.log() if entry in wanted for line in lines_of(entry)]
+
+
+def follow(run: Run, wanted: Wanted) -> Iterator[str]:
+    """All lines so far, then those that come, until the run has ended."""
+    given: dict[tuple[str, int], int] = {}
+    since_s = 0.0
+    while True:
+        ended = run.status().state in ENDED  # asked before the log is read, so the last lines are not missed
+        entries = run.log(since_s)
+        for entry in entries:
+            if entry in wanted:
+                key, lines = (entry.request_id, entry.started_at), lines_of(entry)
+                yield from lines[given.get(key, 0) :]
+                given[key] = len(lines)
+        if ended:
+            return
+        unfinished = [entry.started_at for entry in entries if not entry.report]
+        since_s = min(unfinished, default=entries[-1].started_at if entries else 0) / 1000
+        time.sleep(LOOK_S[run.on])
+
+
+def _readable(line: str) -> str:
+    """A function's own note as `key value, …`; anything else as it is."""
+    if not line.startswith('{"run": '):
+        return line
+    facts = json.loads(line)
+    return ", ".join(f"{key} {value}" for key, value in facts.items() if key not in ("run", "request_id"))

@@ -1,0 +1,203 @@
+"""Commands about runs that there are: `runs`, `status`, `logs`, `stop`, `export`, `clean`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from estafeta.cli.finding import all_runs, attach, find_run
+from estafeta.cli.options import Manners, json_output, on_service, run_name, verbose
+from estafeta.errors import UsageError
+
+if TYPE_CHECKING:
+    from estafeta.run import Run
+    from estafeta.spec import On, Role, Status, Which
+
+MOST_RUNS = 20
+MOST_EPOCHS = 20
+
+
+@click.command()
+@on_service
+@click.option("--all", "everything", is_flag=True, help=f"All of them, not only the newest {MOST_RUNS}.")
+@json_output
+@verbose
+@click.pass_obj
+def runs(manners: Manners, on: On, everything: bool) -> int:
+    """List the runs, the newest last.
+
+    \b
+      estafeta runs --all
+    """
+    from estafeta.cli.epochs import ago
+
+    backend, console, now = attach(on), manners.console(), time.time()
+    found = all_runs(backend)
+    shown = found if everything else found[-MOST_RUNS:]
+    latest = [_latest(status, backend) for status in shown]
+    if manners.json:
+        console.json({"runs": [_facts(status, value) for status, value in zip(shown, latest, strict=True)]})
+        return 0
+    if not found:
+        console.talk([("runs", "none yet"), ("next", "estafeta train JOB.py")])
+        return 0
+    console.table(
+        ("run", "state", "job", "workers", "epoch", "metric", "started"),
+        [(s.spec.run, s.state, s.spec.job, str(s.spec.workers), f"{s.epoch}/{s.spec.epochs}", _metric(s, value),
+          ago(now - s.spec.created_at)) for s, value in zip(shown, latest, strict=True)],
+    )  # fmt: skip
+    if len(shown) < len(found):
+        console.talk([("note", f"{len(found) - len(shown)} older ones are left out: estafeta runs --all")])
+    return 0
+
+
+@click.command()
+@run_name
+@on_service
+@json_output
+@verbose
+@click.pass_obj
+def status(manners: Manners, name: str, on: On) -> int:
+    """Tell what a run is, how far it is, how it ended, and what it cost.
+
+    \b
+      estafeta status last
+    """
+    from estafeta.cli import wording
+    from estafeta.cli.failing import of_failure
+
+    run, console = find_run(name, on), manners.console()
+    if manners.json:
+        console.json({**run.summary(), "history": run.history})
+        return 0
+    summary, status = run.summary(), run.status(since_epoch=0)
+    console.results(wording.identity(status, on) + wording.plan(status) + wording.standing(status, time.time()))
+    console.results(wording.best(status, summary) + wording.bill(summary))
+    if status.outcome and (failure := status.outcome.failure):
+        console.results(of_failure(failure, run.name, on).lines())
+    console.epochs(status).show(status, last=MOST_EPOCHS)
+    return 0
+
+
+@click.command()
+@run_name
+@on_service
+@click.option("--function", "role", type=click.Choice(["worker", "merge", "control"]), help="Only of this function.")
+@click.option("--rank", type=click.IntRange(min=0), help="Only of this worker.")
+@click.option("--follow", "-f", "following", is_flag=True, help="Go on until the run has ended.")
+@click.option("-n", "most", type=click.IntRange(min=1), metavar="LINES", help="Only the last lines.")
+@verbose
+@click.pass_obj
+def logs(
+    manners: Manners, name: str, on: On, role: Role | None, rank: int | None, following: bool, most: int | None
+) -> int:
+    """Print what the functions of a run have logged: function, rank, round, line.
+
+    Without --function these are the workers and the merge.
+
+    \b
+      estafeta logs last --rank 1 -n 50
+    """
+    from estafeta.cli import journal
+
+    run, console = find_run(name, on), manners.console()
+    wanted = journal.Wanted((role,) if role else ("worker", "merge"), rank)
+    for line in journal.follow(run, wanted, most) if following else journal.read(run, wanted)[-(most or 0) :]:
+        console.result(line)
+    return 0
+
+
+@click.command()
+@run_name
+@on_service
+@json_output
+@verbose
+@click.pass_obj
+def stop(manners: Manners, name: str, on: On) -> int:
+    """Stop a run; its weights are kept, and it can be resumed.
+
+    \b
+      estafeta stop last
+    """
+    from estafeta.cli import wording
+
+    run, console = find_run(name, on), manners.console()
+    run.stop()
+    *_, status = run.follow()
+    if manners.json:
+        console.json(run.summary())
+    else:
+        console.results(wording.standing(status, time.time()))
+    return 0
+
+
+@click.command()
+@run_name
+@on_service
+@click.option("--which", type=click.Choice(["best", "final"]), default="final", show_default=True, help="Which weights.")
+@click.option("-d", "--dir", "folder", type=click.Path(file_okay=False), metavar="DIR",
+              help="Where to; by default runs/RUN/WHICH.")
+@json_output
+@verbose
+@click.pass_obj
+def export(manners: Manners, name: str, on: On, which: Which, folder: str | None) -> int:
+    """Fetch a run's weights as safetensors; print where they are.
+
+    \b
+      estafeta export last --which best -d models/digits
+    """  # fmt: skip
+    run, console = find_run(name, on), manners.console()
+    path = run.export(folder or Path("runs", run.name, which), which)
+    if manners.json:
+        console.json({"run": run.name, "which": which, "model_path": str(path.absolute())})
+    else:
+        console.result(str(path))
+    return 0
+
+
+@click.command()
+@click.argument("names", metavar="RUN...", nargs=-1, required=True)
+@on_service
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_output
+@verbose
+@click.pass_obj
+def clean(manners: Manners, names: tuple[str, ...], on: On, yes: bool) -> int:
+    """Remove runs that have ended, with their weights, from the store. Exported files stay.
+
+    \b
+      estafeta clean digits-1a2b3c digits-4d5e6f
+    """
+    found = {run.name: run for run in (find_run(name, on) for name in names)}
+    if not yes:
+        _ask(list(found))
+    for run in found.values():
+        run.clean()
+    if manners.json:
+        manners.console().json({"removed": list(found)})
+    else:
+        manners.console().results([("removed", name) for name in found])
+    return 0
+
+
+COMMANDS = (runs, status, logs, stop, export, clean)
+
+
+def _ask(names: list[str]) -> None:
+    if not sys.stdin.isatty():
+        raise UsageError("nobody is here to be asked whether to remove runs", hint="add --yes")
+    click.confirm(f"Remove {', '.join(names)} with all weights from the store?", abort=True, err=True)
+
+
+def _latest(status: Status, backend: Any) -> float | None:
+    """The monitored metric of a run's newest epoch."""
+    if not status.epoch:
+        return None
+    from estafeta.run import Run
+
+    records = Run(status.spec.run, backend).status(since_epoch=status.epoch - 1).epochs
+    return records[-1].metrics.get(status.spec.early_stopping.monitor) if records else None

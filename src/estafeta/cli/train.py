@@ -1,0 +1,149 @@
+"""Commands that stay with a run until its end: `train`, `watch`, `resume`."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from estafeta.cli.finding import find_run
+from estafeta.cli.options import Manners, detach, json_output, on_service, output_dir, quiet, run_name, verbose
+from estafeta.errors import UsageError
+
+if TYPE_CHECKING:
+    from estafeta.run import Run
+    from estafeta.spec import On
+
+
+def _is_there(_context: click.Context, _parameter: click.Parameter, place: str) -> str:
+    """Refuse a job file that does not exist before anything is started for it."""
+    file = place.partition(":")[0]
+    if not Path(file).is_file():
+        raise UsageError(f"there is no job file {file}", hint="name it as JOB.py or JOB.py:NAME")
+    return place
+
+
+def _pairs(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts]
+    for name, equals, _ in pairs:
+        if not name or not equals:
+            raise UsageError(f"-o {name}: there is no value", hint="write -o name=value, such as -o epochs=5")
+    return {name: value for name, _, value in pairs}
+
+
+@click.command()
+@click.argument("job", metavar="JOB.py[:NAME]", callback=_is_there)
+@click.option("-n", "--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Workers for a batch.")
+@click.option("--topology", type=click.Choice(["auto", "merge"]), default="auto", show_default=True,
+              help="How gradients meet.")
+@click.option("--on", type=click.Choice(["local", "inline", "aws"]), default="local", show_default=True,
+              help="On this machine under Lambda's rules, in this process, or on AWS Lambda.")
+@click.option("-o", "options", multiple=True, metavar="KEY=VALUE", callback=_pairs,
+              help="Change the job or the functions: epochs, optimizer.lr, model.hidden, worker.timeout_s …")
+@output_dir
+@click.option("--template", type=click.Path(exists=True, dir_okay=False), metavar="FILE",
+              help="CloudFormation template to read in place of Estafeta's own.")
+@detach
+@json_output
+@quiet
+@verbose
+@click.pass_obj
+def train(
+    manners: Manners,
+    job: str,
+    workers: int,
+    topology: Literal["auto", "merge"],
+    on: On,
+    options: dict[str, str],
+    output_dir: str,
+    template: str | None,
+    detach: bool,
+) -> int:
+    """Train a job, and follow it to its end.
+
+    \b
+      estafeta train digits.py -n 4 -o epochs=5 -o optimizer.lr=0.01
+
+    Ctrl-C leaves the run to itself; Ctrl-C twice stops it.
+    """  # fmt: skip
+    from estafeta.cli.following import Watch
+
+    began = time.monotonic()
+    if on == "inline" and detach:
+        raise UsageError("an inline run takes place in this process, it cannot be left", hint="--on local --detach")
+    if on == "aws" and template:
+        raise UsageError("on AWS the functions are those that are deployed", hint="leave out --template")
+    console = manners.console()
+    # With --json, what the user's own code prints must not get between us and the reader.
+    with contextlib.redirect_stdout(sys.stderr) if manners.json else contextlib.nullcontext():
+        run = _start(job, on, workers, topology, options, Path(template) if template else None)
+        watch = Watch(run, console, began, Path(output_dir), machine=manners.json)
+        return watch.leave() if detach else watch.attend()
+
+
+def _start(
+    job: str, on: On, workers: int, topology: Literal["auto", "merge"], options: dict[str, str], template: Path | None
+) -> Run:
+    """Import the job, which imports torch, while the service starts."""
+    from estafeta.launch import connect, start
+    from estafeta.shipping import import_job
+
+    with ThreadPoolExecutor(1) as pool:
+        connecting = pool.submit(connect, on, template=template)
+        imported = import_job(job)
+        backend = connecting.result()
+    try:
+        return start(*imported, backend=backend, workers=workers, topology=topology, options=options)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted while the run was being started: see `estafeta runs`") from None
+
+
+@click.command()
+@run_name
+@on_service
+@json_output
+@quiet
+@verbose
+@click.pass_obj
+def watch(manners: Manners, name: str, on: On) -> int:
+    """Follow a run to its end.
+
+    \b
+      estafeta watch last
+    """
+    from estafeta.cli.following import Watch
+
+    began = time.monotonic()
+    return Watch(find_run(name, on), manners.console(), began, machine=manners.json).attend()
+
+
+@click.command()
+@run_name
+@on_service
+@output_dir
+@detach
+@json_output
+@quiet
+@verbose
+@click.pass_obj
+def resume(manners: Manners, name: str, on: On, output_dir: str, detach: bool) -> int:
+    """Set a stopped or failed run going again from its newest weights, and follow it.
+
+    \b
+      estafeta resume last
+    """
+    from estafeta.cli.following import Watch
+
+    began = time.monotonic()
+    run = find_run(name, on)
+    run.resume()
+    watch = Watch(run, manners.console(), began, Path(output_dir), machine=manners.json)
+    return watch.leave() if detach else watch.attend()
+
+
+COMMANDS = (train, watch, resume)

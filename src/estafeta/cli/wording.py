@@ -1,0 +1,113 @@
+"""A run put into words: what it is, how it stands, how it ended, what it cost.
+
+Pure: from a status or a summary to labelled lines. Knows nothing of terminals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from estafeta.cli.epochs import ago, clock, number
+from estafeta.cost import PRICES_AS_OF
+from estafeta.spec import Status
+
+Lines = list[tuple[str, str]]
+"""Label and text; the label is empty where a line goes on with what the line before began."""
+
+MB_PER_PARAMETER = 4e-6
+"""Parameters are float32."""
+
+PLACES = {"local": "local", "inline": "in this process", "aws": "AWS Lambda"}
+
+
+def identity(status: Status, on: str) -> Lines:
+    """Which run it is and what it runs on: known from the start."""
+    spec = status.spec
+    workers = "1 worker" if spec.workers == 1 else f"{spec.workers} workers"
+    where = f"{PLACES[on]}, {workers} x {spec.functions['worker'].memory_mb} MB, {spec.topology} topology"
+    return [("run", f"{spec.run}   {where}")]
+
+
+def plan(status: Status) -> Lines:
+    """What preparing found out: model, data, plan; nothing before that."""
+    if status.parameters is None or status.steps_per_epoch is None:
+        return []
+    spec = status.spec
+    return [
+        ("model", f"{spec.job}   {status.parameters:,} parameters, {status.parameters * MB_PER_PARAMETER:,.2f} MB"),
+        ("data", f"{status.train_rows:,} rows to train, {status.valid_rows:,} to validate"),
+        ("plan", f"{spec.epochs} epochs of {_count(status.steps_per_epoch, 'step')}, batches of {spec.batch_size}, seed {spec.seed}"),
+    ]  # fmt: skip
+
+
+def standing(status: Status, now: float) -> Lines:
+    """How far a run is, and how it ended if it has."""
+    outcome, spec = status.outcome, status.spec
+    began = f"started {ago(now - spec.created_at)}"
+    if outcome is None:
+        return [("state", f"{status.state}, {progress(status)}, {began}")]
+    took = clock(outcome.ended_at - spec.created_at)
+    why = f": {outcome.why}" if outcome.why and outcome.failure is None else ""
+    return [("state", f"{status.state}{why}; {progress(status)}, {began}, took {took}")]
+
+
+def progress(status: Status) -> str:
+    """Epochs and steps done."""
+    steps = f"{status.version} of {status.total_steps} steps" if status.total_steps else "no steps yet"
+    return f"epoch {status.epoch} of {status.spec.epochs}, {steps}"
+
+
+def best(status: Status, summary: Mapping[str, Any]) -> Lines:
+    """The best epoch so far."""
+    value = summary["best"].get(monitor := status.spec.early_stopping.monitor)
+    if value is None or not status.steps_per_epoch:
+        return []
+    return [("best", f"{monitor} {number(value)} (epoch {summary['best']['step'] // status.steps_per_epoch})")]
+
+
+def bill(summary: Mapping[str, Any]) -> Lines:
+    """Invocations and what they cost, or would have cost on AWS Lambda; nothing where no log tells."""
+    if not summary["invocations"]:
+        return []
+    invocations = ", ".join(f"{count} {role}" for role, count in sorted(summary["invocations"].items()))
+    retries = "1 retry" if summary["retries"] == 1 else f"{summary['retries']} retries"
+    price = f"${summary['cost_usd']:.6f}" if summary["cost_usd"] < 0.01 else f"${summary['cost_usd']:.2f}"
+    return [
+        ("work", f"{invocations} invocations, {retries}, {summary['billed_gb_seconds']:,.1f} GB-seconds"),
+        (
+            "price",
+            f"{price}{'' if summary['on'] == 'aws' else ' if it had run on AWS Lambda'} (compute and requests at list prices of "
+            f"{PRICES_AS_OF}, us-east-1, arm64; EFS storage and log storage not included)",
+        ),
+    ]
+
+
+def ending(status: Status, summary: Mapping[str, Any], files: Mapping[str, Path]) -> Lines:
+    """The last lines of a run that was followed to its end."""
+    outcome = status.outcome
+    why = outcome.why if outcome and outcome.failure is None else progress(status)
+    written = [(("files" if i == 0 else ""), str(path)) for i, path in enumerate(files.values())]
+    return [
+        (status.state, f"{clock(summary['wall_s'])}   {why}"),
+        *best(status, summary),
+        *bill(summary),
+        *written,
+        ("next", "   ".join(_next(status.state, status.spec.run, summary["on"], exported=bool(files)))),
+    ]
+
+
+def command(verb: str, run: str, on: str) -> str:
+    """A command for a run; an inline run is in the store of the local service."""
+    return f"estafeta {verb} {run}" + (" --on aws" if on == "aws" else "")
+
+
+def _next(state: str, run: str, on: str, *, exported: bool) -> list[str]:
+    if state == "done":
+        return [command("status" if exported else "export", run, on), command("clean", run, on)]
+    return [command("resume", run, on), command("clean", run, on)]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
