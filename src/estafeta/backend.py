@@ -128,7 +128,7 @@ class LambdaBackend:
         self._lambda.update_function_configuration(
             FunctionName=function.name, MemorySize=function.memory_mb, Timeout=function.timeout_s
         )
-        self._lambda.get_waiter("function_updated_v2").wait(
+        self._lambda.get_waiter("function_updated").wait(
             FunctionName=function.name, WaiterConfig={"Delay": 1, "MaxAttempts": 120}
         )
 

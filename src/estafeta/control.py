@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from estafeta.errors import Conflict, EstafetaError, Gone, RunNotFound, UsageError
-from estafeta.failures import explain, is_failure_record
+from estafeta.failures import explain, is_failure_record, run_of
 from estafeta.files import Reader
 from estafeta.finish import export
 from estafeta.invocation import Invocation, dispatch
@@ -89,16 +89,19 @@ def _start(verb: StartVerb, invocation: Invocation) -> dict[str, Any]:
     layout = RunLayout(spec.run)
     for directory in layout.directories:
         store.make_directories(directory)
+    taken = Conflict(f"there is a run named {spec.run} already", hint="start it again: it gets another name")
+    if not store.publish(layout.reserve, [spec.token.encode().ljust(RESERVE_BYTES)], spec.token):
+        raise taken
     for path, text in verb.code.items():
         parts = path.split("/")
         if not path.endswith(".py") or any(part in ("", ".", "..") for part in parts):
             raise UsageError(f"{path!r} is no path of a Python module")
         store.make_directories("/".join([layout.code, *parts[:-1]]))
         token = f"# {spec.token}\n"
-        store.publish(f"{layout.code}/{path}", [f"{text.rstrip()}\n{token}".encode()], spec.token)
-    store.publish(layout.reserve, [spec.token.encode().ljust(RESERVE_BYTES)], spec.token)
+        if not store.publish(f"{layout.code}/{path}", [f"{text.rstrip()}\n{token}".encode()], spec.token):
+            raise taken
     if not store.publish(layout.spec, [spec.to_json()], spec.token):
-        raise Conflict(f"there is a run named {spec.run} already")
+        raise taken
     dispatch((Prepare(),), spec, invocation)
     return {"run": spec.run}
 
@@ -178,12 +181,13 @@ def _resume(spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
     if outcome == "done":
         raise UsageError(f"{spec.run} is done", hint=f"estafeta status {spec.run}")
     if outcome:
+        # First, as it is the only step that a full disk can refuse: then the run stays as it has ended.
+        store.publish(layout.reserve, [spec.token.encode().ljust(RESERVE_BYTES)], spec.token)
         for which in ("best", "final"):
             store.sweep(layout.export(which), store.list(layout.export(which)))
         earlier = sum(name.startswith(f"{outcome}-") for name in store.list(layout.root))
         store.sweep(layout.root, [layout.stop.rpartition("/")[2]])
         store.move(layout.outcome(outcome), layout.outcome(f"{outcome}-{earlier + 1:02d}"))
-        store.publish(layout.reserve, [spec.token.encode().ljust(RESERVE_BYTES)], spec.token)
     dispatch(next_actions(take_snapshot(store, layout, spec)), spec, invocation)
     return _summary(spec, invocation)
 
@@ -199,9 +203,10 @@ def _clean(spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
 
 def _give_up(record: Any, invocation: Invocation) -> dict[str, Any]:
     """End a run as failed, for an event that Lambda could not get done."""
-    run, failure = explain(record)
-    invocation.note(run, gave_up=failure.reason)
+    run = run_of(record)
     spec = _spec(run, invocation)
+    failure = explain(record, spec.functions)
+    invocation.note(run, gave_up=failure.reason)
     if take_snapshot(invocation.store, RunLayout(run), spec).outcome is None:
         fail(invocation, RunLayout(run), failure)
     return {"run": run}

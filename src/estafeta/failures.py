@@ -7,9 +7,10 @@ killed functions: as the Runtime API and the runtime interface emulator name the
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
-from estafeta.spec import Failure
+from estafeta.spec import Failure, FunctionSettings, Role
 
 LOOP_HOPS = 16
 """Invocations of one function in a chain after which Lambda's loop detection drops the next (Developer Guide, "Use
@@ -21,16 +22,23 @@ def is_failure_record(event: Any) -> bool:
     return isinstance(event, dict) and "requestContext" in event and "requestPayload" in event
 
 
-def explain(record: dict[str, Any]) -> tuple[str, Failure]:
-    """The run that a record is about, and its failure."""
+def run_of(record: dict[str, Any]) -> str:
+    """The run that a record is about."""
+    return str(record["requestPayload"]["run"])
+
+
+def explain(record: dict[str, Any], functions: Mapping[Role, FunctionSettings]) -> Failure:
+    """The failure that a record is about, in terms of the run's functions."""
     context, event = record["requestContext"], record["requestPayload"]
     response = record.get("responsePayload") or {}
     kind, text = str(response.get("errorType", "")), str(response.get("errorMessage", ""))
     function = str(context["functionArn"]).split(":function:")[-1].split(":")[0]
-    role = function.rpartition("-")[2]
+    role: Role = "worker" if function.endswith("-worker") else "merge"
     where = _where(event, function)
-    reason, message, hint, exit_code = _diagnose(kind, text, str(context.get("condition", "")), role, record)
-    return event["run"], Failure(
+    reason, message, hint, exit_code = _diagnose(
+        kind, text, str(context.get("condition", "")), functions[role], role, context.get("approximateInvokeCount", "?")
+    )
+    return Failure(
         reason=reason,
         message=f"{message}{where}",
         hint=hint,
@@ -50,7 +58,9 @@ def _where(event: dict[str, Any], function: str) -> str:
     return f" ({function}{', preparing the run' if 'task' in event else ''})"
 
 
-def _diagnose(kind: str, text: str, condition: str, role: str, record: dict[str, Any]) -> tuple[str, str, str, int]:
+def _diagnose(
+    kind: str, text: str, condition: str, function: FunctionSettings, role: Role, attempts: Any
+) -> tuple[str, str, str, int]:
     """Reason, message, hint, exit code."""
     if "Recurs" in condition:
         return (
@@ -62,14 +72,14 @@ def _diagnose(kind: str, text: str, condition: str, role: str, record: dict[str,
     if kind == "Runtime.OutOfMemory" or "signal: killed" in text:
         return (
             "OutOfMemory",
-            f"The function ran out of memory: {text}",
+            f"The {role} function ran out of memory at its limit of {function.memory_mb} MB",
             f"give it more with -o {role}.memory_mb=…, or make the micro-batches smaller with -o micro_batch_size=…",
             1,
         )
     if kind == "Sandbox.Timedout" or "timed out" in text:
         return (
             "Timeout",
-            f"The function reached its time limit: {text}",
+            f"The {role} function was killed at its time limit of {function.timeout_s} s",
             f"one micro-batch must fit: lower it with -o micro_batch_size=…, or raise -o {role}.timeout_s=…",
             1,
         )
@@ -77,5 +87,4 @@ def _diagnose(kind: str, text: str, condition: str, role: str, record: dict[str,
         return "ImportModuleError", text, "install what is missing where the functions run", 3
     if re.search(r"No space left on device|Disk quota exceeded", text):
         return "DiskFull", f"The store is full: {text}", "free some space, then resume the run", 3
-    attempts = record["requestContext"].get("approximateInvokeCount", "?")
     return kind or condition, f"{kind}: {text}, after {attempts} attempts", "see the function's log", 1

@@ -13,7 +13,7 @@ from types import ModuleType
 
 from estafeta.errors import UsageError
 from estafeta.job import Job
-from estafeta.usercode import job_in, user_code
+from estafeta.usercode import UserCodeError, job_in, user_code
 
 MAX_BYTES = 4 << 20
 """Most source text of a run: it travels in the payload of a synchronous invocation (6 MB)."""
@@ -44,8 +44,12 @@ def import_job(place: str) -> tuple[Job, str, dict[str, str]]:
         raise UsageError(f"{path} cannot be imported")
     module = importlib.util.module_from_spec(specification)
     sys.modules[path.stem] = module
-    with user_code(f"importing {path.name}"):
-        specification.loader.exec_module(module)
+    try:
+        with user_code(f"importing {path.name}"):
+            specification.loader.exec_module(module)
+    except UserCodeError as error:
+        error.exit_code = UsageError.exit_code  # nothing has been started
+        raise
     return find_job(job_in(module, attribute or None), module)
 
 
