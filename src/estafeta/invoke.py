@@ -60,7 +60,8 @@ class LambdaInvoker:
 
     def send(self, role: Role, event: Mapping[str, Any]) -> None:
         """See `Invoker.send`."""
-        self._client.invoke(**self._target(role), InvocationType="Event", Payload=json.dumps(event).encode())
+        answer = self._client.invoke(**self._target(role), InvocationType="Event", Payload=json.dumps(event).encode())
+        answer["Payload"].read()  # empty; but until it has been read, the connection cannot be used again
 
     def call(self, role: Role, event: Mapping[str, Any]) -> Any:
         """See `Invoker.call`."""

@@ -1,0 +1,104 @@
+"""Training from Python, as in a script: the handle, its history, its files, its model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import estafeta
+from conftest import JOBS, Start, digest
+from estafeta.backend import Backend
+from estafeta.errors import RunFailed, RunNotFound, UsageError
+from estafeta.run import Run
+from estafeta.shipping import import_job
+
+
+def test_a_job_is_trained_and_its_model_comes_back(home: Path) -> None:
+    job, _, _ = import_job(str(JOBS / "small.py:job"))
+    run = job.train(workers=2, on="inline", options={"epochs": 2})
+    assert [row["epoch"] for row in run.history] == [1, 2]
+    assert {"train_loss", "valid_loss", "valid_accuracy", "train_accuracy", "step"} <= set(run.history[-1])
+    model = run.load_model()
+    assert not model.training
+    assert model(torch.zeros(1, 64)).shape == (1, 10)
+    assert 0 < run.cost < 1
+
+
+def test_what_is_exported_is_what_the_digest_is_of(inline: Backend, begin: Start, tmp_path: Path) -> None:
+    import hashlib
+
+    run = begin(inline, "small.py:job", 2, {"epochs": 1})
+    expected = digest(run)
+    path = run.export(tmp_path / "final")
+    job, _, _ = import_job(str(JOBS / "small.py:job"))
+    model = job.model()
+    model.load_state_dict(load_file(path))
+    raw = b"".join(parameter.detach().numpy().tobytes() for parameter in model.parameters())
+    assert hashlib.sha256(raw).hexdigest() == expected
+    state = json.loads((tmp_path / "final" / "state.json").read_text())
+    assert state["weights_sha256"] == expected
+    assert state["metrics"]["valid_loss"] == run.history[-1]["valid_loss"]
+    moments = load_file(tmp_path / "final" / "optimizer.safetensors")
+    assert moments["linear.weight.exp_avg"].shape == (10, 64)
+
+
+def test_the_summary_has_what_the_command_line_promises(inline: Backend, begin: Start) -> None:
+    run = begin(inline, "small.py:job", 3, {"epochs": 1})
+    run.wait()
+    summary = json.loads(json.dumps(run.summary(wall_s=1.5)))
+    assert {
+        "run", "state", "rounds", "steps", "epochs", "workers", "topology", "metrics", "weights_sha256", "invocations",
+        "legs", "retries", "billed_gb_seconds", "cost_usd", "wall_s", "model_path",
+    } <= set(summary)  # fmt: skip
+    assert summary["state"] == "done"
+    assert {"train_loss", "valid_loss"} <= set(summary["metrics"])
+    assert summary["workers"] == 3
+    assert summary["wall_s"] == 1.5
+
+
+def test_a_run_can_be_looked_up_by_its_name(inline: Backend, begin: Start) -> None:
+    run = begin(inline, "small.py:job", 1, {"epochs": 1})
+    run.wait()
+    again = Run(run.name, inline)
+    assert again.history == run.history
+    with pytest.raises(UsageError, match="the job is not at hand"):
+        again.load_model()
+    with pytest.raises(RunNotFound, match="no run named 'nobody'"):
+        Run("nobody", inline).status()
+
+
+def test_a_run_is_cleaned_only_after_its_end(inline: Backend, begin: Start, home: Path) -> None:
+    run = begin(inline, "small.py:job", 1, {"epochs": 1})
+    with pytest.raises(UsageError, match="has not ended"):
+        run.clean()
+    with pytest.raises(UsageError, match="still running"):
+        run.export(home / "too-early")
+    run.wait()
+    run.clean()
+    assert not (home / "store" / "runs" / run.name).exists()
+    with pytest.raises(RunNotFound):
+        run.status()
+
+
+def test_an_inline_failure_carries_reason_and_exit_code(inline: Backend, begin: Start) -> None:
+    with pytest.raises(RunFailed, match="fewer than the 4 workers") as caught:
+        begin(inline, "small.py:few", 4).wait()
+    assert caught.value.exit_code == 2
+    assert "--workers 3" in caught.value.hint
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_no_workers_cannot_train(inline: Backend, begin: Start, workers: int) -> None:
+    with pytest.raises(UsageError, match="workers cannot train"):
+        begin(inline, "small.py:job", workers)
+
+
+def test_the_public_face_is_what_it_says() -> None:
+    for name in estafeta.__all__:
+        assert getattr(estafeta, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = estafeta.nothing

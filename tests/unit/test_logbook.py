@@ -1,0 +1,91 @@
+"""Reading a run's invocations out of the functions' logs, and pricing them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from estafeta.cost import USD_PER_GB_SECOND, USD_PER_REQUEST, Usage, cost_usd
+from estafeta.logbook import entries, usage_of
+from estafeta.spec import FunctionSettings, Role
+
+FUNCTIONS: Mapping[Role, FunctionSettings] = {
+    "worker": FunctionSettings(name="s-worker", memory_mb=2048, timeout_s=9),
+    "merge": FunctionSettings(name="s-merge", memory_mb=1024, timeout_s=9),
+}
+
+
+class Missing(Exception):
+    """Stands for the client's ResourceNotFoundException."""
+
+
+class Logs:
+    """A CloudWatch Logs client with the given messages by group and stream."""
+
+    class exceptions:  # noqa: N801
+        ResourceNotFoundException = Missing
+
+    def __init__(self, streams: dict[tuple[str, str], list[str]]) -> None:
+        self._streams = streams
+
+    def get_paginator(self, name: str) -> Logs:
+        assert name == "filter_log_events"
+        return self
+
+    def paginate(self, logGroupName: str, startTime: int) -> Iterator[dict[str, Any]]:  # noqa: N803
+        chosen = {stream: lines for (group, stream), lines in self._streams.items() if group == logGroupName}
+        if not chosen:
+            raise Missing
+        events = [
+            {"logStreamName": stream, "timestamp": startTime + index, "message": line + "\n"}
+            for stream, lines in chosen.items()
+            for index, line in enumerate(lines)
+        ]
+        yield {"events": events[:3]}
+        yield {"events": events[3:]}
+
+
+def invocation(request: str, run: str | None, billed_ms: int, memory_mb: int, **note: object) -> list[str]:
+    said = [f'{{"run": "{run}", "request_id": "{request}"' + "".join(f', "{k}": "{v}"' for k, v in note.items()) + "}"]
+    return [
+        f"START RequestId: {request} Version: $LATEST",
+        *(said if run else []),
+        "a line of the user's",
+        f"END RequestId: {request}",
+        f"REPORT RequestId: {request}\tDuration: 1.2 ms\tBilled Duration: {billed_ms} ms\tMemory Size: {memory_mb} MB"
+        "\tMax Memory Used: 99 MB\t",
+    ]
+
+
+CLIENT = Logs(
+    {
+        ("/aws/lambda/s-worker", "one"): [
+            *invocation("w1", "mine", 500, 2048, task="train"),
+            *invocation("w2", "other", 100, 2048, task="train"),
+            *invocation("w1", "mine", 250, 2048, task="train"),
+        ],
+        ("/aws/lambda/s-worker", "two"): [
+            *invocation("w3", "mine", 1000, 2048, task="prepare"),
+            *invocation("w4", None, 1000, 2048),
+        ],
+    }
+)
+
+
+def test_the_runs_invocations_are_found_with_their_lines() -> None:
+    found = entries(CLIENT, FUNCTIONS, "mine", 0.0)
+    assert [entry.request_id for entry in found] == ["w1", "w3", "w1"]
+    assert all(entry.role == "worker" and entry.lines[-1] == "a line of the user's" for entry in found)
+
+
+def test_usage_adds_up_and_counts_second_attempts_as_retries() -> None:
+    usage = usage_of(entries(CLIENT, FUNCTIONS, "mine", 0.0))
+    assert usage == Usage(invocations={"worker": 3}, retries=1, legs=1, billed_gb_seconds=2 * (0.5 + 0.25 + 1.0))
+
+
+def test_the_price_is_that_of_compute_and_requests() -> None:
+    usage = Usage({"worker": 3, "merge": 2}, retries=0, legs=3, billed_gb_seconds=100.0)
+    assert cost_usd(usage) == pytest.approx(100 * USD_PER_GB_SECOND["arm64"] + 5 * USD_PER_REQUEST)
+    assert cost_usd(usage, "x86_64") > cost_usd(usage)

@@ -1,0 +1,104 @@
+"""`-o key=value`: what can be changed, how text becomes a value, and what a wrong name is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from torch import nn
+
+import estafeta
+from estafeta.errors import UsageError
+from estafeta.job import Job
+from estafeta.overrides import known_names, override
+
+
+def model(hidden: int = 8, *, dropout: float = 0.0) -> nn.Module:
+    return nn.Linear(hidden, 2)
+
+
+def anything(**options: Any) -> nn.Module:
+    return nn.Linear(1, 1)
+
+
+JOB = Job(
+    model=model,
+    loss=nn.functional.cross_entropy,
+    dataset="digits",
+    optimizer=estafeta.AdamW(lr=0.1, schedule=estafeta.Warmup(2, then=estafeta.Cosine())),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "path"),
+    [
+        ("epochs", "5", lambda o: o.job.epochs == 5),
+        ("drop_last", "true", lambda o: o.job.drop_last is True),
+        ("validation", "0", lambda o: o.job.validation == 0.0),
+        ("optimizer.lr", "1e-3", lambda o: o.job.optimizer.lr == 1e-3),
+        ("optimizer.betas", "[0.8, 0.9]", lambda o: o.job.optimizer.betas == (0.8, 0.9)),
+        ("optimizer.clip_norm", "none", lambda o: o.job.optimizer.clip_norm is None),
+        ("optimizer.schedule.length", "3", lambda o: o.job.optimizer.schedule.length == 3),
+        ("optimizer.schedule.then.minimum", "0.1", lambda o: o.job.optimizer.schedule.then.minimum == 0.1),
+        ("early_stopping.patience", "4", lambda o: o.job.early_stopping.patience == 4),
+        ("early_stopping.target", "0.9", lambda o: o.job.early_stopping.target == 0.9),
+        ("model.hidden", "16", lambda o: o.arguments == {"model": {"hidden": 16}}),
+        ("model.dropout", "0.5", lambda o: o.arguments == {"model": {"dropout": 0.5}}),
+        ("worker.timeout_s", "3", lambda o: o.settings == {"worker": {"timeout_s": 3}}),
+        ("merge.memory_mb", 512, lambda o: o.settings == {"merge": {"memory_mb": 512}}),
+    ],
+)
+def test_a_value_reaches_its_place(name: str, text: Any, path: Any) -> None:
+    assert path(override(JOB, {name: text}))
+
+
+def test_the_job_itself_stays_as_it_is() -> None:
+    override(JOB, {"epochs": "5", "optimizer.lr": "1"})
+    assert JOB.epochs == 10
+    assert JOB.optimizer.lr == 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "suggestion"),
+    [
+        ("epoch", "epochs"),
+        ("optimizer.learning_rate", "optimizer.lr"),
+        ("optimizer.schedule.lenght", "optimizer.schedule.length"),
+        ("early_stopping.patienc", "early_stopping.patience"),
+        ("model.hiden", "model.hidden"),
+        ("worker.timeout", "worker.timeout_s"),
+        ("dataset.path", "there is nothing to set here"),
+    ],
+)
+def test_a_wrong_name_is_told_the_right_ones(name: str, suggestion: str) -> None:
+    with pytest.raises(UsageError, match=f"no option is named '{name}'") as caught:
+        override(JOB, {name: "1"})
+    assert suggestion in caught.value.hint
+
+
+@pytest.mark.parametrize(("name", "text"), [("epochs", "many"), ("optimizer.lr", "[1]"), ("worker.memory_mb", "1.5")])
+def test_a_value_of_the_wrong_kind_is_refused(name: str, text: str) -> None:
+    with pytest.raises(UsageError, match=f"{name}=.* does not fit"):
+        override(JOB, {name: text})
+
+
+def test_a_value_out_of_range_is_refused_by_what_it_belongs_to() -> None:
+    with pytest.raises(UsageError, match="epochs is 0"):
+        override(JOB, {"epochs": "0"})
+
+
+def test_every_known_name_can_be_set() -> None:
+    names = known_names(JOB)
+    assert "optimizer.schedule.then.total" in names
+    for name in names:
+        problem = ""
+        try:
+            override(JOB, {name: "0.5"})
+        except UsageError as error:
+            problem = str(error)
+        assert "no option is named" not in problem
+
+
+def test_a_callable_that_takes_anything_is_given_anything() -> None:
+    job = Job(model=anything, loss=nn.functional.cross_entropy, dataset="digits", optimizer=estafeta.SGD(lr=0.1))
+    assert override(job, {"model.whatever": "x"}).arguments == {"model": {"whatever": "x"}}

@@ -1,0 +1,102 @@
+"""Finding a job and the source that goes with it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from estafeta.errors import UsageError
+from estafeta.shipping import MAX_BYTES, find_job, import_job
+from estafeta.usercode import UserCodeError
+
+JOB = """
+import estafeta
+from torch import nn
+{imports}
+
+def model():
+    return nn.Linear(64, 10)
+
+job = estafeta.Job(model=model, loss=nn.functional.cross_entropy, dataset="digits", optimizer=estafeta.SGD(lr=0.1))
+{more}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_modules() -> Iterator[None]:
+    before, path = set(sys.modules), list(sys.path)
+    yield
+    sys.path[:] = path
+    for name in set(sys.modules) - before:
+        if not name.startswith(("torch", "numpy", "estafeta")):
+            del sys.modules[name]
+
+
+def write(folder: Path, name: str = "shipped.py", imports: str = "", more: str = "") -> Path:
+    path = folder / name
+    path.write_text(JOB.format(imports=imports, more=more))
+    return path
+
+
+def test_the_only_job_of_a_file_needs_no_name(tmp_path: Path) -> None:
+    job, place, code = import_job(str(write(tmp_path)))
+    assert place == "shipped:job"
+    assert code == {"shipped.py": (tmp_path / "shipped.py").read_text()}
+    assert job.batch_size == 64
+
+
+def test_modules_beside_it_are_shipped_and_others_are_not(tmp_path: Path) -> None:
+    (tmp_path / "layers").mkdir()
+    (tmp_path / "layers" / "__init__.py").write_text("")
+    (tmp_path / "layers" / "dense.py").write_text("width = 3")
+    (tmp_path / "unused.py").write_text("")
+    _, _, code = import_job(str(write(tmp_path, imports="from layers.dense import width")))
+    assert set(code) == {"shipped.py", "layers/__init__.py", "layers/dense.py"}
+
+
+def test_of_several_jobs_one_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, more="other = estafeta.SGD\nsecond = job.__class__(**{**vars(job), 'epochs': 3})")
+    assert import_job(f"{path}:second")[0].epochs == 3
+    with pytest.raises(UsageError, match="2 jobs") as caught:
+        import_job(str(path))
+    assert f"{path}:job, {path}:second" in caught.value.hint
+    with pytest.raises(UsageError, match="no job named 'third'"):
+        import_job(f"{path}:third")
+
+
+def test_what_is_no_job_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        import_job(str(tmp_path / "none.py"))
+    (tmp_path / "data.csv").write_text("")
+    with pytest.raises(UsageError, match="is no Python file"):
+        import_job(str(tmp_path / "data.csv"))
+    (tmp_path / "empty.py").write_text("")
+    with pytest.raises(UsageError, match=r"no estafeta\.Job at its top level"):
+        import_job(str(tmp_path / "empty.py"))
+    with pytest.raises(UsageError, match="cannot be imported by name"):
+        import_job(str(write(tmp_path, "my-job.py")))
+
+
+def test_a_file_that_raises_is_the_users_mistake(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("1 / 0")
+    with pytest.raises(UserCodeError, match=r"importing broken\.py raised ZeroDivisionError") as caught:
+        import_job(str(tmp_path / "broken.py"))
+    assert caught.value.exit_code == 2
+    assert "1 / 0" in caught.value.traceback
+
+
+def test_a_job_is_found_where_it_was_defined(tmp_path: Path) -> None:
+    job, place, code = import_job(str(write(tmp_path)))
+    assert find_job(job) == (job, place, code)
+    copy = job.__class__(**vars(job))
+    with pytest.raises(UsageError, match="not at the top level of a module"):
+        find_job(copy)
+
+
+def test_too_much_source_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, more="#" * MAX_BYTES)
+    with pytest.raises(UsageError, match="MB of imported source"):
+        import_job(str(path))
