@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
+
+# Examples come from fixed seeds, and no timing decides a test.
+settings.register_profile("estafeta", derandomize=True, deadline=None)
+settings.load_profile("estafeta")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

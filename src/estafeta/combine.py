@@ -31,7 +31,6 @@ class GradientSum:
 
     Args:
         size: Number of parameters.
-        buffers: The model's buffers at the version that the round starts from, by name.
 
     Attributes:
         gradient: float32[P], the sum.
@@ -39,15 +38,12 @@ class GradientSum:
         sums: Loss and metrics, summed over these rows.
     """
 
-    def __init__(self, size: int, buffers: Mapping[str, Array]) -> None:
+    def __init__(self, size: int) -> None:
         self.gradient: Array = np.zeros(size, np.float32)
         self.rows = 0
         self.sums: dict[str, float] = {}
         self._scratch = scratch_buffer()
-        self._buffers = {
-            name: np.zeros(array.shape, np.float64 if array.dtype.kind == "f" else array.dtype)
-            for name, array in buffers.items()
-        }
+        self._buffers: dict[str, Array] = {}
 
     def add(self, store: Store, path: str) -> None:
         """Add one contribution, streamed.
@@ -66,7 +62,7 @@ class GradientSum:
                 if first >= added:
                     self.gradient[first : first + len(piece)] += piece
                     added = first + len(piece)
-            buffers.update({name: file.read(name) for name in file.entries if name.startswith(BUFFER)})
+            buffers.update({n.removeprefix(BUFFER): file.read(n) for n in file.entries if n.startswith(BUFFER)})
             return tally_of(file)
 
         tally = store.reading(path, read)
@@ -74,16 +70,15 @@ class GradientSum:
         for name, value in tally.sums.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         for name, array in buffers.items():
-            total = self._buffers[name.removeprefix(BUFFER)]
-            if total.dtype == np.float64:
-                total += array.astype(np.float64) * tally.rows
+            if array.dtype.kind == "f":
+                self._buffers[name] = self._buffers.get(name, 0.0) + array.astype(np.float64) * tally.rows
             else:
-                np.maximum(total, array, out=total)
+                self._buffers[name] = np.maximum(self._buffers.get(name, array), array)
 
     def mean_buffers(self, like: Mapping[str, Array]) -> dict[str, Array]:
         """The buffers' mean, weighted by rows (counters: the largest), in the dtypes of `like`."""
         return {
-            name: (total / self.rows).astype(like[name].dtype) if total.dtype == np.float64 else total
+            name: np.asarray(total / self.rows if total.dtype.kind == "f" else total, like[name].dtype)
             for name, total in self._buffers.items()
         }
 
@@ -96,7 +91,7 @@ def combine(store: Store, layout: RunLayout, spec: RunSpec, plan: Plan, round_: 
         Corrupt: A contribution's bytes are not those that were published.
         Diverged: The new parameters are not finite; `weights` must not be used any more.
     """
-    total = GradientSum(plan.size, weights.buffers)
+    total = GradientSum(plan.size)
     for rank in range(spec.workers):
         total.add(store, layout.contribution(round_, rank))
     gradient = total.gradient
@@ -107,7 +102,7 @@ def combine(store: Store, layout: RunLayout, spec: RunSpec, plan: Plan, round_: 
     lr = optimizer.lr_at(progress)
     scale = clip_factor(norm, optimizer.clip_norm)
     optimizer.update(weights.parameters, gradient, weights.state, step=round_.version, lr=lr, scale=scale)
-    if not np.isfinite(weights.parameters).all():
+    if not np.isfinite([weights.parameters.min(), weights.parameters.max()]).all():  # NaN is both; needs no memory
         raise Diverged(
             f"step {round_.version + 1} made parameters that are not finite (gradient norm {norm:.3g}, lr {lr:.3g})",
             hint="lower the learning rate (-o optimizer.lr=…), or clip the gradient (-o optimizer.clip_norm=1)",
@@ -122,7 +117,7 @@ def combine(store: Store, layout: RunLayout, spec: RunSpec, plan: Plan, round_: 
 
 def valid_metrics(store: Store, layout: RunLayout, spec: RunSpec, round_: Round) -> dict[str, float]:
     """Metrics on the validation split, from the contributions of all ranks; raises as `GradientSum.add` does."""
-    total = GradientSum(0, {})
+    total = GradientSum(0)
     for rank in range(spec.workers):
         total.add(store, layout.contribution(round_, rank))
     return means("valid", total.rows, total.sums)

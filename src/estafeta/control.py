@@ -19,7 +19,7 @@ from estafeta.finish import export
 from estafeta.invocation import Invocation, dispatch
 from estafeta.layout import RUN_NAME, RUNS, RunLayout
 from estafeta.outcome import RESERVE_BYTES, fail
-from estafeta.snapshot import Prepare, Snapshot, next_actions, read_epoch, take_snapshot
+from estafeta.snapshot import OUTCOMES, Prepare, Snapshot, next_actions, read_epoch, take_snapshot
 from estafeta.spec import (
     ControlEvent,
     FetchVerb,
@@ -177,19 +177,28 @@ def _stop(spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
 def _resume(spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
     """Set a run going again from its newest version: after a stop, a failure, or when its last hint was lost."""
     store, layout = invocation.store, RunLayout(spec.run)
-    outcome = take_snapshot(store, layout, spec).outcome
-    if outcome == "done":
+    if take_snapshot(store, layout, spec).outcome == "done":
         raise UsageError(f"{spec.run} is done", hint=f"estafeta status {spec.run}")
-    if outcome:
-        # First, as it is the only step that a full disk can refuse: then the run stays as it has ended.
-        store.publish(layout.reserve, [spec.token.encode().ljust(RESERVE_BYTES)], spec.token)
-        for which in ("best", "final"):
-            store.sweep(layout.export(which), store.list(layout.export(which)))
-        earlier = sum(name.startswith(f"{outcome}-") for name in store.list(layout.root))
-        store.sweep(layout.root, [layout.stop.rpartition("/")[2]])
-        store.move(layout.outcome(outcome), layout.outcome(f"{outcome}-{earlier + 1:02d}"))
+    _reopen(layout, invocation)
     dispatch(next_actions(take_snapshot(store, layout, spec)), spec, invocation)
     return _summary(spec, invocation)
+
+
+def _reopen(layout: RunLayout, invocation: Invocation) -> None:
+    """Put the markers of a run's end out of the way; outcomes are kept under names with a number."""
+    store = invocation.store
+    names = store.list(layout.root)
+    ended = [state for state in OUTCOMES if f"{state}.json" in names]
+    if not ended:
+        return
+    # First, as it is the only step that a full disk can refuse: then the run stays as it has ended.
+    store.publish(layout.reserve, [invocation.token.encode().ljust(RESERVE_BYTES)], invocation.token)
+    for which in ("best", "final"):
+        store.sweep(layout.export(which), store.list(layout.export(which)))
+    store.sweep(layout.root, [path.rpartition("/")[2] for path in (layout.stop, layout.ending)])
+    for state in ended:
+        earlier = sum(name.startswith(f"{state}-") for name in names)
+        store.move(layout.outcome(state), layout.outcome(f"{state}-{earlier + 1:02d}"))
 
 
 def _clean(spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
@@ -207,8 +216,7 @@ def _give_up(record: Any, invocation: Invocation) -> dict[str, Any]:
     spec = _spec(run, invocation)
     failure = explain(record, spec.functions)
     invocation.note(run, gave_up=failure.reason)
-    if take_snapshot(invocation.store, RunLayout(run), spec).outcome is None:
-        fail(invocation, RunLayout(run), failure)
+    fail(invocation, RunLayout(run), failure)
     return {"run": run}
 
 

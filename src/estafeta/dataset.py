@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Subset, TensorDataset, default_collate
+from torch.utils.data import IterableDataset, TensorDataset, default_collate
 
 from estafeta.errors import UsageError
 from estafeta.sampling import Rows
@@ -37,7 +37,7 @@ class Table:
         if isinstance(source, tuple):
             self._tensors = _tensors(source)
             self._rows = len(self._tensors[0])
-        elif isinstance(source, Dataset) or (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
+        elif hasattr(source, "__getitem__") and hasattr(source, "__len__") and not isinstance(source, IterableDataset):
             self._source = source
             self._rows = len(source)
         else:
@@ -110,6 +110,3 @@ def _bundled(name: str) -> tuple[Any, Any]:
     scaled = data / 16.0 if name == "digits" else (data - data.mean(0)) / np.where(data.std(0) > 0, data.std(0), 1.0)
     target = bunch.target.astype(np.float32) if name == "diabetes" else bunch.target.astype(np.int64)
     return scaled.astype(np.float32), target
-
-
-__all__ = ["Batch", "Dataset", "Subset", "Table", "open_table"]

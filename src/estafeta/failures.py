@@ -45,11 +45,17 @@ def explain(record: dict[str, Any], functions: Mapping[Role, FunctionSettings]) 
         exit_code=exit_code,
         function=function,
         rank=event.get("rank") if event.get("task") in ("train", "valid") else None,
-        round=f"{event['task']}-{event['version']:08d}" if "task" in event else event.get("round") or None,
+        round=_round(event),
         request_id=context["requestId"],
         log_group=f"/aws/lambda/{function}",
         traceback="".join(response.get("stackTrace") or []),
     )
+
+
+def _round(event: dict[str, Any]) -> str | None:
+    if event.get("task") in ("train", "valid"):
+        return f"{event['task']}-{event['version']:08d}"
+    return event.get("round") or None
 
 
 def _where(event: dict[str, Any], function: str) -> str:
@@ -69,14 +75,14 @@ def _diagnose(
             f"set RecursiveLoop: Allow on the {role} function in the template (all functions of the loop need it)",
             3,
         )
-    if kind == "Runtime.OutOfMemory" or "signal: killed" in text:
+    if kind in ("Runtime.OutOfMemory", "MemoryError") or "signal: killed" in text:
         return (
             "OutOfMemory",
             f"The {role} function ran out of memory at its limit of {function.memory_mb} MB",
             f"give it more with -o {role}.memory_mb=…, or make the micro-batches smaller with -o micro_batch_size=…",
             1,
         )
-    if kind == "Sandbox.Timedout" or "timed out" in text:
+    if kind == "Sandbox.Timedout" or "Task timed out" in text:
         return (
             "Timeout",
             f"The {role} function was killed at its time limit of {function.timeout_s} s",
@@ -87,4 +93,5 @@ def _diagnose(
         return "ImportModuleError", text, "install what is missing where the functions run", 3
     if re.search(r"No space left on device|Disk quota exceeded", text):
         return "DiskFull", f"The store is full: {text}", "free some space, then resume the run", 3
-    return kind or condition, f"{kind}: {text}, after {attempts} attempts", "see the function's log", 1
+    what = f"{kind}: {text}" if kind else f"Lambda gave the event up ({condition})"
+    return kind or condition, f"{what}, after {attempts} attempts", "see the function's log", 1

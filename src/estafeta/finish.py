@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 
 from estafeta.invocation import Invocation
-from estafeta.layout import RunLayout
+from estafeta.layout import RunLayout, epochs_in
 from estafeta.outcome import publish_outcome
 from estafeta.snapshot import Finish, Snapshot, read_epoch, read_plan
 from estafeta.spec import Outcome, Plan, RunSpec, Which
@@ -23,18 +23,27 @@ from estafeta.weights import Weights, read_state, read_weights
 
 
 def finish(end: Finish, snapshot: Snapshot, spec: RunSpec, invocation: Invocation) -> None:
-    """Export the final and the best weights, then publish the run's outcome."""
-    state = "stopped" if end.state == "stopped" else "done"
-    outcome = Outcome(token=invocation.token, state=state, why=end.why, ended_at=time.time())
-    layout, last = RunLayout(spec.run), snapshot.last_epoch
-    if snapshot.plan is not None and snapshot.version is not None:
-        best = last.best_version if last else snapshot.version
-        export("best", best, spec, invocation)
-        digest = export("final", snapshot.version, spec, invocation)
-        outcome = outcome.model_copy(
-            update={"version": snapshot.version, "best_version": best, "weights_sha256": digest}
-        )
-    publish_outcome(invocation, layout, outcome)
+    """Decide with which version the run ends, export that and the best one, then publish the outcome.
+
+    The decision is published first, once: of two functions that finish a run at the same time, one may have seen a
+    newer version, and files of one version must not stand beside the digest of another.
+    """
+    store, layout, last = invocation.store, RunLayout(spec.run), snapshot.last_epoch
+    outcome = Outcome(
+        token=invocation.token,
+        state="stopped" if end.state == "stopped" else "done",
+        version=snapshot.version if snapshot.plan else None,
+        best_version=last.best_version if last else snapshot.version if snapshot.plan else None,
+        why=end.why,
+        ended_at=time.time(),
+    )
+    if not store.publish(layout.ending, [outcome.to_json()], invocation.token):
+        outcome = Outcome.model_validate_json(store.read(layout.ending))
+    if outcome.version is not None and outcome.best_version is not None:
+        export("best", outcome.best_version, spec, invocation)
+        digest = export("final", outcome.version, spec, invocation)
+        outcome = outcome.model_copy(update={"weights_sha256": digest})
+    publish_outcome(invocation, layout, outcome.model_copy(update={"token": invocation.token}))
 
 
 def state_dict(plan: Plan, weights: Weights, frozen: dict[str, Array]) -> dict[str, Array]:
@@ -66,7 +75,9 @@ def export(which: Which, version: int, spec: RunSpec, invocation: Invocation) ->
         named = {f"{p}.{v}": array for v, flat in vectors.items() for p, array in _split(plan, flat).items()}
         store.publish(f"{folder}/optimizer.safetensors", encode(named, metadata), token)
     epoch, step = divmod(version, plan.steps_per_epoch)
-    record = read_epoch(store, layout, epoch) if step == 0 else None
+    # A run may be stopped, or fail, between the last step of an epoch and the record of it.
+    recorded = step == 0 and epoch in epochs_in(store.list(layout.epochs))
+    record = read_epoch(store, layout, epoch) if recorded else None
     facts = {
         "format": "estafeta-state/1", "token": token, "run": spec.run, "version": version, "epoch": epoch,
         "metrics": record.metrics if record else {}, "weights_sha256": digest, "optimizer": spec.optimizer,

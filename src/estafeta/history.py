@@ -45,12 +45,17 @@ class EarlyStopping:
         """Whether `value` improves on `than`; nothing that is not a number improves on anything."""
         if math.isnan(value):
             return False
-        less = (self.mode or ("min" if self.monitor.endswith("loss") else "max")) == "min"
-        return value < than - self.min_delta if less else value > than + self.min_delta
+        return value < than - self.min_delta if self._less_is_better else value > than + self.min_delta
 
     def reached(self, value: float) -> bool:
         """Whether `value` is as good as the target."""
-        return self.target is not None and not self.better(self.target, value) and not math.isnan(value)
+        if self.target is None:
+            return False
+        return value <= self.target if self._less_is_better else value >= self.target
+
+    @property
+    def _less_is_better(self) -> bool:
+        return (self.mode or ("min" if self.monitor.endswith("loss") else "max")) == "min"
 
 
 class EpochRecord(BaseModel):

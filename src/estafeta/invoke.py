@@ -97,6 +97,7 @@ def make_client(service: str, **options: Any) -> Any:
     config = Config(
         retries={"total_max_attempts": 1}, connect_timeout=CONNECT_TIMEOUT_S, read_timeout=READ_TIMEOUT_S,
         max_pool_connections=64, tcp_keepalive=True,
+        user_agent="estafeta", parameter_validation=False,  # putting these together anew costs a fifth of each call
     )  # fmt: skip
     with reaching("AWS"):
         return boto3.session.Session().client(service, config=config, **options)  # type: ignore[call-overload]

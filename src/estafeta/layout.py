@@ -12,6 +12,7 @@
                legs/merge-train-00000012.g00            who merges step 12 (generation 0)
                epochs/0003.json                         metrics after 3 epochs, best so far, verdict
                best/ final/                             model.safetensors, optimizer.safetensors, state.json
+               ending.json                              the version that it ends with
                STOP, done.json | stopped.json | failed.json     how it ended
                reserve                                  room for the last words of a run that fills the disk
 
@@ -116,6 +117,11 @@ class RunLayout:
     def stop(self) -> str:
         """The request to stop."""
         return f"{self.root}/STOP"
+
+    @property
+    def ending(self) -> str:
+        """The decision with which version the run ends."""
+        return f"{self.root}/ending.json"
 
     @property
     def reserve(self) -> str:

@@ -62,18 +62,19 @@ class Learner:
         self._metrics = dict(job.metrics)
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         _check(trained)
+        _check_dtypes(self.model)
         size = sum(p.numel() for p in trained.values())
         self.parameters: Array = np.empty(size, np.float32)
         self.gradient: Array = np.zeros(size, np.float32)
         self.slots = self._flatten(trained)
         self.frozen = {n: p.detach().numpy() for n, p in self.model.named_parameters() if not p.requires_grad}
-        self.buffers: dict[str, Array] = {
-            name: tensor.numpy() for name, tensor in self.model.named_buffers() if name in self.model.state_dict()
-        }
-        for name, array in {**self.frozen, **self.buffers}.items():
-            if array.dtype not in CODES:
-                raise UsageError(f"tensor {name!r} has dtype {array.dtype}, which cannot be published")
         self.reset()
+
+    @property
+    def buffers(self) -> dict[str, Array]:
+        """The buffers of the state dict by name, as they are now: a module may have put others in their place."""
+        saved = self.model.state_dict().keys()
+        return {name: buffer.detach().numpy() for name, buffer in self.model.named_buffers() if name in saved}
 
     def reset(self) -> None:
         """Begin a new sum."""
@@ -128,7 +129,11 @@ class Learner:
             raise NotFinite("the gradient has elements that are not finite")
 
     def state_dict_keys(self) -> tuple[StateKey, ...]:
-        """Each key of the model's state dict, with the kind and the name of the tensor that it stands for."""
+        """Each key of the model's state dict, with the kind and the name of the tensor that it stands for.
+
+        Raises:
+            UsageError: A key stands for something else.
+        """
         first: dict[int, tuple[str, str]] = {}
         for name, parameter in self.model.named_parameters():
             first[id(parameter)] = ("parameter" if parameter.requires_grad else "frozen", name)
@@ -136,7 +141,11 @@ class Learner:
             first[id(buffer)] = ("buffer", name)
         tensors: dict[str, torch.Tensor] = dict(self.model.named_parameters(remove_duplicate=False))
         tensors.update(self.model.named_buffers(remove_duplicate=False))
-        return tuple((key, *first[id(tensors[key])]) for key in self.model.state_dict())
+        keys = self.model.state_dict().keys()
+        if others := keys - tensors.keys():
+            raise UsageError(f"the model's state dict has {min(others)!r}, neither a parameter nor a buffer",
+                             hint="keep in a buffer what is to be saved with the model")  # fmt: skip
+        return tuple((key, *first[id(tensors[key])]) for key in keys)
 
     def _flatten(self, trained: Mapping[str, torch.nn.Parameter]) -> tuple[Slot, ...]:
         flat, gradient = torch.from_numpy(self.parameters), torch.from_numpy(self.gradient)
@@ -196,3 +205,11 @@ def _check(trained: Mapping[str, torch.nn.Parameter]) -> None:
         if parameter.dtype != torch.float32:
             raise UsageError(f"parameter {name!r} is {parameter.dtype}; gradients are exchanged in float32",
                              hint="call .float() on the model, or freeze the parameter")  # fmt: skip
+
+
+def _check_dtypes(model: torch.nn.Module) -> None:
+    publishable = {f"torch.{dtype.name}" for dtype in CODES}
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, torch.Tensor) and str(tensor.dtype) not in publishable:
+            raise UsageError(f"tensor {name!r} is {tensor.dtype}, which cannot be published",
+                             hint="convert it to another dtype in model()")  # fmt: skip

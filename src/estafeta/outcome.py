@@ -7,6 +7,7 @@ import time
 
 from estafeta.invocation import Invocation
 from estafeta.layout import RunLayout
+from estafeta.snapshot import OUTCOMES
 from estafeta.spec import Failure, Outcome
 
 RESERVE_BYTES = 64 * 1024
@@ -16,9 +17,13 @@ RESERVE_BYTES = 64 * 1024
 def publish_outcome(invocation: Invocation, layout: RunLayout, outcome: Outcome) -> bool:
     """Publish the end of a run; a full disk cannot keep it from being said, as the run's reserve is given up for it.
 
+    A run ends once: what a late function has to say after that is not heard.
+
     Returns:
         Whether it was this invocation that ended the run.
     """
+    if not invocation.store.list(layout.root).isdisjoint(f"{state}.json" for state in OUTCOMES):
+        return False
     path, content = layout.outcome(outcome.state), [outcome.to_json()]
     try:
         return invocation.store.publish(path, content, outcome.token)

@@ -67,8 +67,8 @@ class Session:
             self.version = None
             self.buffers = read_weights(store, layout, version, self.learner.parameters).buffers
             self.version = version
-        for name, array in self.buffers.items():
-            self.learner.buffers[name][...] = array
+        for name, array in self.learner.buffers.items():
+            array[...] = self.buffers[name]
         self.learner.reset()
 
 

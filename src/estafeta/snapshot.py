@@ -128,10 +128,12 @@ def take_snapshot(store: Store, layout: RunLayout, spec: RunSpec, plan: Plan | N
     stop_requested = layout.stop.rpartition("/")[2] in top
     if plan is None and layout.plan.rpartition("/")[2] in top:
         plan = read_plan(store, layout)
+    # Epochs before weights: a version is published before its epoch's record, so no verdict is newer than the version.
+    epoch = max(epochs_in(store.list(layout.epochs)), default=0)
     version = max(versions_in(store.list(layout.weights)), default=None)
     if plan is None or version is None:
         return Snapshot(spec.workers, outcome, stop_requested)
-    last_epoch = read_epoch(store, layout, max(epochs_in(store.list(layout.epochs)), default=0))
+    last_epoch = read_epoch(store, layout, epoch)
     round_ = current_round(plan, version, last_epoch)
     ranks, legs = frozenset[int](), dict[int, int]()
     if round_ is not None:

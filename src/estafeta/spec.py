@@ -27,7 +27,7 @@ MB_PER_VCPU = 1769
 class Document(BaseModel):
     """Base: frozen, and nothing unknown is let in."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     def to_json(self) -> bytes:
         """As UTF-8 text, one line."""
@@ -239,7 +239,7 @@ class FetchVerb(Document):
     run: str
     which: Which
     file: Literal["model.safetensors", "optimizer.safetensors", "state.json"] = "model.safetensors"
-    offset: int = 0
+    offset: int = Field(default=0, ge=0)
 
 
 ControlEvent = Annotated[StartVerb | RunVerb | StatusVerb | RunsVerb | FetchVerb, Field(discriminator="verb")]

@@ -8,8 +8,8 @@ mounts EFS. Each rule answers something that such clients were seen to do:
 * A file created in place is seen empty by others. So content is written under a temporary name in the same directory
   and closed before it gets its final name, by `link`, which fails if the name is taken: exactly one writer wins.
 * After a server fail-over a call that was carried out can be answered with an error (its first reply was lost): `link`
-  says EEXIST, `rename` and `unlink` say ENOENT. So every writer puts a token into its file, and a refused writer looks
-  whether the token in the published file is its own.
+  says EEXIST, `rename` and `unlink` say ENOENT. So whoever publishes puts a token into the file, and when refused looks
+  whether the token in the published file is its own; whoever renames looks whether the new name is there.
 * A removed file may answer ESTALE to those who hold it. So readers open afresh, read to memory, and never map.
 * Appending from two machines loses records. So an appended file has one writer.
 
@@ -104,7 +104,7 @@ class Store:
             self._remove(temporary)
         return mine
 
-    def replace(self, path: str, chunks: Sequence[Buffer], token: str) -> None:
+    def replace(self, path: str, chunks: Sequence[Buffer]) -> None:
         """Write a file whose last writer wins (progress, heart-beats); readers see the old or the new one, complete.
 
         Raises:
@@ -115,7 +115,8 @@ class Store:
         try:
             self._files.rename(temporary, target)
         except FileNotFoundError:
-            if not self._carries(path, token, len(bytes(chunks[0]))):
+            # Nobody else takes the temporary name away, so while the target is there this call was carried out.
+            if not self.exists(path):
                 raise
         except OSError:
             self._remove(temporary)

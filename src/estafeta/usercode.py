@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import pkgutil
 import sys
 import traceback
 from collections.abc import Iterator
@@ -39,12 +40,21 @@ def load_job(directory: str, place: str) -> Job:
 
     Raises:
         UserCodeError: The module cannot be imported.
-        UsageError: There is no job of that name in it.
+        UsageError: There is no such module, or no job of that name in it; the hint lists what there is.
     """
     _enter(directory)
     module_name, _, attribute = place.partition(":")
-    with user_code(f"importing {module_name}.py"):
-        module = importlib.import_module(module_name)
+    writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # the store holds what is published only
+    try:
+        with user_code(f"importing {module_name}.py"):
+            module = importlib.import_module(module_name)
+    except UserCodeError as error:
+        if isinstance(error.__cause__, ModuleNotFoundError) and error.__cause__.name == module_name:
+            there = ", ".join(sorted(found.name for found in pkgutil.iter_modules([directory])))
+            raise UsageError(f"the run's code has no module {module_name!r}", hint=f"there is: {there}") from None
+        raise
+    finally:
+        sys.dont_write_bytecode = writes_bytecode
     return job_in(module, attribute)
 
 

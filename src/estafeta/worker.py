@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from estafeta.contribution import BUFFER, GRADIENT, Tally, contribution, tally_of
 from estafeta.deadline import Deadline
-from estafeta.errors import EstafetaError, Gone
+from estafeta.errors import EstafetaError, Gone, UsageError
 from estafeta.files import Reader
 from estafeta.invocation import Invocation, dispatch, read_spec
 from estafeta.layout import RunLayout, claim_of, contribution_name, ranks_in
@@ -115,6 +115,11 @@ def _publish_share(
         tally = _resume(event, invocation, learner.gradient, learner.buffers)
         first, learner.rows, learner.sums = tally.parts, tally.rows, dict(tally.sums)
     rows, table = session.data.rows[round_.phase], session.data.tables[round_.phase]
+    if len(rows) != (expected := plan.train_rows if round_.phase == "train" else plan.valid_rows):
+        raise UsageError(
+            f"the data set has {len(rows)} rows for this phase, and had {expected} when the run was prepared",
+            hint="dataset() must give the same rows in every process: fix its seeds, and its source",
+        )
     parts = micro_batches(_share(event, spec, plan), spec.micro_batch_size)
     for part in range(first, len(parts)):
         if part > first and deadline.is_near():
@@ -171,7 +176,7 @@ def _resume(event: WorkerEvent, invocation: Invocation, gradient: Any, buffers: 
         if GRADIENT in file.entries:
             file.read_into(GRADIENT, gradient)
             for name, array in buffers.items():
-                file.read_into(BUFFER + name, array)
+                array[...] = file.read(BUFFER + name)
         return tally_of(file)
 
     return invocation.store.reading(RunLayout(event.run).partial_of(event.round, event.rank, event.leg), read)

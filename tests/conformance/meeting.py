@@ -12,9 +12,6 @@ from typing import Any
 from estafeta.errors import UsageError
 from estafeta.store import Backoff, Store, new_token
 
-PATIENCE_S = 300.0
-"""How long one waits for the other: longer than a fail-over, and than a person needs to go to the other machine."""
-
 QUICK = Backoff(first_s=0.0002, factor=1.2, longest_s=0.005)
 
 
@@ -25,12 +22,14 @@ class Meeting:
         store: The shared directory.
         directory: A directory in it that no other meeting has used.
         me: Which of the two this is, 0 or 1.
+        patience_s: How long to wait for the other, each time.
     """
 
-    def __init__(self, store: Store, directory: str, me: int) -> None:
+    def __init__(self, store: Store, directory: str, me: int, patience_s: float) -> None:
         self._store = store
         self._directory = directory
         self._me = me
+        self._patience_s = patience_s
         store.make_directories(directory)
         if not self._say("begin", new_token()):
             raise UsageError(f"{directory} has been used before", hint="Choose another --peers-token.")
@@ -43,7 +42,7 @@ class Meeting:
         """Tell the other something that JSON can say; what 0 said and what 1 said."""
         self._say(str(topic), said)
         names = {f"{topic}.0", f"{topic}.1"}
-        if self._store.wait(self._directory, names.issubset, timeout_s=PATIENCE_S, backoff=QUICK) is None:
+        if self._store.wait(self._directory, names.issubset, timeout_s=self._patience_s, backoff=QUICK) is None:
             raise TimeoutError(f"the other process did not come to {self._directory}/{topic}")
         return [json.loads(self._store.read(f"{self._directory}/{name}"))["said"] for name in sorted(names)]
 

@@ -53,7 +53,7 @@ class NfsServer:
     def restart(self) -> None:
         """Come up again on the same disk.
 
-        Removed files that clients had open were kept in memory only (nfs.md f: "after a server restart").
+        Files that were removed while a client had them open were kept in memory only: they are lost now.
         """
         for file in self._removed:
             file.forgotten = file.names == 0
@@ -142,7 +142,7 @@ class NfsServer:
         return bytes(file.content[offset : offset + count])
 
     def write(self, file: File, offset: int, data: bytes) -> None:
-        """Put bytes at an offset. There is no request that appends (nfs.md g)."""
+        """Put bytes at an offset. NFS has no request that appends."""
         self._arrive(file)
         file.content[offset : offset + len(data)] = data
 

@@ -1,6 +1,6 @@
 """What two processes do at the same time in one directory, and what each reports of it.
 
-    python -m conformance.races DIR TOKEN RACE    runs the race as number 1, for a test that is number 0
+    python -m conformance.races DIR RACE    runs the race as number 1, for a test that is number 0
 
 Each race is a function of a `Lane`; it returns something that JSON can say. Nothing is judged here: the tests in
 `test_two_machines.py` compare the reports of both.
@@ -112,15 +112,15 @@ def move(lane: Lane) -> list[dict[str, Any]]:
 
 
 def replace(lane: Lane) -> dict[str, int]:
-    """One replaces a file 300 times while the other reads it all the time."""
+    """One replaces a file 150 times while the other reads it all the time."""
     path, end = f"{lane.names}/beat", "end"
     lines = 4000
     if lane.me == 0:
-        lane.store.replace(path, [b"%08d\n" % 0 * lines], f"{0:08d}")
+        lane.store.replace(path, [b"%08d\n" % 0 * lines])
     lane.meeting.together("begin")
     if lane.me == 0:
-        for number in range(1, 300):
-            lane.store.replace(path, [b"%08d\n" % number * lines], f"{number:08d}")
+        for number in range(1, 150):
+            lane.store.replace(path, [b"%08d\n" % number * lines])
         lane.store.publish(f"{lane.names}/{end}", [b"x"], "x")
         return {"reads": 0, "torn": 0}
     reads = torn = 0
@@ -136,16 +136,17 @@ RACES: dict[str, Callable[[Lane], Any]] = {
 }
 
 
-def run(root: str, token: str, race: str, me: int) -> list[Any]:
+def run(root: str, race: str, me: int, *, patience_s: float) -> list[Any]:
     """Run a race as one of two; what 0 reports and what 1 reports."""
+    os.makedirs(root, exist_ok=True)
     store = Store(root)
-    directory = f"two-machines-{token}/{race}"
-    store.make_directories(f"{directory}/names")
-    meeting = Meeting(store, f"{directory}/meeting", me)
-    report = RACES[race](Lane(store, meeting, f"{directory}/names", me))
+    names = f"{race}/names"
+    store.make_directories(names)
+    meeting = Meeting(store, f"{race}/meeting", me, patience_s)
+    report = RACES[race](Lane(store, meeting, names, me))
     return meeting.exchange("report", report)
 
 
 if __name__ == "__main__":
-    _, given_root, given_token, given_race = sys.argv
-    run(given_root, given_token, given_race, 1)
+    _, directory, name = sys.argv
+    run(directory, name, 1, patience_s=60)

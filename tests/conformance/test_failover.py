@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from estafeta.store import Store
 
 from .conftest import Client, Nfs, TwoClients
-from .faults import RESENT, LostReplies
+from .faults import RESENT, Interrupted, LostReplies
 from .test_publishing import ORDERS, PROPERTY, chunks, content
 from .turns import interleave
 
@@ -66,16 +66,34 @@ def test_making_directories(two_clients: TwoClients) -> None:
 
 def test_replacing(two_clients: TwoClients) -> None:
     a, b = two_clients
-    b.store.replace("f", chunks("old"), "old")
-    losing(a, "rename").replace("f", chunks("A"), "A")
+    b.store.replace("f", chunks("old"))
+    losing(a, "rename").replace("f", chunks("A"))
     assert b.store.read("f") == content("A")
     assert b.all_names("") == ["f"]
 
 
-def test_replacing_in_a_directory_that_is_gone_is_an_error(two_clients: TwoClients) -> None:
-    a, _ = two_clients
+@PROPERTY
+@given(order=ORDERS, losses=st.lists(st.booleans(), max_size=6))
+def test_two_replace_whatever_is_lost(
+    two_clients: TwoClients, new_directory: Callable[[], str], order: list[int], losses: list[bool]
+) -> None:
+    a, b = two_clients
+    directory = new_directory()
+    path = f"{directory}/f"
+    fate = iter(losses)
+    flaky_a, flaky_b = (c.through(LostReplies(c.files, lambda call: next(fate, False))) for c in two_clients)
+    interleave(order, lambda: flaky_a.replace(path, chunks("A")), lambda: flaky_b.replace(path, chunks("B")))
+    assert a.store.read(path) == b.store.read(path)
+    assert a.store.read(path) in (content("A"), content("B"))
+    assert a.all_names(directory) == ["f"]
+
+
+def test_replacing_in_a_directory_that_goes_away_is_an_error(two_clients: TwoClients) -> None:
+    a, b = two_clients
+    a.store.make_directories("d")
+    files = Interrupted(a.files, "rename", lambda: b.store.remove_tree("d"))
     with pytest.raises(FileNotFoundError):
-        a.store.replace("gone/f", chunks("A"), "A")
+        a.through(files).replace("d/f", chunks("A"))
 
 
 def test_moving(two_clients: TwoClients) -> None:
@@ -155,7 +173,7 @@ def test_a_whole_life_on_a_server_that_loses_every_second_reply(two_clients: Two
         assert a.list(run) == b.list(run) == {"A", "B"}
         assert a.claim(run, "merge", generation=0, token="A")
         assert not b.claim(run, "merge", generation=0, token="B")
-        a.replace(f"{run}/beat", chunks("A"), "A")
+        a.replace(f"{run}/beat", chunks("A"))
         assert b.read(f"{run}/beat") == content("A")
         assert b.move(f"{run}/A", f"{run}/B-took-A")
         b.sweep(run, ["B-took-A", "B"])

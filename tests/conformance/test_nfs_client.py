@@ -1,4 +1,4 @@
-"""The imitation is as bad as the real thing: each test is a row of the measurements (nfs.md, sections a to g)."""
+"""The imitation is as bad as the real thing: each test is something that real NFS clients were measured to do."""
 
 from __future__ import annotations
 
@@ -76,6 +76,38 @@ def test_a_new_folder_is_late_too_and_so_is_all_that_is_in_it(nfs: Nfs) -> None:
         nfs.b.listdir(D)
     assert not nfs.b.exists(f"{D}/f")
     assert 10 <= seconds_until(nfs, lambda: nfs.b.exists(f"{D}/f")) <= 30
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda files: files.unlink(F),
+        lambda files: files.rename(F, f"{ROOT}/g"),
+        lambda files: files.link(F, f"{ROOT}/g"),
+        lambda files: files.listdir(D),
+        lambda files: files.create(f"{D}/f", [b"x"]),
+    ],
+)
+def test_every_call_believes_a_remembered_absence(nfs: Nfs, call: Callable[[NfsClientFiles], object]) -> None:
+    assert not nfs.b.exists(F)
+    assert not nfs.b.exists(D)
+    nfs.a.create(F, [b"x"])
+    nfs.a.mkdir(D)
+    with pytest.raises(FileNotFoundError):
+        call(nfs.b)
+    nfs.b.listdir(ROOT)
+    call(nfs.b)
+
+
+def test_a_refused_mkdir_refreshes_that_name_alone(nfs: Nfs) -> None:
+    assert not nfs.b.exists(F)
+    assert not nfs.b.exists(D)
+    nfs.a.create(F, [b"x"])
+    nfs.a.mkdir(D)
+    with pytest.raises(FileExistsError):
+        nfs.b.mkdir(D)
+    assert nfs.b.listdir(D) == []
+    assert not nfs.b.exists(F)
 
 
 def test_listing_sees_it_now_and_so_does_every_look_after_it(nfs: Nfs) -> None:

@@ -80,13 +80,13 @@ def test_a_file_that_is_swept_while_it_is_read_before_a_restart(nfs: Nfs) -> Non
 
 def test_a_file_that_is_replaced_while_it_is_read_before_a_restart(nfs: Nfs) -> None:
     a, b = nfs.clients()
-    a.store.replace("f", chunks("old"), "old")
+    a.store.replace("f", chunks("old"))
     attempts = []
 
     def use(reader: Reader) -> bytes:
         attempts.append(reader)
         if len(attempts) == 1:
-            a.store.replace("f", chunks("new"), "new")
+            a.store.replace("f", chunks("new"))
             nfs.server.restart()
         buffer = bytearray(reader.size)
         reader.readinto(buffer, 0)

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
-from typing import TypeVar
 
 import pytest
 
 from .conftest import Nfs, TwoClients
-from .faults import Failing
-from .interposed import Interposed
-
-T = TypeVar("T")
+from .faults import Failing, Interrupted
 
 
 def publish_all(two_clients: TwoClients, *paths: str) -> None:
@@ -64,22 +59,10 @@ def test_a_new_tree_goes_though_its_absence_is_remembered(two_clients: TwoClient
     assert a.store.list("runs") == frozenset()
 
 
-class BusyWriter(Interposed):
-    """Somebody publishes in the directory just before it is removed."""
-
-    write: Callable[[], object]
-
-    def around(self, call: str, path: str, carry_out: Callable[[], T]) -> T:
-        if call == "rmdir":
-            self.write()
-        return carry_out()
-
-
 def test_a_tree_in_which_somebody_still_writes_stays(two_clients: TwoClients) -> None:
     a, b = two_clients
     publish_all(two_clients, "runs/r/d/f")
-    files = BusyWriter(b.files)
-    files.write = lambda: a.store.publish("runs/r/d/late", [b"A"], "A")
+    files = Interrupted(b.files, "rmdir", lambda: a.store.publish("runs/r/d/late", [b"A"], "A"))
     b.through(files).remove_tree("runs/r")
     assert a.store.list("runs/r/d") == {"late"}
     b.store.remove_tree("runs/r")
@@ -89,8 +72,7 @@ def test_a_tree_in_which_somebody_still_writes_stays(two_clients: TwoClients) ->
 def test_two_may_remove_the_same_tree(two_clients: TwoClients) -> None:
     a, b = two_clients
     publish_all(two_clients, "runs/r/d/f", "runs/r/g")
-    files = BusyWriter(b.files)
-    files.write = lambda: a.store.remove_tree("runs/r")
+    files = Interrupted(b.files, "rmdir", lambda: a.store.remove_tree("runs/r"))
     b.through(files).remove_tree("runs/r")
     assert a.store.list("runs") == frozenset()
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,7 @@ from typing import Any
 
 import pytest
 
-from estafeta.store import Store, new_token
+from estafeta.store import Store
 
 from . import races
 
@@ -38,22 +39,27 @@ Both = Callable[[Callable[[races.Lane], Any]], list[Any]]
 @pytest.fixture
 def both(request: pytest.FixtureRequest, tmp_path: Path) -> Both:
     """Runs a race in two processes; gives what each reports."""
-    root = request.config.getoption("--store-root") or str(tmp_path)
-    peer = request.config.getoption("--peer")
-    token = request.config.getoption("--peers-token") or new_token()
+    given, peer, word = (request.config.getoption(name) for name in ("--store-root", "--peer", "--peers-token"))
+    if peer and not (given and word):
+        raise pytest.UsageError("--peer needs --store-root and --peers-token, the same on both machines")
 
     def run_as_one_of_two(race: Callable[[races.Lane], Any]) -> list[Any]:
-        return races.run(root, token, race.__name__, int(peer))
+        return races.run(f"{given}/two-machines-{word}", race.__name__, int(peer), patience_s=300)
 
     def run_both(race: Callable[[races.Lane], Any]) -> list[Any]:
-        command = [sys.executable, "-m", "conformance.races", root, token, race.__name__]
-        with subprocess.Popen(command, cwd=TESTS, stderr=subprocess.PIPE, text=True) as other:
-            reports = races.run(root, token, race.__name__, 0)
-            _, complaint = other.communicate()
+        with tempfile.TemporaryDirectory(prefix="two-processes-", dir=given or tmp_path) as root:
+            command = [sys.executable, "-m", "conformance.races", root, race.__name__]
+            with subprocess.Popen(command, cwd=TESTS, stderr=subprocess.PIPE, text=True) as other:
+                try:
+                    reports = races.run(root, race.__name__, 0, patience_s=60)
+                except BaseException:
+                    other.kill()
+                    raise
+                _, complaint = other.communicate()
         assert other.returncode == 0, complaint
         return reports
 
-    return run_both if peer is None else run_as_one_of_two
+    return run_as_one_of_two if peer else run_both
 
 
 def test_one_of_two_publishes_each_name_and_both_see_its_file_complete(both: Both) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from estafeta.errors import Gone
 from estafeta.store import Backoff
 
 from .conftest import TwoClients
+from .faults import Interrupted
 
 EVERY_SECOND = Backoff(first_s=1.0, factor=1.0)
 
@@ -44,6 +47,15 @@ def test_a_directory_whose_absence_is_remembered_is_seen_at_the_next_look(two_cl
     assert seen == frozenset({"f"})
     assert b.clock.monotonic() == 6
     assert b.store.read("runs/r/contributions/f") == b"A"
+    assert b.store.publish("runs/r/contributions/g", [b"B"], "B")
+
+
+def test_a_directory_that_comes_and_goes_has_nothing(two_clients: TwoClients) -> None:
+    a, b = two_clients
+    scenes: list[Callable[[], object]] = [lambda: a.store.remove_tree("d"), lambda: a.store.make_directories("d"), int]
+    files = Interrupted(b.files, "listdir", lambda: scenes.pop()())
+    assert b.through(files).list("d") == frozenset()
+    assert scenes == []
 
 
 @pytest.mark.parametrize("path", ["f", "runs/r/f"])

@@ -20,7 +20,9 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from estafeta import merge as merge_module
@@ -33,7 +35,7 @@ from estafeta.invocation import Invocation, read_spec
 from estafeta.job import Job
 from estafeta.layout import RunLayout
 from estafeta.merge import merge
-from estafeta.optim import to_dict
+from estafeta.settings import to_dict
 from estafeta.snapshot import OUTCOMES, read_plan
 from estafeta.spec import FunctionSettings, MergeEvent, Outcome, Role, RunSpec, WorkerEvent
 from estafeta.store import Store
@@ -45,7 +47,8 @@ from .faults import Killed
 
 CODE = {"jobs.py": Path(jobs.__file__).read_text(encoding="utf-8")}
 FUNCTIONS: dict[Role, FunctionSettings] = {
-    role: FunctionSettings(name=f"estafeta-{role}", memory_mb=1769, timeout_s=900) for role in ("worker", "merge", "control")
+    role: FunctionSettings(name=f"estafeta-{role}", memory_mb=1769, timeout_s=900)
+    for role in ("worker", "merge", "control")
 }
 ATTEMPTS = 3
 """An event's first delivery and Lambda's two retries."""
@@ -123,7 +126,7 @@ class Relay:
         arrivals: When events are delivered.
         remaining_s: What a function is told of its time.
         attempts: How often an event is tried.
-        cold: Let each invocation find nothing that an earlier one has left in memory.
+        cold: Let each invocation find nothing that an earlier one has left in memory. The first never does.
 
     Attributes:
         delivered: All deliveries so far.
@@ -159,6 +162,7 @@ class Relay:
         self._cold = cold
         self._queue: list[tuple[int, int, Event]] = []
         self._requests = itertools.count()
+        forget()
 
     # The client's side
 
@@ -167,6 +171,12 @@ class Relay:
         self.start()
         self.drain()
         return self.result()
+
+    def run_to_failure(self) -> None:
+        """The same for a run that is to fail."""
+        self.start()
+        self.drain()
+        assert self.outcome().state == "failed"
 
     def start(self) -> None:
         """Publish the run and queue its first event."""
@@ -194,7 +204,9 @@ class Relay:
             return False
         _, _, event = heapq.heappop(self._queue)
         self.delivered.append(event)
-        assert len(self.delivered) < MOST_DELIVERIES, f"the run does not end: {Counter(map(str, self.delivered[-100:]))}"
+        assert len(self.delivered) < MOST_DELIVERIES, (
+            f"the run does not end: {Counter(map(str, self.delivered[-100:]))}"
+        )
         self.on_delivery(event)
         if self._cold:
             forget()
@@ -205,6 +217,11 @@ class Relay:
             self.on_error(event)
             self._retry(event, error)
         return True
+
+    def drop(self) -> None:
+        """Lose the event whose turn it is."""
+        if self._queue:
+            heapq.heappop(self._queue)
 
     def drain(self) -> None:
         """Deliver until nothing is queued."""
@@ -338,6 +355,13 @@ def failure_record(event: Event, kind: str, message: str) -> dict[str, Any]:
         "responseContext": {"statusCode": 200, "executedVersion": "$LATEST", "functionError": "Unhandled"},
         "responsePayload": {"errorType": kind, "errorMessage": message, "stackTrace": []},
     }  # fmt: skip
+
+
+@cache
+def undisturbed(name: str, workers: int = 2) -> Result:
+    """What becomes of a job to which nothing happens."""
+    with TemporaryDirectory() as root:
+        return Relay(Path(root), spec_of(name, workers=workers)).run()
 
 
 def forget() -> None:

@@ -67,6 +67,11 @@ class Disk(Interposed):
         self._full_from = full_from
         self._freed = 0
 
+    def fill(self, after: int = 0) -> None:
+        """Leave room for so many new files."""
+        self._full_from = self.files + after + 1
+        self._freed = 0
+
     def extend(self) -> None:
         """Give the disk all the space that anybody will want."""
         self._full_from = None
@@ -75,7 +80,7 @@ class Disk(Interposed):
         """Create a file; when the disk is full, leave half of it behind and raise ENOSPC."""
         self.files += 1
         size = sum(len(memoryview(chunk).cast("B")) for chunk in chunks)
-        if self._full_from is None or self.files < self._full_from:
+        if not self._is_full:
             super().create(path, chunks)
         elif size <= self._freed:
             super().create(path, chunks)
@@ -87,10 +92,14 @@ class Disk(Interposed):
 
     def unlink(self, path: str) -> None:
         """Remove a name. The space of a published file is free again; that of half a temporary one never counted."""
-        if TEMPORARY not in path:
+        if self._is_full and TEMPORARY not in path:
             with self._files.open(path) as reader:
                 self._freed += reader.size
         super().unlink(path)
+
+    @property
+    def _is_full(self) -> bool:
+        return self._full_from is not None and self.files >= self._full_from
 
 
 class HeldUp(Interposed):
@@ -98,30 +107,24 @@ class HeldUp(Interposed):
 
     Args:
         meanwhile: What happens then.
-
-    Attributes:
-        calls: Calls so far, but those that were made meanwhile.
     """
 
-    def __init__(self, meanwhile: Callable[[], None]) -> None:
+    def __init__(self, meanwhile: Callable[[], object]) -> None:
         super().__init__(OsFiles())
-        self.calls = 0
-        self._at: int | None = None
         self._meanwhile = meanwhile
+        self._calls_left: int | None = None
 
-    def start(self, held_up_at: int | None) -> None:
-        """Begin a process that stands still before its call of that number, the first being 0."""
-        self.calls = 0
-        self._at = held_up_at
+    def start(self, calls: int | None) -> None:
+        """Begin a process that stands still after so many calls; None: never."""
+        self._calls_left = calls
 
     def around(self, call: str, path: str, carry_out: Callable[[], T]) -> T:
         """Do a call, perhaps much later than its maker thinks."""
-        if self.calls == self._at:
-            self._at = None
-            before = self.calls
+        if self._calls_left == 0:
+            self._calls_left = None
             self._meanwhile()
-            self.calls = before
-        self.calls += 1
+        if self._calls_left is not None:
+            self._calls_left -= 1
         return carry_out()
 
 

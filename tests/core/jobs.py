@@ -1,11 +1,10 @@
-"""The jobs that the tests train: small, and each there for one property. It is a user's file: sent to the run as it is."""
+"""The jobs that the tests train: small, and each there for one property. A user's file: sent to the run as it is."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from estafeta.job import Job
@@ -84,7 +83,7 @@ class Tied(nn.Module):
 
 plain = Job(
     model=mlp,
-    loss=F.cross_entropy,
+    loss=nn.functional.cross_entropy,
     dataset=table,
     optimizer=SGD(lr=0.1, momentum=0.9, nesterov=True),
     epochs=2,
@@ -103,7 +102,7 @@ def _like_plain(**changes: object) -> Job:
 adam = _like_plain(optimizer=Adam(lr=0.02))
 adamw = _like_plain(optimizer=AdamW(lr=0.05, weight_decay=0.1, clip_norm=0.3, schedule=Cosine()), epochs=3)
 convolutional = _like_plain(model=cnn, dataset=images, optimizer=SGD(lr=0.2), epochs=3, batch_size=6)
-batch_norm = _like_plain(model=with_batch_norm)
+batch_norm = _like_plain(model=with_batch_norm, drop_last=True)
 dropout = _like_plain(model=with_dropout)
 noisy = _like_plain(dataset=Noisy)
 tied = _like_plain(model=Tied)

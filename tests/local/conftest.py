@@ -78,15 +78,20 @@ def _options(home: Path, **changes: Any) -> Options:
         "task_root": TASK_ROOT,
         "parameters": {"SinkFile": str(home / "sink")},
         "retry_delay_scale": 0.005,
-        "init_limit_s": 5.0,
+        "init_limit_s": 60.0,
     }
     return Options(**{**settings, **changes})
+
+
+def launch(home: Path, **changes: Any) -> LocalService:
+    """Start a service in a folder; the caller stops it."""
+    return LocalService(home, ensure(home, _options(home, **changes)), home / "sink")
 
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalService]:
     home = tmp_path_factory.mktemp("service")
-    yield LocalService(home, ensure(home, _options(home)), home / "sink")
+    yield launch(home)
     stop(home)
 
 
@@ -97,7 +102,7 @@ def options(tmp_path: Path) -> Callable[..., Options]:
 
 
 @pytest.fixture
-def start(tmp_path: Path, options: Callable[..., Options]) -> Iterator[Start]:
+def start(tmp_path: Path) -> Iterator[Start]:
     """Start a service of the test's own; it is stopped afterwards."""
-    yield lambda **changes: LocalService(tmp_path, ensure(tmp_path, options(**changes)), tmp_path / "sink")
+    yield lambda **changes: launch(tmp_path, **changes)
     stop(tmp_path)

@@ -116,7 +116,7 @@ def test_the_log_tail_holds_what_was_printed_and_the_report(service: LocalServic
 
 
 def test_a_long_log_is_cut_to_its_last_four_kilobytes(service: LocalService) -> None:
-    answer = service.call("talk", {"lines": ["line %04d" % number for number in range(2000)]}, LogType="Tail")
+    answer = service.call("talk", {"lines": [f"line {number:04d}" for number in range(2000)]}, LogType="Tail")
     tail = base64.b64decode(answer.raw["LogResult"])
     assert len(tail) == 4096
     assert b"line 1999\nEND " in tail

@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +15,7 @@ import pytest
 from conformance.clock import VirtualClock
 from conformance.interposed import Interposed
 from estafeta.errors import Gone
-from estafeta.files import Files, OsFiles
+from estafeta.files import Files, OsFiles, Reader
 from estafeta.store import TEMPORARY, Backoff, Store, claim_name, new_token
 
 T = TypeVar("T")
@@ -88,7 +89,7 @@ def test_a_publication_without_its_token_is_refused(store: Store, files: Recorde
 
 
 def test_replacing_writes_and_closes_under_another_name_before_it_renames(store: Store, files: Recorded) -> None:
-    store.replace("f", [b"A"], "A")
+    store.replace("f", [b"A"])
     (_, temporary), *_ = files.calls
     assert temporary.startswith(TEMPORARY)
     assert files.calls == [("create", temporary), ("rename", "f")]
@@ -134,7 +135,7 @@ def test_a_root_that_is_not_there_has_nothing(tmp_path: Path) -> None:
 def test_reading_hands_over_the_size_and_any_part(store: Store) -> None:
     store.publish("f", [b"0123", b"456789"], "0")
 
-    def middle(reader) -> tuple[int, bytes]:
+    def middle(reader: Reader) -> tuple[int, bytes]:
         buffer = bytearray(4)
         reader.readinto(buffer, 3)
         return reader.size, bytes(buffer)
@@ -144,9 +145,9 @@ def test_reading_hands_over_the_size_and_any_part(store: Store) -> None:
 
 def test_an_error_of_the_reading_code_is_its_own(store: Store) -> None:
     store.publish("f", [b"A"], "A")
-    attempts = []
+    attempts: list[Reader] = []
 
-    def use(reader) -> None:
+    def use(reader: Reader) -> None:
         attempts.append(reader)
         raise OSError(errno.EIO, "Input/output error")
 
@@ -169,7 +170,12 @@ def test_pauses_grow_to_the_longest_and_end_at_the_deadline(store: Store, files:
 
 def test_a_wait_by_default_looks_soon_and_then_once_a_second(store: Store, clock: VirtualClock) -> None:
     looks: list[float] = []
-    store.wait("", lambda names: bool(looks.append(clock.monotonic())), timeout_s=100)
+
+    def never(names: frozenset[str]) -> bool:
+        looks.append(clock.monotonic())
+        return False
+
+    assert store.wait("", never, timeout_s=100) is None
     pauses = [later - earlier for earlier, later in itertools.pairwise(looks)]
     assert pauses[0] <= 0.01
     assert max(pauses) <= 1.000001
@@ -177,9 +183,10 @@ def test_a_wait_by_default_looks_soon_and_then_once_a_second(store: Store, clock
 
 
 def test_the_listing_that_was_ready_is_returned(store: Store, clock: VirtualClock) -> None:
-    for number in range(3):
-        clock.after(number + 0.5, lambda number=number: store.publish(f"{number}", [b"A"], "A"))
-    assert store.wait("", lambda names: len(names) >= 2, timeout_s=10, backoff=Backoff(1, 1, 1)) == {"0", "1"}
+    for name in ("0", "1", "2"):
+        clock.after(int(name) + 0.5, partial(store.publish, name, [b"A"], "A"))
+    ready = store.wait("", lambda names: len(names) >= 2, timeout_s=10, backoff=Backoff(1, 1, 1))
+    assert ready == frozenset({"0", "1"})
 
 
 def test_a_claim_says_who_holds_it(store: Store) -> None:

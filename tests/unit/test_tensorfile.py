@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,9 +19,7 @@ from estafeta.errors import Corrupt, UsageError
 from estafeta.files import OsFiles
 from estafeta.tensorfile import ALIGNMENT, CHUNK_BYTES, DTYPES, Array, TensorFile, encode, scratch_buffer
 
-PROPERTY = settings(
-    max_examples=60, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+PROPERTY = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=8).filter(lambda name: name != "__metadata__")
@@ -150,7 +148,7 @@ def test_a_buffer_that_does_not_fit_is_refused(path: Path, out: Array) -> None:
         file.read_into("t", out)
 
 
-TENSORS_FOR_DAMAGE = {
+TENSORS_FOR_DAMAGE: dict[str, Array] = {
     "w": np.arange(12, dtype=np.float32).reshape(3, 4),
     "none": np.empty((0, 2)),
     "b": np.arange(4, dtype=np.int64),
@@ -170,7 +168,7 @@ def stream_all(path: Path) -> None:
 
 
 @pytest.mark.parametrize("read", [read_all, stream_all])
-def test_every_flipped_bit_of_the_tensors_is_noticed(path: Path, read) -> None:
+def test_every_flipped_bit_of_the_tensors_is_noticed(path: Path, read: Callable[[Path], object]) -> None:
     content = save(path, TENSORS_FOR_DAMAGE)
     start = 8 + int.from_bytes(content[:8], "little")
     for position in range(start, len(content)):
@@ -185,7 +183,7 @@ def test_every_flipped_bit_of_the_tensors_is_noticed(path: Path, read) -> None:
 WRITTEN = {tensor.tobytes() for tensor in TENSORS_FOR_DAMAGE.values()}
 
 
-@pytest.mark.parametrize("flip", [*(1 << bit for bit in range(8)), ord("w") ^ ord("b"), ord("F") ^ ord("I")])
+@pytest.mark.parametrize("flip", [1, 8, 32, 128, ord("w") ^ ord("b"), ord("F") ^ ord("I")])
 def test_a_flipped_byte_of_the_header_never_yields_bytes_that_were_not_written(path: Path, flip: int) -> None:
     """The digests cover the bytes, not the names and metadata: those that survive may have changed."""
     content = save(path, TENSORS_FOR_DAMAGE, {"round": "3"})
@@ -252,6 +250,7 @@ W = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         {"w": {**W, "data_offsets": [0, 4]}},
         {"w": {**W, "data_offsets": [-8, 0]}},
         {"w": {**W, "data_offsets": [8, 0]}},
+        {"w": W, "v": {**W, "data_offsets": [-4, 4]}},
         {"w": {**W, "data_offsets": [0, 8, 8]}},
         {"w": {**W, "data_offsets": [0, "8"]}},
         {"w": {**W, "data_offsets": [8, 16]}},

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console as Terminal
+from rich.console import RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -34,19 +35,22 @@ RATE_WINDOW_S = 10.0
 """How far back the rate of steps on the live line looks."""
 
 BAR = (10, 40)
-"""Least and most columns of the progress bar; the words beside it take about 60."""
+"""Least and most columns of the progress bar."""
+
+BESIDE_BAR = 60
+"""Columns that the words beside it take, about."""
 
 
 class Console:
     """The terminal, as a command speaks to it.
 
     Args:
-        json: Keep standard output for one JSON object; epochs are talk then.
+        machine: Keep standard output for one JSON object; epochs are talk then.
         quiet: Leave out talk and epochs.
     """
 
-    def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
-        self._json = json
+    def __init__(self, *, machine: bool = False, quiet: bool = False) -> None:
+        self.machine = machine
         self._quiet = quiet
         self._out = Terminal(file=sys.stdout, markup=False, highlight=False, emoji=False, soft_wrap=True)
         self._err = Terminal(file=sys.stderr, markup=False, highlight=False, emoji=False, soft_wrap=True)
@@ -68,8 +72,7 @@ class Console:
 
     def json(self, value: Mapping[str, Any]) -> None:
         """Print one JSON object on one line of standard output; what is not a number is null in it."""
-        self._out.file.write(json.dumps(_finite(value), allow_nan=False) + "\n")
-        self._out.file.flush()
+        self._out.print(Text(json.dumps(_finite(value), allow_nan=False)))
 
     def talk(self, lines: wording.Lines) -> None:
         """Print labelled lines on standard error, unless quiet."""
@@ -88,7 +91,11 @@ class Console:
 
     def epochs(self, status: Status) -> EpochView:
         """The table of a run's epochs, to be drawn as they come in."""
-        return EpochView(self._err if self._json else self._out, status, hidden=self._quiet, clear=self.still)
+        return EpochView(self._err if self.machine else self._out, status, hidden=self._quiet, clear=self.still)
+
+    def progress(self) -> ProgressLine:
+        """A live line for a run, to be drawn by `lively`."""
+        return ProgressLine(self._err.width)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Print a table on standard output; its columns are as wide as they need."""
@@ -98,15 +105,17 @@ class Console:
             text = "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
             self._out.print(Text(text, style="bold" if index == 0 else ""))
 
-    def lively(self, line: ProgressLine, status: Status) -> None:
+    def lively(self, line: RenderableType) -> None:
         """Draw or redraw the live line; without a terminal nothing happens."""
         if self._quiet or not self.interactive:
             return
         if self._live is None:
-            self._live = Live(console=self._err, auto_refresh=False, transient=True, redirect_stdout=False,
-                              redirect_stderr=False)  # fmt: skip
+            # What the user's module prints while it is imported goes above the line, not into it.
+            self._live = Live(
+                console=self._err, auto_refresh=False, transient=True, redirect_stdout=self._out.is_terminal
+            )
             self._live.start()
-        self._live.update(line.draw(status, self._err.width), refresh=True)
+        self._live.update(line, refresh=True)
 
     def still(self) -> None:
         """Take the live line away; the next `lively` brings it back."""
@@ -123,8 +132,8 @@ class EpochView:
         self._spec = status.spec
         self._table: EpochTable | None = None
 
-    def show(self, status: Status) -> None:
-        """Print the epochs that a status brings."""
+    def show(self, status: Status, last: int | None = None) -> None:
+        """Print the epochs that a status brings, or the last few of them."""
         if self._hidden or not status.epochs:
             return
         self._clear()
@@ -133,8 +142,10 @@ class EpochView:
             monitor = self._spec.early_stopping.monitor
             self._table = EpochTable(list(status.epochs[0].metrics), monitor, self._spec.created_at, width)
             self._terminal.print(Text(self._table.header, style="bold"))
-        for record in status.epochs:
-            row = self._table.row(record)
+        rows = [self._table.row(record) for record in status.epochs]
+        if last and len(rows) > last:
+            self._terminal.print(f"  … {len(rows) - last} epochs before")
+        for row in rows[-(last or len(rows)) :]:
             text = Text(row.text)
             if row.best:
                 text.stylize("bold green", row.best.start, row.best.stop)
@@ -142,26 +153,31 @@ class EpochView:
 
 
 class ProgressLine:
-    """The live line under the table: state, epoch, a bar for the steps of the run, their rate, the time left."""
+    """The live line under the table: state, epoch, a bar for the steps of the run, their rate, the time left.
 
-    def __init__(self) -> None:
+    Args:
+        width: Most columns.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._bar_width = min(max(width - BESIDE_BAR, BAR[0]), BAR[1])
         self._began = time.monotonic()
         self._seen: deque[tuple[float, int]] = deque()
 
-    def draw(self, status: Status, width: int) -> Table:
-        """The line for a status, at most `width` columns wide."""
+    def draw(self, status: Status) -> RenderableType:
+        """The line for a status."""
+        state = Text(status.state, STYLES.get(status.state, ""), no_wrap=True, overflow="ellipsis")
+        if status.total_steps is None:
+            return state.append(f"  {self._waited()}   starting functions, making the model, opening the data")
+        rate = self._rate(status.version)
+        left = f"{clock((status.total_steps - status.version) / rate)} left" if rate else self._waited()
         grid = Table.grid(padding=(0, 2))
         for _ in range(6):
             grid.add_column(no_wrap=True)
-        if status.total_steps is None:
-            grid.add_row(status.state, f"starting functions, making the model, opening the data   {self._waited()}")
-            return grid
-        rate = self._rate(status.version)
-        left = f"{clock((status.total_steps - status.version) / rate)} left" if rate else self._waited()
         grid.add_row(
-            Text(status.state, STYLES.get(status.state, "")),
+            state,
             f"epoch {min(status.epoch + 1, status.spec.epochs)}/{status.spec.epochs}",
-            ProgressBar(status.total_steps, status.version, width=min(max(width - 60, BAR[0]), BAR[1])),
+            ProgressBar(status.total_steps, status.version, width=self._bar_width),
             f"step {status.version}/{status.total_steps}",
             f"{rate:.1f}/s",
             left,
@@ -184,7 +200,8 @@ def _labelled(label: str, text: str, terminal: Terminal) -> Text:
     """A label in its column and the text beside it, wrapped between words on a terminal."""
     width = terminal.width - LABEL if terminal.is_terminal else None
     line = Text().append(f"{label:{LABEL}}", STYLES.get(label, "bold"))
-    lines = Text(text).wrap(terminal, width) if width and width > 2 * LABEL else [Text(text)]
+    given = [Text(part) for part in text.split("\n")]
+    lines = [row for part in given for row in part.wrap(terminal, width)] if width and width > 2 * LABEL else given
     for index, part in enumerate(lines):
         part.rstrip()
         line.append("\n" + " " * LABEL if index else "")

@@ -6,8 +6,10 @@ Pure: turns errors and recorded failures into texts. Knows neither the terminal 
 from __future__ import annotations
 
 import re
+import sysconfig
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from estafeta.errors import EstafetaError
@@ -16,11 +18,15 @@ if TYPE_CHECKING:
     from estafeta.spec import Failure
 
 ENVIRONMENT_EXIT = 3
+INTERRUPTED_EXIT = 130
+"""128 + SIGINT, as a shell has it; also where somebody else has stopped the run."""
+
 INTERNAL_EXIT = 70
 """EX_SOFTWARE of sysexits.h: the program itself is wrong."""
 
-_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>.+)(?:\n\s+(?P<code>.+))?')
-_NOT_THE_USERS = ("site-packages/", "dist-packages/", "/estafeta/", "<frozen", "/lib/python")
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)(?P<where>, in .+)?(?:\n    (?P<code>\S.*))?')
+_SHIPPED = re.compile(r"/runs/[^/]+/code/")
+"""In the path of a file that a run took along (`layout.RunLayout.code`)."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +57,15 @@ def of_error(error: Exception) -> Complaint:
     """What to say about an exception that ended a command."""
     if isinstance(error, EstafetaError):
         return Complaint(
-            str(error), why=users_line(getattr(error, "traceback", "")), hint=error.hint, exit_code=error.exit_code
+            str(error),
+            why=line_in(getattr(error, "traceback", ""), _is_local),
+            hint=error.hint,
+            exit_code=error.exit_code,
         )
     if type(error).__module__.partition(".")[0] == "botocore":
-        return Complaint(str(error), hint="is the service reachable, with these credentials?", exit_code=ENVIRONMENT_EXIT)
+        return Complaint(
+            str(error), hint="is the service reachable, with these credentials?", exit_code=ENVIRONMENT_EXIT
+        )
     if isinstance(error, OSError):
         return Complaint(str(error), exit_code=ENVIRONMENT_EXIT)
     return Complaint(
@@ -66,20 +77,38 @@ def of_error(error: Exception) -> Complaint:
 
 def of_failure(failure: Failure, run: str, on: str) -> Complaint:
     """What to say about a run that has failed."""
-    log = "" if on == "inline" else _log_command(failure, run, on)
-    return Complaint(
-        failure.message, why=users_line(failure.traceback), hint=failure.hint, log=log, exit_code=failure.exit_code
-    )
+    inline = (
+        on == "inline"
+    )  # then the module that this process has imported is the one that failed, and there is no log
+    log = "" if inline else _log_command(failure, run, on)
+    why = line_in(failure.traceback, _is_local if inline else _is_shipped)
+    return Complaint(failure.message, why=why, hint=failure.hint, log=log, exit_code=failure.exit_code)
 
 
-def users_line(traceback: str) -> str:
-    """The innermost line of a traceback that the user wrote: file, line, function, code; empty if there is none."""
-    own = [f for f in _FRAME.finditer(traceback) if not any(part in f["file"] for part in _NOT_THE_USERS)]
+def line_in(traceback: str, is_users: Callable[[str], bool]) -> str:
+    """The innermost line of a traceback that the user wrote: file, line, function, code; empty if there is none.
+
+    Args:
+        traceback: As Python prints it.
+        is_users: Tells from the path of a file whether the user wrote it.
+    """
+    own = [frame for frame in _FRAME.finditer(traceback) if is_users(frame["file"])]
     if not own:
         return ""
     frame = own[-1]
-    code = f": {frame['code'].strip()}" if frame["code"] else ""
-    return f"{PurePath(frame['file']).name}, line {frame['line']}, in {frame['function']}{code}"
+    code = f": {frame['code']}" if frame["code"] else ""
+    return f"{PurePath(frame['file']).name}, line {frame['line']}{frame['where'] or ''}{code}"
+
+
+def _is_local(file: str) -> bool:
+    """Whether a file on this machine is neither Estafeta's, nor Python's, nor that of an installed package."""
+    others = (str(Path(__file__).parents[1]), sysconfig.get_path("stdlib"), "<")
+    return not file.startswith(others) and "-packages/" not in file
+
+
+def _is_shipped(file: str) -> bool:
+    """Whether a file where the functions run is one that the run took along."""
+    return bool(_SHIPPED.search(file))
 
 
 def _log_command(failure: Failure, run: str, on: str) -> str:

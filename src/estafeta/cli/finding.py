@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from typing import TYPE_CHECKING
 
@@ -39,8 +40,11 @@ def find_run(text: str, on: On) -> Run:
     from estafeta.run import Run
 
     backend = attach(on)
-    names = [status.spec.run for status in all_runs(backend)]
-    return Run(choose(text, names), backend)
+    if text != LAST:
+        with contextlib.suppress(RunNotFound):  # a whole name needs no list of all runs
+            Run(text, backend).status()
+            return Run(text, backend)
+    return Run(choose(text, [status.spec.run for status in all_runs(backend)]), backend)
 
 
 def choose(text: str, names: list[str]) -> str:

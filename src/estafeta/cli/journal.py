@@ -35,7 +35,7 @@ class Wanted:
 
 def lines_of(entry: Entry) -> list[str]:
     """What an invocation wrote, each line with its origin: `worker r3 #12 | …`."""
-    parts = [entry.role]
+    parts: list[str] = [entry.role]
     if entry.note.get("task") in ("train", "valid"):
         parts += [f"r{entry.note['rank']}", f"#{entry.note['version']}"]
     elif match := _ROUND.search(str(entry.note.get("round", ""))):
@@ -47,28 +47,32 @@ def lines_of(entry: Entry) -> list[str]:
     return [f"{origin} | {text}" for text in texts]
 
 
-def read(run: Run, wanted: Wanted) -> list[str]:
-    """All lines so far, invocation after invocation in the order of their start."""
-    return [line for entry in run.log() if entry in wanted for line in lines_of(entry)]
+def batches(run: Run, wanted: Wanted, *, follow: bool = False) -> Iterator[list[str]]:
+    """The lines so far, invocation after invocation in the order of their start; then, if asked for, those that come.
 
-
-def follow(run: Run, wanted: Wanted) -> Iterator[str]:
-    """All lines so far, then those that come, until the run has ended."""
+    Args:
+        run: The run; following ends with it.
+        wanted: Which invocations.
+        follow: Whether to go on looking.
+    """
     given: dict[tuple[str, int], int] = {}
     since_s = 0.0
     while True:
         ended = run.status().state in ENDED  # asked before the log is read, so the last lines are not missed
         entries = run.log(since_s)
-        for entry in entries:
-            if entry in wanted:
-                key, lines = (entry.request_id, entry.started_at), lines_of(entry)
-                yield from lines[given.get(key, 0) :]
-                given[key] = len(lines)
-        if ended:
+        yield [line for entry in entries if entry in wanted for line in _new(entry, given)]
+        if ended or not follow:
             return
         unfinished = [entry.started_at for entry in entries if not entry.report]
         since_s = min(unfinished, default=entries[-1].started_at if entries else 0) / 1000
         time.sleep(LOOK_S[run.on])
+
+
+def _new(entry: Entry, given: dict[tuple[str, int], int]) -> list[str]:
+    """The lines of an invocation that have not been given yet; they count as given from now on."""
+    key, lines = (entry.request_id, entry.started_at), lines_of(entry)
+    first, given[key] = given.get(key, 0), len(lines)
+    return lines[first:]
 
 
 def _readable(line: str) -> str:
@@ -76,4 +80,5 @@ def _readable(line: str) -> str:
     if not line.startswith('{"run": '):
         return line
     facts = json.loads(line)
-    return ", ".join(f"{key} {value}" for key, value in facts.items() if key not in ("run", "request_id"))
+    told = {key: value for key, value in facts.items() if key not in ("run", "request_id") and value != ""}
+    return ", ".join(f"{key} {value}" for key, value in told.items())

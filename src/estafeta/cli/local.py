@@ -13,35 +13,53 @@ if TYPE_CHECKING:
     from estafeta.local import Endpoint
 
 
-@click.group()
+@click.group(epilog="Example: estafeta local status")
 def local() -> None:
-    """The Lambda service on this machine; it starts by itself when needed.
+    """Look after the Lambda service on this machine.
 
-    \b
-      estafeta local status
+    Commands that need it start it, and it ends by itself when idle.
     """
 
 
-@local.command()
+@local.command(epilog="Example: estafeta local serve --faults kill=0.05,seed=3")
 @click.option("--root", type=click.Path(file_okay=False), metavar="DIR", help="Folder that stands for EFS.")
-@click.option("--template", type=click.Path(exists=True, dir_okay=False), metavar="FILE",
-              help="CloudFormation template with the functions; by default Estafeta's own.")
-@click.option("--account-limit", type=click.IntRange(min=1), default=1000, show_default=True,
-              help="Most invocations at a time.")
-@click.option("--retry-delay-scale", type=click.FloatRange(min=0), default=1 / 60, show_default="1/60",
-              help="Factor on Lambda's minutes between attempts.")
-@click.option("--faults", default="", metavar="NAME=P,…", help="Faults to inject, such as kill=0.05,duplicate=0.1,seed=3.")
-@click.option("--idle-timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", default=float("inf"),
-              show_default="never", help="End after so long without work.")
+@click.option(
+    "--template",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="CloudFormation template with the functions; by default Estafeta's own.",
+)
+@click.option(
+    "--account-limit", type=click.IntRange(min=1), default=1000, show_default=True, help="Most invocations at a time."
+)
+@click.option(
+    "--retry-delay-scale",
+    type=click.FloatRange(min=0),
+    default=1 / 60,
+    show_default="1/60",
+    help="Factor on Lambda's minutes between attempts.",
+)
+@click.option(
+    "--faults", default="", metavar="NAME=P,…", help="Faults to inject, such as kill=0.05,duplicate=0.1,seed=3."
+)
+@click.option(
+    "--idle-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    default=float("inf"),
+    show_default="never",
+    help="End after so long without work.",
+)
 @verbose
 def serve(
-    root: str | None, template: str | None, account_limit: int, retry_delay_scale: float, faults: str, idle_timeout: float
+    root: str | None,
+    template: str | None,
+    account_limit: int,
+    retry_delay_scale: float,
+    faults: str,
+    idle_timeout: float,
 ) -> int:
-    """Run the service in the foreground; runs that are started meanwhile use it as it is.
-
-    \b
-      estafeta local serve --faults kill=0.05,seed=3
-    """  # fmt: skip
+    """Run the service in the foreground; runs that are started meanwhile use it as it is."""  # fmt: skip
     from estafeta.backend import home
     from estafeta.launch import TEMPLATE
     from estafeta.launch import serve as serve_here
@@ -59,16 +77,12 @@ def serve(
     return 0
 
 
-@local.command()
+@local.command(epilog="Example: estafeta local status")
 @json_output
 @verbose
 @click.pass_obj
 def status(manners: Manners) -> int:
-    """Tell whether the service runs, and how busy it is.
-
-    \b
-      estafeta local status
-    """
+    """Tell whether the service runs, and how busy it is."""
     from estafeta.backend import home
     from estafeta.local import find
 
@@ -86,16 +100,12 @@ def status(manners: Manners) -> int:
     return 0
 
 
-@local.command()
+@local.command(epilog="Example: estafeta local stop")
 @json_output
 @verbose
 @click.pass_obj
 def stop(manners: Manners) -> int:
-    """End the service with everything that runs in it; runs can be resumed later.
-
-    \b
-      estafeta local stop
-    """
+    """End the service with everything that runs in it; runs can be resumed later."""
     from estafeta.backend import home
     from estafeta.local import stop as stop_service
 

@@ -6,7 +6,6 @@ command runs: help and usage errors must come at once.
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -14,26 +13,25 @@ from collections.abc import Sequence
 import click
 
 from estafeta.cli import local, runs, train
-from estafeta.cli.failing import Complaint, of_error
+from estafeta.cli.failing import INTERRUPTED_EXIT, Complaint, of_error
 from estafeta.cli.options import Manners
 
-INTERRUPTED_EXIT = 130
-"""128 + SIGINT, as a shell has it."""
 
-BROKEN_PIPE_EXIT = 141
-"""128 + SIGPIPE, likewise."""
+class _InOrder(click.Group):
+    """Lists the commands in the order in which they are needed, not by the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_InOrder,
+    epilog="Example: estafeta train digits.py --workers 4",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="estafeta", message="%(prog)s %(version)s")
 def estafeta() -> None:
-    """Train PyTorch models on AWS Lambda, or under its rules on this machine, with no server.
-
-    \b
-      estafeta train digits.py --workers 4      train a job
-      estafeta runs                             which runs there are
-      estafeta status last                      how the newest one stands
-    """
+    """Train PyTorch models on AWS Lambda, or under its rules on this machine, with no server."""
 
 
 for command in (*train.COMMANDS, *runs.COMMANDS, local.local):
@@ -55,9 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort) as error:
         click.echo(str(error.__cause__ or "") or "interrupted", err=True)
         code = INTERRUPTED_EXIT
-    except BrokenPipeError:
-        code = _hang_up()
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         code = _complain(error, manners)
     sys.exit(code)
 
@@ -77,9 +73,3 @@ def _complain(error: Exception, manners: Manners) -> int:
 def _help_command(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
     return f"{context.command_path} --help" if context else "estafeta --help"
-
-
-def _hang_up() -> int:
-    """Whoever read standard output has left (`| head`); what is still buffered for them must not raise at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return BROKEN_PIPE_EXIT

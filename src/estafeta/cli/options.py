@@ -33,7 +33,7 @@ class Manners:
         """The terminal to speak to."""
         from estafeta.cli.console import Console
 
-        return Console(json=self.json, quiet=self.quiet)
+        return Console(machine=self.json, quiet=self.quiet)
 
 
 def _manner(*names: str, field: str, text: str) -> Callable[[Any], Any]:

@@ -14,25 +14,20 @@ from estafeta.cli.options import Manners, json_output, on_service, run_name, ver
 from estafeta.errors import UsageError
 
 if TYPE_CHECKING:
-    from estafeta.run import Run
     from estafeta.spec import On, Role, Status, Which
 
 MOST_RUNS = 20
 MOST_EPOCHS = 20
 
 
-@click.command()
+@click.command(epilog="Example: estafeta runs --all")
 @on_service
 @click.option("--all", "everything", is_flag=True, help=f"All of them, not only the newest {MOST_RUNS}.")
 @json_output
 @verbose
 @click.pass_obj
 def runs(manners: Manners, on: On, everything: bool) -> int:
-    """List the runs, the newest last.
-
-    \b
-      estafeta runs --all
-    """
+    """List the runs, the newest last."""
     from estafeta.cli.epochs import ago
 
     backend, console, now = attach(on), manners.console(), time.time()
@@ -55,18 +50,14 @@ def runs(manners: Manners, on: On, everything: bool) -> int:
     return 0
 
 
-@click.command()
+@click.command(epilog="Example: estafeta status last")
 @run_name
 @on_service
 @json_output
 @verbose
 @click.pass_obj
 def status(manners: Manners, name: str, on: On) -> int:
-    """Tell what a run is, how far it is, how it ended, and what it cost.
-
-    \b
-      estafeta status last
-    """
+    """Show how a run stands, its epochs and its cost."""
     from estafeta.cli import wording
     from estafeta.cli.failing import of_failure
 
@@ -83,7 +74,7 @@ def status(manners: Manners, name: str, on: On) -> int:
     return 0
 
 
-@click.command()
+@click.command(epilog="Example: estafeta logs last --rank 1 -n 50")
 @run_name
 @on_service
 @click.option("--function", "role", type=click.Choice(["worker", "merge", "control"]), help="Only of this function.")
@@ -95,34 +86,28 @@ def status(manners: Manners, name: str, on: On) -> int:
 def logs(
     manners: Manners, name: str, on: On, role: Role | None, rank: int | None, following: bool, most: int | None
 ) -> int:
-    """Print what the functions of a run have logged: function, rank, round, line.
+    """Print what the functions of a run have logged.
 
-    Without --function these are the workers and the merge.
-
-    \b
-      estafeta logs last --rank 1 -n 50
+    Each line begins with function, rank and round. Without --function, worker and merge are shown.
     """
     from estafeta.cli import journal
 
     run, console = find_run(name, on), manners.console()
     wanted = journal.Wanted((role,) if role else ("worker", "merge"), rank)
-    for line in journal.follow(run, wanted, most) if following else journal.read(run, wanted)[-(most or 0) :]:
-        console.result(line)
+    for number, lines in enumerate(journal.batches(run, wanted, follow=following)):
+        for line in lines[-most:] if most and number == 0 else lines:
+            console.result(line)
     return 0
 
 
-@click.command()
+@click.command(epilog="Example: estafeta stop last")
 @run_name
 @on_service
 @json_output
 @verbose
 @click.pass_obj
 def stop(manners: Manners, name: str, on: On) -> int:
-    """Stop a run; its weights are kept, and it can be resumed.
-
-    \b
-      estafeta stop last
-    """
+    """Stop a run; its weights are kept, and it can be resumed."""
     from estafeta.cli import wording
 
     run, console = find_run(name, on), manners.console()
@@ -135,21 +120,25 @@ def stop(manners: Manners, name: str, on: On) -> int:
     return 0
 
 
-@click.command()
+@click.command(epilog="Example: estafeta export last --which best -d models/digits")
 @run_name
 @on_service
-@click.option("--which", type=click.Choice(["best", "final"]), default="final", show_default=True, help="Which weights.")
-@click.option("-d", "--dir", "folder", type=click.Path(file_okay=False), metavar="DIR",
-              help="Where to; by default runs/RUN/WHICH.")
+@click.option(
+    "--which", type=click.Choice(["best", "final"]), default="final", show_default=True, help="Which weights."
+)
+@click.option(
+    "-d",
+    "--dir",
+    "folder",
+    type=click.Path(file_okay=False),
+    metavar="DIR",
+    help="Where to; by default runs/RUN/WHICH.",
+)
 @json_output
 @verbose
 @click.pass_obj
 def export(manners: Manners, name: str, on: On, which: Which, folder: str | None) -> int:
-    """Fetch a run's weights as safetensors; print where they are.
-
-    \b
-      estafeta export last --which best -d models/digits
-    """  # fmt: skip
+    """Fetch a run's weights as safetensors."""  # fmt: skip
     run, console = find_run(name, on), manners.console()
     path = run.export(folder or Path("runs", run.name, which), which)
     if manners.json:
@@ -159,7 +148,7 @@ def export(manners: Manners, name: str, on: On, which: Which, folder: str | None
     return 0
 
 
-@click.command()
+@click.command(epilog="Example: estafeta clean digits-1a2b3c digits-4d5e6f")
 @click.argument("names", metavar="RUN...", nargs=-1, required=True)
 @on_service
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -167,10 +156,9 @@ def export(manners: Manners, name: str, on: On, which: Which, folder: str | None
 @verbose
 @click.pass_obj
 def clean(manners: Manners, names: tuple[str, ...], on: On, yes: bool) -> int:
-    """Remove runs that have ended, with their weights, from the store. Exported files stay.
+    """Remove runs that have ended from the store.
 
-    \b
-      estafeta clean digits-1a2b3c digits-4d5e6f
+    Their weights go with them; what was exported stays.
     """
     found = {run.name: run for run in (find_run(name, on) for name in names)}
     if not yes:
@@ -191,6 +179,22 @@ def _ask(names: list[str]) -> None:
     if not sys.stdin.isatty():
         raise UsageError("nobody is here to be asked whether to remove runs", hint="add --yes")
     click.confirm(f"Remove {', '.join(names)} with all weights from the store?", abort=True, err=True)
+
+
+def _facts(status: Status, value: float | None) -> dict[str, Any]:
+    """A run in the list, for a machine."""
+    spec = status.spec
+    return {
+        "run": spec.run, "state": status.state, "job": spec.job, "workers": spec.workers, "epoch": status.epoch,
+        "epochs": spec.epochs, "steps": status.version, "monitor": spec.early_stopping.monitor, "value": value,
+        "created_at": spec.created_at,
+    }  # fmt: skip
+
+
+def _metric(status: Status, value: float | None) -> str:
+    from estafeta.cli.epochs import number
+
+    return f"{status.spec.early_stopping.monitor} {number(value)}" if value is not None else ""
 
 
 def _latest(status: Status, backend: Any) -> float | None:

@@ -36,18 +36,34 @@ def _pairs(_context: click.Context, _parameter: click.Parameter, texts: tuple[st
     return {name: value for name, _, value in pairs}
 
 
-@click.command()
+@click.command(epilog="Example: estafeta train digits.py -n 4 -o epochs=5 -o optimizer.lr=0.01")
 @click.argument("job", metavar="JOB.py[:NAME]", callback=_is_there)
 @click.option("-n", "--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Workers for a batch.")
-@click.option("--topology", type=click.Choice(["auto", "merge"]), default="auto", show_default=True,
-              help="How gradients meet.")
-@click.option("--on", type=click.Choice(["local", "inline", "aws"]), default="local", show_default=True,
-              help="On this machine under Lambda's rules, in this process, or on AWS Lambda.")
-@click.option("-o", "options", multiple=True, metavar="KEY=VALUE", callback=_pairs,
-              help="Change the job or the functions: epochs, optimizer.lr, model.hidden, worker.timeout_s …")
+@click.option(
+    "--topology", type=click.Choice(["auto", "merge"]), default="auto", show_default=True, help="How gradients meet."
+)
+@click.option(
+    "--on",
+    type=click.Choice(["local", "inline", "aws"]),
+    default="local",
+    show_default=True,
+    help="On this machine under Lambda's rules, in this process, or on AWS Lambda.",
+)
+@click.option(
+    "-o",
+    "options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=_pairs,
+    help="Change the job or the functions: epochs, optimizer.lr, model.hidden, worker.timeout_s …",
+)
 @output_dir
-@click.option("--template", type=click.Path(exists=True, dir_okay=False), metavar="FILE",
-              help="CloudFormation template to read in place of Estafeta's own.")
+@click.option(
+    "--template",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="CloudFormation template to read in place of Estafeta's own.",
+)
 @detach
 @json_output
 @quiet
@@ -66,9 +82,6 @@ def train(
 ) -> int:
     """Train a job, and follow it to its end.
 
-    \b
-      estafeta train digits.py -n 4 -o epochs=5 -o optimizer.lr=0.01
-
     Ctrl-C leaves the run to itself; Ctrl-C twice stops it.
     """  # fmt: skip
     from estafeta.cli.following import Watch
@@ -81,8 +94,13 @@ def train(
     console = manners.console()
     # With --json, what the user's own code prints must not get between us and the reader.
     with contextlib.redirect_stdout(sys.stderr) if manners.json else contextlib.nullcontext():
-        run = _start(job, on, workers, topology, options, Path(template) if template else None)
-        watch = Watch(run, console, began, Path(output_dir), machine=manners.json)
+        if on != "inline":
+            console.lively(f"starting   importing {job}, looking for the functions")
+        try:
+            run = _start(job, on, workers, topology, options, Path(template) if template else None)
+        finally:
+            console.still()
+        watch = Watch(run, console, began, Path(output_dir))
         return watch.leave() if detach else watch.attend()
 
 
@@ -103,7 +121,7 @@ def _start(
         raise KeyboardInterrupt("interrupted while the run was being started: see `estafeta runs`") from None
 
 
-@click.command()
+@click.command(epilog="Example: estafeta watch last")
 @run_name
 @on_service
 @json_output
@@ -111,18 +129,14 @@ def _start(
 @verbose
 @click.pass_obj
 def watch(manners: Manners, name: str, on: On) -> int:
-    """Follow a run to its end.
-
-    \b
-      estafeta watch last
-    """
+    """Follow a run to its end."""
     from estafeta.cli.following import Watch
 
     began = time.monotonic()
-    return Watch(find_run(name, on), manners.console(), began, machine=manners.json).attend()
+    return Watch(find_run(name, on), manners.console(), began).attend()
 
 
-@click.command()
+@click.command(epilog="Example: estafeta resume last")
 @run_name
 @on_service
 @output_dir
@@ -132,17 +146,16 @@ def watch(manners: Manners, name: str, on: On) -> int:
 @verbose
 @click.pass_obj
 def resume(manners: Manners, name: str, on: On, output_dir: str, detach: bool) -> int:
-    """Set a stopped or failed run going again from its newest weights, and follow it.
+    """Set a stopped or failed run going again.
 
-    \b
-      estafeta resume last
+    It goes on from its newest weights, and is followed as in train.
     """
     from estafeta.cli.following import Watch
 
     began = time.monotonic()
     run = find_run(name, on)
     run.resume()
-    watch = Watch(run, manners.console(), began, Path(output_dir), machine=manners.json)
+    watch = Watch(run, manners.console(), began, Path(output_dir))
     return watch.leave() if detach else watch.attend()
 
 

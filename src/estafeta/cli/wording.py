@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from estafeta.backend import ROLES
 from estafeta.cli.epochs import ago, clock, number
 from estafeta.cost import PRICES_AS_OF
 from estafeta.spec import Status
@@ -16,8 +17,13 @@ from estafeta.spec import Status
 Lines = list[tuple[str, str]]
 """Label and text; the label is empty where a line goes on with what the line before began."""
 
-MB_PER_PARAMETER = 4e-6
-"""Parameters are float32."""
+BYTES_PER_PARAMETER = 4
+"""They are float32."""
+
+BASIS = (
+    f"compute and requests at list prices of {PRICES_AS_OF}, us-east-1, arm64; EFS storage and log storage not included"
+)
+"""What a price is made of."""
 
 PLACES = {"local": "local", "inline": "in this process", "aws": "AWS Lambda"}
 
@@ -34,12 +40,12 @@ def plan(status: Status) -> Lines:
     """What preparing found out: model, data, plan; nothing before that."""
     if status.parameters is None or status.steps_per_epoch is None:
         return []
-    spec = status.spec
+    spec, steps = status.spec, _count(status.steps_per_epoch, "step")
     return [
-        ("model", f"{spec.job}   {status.parameters:,} parameters, {status.parameters * MB_PER_PARAMETER:,.2f} MB"),
+        ("model", f"{spec.job}   {status.parameters:,} parameters, {_size(status.parameters * BYTES_PER_PARAMETER)}"),
         ("data", f"{status.train_rows:,} rows to train, {status.valid_rows:,} to validate"),
-        ("plan", f"{spec.epochs} epochs of {_count(status.steps_per_epoch, 'step')}, batches of {spec.batch_size}, seed {spec.seed}"),
-    ]  # fmt: skip
+        ("plan", f"{spec.epochs} epochs of {steps}, batches of {spec.batch_size}, seed {spec.seed}"),
+    ]
 
 
 def standing(status: Status, now: float) -> Lines:
@@ -71,16 +77,13 @@ def bill(summary: Mapping[str, Any]) -> Lines:
     """Invocations and what they cost, or would have cost on AWS Lambda; nothing where no log tells."""
     if not summary["invocations"]:
         return []
-    invocations = ", ".join(f"{count} {role}" for role, count in sorted(summary["invocations"].items()))
+    invocations = ", ".join(f"{count} {role}" for role in ROLES if (count := summary["invocations"].get(role)))
     retries = "1 retry" if summary["retries"] == 1 else f"{summary['retries']} retries"
     price = f"${summary['cost_usd']:.6f}" if summary["cost_usd"] < 0.01 else f"${summary['cost_usd']:.2f}"
+    where = "" if summary["on"] == "aws" else " if it had run on AWS Lambda"
     return [
         ("work", f"{invocations} invocations, {retries}, {summary['billed_gb_seconds']:,.1f} GB-seconds"),
-        (
-            "price",
-            f"{price}{'' if summary['on'] == 'aws' else ' if it had run on AWS Lambda'} (compute and requests at list prices of "
-            f"{PRICES_AS_OF}, us-east-1, arm64; EFS storage and log storage not included)",
-        ),
+        ("price", f"{price}{where} ({BASIS})"),
     ]
 
 
@@ -90,7 +93,7 @@ def ending(status: Status, summary: Mapping[str, Any], files: Mapping[str, Path]
     why = outcome.why if outcome and outcome.failure is None else progress(status)
     written = [(("files" if i == 0 else ""), str(path)) for i, path in enumerate(files.values())]
     return [
-        (status.state, f"{clock(summary['wall_s'])}   {why}"),
+        (status.state, f"{clock(summary['train_s'])}   {why}"),
         *best(status, summary),
         *bill(summary),
         *written,
@@ -104,9 +107,17 @@ def command(verb: str, run: str, on: str) -> str:
 
 
 def _next(state: str, run: str, on: str, *, exported: bool) -> list[str]:
-    if state == "done":
-        return [command("status" if exported else "export", run, on), command("clean", run, on)]
-    return [command("resume", run, on), command("clean", run, on)]
+    verbs = ["resume"] if state != "done" else []
+    return [command(verb, run, on) for verb in [*verbs, "status" if exported else "export", "clean"][:2]]
+
+
+def _size(size: float) -> str:
+    """Bytes in a unit that leaves one to four digits before the point."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.1f} GB"
 
 
 def _count(number: int, noun: str) -> str:

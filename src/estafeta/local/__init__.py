@@ -6,14 +6,20 @@ a CloudFormation template. Any AWS SDK, and the AWS command line, can talk to it
     endpoint = ensure(home, Options(template=template, root=root))
     boto3.client("lambda", **endpoint.client_options()).invoke(FunctionName="estafeta-control", Payload=b"{}")
 
-It keeps Lambda's promises (at least once, one event at a time, retries, failure destinations,
-versions) and withholds what Lambda withholds (memory, time, payload size, concurrency, /dev/shm,
-progress between events). It is not a sandbox. Not isolated, or not limited, are: the user and the
-network (functions run as you), the file system (`/tmp` is a folder named by TMPDIR), processor
-shares (only thread counts follow the memory size) and BLAS threads above one, network and file
-system speed, the memory of processes that a handler starts, the Python version and the processor
-architecture. Events that wait are in memory and end with the service. Processes that a handler has
-started survive a `kill -9` of the service.
+It keeps Lambda's promises (at least once, one event at a time, retries, failure destinations, versions) and withholds
+what Lambda withholds (memory, time, payload size, concurrency, /dev/shm, progress between events). It is not a sandbox.
+What it does not isolate or limit:
+
+- functions run as your user, with your files and your network; `/tmp` is a folder named by TMPDIR, of any size;
+- processor time: only thread counts follow the memory size, and BLAS threads of preloaded numpy stay at one;
+- the memory of processes that a handler starts, and the speed of the network and of the shared folder;
+- the Python version and the processor are this machine's;
+- callers need the service's keys, but an environment's Runtime API has no authentication, as on Lambda: other users of
+  this machine can reach its port;
+- a `kill -9` of the service ends its environments, but not processes that a handler has started.
+
+Events that wait are in memory and end with the service. Starts are much faster than on Lambda: an environment is forked
+from a process that has imported the heavy modules already.
 
 Nothing here knows what the functions do: they are started by handler name, as on AWS.
 """

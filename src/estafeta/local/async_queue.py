@@ -13,11 +13,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import time
 import uuid
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
+from time import monotonic
 from typing import Any
 
 from estafeta.local.faults import Injector
@@ -29,6 +29,7 @@ from estafeta.local.pool import Pool
 log = logging.getLogger(__name__)
 
 RETRY_DELAYS_S = (60.0, 120.0)  # after the first and the second failed attempt
+SHORTEST_DELAY_S = 0.001  # however they are scaled: waiting for capacity must not keep the processor busy
 THROTTLE_DELAYS_S = (1.0, 300.0)  # first and longest wait for capacity; it doubles in between
 
 # `condition` of a failure record. The first two are documented; the values AWS gives in the other cases are not known.
@@ -60,7 +61,7 @@ class Event:
     version: str
     payload: bytes
     trace: str
-    accepted_s: float = field(default_factory=time.monotonic)
+    accepted_s: float = field(default_factory=monotonic)
     attempts: int = 0
     throttled: int = 0
 
@@ -109,14 +110,11 @@ class AsyncQueue:
             return request_id
         for delay_s in self._faults.deliveries():
             self._open += 1
-            self._after(delay_s, replace(event))
+            if delay_s:
+                asyncio.get_running_loop().call_later(delay_s, self._attempt, replace(event))
+            else:
+                self._attempt(replace(event))
         return request_id
-
-    def _after(self, delay_s: float, event: Event) -> None:
-        if delay_s > 0:
-            asyncio.get_running_loop().call_later(delay_s, self._attempt, event)
-        else:
-            self._attempt(event)
 
     def close(self) -> None:
         """Start no further attempt."""
@@ -126,7 +124,7 @@ class AsyncQueue:
         if self._closed:
             return
         owner = self._registry.function(event.function)
-        if time.monotonic() - event.accepted_s > owner.event_config(event.version).max_event_age_s:
+        if monotonic() - event.accepted_s > owner.event_config(event.version).max_event_age_s:
             self._give_up(event, EVENT_AGE_EXCEEDED, None)
             return
         if owner.reserved_concurrency == 0:
@@ -137,7 +135,7 @@ class AsyncQueue:
             first_s, longest_s = THROTTLE_DELAYS_S
             delay_s = min(first_s * 2**event.throttled, longest_s)
             event.throttled += 1
-            self._after(delay_s * self._delay_scale, event)
+            self._again(delay_s, event)
             return
         event.attempts += 1
         self._pool.submit(
@@ -155,9 +153,13 @@ class AsyncQueue:
         if not outcome.failed:
             self._open -= 1
         elif event.attempts <= self._registry.function(event.function).event_config(event.version).retries:
-            self._after(RETRY_DELAYS_S[event.attempts - 1] * self._delay_scale, event)
+            self._again(RETRY_DELAYS_S[event.attempts - 1], event)
         else:
             self._give_up(event, RETRIES_EXHAUSTED, outcome)
+
+    def _again(self, delay_s: float, event: Event) -> None:
+        delay_s = max(delay_s * self._delay_scale, SHORTEST_DELAY_S)
+        asyncio.get_running_loop().call_later(delay_s, self._attempt, event)
 
     def _give_up(self, event: Event, condition: str, outcome: Outcome | None) -> None:
         self._open -= 1
@@ -184,7 +186,7 @@ def failure_record(event: Event, condition: str, outcome: Outcome | None) -> dic
         "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "requestContext": {
             "requestId": event.request_id,
-            "functionArn": f"{event.arn}:{event.version}" if not event.arn.endswith(f":{event.version}") else event.arn,
+            "functionArn": f"{event.arn.removesuffix(f':{event.version}')}:{event.version}",
             "condition": condition,
             "approximateInvokeCount": event.attempts,
         },

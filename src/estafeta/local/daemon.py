@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import platform
 import select
 import signal
 import subprocess
@@ -42,14 +43,14 @@ def ensure(home: Path, options: Options) -> Endpoint:
         UsageError: The template or the options are wrong.
         EnvironmentProblem: The service does not start, or another one is busy there.
     """
+    _require_linux()
     home.mkdir(parents=True, exist_ok=True)
     with _lock(home):
         running = endpoints.read(home)
-        if running:
-            if running.digest == options.digest():
-                endpoints.ask(running, "GET")  # it now knows that it is wanted, and will not end from idleness
-                return running
+        if running and running.digest != options.digest():
             _replace(home, running)
+        elif running and _answers(running):
+            return running
         return _start(home, options)
 
 
@@ -67,18 +68,10 @@ def stop(home: Path) -> bool:
     running = endpoints.read(home)
     if running is None:
         return False
-    try:
-        pidfd = os.pidfd_open(running.pid)
-    except ProcessLookupError:
-        return False
-    try:
-        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
-        if not _ended(pidfd, STOP_LIMIT_S):
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            _ended(pidfd, STOP_LIMIT_S)
-    finally:
-        os.close(pidfd)
-    return True
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if _ended(running, STOP_LIMIT_S, number):
+            return True
+    raise EnvironmentProblem(f"Process {running.pid} does not end, not even killed.", hint="See its state with `ps`.")
 
 
 def serve(home: Path, options: Options, *, say: Callable[[str], None] = print) -> None:
@@ -93,6 +86,7 @@ def serve(home: Path, options: Options, *, say: Callable[[str], None] = print) -
         UsageError: The template or the options are wrong.
         EnvironmentProblem: A service runs in this folder already.
     """
+    _require_linux()
     home.mkdir(parents=True, exist_ok=True)
 
     def announce(endpoint: Endpoint) -> None:
@@ -100,14 +94,18 @@ def serve(home: Path, options: Options, *, say: Callable[[str], None] = print) -
         say(f"Not isolated: {NOT_ISOLATED}.")
         say(endpoint.exports())
 
-    with _lock(home):
-        running = endpoints.read(home)
-        if running:
-            raise EnvironmentProblem(
-                f"A local Lambda service (process {running.pid}) runs in {home} already.",
-                hint="Stop it with `estafeta local stop`, or choose another folder.",
-            )
     asyncio.run(_run(home, options, announce))
+
+
+def _answers(service: Endpoint) -> bool:
+    """Ask a service, which then knows that it is wanted; False if it was about to end and has ended."""
+    try:
+        endpoints.ask(service, "GET")
+    except EnvironmentProblem:
+        if _ended(service, STOP_LIMIT_S):
+            return False
+        raise
+    return True
 
 
 async def _run(home: Path, options: Options, ready: Callable[[Endpoint], None]) -> None:
@@ -124,15 +122,7 @@ def _replace(home: Path, running: Endpoint) -> None:
             f"({status['running']} invocations, {status['waiting']} events).",
             hint="Wait until its runs have ended, or stop it with `estafeta local stop`.",
         )
-    try:
-        pidfd = os.pidfd_open(running.pid)
-    except ProcessLookupError:
-        return
-    try:
-        ended = _ended(pidfd, STOP_LIMIT_S)
-    finally:
-        os.close(pidfd)
-    if not ended:
+    if not _ended(running, STOP_LIMIT_S):
         raise EnvironmentProblem(f"Process {running.pid} does not end.", hint=f"Run `kill -9 {running.pid}`.")
 
 
@@ -140,14 +130,20 @@ def _start(home: Path, options: Options) -> Endpoint:
     _check(options)
     with open(home / "service.log", "ab") as log_file:
         # The service closes its standard output when it answers, or by ending; `run` returns then.
-        started = subprocess.run(
-            [sys.executable, "-P", "-m", "estafeta.local", str(home.absolute()), options.to_json()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=log_file,
-            timeout=START_LIMIT_S,
-            check=False,
-        )
+        try:
+            started = subprocess.run(
+                [sys.executable, "-P", "-m", "estafeta.local", str(home.absolute()), options.to_json()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log_file,
+                timeout=START_LIMIT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as expired:
+            raise EnvironmentProblem(
+                f"The local Lambda service did not answer within {START_LIMIT_S:.0f} s of its start.",
+                hint=f"Try again when the machine is less busy; see {home / 'service.log'}.",
+            ) from expired
     endpoint = endpoints.read(home) if started.stdout else None
     if endpoint is None:
         last_words = (home / "service.log").read_text(errors="replace").splitlines()[-1:]
@@ -156,6 +152,14 @@ def _start(home: Path, options: Options) -> Endpoint:
             hint=f"See {home / 'service.log'}.",
         )
     return endpoint
+
+
+def _require_linux() -> None:
+    if platform.system() != "Linux":  # process file descriptors, /proc, and wheels of AWS's runtime client
+        raise EnvironmentProblem(
+            f"The local Lambda service needs Linux; this is {platform.system()}.",
+            hint="Run it in a Linux container or virtual machine, or use --on inline.",
+        )
 
 
 def _check(options: Options) -> None:
@@ -178,7 +182,19 @@ def _lock(home: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _ended(pidfd: int, limit_s: float) -> bool:
-    poller = select.poll()
-    poller.register(pidfd, select.POLLIN)
-    return bool(poller.poll(limit_s * 1000))
+def _ended(service: Endpoint, limit_s: float, number: signal.Signals | None = None) -> bool:
+    """Wait until a service has ended, having sent it a signal first if one is given."""
+    try:
+        pidfd = os.pidfd_open(service.pid)
+    except ProcessLookupError:
+        return True
+    try:
+        if endpoints.start_time(service.pid) != service.started:  # its process id is another process's by now
+            return True
+        if number is not None:
+            signal.pidfd_send_signal(pidfd, number)
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        return bool(poller.poll(limit_s * 1000))
+    finally:
+        os.close(pidfd)

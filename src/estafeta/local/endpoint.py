@@ -12,7 +12,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 from urllib.parse import urlsplit
 
 from estafeta.errors import EnvironmentProblem
@@ -21,6 +21,15 @@ from estafeta.local.sigv4 import sign
 
 STATUS_PATH = "/estafeta/service"
 ANSWER_LIMIT_S = 10.0  # the service is one process and may be starved of processor time by its own functions
+
+
+class ClientOptions(TypedDict):
+    """The arguments of `boto3.client` that point it at a service."""
+
+    endpoint_url: str
+    aws_access_key_id: str
+    aws_secret_access_key: str
+    region_name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +54,7 @@ class Endpoint:
     started: int
     digest: str
 
-    def client_options(self) -> dict[str, str]:
+    def client_options(self) -> ClientOptions:
         """Keyword arguments for `boto3.client(name, **options)`."""
         return {
             "endpoint_url": self.url,
@@ -122,7 +131,9 @@ def ask(endpoint: Endpoint, method: str) -> dict[str, Any]:
     finally:
         connection.close()
     if response.status != 200:
-        raise EnvironmentProblem(f"The local Lambda service at {endpoint.url} refused its own keys: {body.decode()}")
+        raise EnvironmentProblem(
+            f"The local Lambda service at {endpoint.url} answered {response.status}: {body.decode()}"
+        )
     return dict(json.loads(body))
 
 

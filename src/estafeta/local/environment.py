@@ -24,13 +24,15 @@ from enum import Enum
 from pathlib import Path
 
 from estafeta.errors import EnvironmentProblem
+from estafeta.local import failure as failures
 from estafeta.local import report
 from estafeta.local.attempt import Attempt
 from estafeta.local.duty_cycle import DutyCycle
+from estafeta.local.failure import Failure, error_payload
 from estafeta.local.faults import Injector
 from estafeta.local.functions import FunctionVersion
 from estafeta.local.http import HttpProtocol, Reply, Response
-from estafeta.local.invocation import RESPONSE_LIMIT_BYTES, Invocation, error_payload
+from estafeta.local.invocation import RESPONSE_LIMIT_BYTES, Invocation
 from estafeta.local.logs import LogStream
 from estafeta.local.nursery import Nursery
 from estafeta.local.process import Process, fork
@@ -98,7 +100,7 @@ class Environment:
         self._attempt: Attempt | None = None
         self._next: Reply | None = None
         self._init_ms: float | None = None
-        self._failure: tuple[str, bytes] | None = None
+        self._failure: Failure | None = None
         self._began_s = 0.0
         self._limit: asyncio.TimerHandle | None = None
         self._look: asyncio.TimerHandle | None = None
@@ -127,18 +129,23 @@ class Environment:
             elif self._launching.done():
                 self._dismantle()
 
+    @property
+    def _request_id(self) -> str:
+        return self._attempt.invocation.request_id if self._attempt else ""
+
     # What the runtime client asks for, called by `RuntimeApi`.
 
     def on_next(self, reply: Reply) -> None:
         """The runtime is ready for an event."""
         self._next = reply
         self._stop_watching()
-        if self._over_memory():
+        starting = self.phase is Phase.LAUNCHING or self._attempt is not None
+        if self.phase is Phase.CLOSED or (starting and self._over_memory()):
             return
         if self._attempt is not None:  # the process was started for this event
             self._deliver(self._attempt)
             return
-        if self.phase is Phase.LAUNCHING:
+        if starting:
             self._init_ms = (self._loop.time() - self._began_s) * 1000
         self._become(Phase.IDLE)
         if self.phase is Phase.IDLE and self._process:
@@ -156,15 +163,15 @@ class Environment:
         if self._over_memory():
             return Response(202)
         if len(body) > RESPONSE_LIMIT_BYTES:
-            text = f"payload size exceeded maximum allowed payload size ({RESPONSE_LIMIT_BYTES} bytes)."
-            self._answer(error_payload("Function.ResponseSizeTooLarge", f"Response {text}"), failed=True)
-            return Response(413, error_payload("RequestEntityTooLarge", f"Response {text}"))
-        self._answer(body, failed=failed)
+            text = f"Response payload size exceeded maximum allowed payload size ({RESPONSE_LIMIT_BYTES} bytes)."
+            self._end(error_payload("Function.ResponseSizeTooLarge", text), failed=True)
+            return Response(413, error_payload("RequestEntityTooLarge", text))
+        self._end(body, failed=failed)
         return Response(202)
 
     def on_init_error(self, error_type: str, body: bytes) -> None:
         """The handler's module cannot be loaded; the process ends by itself."""
-        self._failure = error_type, body
+        self._failure = Failure(error_type, body)
 
     # What becomes of the process.
 
@@ -174,8 +181,8 @@ class Environment:
             self._process = await fork(
                 self._host.nursery.zygote(self.function.config.preload), await self._order(), self._exited
             )
-        except EnvironmentProblem as problem:
-            self._failure = "Runtime.ExitError", error_payload("Runtime.ExitError", str(problem))
+        except (EnvironmentProblem, OSError) as problem:
+            self._failure = Failure("Runtime.ExitError", error_payload("Runtime.ExitError", str(problem)))
             self._exited(-signal.SIGKILL)
             return
         self._began_s = self._loop.time()
@@ -183,9 +190,9 @@ class Environment:
             self._process.kill()
         elif self._attempt:
             self._attempt.restart_clock()
-            self._watch(self._attempt.remaining_s, self._timed_out)
+            self._watch(self._attempt.remaining_s)
         else:
-            self._watch(self._host.init_limit_s, self._init_overran)
+            self._watch(self._host.init_limit_s)
 
     async def _order(self) -> dict[str, object]:
         if self._server is None:
@@ -211,70 +218,41 @@ class Environment:
         self._stop_watching()
         self._process = None
         self._next = None
-        if self._attempt:
-            self._crashed(self._attempt, status)
-        elif self.phase is Phase.LAUNCHING:
-            error_type = self._failure[0] if self._failure else "Runtime.ExitError"
+        failure = self._failure or failures.exited(self._request_id, status)
+        if self.phase is Phase.LAUNCHING:
             elapsed_ms = (self._loop.time() - self._began_s) * 1000
-            status_word = "timeout" if error_type == "Sandbox.Timedout" else "error"
-            self._stream.write(report.init_line(elapsed_ms, status_word, error_type))
+            self._stream.write(report.init_line(elapsed_ms, failure.status, failure.error_type))
+        self._fail(failure)
         if self.phase is Phase.CLOSED:
             self._dismantle()
         else:
             self._become(Phase.DOWN)
 
-    def _crashed(self, attempt: Attempt, status: int) -> None:
-        if self._failure:
-            error_type, payload = self._failure
-        else:
-            error_type = "Runtime.ExitError"
-            reason = (
-                f"Runtime exited with error: {_describe(status)}"
-                if status
-                else "Runtime exited without providing a reason"
-            )
-            message = f"RequestId: {attempt.invocation.request_id} Error: {reason}"
-            payload = error_payload(error_type, message)
-            attempt.log(f"{message}\n{error_type}\n")
-        self._answer(payload, failed=True, status="error", error_type=error_type)
-
     def _timed_out(self) -> None:
-        if self._attempt:
-            timeout_s = self.function.config.timeout_s
-            line = report.timeout_line(self._attempt.invocation.request_id, timeout_s)
-            self._attempt.log(line)
-            message = line.strip()
-            self._answer(error_payload("Sandbox.Timedout", message), failed=True, status="timeout")
-        self._kill()
-
-    def _init_overran(self) -> None:
-        self._failure = "Sandbox.Timedout", b""
+        limit_s = self.function.config.timeout_s if self._attempt else self._host.init_limit_s
+        self._fail(failures.timed_out(self._request_id, limit_s))
         self._kill()
 
     def _over_memory(self) -> bool:
         """Look at the memory; over the limit, kill the process, which fails what it was doing."""
-        if self._process is None or self._process.peak_memory_mb() <= self.function.config.memory_mb:
+        if self._process is None or self._process.look_at_memory() <= self.function.config.memory_mb:
             return False
-        self._failure = "Runtime.OutOfMemory", b""
-        if self._attempt:
-            message = (
-                f"RequestId: {self._attempt.invocation.request_id} Error: Runtime exited with error: signal: killed"
-            )
-            self._attempt.log(f"{message}\nRuntime.OutOfMemory\n")
-            self._answer(
-                error_payload("Runtime.OutOfMemory", message),
-                failed=True,
-                status="error",
-                error_type="Runtime.OutOfMemory",
-            )
+        self._fail(failures.out_of_memory(self._request_id))
         self._kill()
         return True
+
+    def _fail(self, failure: Failure) -> None:
+        """Note why the process ends, and end the event that is in it, if there is one."""
+        self._failure = failure
+        if self._attempt:
+            self._attempt.log(failure.log)
+            self._end(failure.payload, failed=True, status=failure.status, error_type=failure.error_type)
 
     # Small steps.
 
     def _deliver(self, attempt: Attempt) -> None:
         reply, self._next = self._next, None
-        self._watch(attempt.remaining_s, self._timed_out)
+        self._watch(attempt.remaining_s)
         if reply and self._process:
             reply(attempt.event())
             self._process.thaw()
@@ -288,7 +266,7 @@ class Environment:
         if self._slow:
             self._duty_cycle = DutyCycle(process)
 
-    def _answer(self, payload: bytes, *, failed: bool, status: str = "", error_type: str = "") -> None:
+    def _end(self, payload: bytes, *, failed: bool, status: str = "", error_type: str = "") -> None:
         attempt, self._attempt = self._attempt, None
         if self.phase is Phase.BUSY:
             self.phase = Phase.FINISHING
@@ -297,7 +275,7 @@ class Environment:
         if self._duty_cycle:
             self._duty_cycle.stop()
         if attempt:
-            peak_mb = self._process.peak_memory_mb() if self._process else 0.0
+            peak_mb = self._process.peak_memory_mb if self._process else 0.0
             self._host.injector.lasted(self.function.config.name, attempt.elapsed_s)
             attempt.end(payload, failed=failed, peak_mb=peak_mb, status=status, error_type=error_type)
 
@@ -306,9 +284,9 @@ class Environment:
         self.idle_since = self._loop.time()
         self._available(self)
 
-    def _watch(self, limit_s: float, overran: Callable[[], None]) -> None:
+    def _watch(self, limit_s: float) -> None:
         self._stop_watching()
-        self._limit = self._loop.call_later(limit_s, overran)
+        self._limit = self._loop.call_later(limit_s, self._timed_out)
         self._look = self._loop.call_later(MEMORY_LOOK_S, self._look_again)
 
     def _look_again(self) -> None:
@@ -331,10 +309,3 @@ class Environment:
         self._stream.close()
         shutil.rmtree(self._folder, ignore_errors=True)
         self.gone.set()
-
-
-def _describe(status: int) -> str:
-    """Word an exit code as Lambda does."""
-    if status >= 0:
-        return f"exit status {status}"
-    return f"signal: {'killed' if -status == signal.SIGKILL else signal.Signals(-status).name}"

@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http import HTTPStatus
 from urllib.parse import parse_qsl, unquote
 
@@ -63,6 +64,12 @@ Application = Callable[[Request, Reply], None]
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 
 
+@lru_cache(maxsize=256)
+def _header_name(name: bytes) -> str:
+    """Lower case; the same few names come with every request."""
+    return name.decode("latin-1").lower()
+
+
 def encode(response: Response) -> bytes:
     """Give the bytes of a response as they go on the wire."""
     head = [_STATUS_LINES[response.status]]
@@ -112,7 +119,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take one header."""
-        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        key, text = _header_name(name), value.decode("latin-1")
         self._headers[key] = f"{self._headers[key]},{text}" if key in self._headers else text
 
     def on_headers_complete(self) -> None:

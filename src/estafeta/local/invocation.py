@@ -5,7 +5,6 @@ Pure records. Invariant: `finish` of an invocation is called exactly once.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -54,8 +53,3 @@ class Invocation:
     finish: Callable[[Outcome], None]
     client_context: str = ""
     wants_tail: bool = False
-
-
-def error_payload(error_type: str, message: str) -> bytes:
-    """Body of a failure that the platform, not the handler, reports."""
-    return json.dumps({"errorType": error_type, "errorMessage": message}).encode()

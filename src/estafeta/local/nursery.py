@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from estafeta.errors import EnvironmentProblem
-from estafeta.local.variables import THREAD_LIMITS
+from estafeta.local.variables import NO_AWS_FILES, THREAD_LIMITS
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +48,8 @@ class Zygote(asyncio.Protocol):
                 stdout=sys.stderr,
                 start_new_session=True,
                 env={name: os.environ[name] for name in PASSED_ON if name in os.environ}
-                | {
-                    "LANG": "C.UTF-8",
-                    "TZ": ":UTC",
-                    "AWS_CONFIG_FILE": os.devnull,
-                    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-                }
+                | {"LANG": "C.UTF-8", "TZ": ":UTC"}
+                | NO_AWS_FILES
                 | SINGLE_THREADED,
             )
         ours.setblocking(False)
@@ -86,7 +82,7 @@ class Zygote(asyncio.Protocol):
             if not answer.done():
                 answer.set_result(json.loads(line))
 
-    def connection_lost(self, _exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         """Fail what is still open: the process has ended, and the kernel kills its children."""
         self.dead = True
         while self._answers:

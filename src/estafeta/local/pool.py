@@ -122,7 +122,7 @@ class Pool:
 
     def retire(self, function: FunctionVersion) -> None:
         """Give up the environments of settings that are no longer current."""
-        fleet = self._fleets.pop(function.key, None)
+        fleet = self._fleets.get(function.key)
         if fleet:
             fleet.retire()
 

@@ -43,17 +43,23 @@ async def fork(zygote: Zygote, order: dict[str, Any], on_exit: Callable[[int], N
 
 
 class Process:
-    """A forked environment, leader of its own process group."""
+    """A forked environment, leader of its own process group.
+
+    Attributes:
+        pid: Process id, and id of the group.
+        alive: Whether it has not ended yet.
+        peak_memory_mb: What `look_at_memory` gave last.
+    """
 
     def __init__(self, pid: int, zygote: Zygote, on_exit: Callable[[int], None]) -> None:
         self.pid = pid
         self.alive = True
+        self.peak_memory_mb = 0.0
         self._zygote = zygote
         self._on_exit = on_exit
         self._loop = asyncio.get_running_loop()
         self._pidfd = os.pidfd_open(pid)
         self._status_file = os.open(f"/proc/{pid}/status", os.O_RDONLY)
-        self._peak_kb = 0
         self._file_peak_kb = 0
         self._loop.add_reader(self._pidfd, self._ended)
 
@@ -72,9 +78,10 @@ class Process:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             self._signal_group(signal.SIGKILL)
 
-    def peak_memory_mb(self) -> float:
-        """Largest resident memory so far, in MB of 2**20 bytes, without pages of files, which the kernel can take back.
+    def look_at_memory(self) -> float:
+        """Give the largest resident memory so far, in MB of 2**20 bytes, without pages of files.
 
+        Pages of files do not count, since the kernel can take them back whenever it needs room.
         The kernel keeps the peak of the sum only (VmHWM, proc_pid_status(5)), so the answer is the
         larger of two lower bounds: what was seen by looking, and the kernel's peak less the most
         file pages ever seen. Processes that the handler starts are not counted.
@@ -83,8 +90,10 @@ class Process:
         if found:  # a process that has ended has no memory fields
             peak, anonymous, file, shared = map(int, found.groups())
             self._file_peak_kb = max(self._file_peak_kb, file)
-            self._peak_kb = max(self._peak_kb, anonymous + shared, peak - self._file_peak_kb)
-        return self._peak_kb / 1024
+            self.peak_memory_mb = max(
+                self.peak_memory_mb, (anonymous + shared) / 1024, (peak - self._file_peak_kb) / 1024
+            )
+        return self.peak_memory_mb
 
     def _signal_group(self, number: signal.Signals) -> None:
         if self.alive:

@@ -8,7 +8,6 @@ Lambda Developer Guide, "Viewing CloudWatch logs for Lambda functions".
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
 
 
 def billed_ms(duration_ms: float, init_ms: float | None) -> int:
@@ -19,17 +18,6 @@ def billed_ms(duration_ms: float, init_ms: float | None) -> int:
 def start_line(request_id: str, version: str) -> str:
     """Open an invocation."""
     return f"START RequestId: {request_id} Version: {version}\n"
-
-
-def timeout_line(request_id: str, timeout_s: float) -> str:
-    """Say that the process was killed at its time limit."""
-    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return f"{now} {request_id} Task timed out after {timeout_s:.2f} seconds\n\n"
-
-
-def exit_line(request_id: str, message: str, error_type: str) -> str:
-    """Say that the process ended within an invocation."""
-    return f"RequestId: {request_id} Error: {message}\n{error_type}\n"
 
 
 def end_lines(

@@ -1,23 +1,28 @@
 """The service as a whole: wires the parts, listens, keeps house, and ends without leaving a process behind.
 
-Invariant: every request is authenticated before it is looked at, and the socket is on the loopback interface.
+Knows which part answers what, and nothing of how. Invariant: every request is authenticated before it is looked at, and
+the socket is on the loopback interface.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import logging
 import os
+import resource
 import secrets
 import shutil
 import signal
 import socket
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from estafeta.errors import EnvironmentProblem
 from estafeta.local import endpoint as endpoints
 from estafeta.local.api_error import ApiError
 from estafeta.local.async_queue import AsyncQueue
@@ -67,7 +72,17 @@ class Service:
 
         Args:
             ready: Called once, when requests are answered.
+
+        Raises:
+            EnvironmentProblem: Another service runs in the same folder.
         """
+        with self._home_lock():
+            await self._run(ready)
+
+    async def _run(self, ready: Callable[[Endpoint], None]) -> None:
+        # An environment takes six descriptors; the usual soft limit of 1,024 would be 170 environments.
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         listener = socket.create_server((LOOPBACK, 0), backlog=1024)
         host, port = listener.getsockname()
         endpoint = Endpoint(
@@ -96,6 +111,18 @@ class Service:
             await self._pool.close(FAREWELL_S)
             self._nursery.close()
             shutil.rmtree(self._environments, ignore_errors=True)
+
+    @contextmanager
+    def _home_lock(self) -> Iterator[None]:
+        with open(self._home / "service.lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise EnvironmentProblem(
+                    f"A local Lambda service runs in {self._home} already.",
+                    hint="Stop it with `estafeta local stop`, or choose another folder.",
+                ) from None
+            yield
 
     def _build(self, endpoint: Endpoint) -> None:
         options, home = self._options, self._home

@@ -15,6 +15,9 @@ from estafeta.local.functions import FunctionVersion
 
 PASSED_ON = ("PATH", "LD_LIBRARY_PATH")  # where this machine keeps its programs and libraries
 
+# The user's own AWS files: a function must not find a profile or an endpoint in them.
+NO_AWS_FILES = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+
 THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -79,7 +82,7 @@ def variables(
     config = function.config
     defaults = {name: str(config.threads) for name in THREAD_LIMITS}
     defaults |= {"LANG": "C.UTF-8", "TZ": ":UTC", "TMPDIR": str(temporary), "AWS_EC2_METADATA_DISABLED": "true"}
-    defaults |= {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    defaults |= NO_AWS_FILES | {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     own = {
         name: _moved(value, config.local_mount_path, surroundings.root) for name, value in config.environment.items()
     }

@@ -78,7 +78,7 @@ def warm_boto3() -> None:
     boto3 keeps them on its default session. The keys given here belong to this one client: the
     session itself holds none, and an environment finds its own in its environment variables.
     """
-    import boto3  # type: ignore[import-untyped,unused-ignore]
+    import boto3
 
     boto3.client("lambda", region_name="us-east-1", aws_access_key_id="-", aws_secret_access_key="-").close()
 
@@ -100,9 +100,8 @@ def become_environment(order: dict[str, Any], zygote: int) -> None:
     """Turn this fresh child into an execution environment and run AWS's runtime client in it until it ends.
 
     Args:
-        order: `handler`, `environment` (the complete set of variables), `task_root`, `log` (path
-        that stdout and
-            stderr are appended to) and `threads`.
+        order: `handler`, `environment` (the complete set of variables), `task_root`, `threads` and
+            `log`, the path of the file that stdout and stderr are appended to.
         zygote: Process id of the parent.
     """
     os.setsid()

@@ -15,7 +15,7 @@ from pathlib import Path
 import boto3
 
 COUNT = 0
-TICKS = 0
+TICKS = []
 HELD = []
 
 
@@ -75,7 +75,7 @@ def fail(event, context):
 def leave(event, context):
     """Write to /tmp and the log, then end the process in the way that was asked for."""
     count_before = len(list(Path(tempfile.gettempdir()).glob("mark-*")))
-    print("about to leave", flush=True)
+    sys.stdout.write("about to leave\n")
     match event["how"]:
         case "exit":
             Path(tempfile.mkstemp(prefix="mark-")[1]).touch()
@@ -90,6 +90,21 @@ def wait(event, context):
         note(event["path"], id=context.aws_request_id)
     pause(event["seconds"])
     return "waited"
+
+
+def hold(event, context):
+    """Stay until a file appears."""
+    note(event["path"], id=context.aws_request_id)
+    while not Path(event["until"]).exists():
+        pause(0.01)
+
+
+def meet(event, context):
+    """Come, wait for the others, and say so; events that do not run at the same time never meet."""
+    note(event["path"])
+    while Path(event["path"]).read_text().count("\n") < event["others"]:
+        pause(0.01)
+    note(event["met"])
 
 
 def start_child(event, context):
@@ -109,26 +124,25 @@ def grow(event, context):
 
 
 def tick(event, context):
-    """Start a thread on the first event; say how far it has come."""
-    global TICKS
+    """Have a thread note the time again and again; give its notes from a moment on."""
 
     def run():
-        global TICKS
         while True:
-            TICKS += 1
+            TICKS.append(time.monotonic())
             pause(0.001)
 
     if not TICKS:
         threading.Thread(target=run, daemon=True).start()
-    before = TICKS
-    pause(event["seconds"])
-    return {"before": before, "after": TICKS}
+    known = len(TICKS)
+    while len(TICKS) < known + 20:
+        pause(0.001)
+    return {"pid": os.getpid(), "ticks": [moment for moment in TICKS if moment >= event["since"]]}
 
 
 def record(event, context):
     """Note the attempt, then fail as often as asked."""
     note(event["path"], id=context.aws_request_id, arn=context.invoked_function_arn)
-    attempts = sum(context.aws_request_id in line for line in open(event["path"]))
+    attempts = Path(event["path"]).read_text().count(context.aws_request_id)
     if attempts <= event.get("failures", 0):
         raise RuntimeError(f"attempt {attempts}")
 
@@ -155,7 +169,7 @@ def chain(event, context):
 
 def talk(event, context):
     for line in event["lines"]:
-        print(line)
+        sys.stdout.write(line + "\n")
 
 
 def large(event, context):

@@ -1,0 +1,129 @@
+"""Logs, through boto3's CloudWatch Logs client, and the search language by itself."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from botocore.exceptions import ClientError
+
+from estafeta.local import stop
+from estafeta.local.log_search import pattern
+from estafeta.local.logs import LogStream, read_events, read_marks, stream_names
+
+from .conftest import LocalService, client, launch
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "expected"),
+    [
+        ("", "anything", True),
+        ("one two", "two and one", True),
+        ("one two", "one only", False),
+        ("One", "one", False),
+        ('"one two"', "one two", True),
+        ('"one two"', "two one two", True),
+        ('"one two"', "one  two", False),
+        ("?one ?two", "two", True),
+        ("?one ?two", "three", False),
+        ("one ?two ?three", "one three", True),
+        ("one -two", "one two", False),
+        (r'"say \"x\""', 'say "x"', True),
+    ],
+)
+def test_filter_patterns(text: str, message: str, expected: bool) -> None:
+    assert pattern(text)(message) is expected
+
+
+def test_patterns_that_are_not_offered_are_refused() -> None:
+    with pytest.raises(ValueError, match="plain text"):
+        pattern("{ $.level = 1 }")
+
+
+def test_lines_take_the_time_of_the_mark_before_them(tmp_path: Path) -> None:
+    stream = LogStream(tmp_path, "/group", "$LATEST")
+    stream.write("first\n")
+    with open(stream.path, "a") as file:
+        file.write("of the function\ntraceback\rsecond line\n")
+    stream.write("last\n")
+    with open(stream.path, "a") as file:
+        file.write("incomplete")
+    stream.close()
+    [name] = stream_names(tmp_path, "/group")
+    marks = read_marks(tmp_path, "/group", name)
+    events = list(read_events(tmp_path, "/group", name))
+    assert [event.message for event in events] == ["first", "of the function", "traceback\nsecond line", "last"]
+    assert [event.timestamp_ms for event in events] == [marks[0][1]] * 3 + [marks[1][1]]
+
+
+@pytest.fixture(scope="module")
+def talked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalService]:
+    """A service that has logged twenty numbered lines in two environments."""
+    service = launch(tmp_path_factory.mktemp("talked"))
+    lines = [f"number {n:02d} {'even' if n % 2 == 0 else 'odd'}" for n in range(20)]
+    service.call("talk", {"lines": lines[:10]})
+    service.lambda_client.publish_version(FunctionName="talk")
+    service.call("talk", {"lines": lines[10:]}, Qualifier="1")
+    yield service
+    stop(service.home)
+
+
+GROUP = "/aws/lambda/talk"
+
+
+def test_streams_are_described(talked: LocalService) -> None:
+    logs = client(talked.endpoint, "logs")
+    streams = logs.describe_log_streams(logGroupName=GROUP, orderBy="LastEventTime", descending=True)["logStreams"]
+    assert len(streams) == 2
+    assert "/[1]" in streams[0]["logStreamName"]
+    assert "/[$LATEST]" in streams[1]["logStreamName"]
+    assert streams[0]["lastEventTimestamp"] >= streams[1]["lastEventTimestamp"]
+    first = logs.describe_log_streams(logGroupName=GROUP, limit=1)
+    second = logs.describe_log_streams(logGroupName=GROUP, limit=1, nextToken=first["nextToken"])
+    assert "nextToken" not in second
+    assert first["logStreams"] != second["logStreams"]
+
+
+def test_events_are_filtered_ordered_and_paged(talked: LocalService) -> None:
+    logs = client(talked.endpoint, "logs")
+    found = logs.filter_log_events(logGroupName=GROUP, filterPattern="number odd")["events"]
+    assert [event["message"] for event in found] == [f"number {n:02d} odd" for n in range(1, 20, 2)]
+    assert len({event["eventId"] for event in found}) == len(found)
+    paged = logs.get_paginator("filter_log_events").paginate(
+        logGroupName=GROUP, filterPattern="number", PaginationConfig={"PageSize": 3}
+    )
+    pages = [[event["message"] for event in page["events"]] for page in paged]
+    assert [len(page) for page in pages] == [3] * 6 + [2]
+    assert [message[7:9] for page in pages for message in page] == [f"{n:02d}" for n in range(20)]
+
+
+def test_events_are_chosen_by_time_and_stream(talked: LocalService) -> None:
+    logs = client(talked.endpoint, "logs")
+    now_ms = time.time_ns() // 10**6
+    assert logs.filter_log_events(logGroupName=GROUP, startTime=now_ms + 1000)["events"] == []
+    assert logs.filter_log_events(logGroupName=GROUP, endTime=now_ms - 60_000)["events"] == []
+    reports = logs.filter_log_events(logGroupName=GROUP, filterPattern="REPORT", startTime=now_ms - 60_000)["events"]
+    assert len(reports) == 2
+    [report] = logs.filter_log_events(
+        logGroupName=GROUP, filterPattern="REPORT", logStreamNames=[reports[0]["logStreamName"]]
+    )["events"]
+    assert report == reports[0]
+
+
+def test_unknown_groups_and_bad_requests_are_refused(talked: LocalService) -> None:
+    logs = client(talked.endpoint, "logs")
+    for name in ("/aws/lambda/nobody", "../../.."):
+        with pytest.raises(logs.exceptions.ResourceNotFoundException):
+            logs.filter_log_events(logGroupName=name)
+    with pytest.raises(logs.exceptions.InvalidParameterException):
+        logs.filter_log_events(logGroupName=GROUP, filterPattern="{ $.x = 1 }")
+    with pytest.raises(logs.exceptions.InvalidParameterException):
+        logs.filter_log_events(logGroupName=GROUP, nextToken="rubbish")
+    with pytest.raises(ClientError, match="UnknownOperationException"):
+        logs.describe_log_groups()
+
+
+def test_logs_survive_the_service(talked: LocalService) -> None:
+    stop(talked.home)
+    logs = client(launch(talked.home).endpoint, "logs")
+    assert len(logs.filter_log_events(logGroupName=GROUP, filterPattern="number")["events"]) == 20

@@ -1,0 +1,198 @@
+"""What is drawn where: results, talk, JSON, tables; and the words for a run."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from estafeta.cli import wording
+from estafeta.cli.console import Console
+from estafeta.cli.failing import Complaint
+from estafeta.history import EarlyStopping, EpochRecord
+from estafeta.spec import FunctionSettings, Outcome, RunSpec, Status
+
+SETTINGS = {role: FunctionSettings(name=role, memory_mb=1769, timeout_s=900) for role in ("worker", "merge", "control")}
+SPEC = RunSpec(
+    token="t", run="digits-1a2b3c", created_at=1000.0, estafeta="0", job="digits:job", workers=4, seed=7,
+    batch_size=256, micro_batch_size=64, drop_last=False, epochs=20, validation=0.2, optimizer={},
+    early_stopping=EarlyStopping(), functions=SETTINGS,
+)  # fmt: skip
+RECORD = EpochRecord(token="t", epoch=1, version=6, metrics={"train_loss": 2.0, "valid_loss": 1.5}, best_version=6,
+                     best_value=1.5, stale_epochs=0, stop=None, ended_at=1003.0)  # fmt: skip
+SUMMARY: dict[str, Any] = {
+    "on": "local", "train_s": 79.0, "wall_s": 83.0, "best": {"step": 6, "valid_loss": 1.5},
+    "invocations": {"control": 5, "merge": 3, "worker": 8}, "retries": 1, "billed_gb_seconds": 35.1,
+    "cost_usd": 0.00047,
+}  # fmt: skip
+
+
+def status(**changes: Any) -> Status:
+    facts: dict[str, Any] = {
+        "spec": SPEC, "state": "running", "outcome": None, "version": 6, "total_steps": 120, "steps_per_epoch": 6,
+        "train_rows": 1438, "valid_rows": 359, "parameters": 9610, "epoch": 1, "epochs": (RECORD,),
+    }  # fmt: skip
+    return Status(**{**facts, **changes})
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """Standard output and error are a terminal of 60 columns; gives what has been written there since the last call."""
+    for name, value in {"COLUMNS": "60", "TERM": "xterm-256color", "FORCE_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    return lambda: "".join(capsys.readouterr())
+
+
+def test_results_and_talk_go_their_own_ways(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console()
+    console.results([("run", "a"), ("", "b")])
+    console.talk([("note", "c")])
+    out, err = capsys.readouterr()
+    assert out == "run     a\n        b\n"
+    assert err == "note    c\n"
+
+
+def test_further_lines_of_a_text_stand_beside_its_label(capsys: pytest.CaptureFixture[str]) -> None:
+    Console().complaint(Complaint("line 2:\n  ^"))
+    assert capsys.readouterr().err == "error   line 2:\n          ^\n"
+
+
+def test_quiet_leaves_results_and_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(quiet=True)
+    console.talk([("note", "c")])
+    console.epochs(status()).show(status())
+    console.complaint(Complaint("it broke", hint="mend it"))
+    console.results([("done", "at last")])
+    out, err = capsys.readouterr()
+    assert out == "done    at last\n"
+    assert err == "error   it broke\ntry     mend it\n"
+
+
+def test_json_is_one_strict_line_and_epochs_are_talk(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(machine=True)
+    console.epochs(status()).show(status())
+    console.json({"metrics": {"valid_loss": math.nan}, "list": [math.inf, 1.0], "text": "[bold] :smile: " + "x" * 500})
+    out, err = capsys.readouterr()
+    assert out.count("\n") == 1
+    assert json.loads(out, parse_constant=lambda text: pytest.fail(text)) == {
+        "metrics": {"valid_loss": None}, "list": [None, 1.0], "text": "[bold] :smile: " + "x" * 500,
+    }  # fmt: skip
+    assert err.splitlines()[0].split() == ["epoch", "train_loss", "valid_loss", "steps/s", "time"]
+
+
+def test_without_a_terminal_nothing_moves_wraps_or_shines(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console()
+    console.lively(console.progress().draw(status()))
+    console.results([("price", "word " * 100)])
+    console.epochs(status()).show(status())
+    console.still()
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "\x1b" not in out
+    assert out.splitlines()[0] == "price   " + "word " * 99 + "word"
+
+
+def test_on_a_terminal_long_texts_are_wrapped_beside_their_label(screen: Callable[[], str]) -> None:
+    Console().results([("price", "word " * 20)])
+    first, second, *_ = re.sub(r"\x1b\[[0-9;]*m", "", screen()).splitlines()
+    assert first.startswith("price   word")
+    assert second.startswith("        word")
+    assert len(first) <= 60
+
+
+def test_the_best_value_shines_unless_colour_is_unwanted(
+    screen: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Console().epochs(status()).show(status())
+    assert "\x1b[1;32m    1.5000\x1b[0m" in screen()
+    monkeypatch.setenv("NO_COLOR", "1")
+    Console().epochs(status()).show(status())
+    assert "32m" not in screen()
+
+
+def test_the_live_line_vanishes(screen: Callable[[], str]) -> None:
+    console = Console()
+    console.lively(console.progress().draw(status()))
+    drawn = screen()
+    assert "step 6/120" in drawn
+    assert "epoch 2/20" in drawn
+    console.still()
+    assert "\x1b[2K" in screen(), "the line is not erased"
+
+
+def test_the_live_line_tells_that_a_run_is_being_prepared(screen: Callable[[], str]) -> None:
+    console = Console()
+    console.lively(console.progress().draw(status(state="preparing", total_steps=None)))
+    assert "preparing" in screen()
+    console.still()
+
+
+def test_only_the_last_epochs_are_shown_on_demand(capsys: pytest.CaptureFixture[str]) -> None:
+    records = tuple(
+        RECORD.model_copy(update={"epoch": n, "version": 6 * n, "ended_at": 1000 + 3 * n}) for n in range(1, 6)
+    )
+    Console().epochs(status()).show(status(epochs=records), last=2)
+    _, note, *rows = capsys.readouterr().out.splitlines()
+    assert note == "  … 3 epochs before"
+    assert [row.split()[0] for row in rows] == ["4", "5"]
+    assert [row.split()[-2] for row in rows] == ["2.0", "2.0"]
+
+
+def test_a_table_is_as_wide_as_its_cells(capsys: pytest.CaptureFixture[str]) -> None:
+    Console().table(("run", "state"), [("digits-1a2b3c", "done"), ("a", "failed")])
+    assert capsys.readouterr().out.splitlines() == [
+        "run            state",
+        "digits-1a2b3c  done",
+        "a              failed",
+    ]
+
+
+def test_a_run_is_described_once_it_is_prepared() -> None:
+    assert wording.identity(status(), "local") == [
+        ("run", "digits-1a2b3c   local, 4 workers x 1769 MB, merge topology")
+    ]
+    assert wording.plan(status(steps_per_epoch=None)) == []
+    assert wording.plan(status()) == [
+        ("model", "digits:job   9,610 parameters, 38.4 kB"),
+        ("data", "1,438 rows to train, 359 to validate"),
+        ("plan", "20 epochs of 6 steps, batches of 256, seed 7"),
+    ]
+
+
+def test_the_ending_says_what_became_of_the_run(tmp_path: Any) -> None:
+    outcome = Outcome(token="t", state="done", why="all epochs are done", ended_at=1079.0)
+    lines = wording.ending(status(state="done", outcome=outcome), SUMMARY, {"final": tmp_path})
+    assert lines[:3] == [
+        ("done", "01:19   all epochs are done"),
+        ("best", "valid_loss 1.5000 (epoch 1)"),
+        ("work", "8 worker, 3 merge, 5 control invocations, 1 retry, 35.1 GB-seconds"),
+    ]
+    price = dict(lines)["price"]
+    assert price.startswith("$0.000470 if it had run on AWS Lambda (compute and requests at list prices of 20")
+    assert "us-east-1, arm64; EFS storage and log storage not included" in price
+    assert dict(lines)["files"] == str(tmp_path)
+
+
+def test_on_aws_the_price_is_no_if_and_commands_say_where() -> None:
+    lines = dict(wording.ending(status(state="stopped"), {**SUMMARY, "on": "aws"}, {}))
+    assert lines["price"].startswith("$0.000470 (compute")
+    assert lines["next"].startswith("estafeta resume digits-1a2b3c --on aws")
+
+
+def test_what_no_log_tells_is_not_priced() -> None:
+    assert wording.bill({**SUMMARY, "invocations": {}}) == []
+
+
+def test_a_run_that_goes_on_and_one_that_has_ended() -> None:
+    assert wording.standing(status(), now=1060.0) == [
+        ("state", "running, epoch 1 of 20, 6 of 120 steps, started 1 min ago")
+    ]
+    outcome = Outcome(token="t", state="stopped", why="on request", ended_at=1030.0)
+    assert wording.standing(status(state="stopped", outcome=outcome), now=1060.0) == [
+        ("state", "stopped: on request; epoch 1 of 20, 6 of 120 steps, started 1 min ago, took 00:30")
+    ]

@@ -1,0 +1,59 @@
+"""What a job refuses, and what it does when little is said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from core.jobs import plain
+from estafeta.errors import UsageError
+from estafeta.history import EarlyStopping
+from estafeta.job import Job
+
+
+def job(**changes: Any) -> Job:
+    return Job(**{**vars(plain), **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"micro_batch_size": -1}, "micro_batch_size is -1"),
+        ({"validation": 1.0}, "validation is 1.0"),
+        ({"validation": -0.1}, "validation is -0.1"),
+        ({"dataset": "mnist"}, "dataset 'mnist' is not known"),
+        ({"valid_dataset": "mnist"}, "valid_dataset 'mnist' is not known"),
+    ],
+)
+def test_values_out_of_range(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        job(**changes)
+
+
+def test_a_data_set_that_is_not_known_lists_those_that_are() -> None:
+    with pytest.raises(UsageError) as caught:
+        job(dataset="mnist")
+    assert caught.value.hint == "known by name are breast_cancer, diabetes, digits, iris, wine"
+
+
+@pytest.mark.parametrize(
+    ("changes", "monitor"),
+    [
+        ({"validation": 0.2}, "valid_loss"),
+        ({"validation": 0.0}, "train_loss"),
+        ({"validation": 0.0, "valid_dataset": "iris"}, "valid_loss"),
+        ({"early_stopping": EarlyStopping(monitor="valid_accuracy", patience=2)}, "valid_accuracy"),
+    ],
+)
+def test_the_best_epoch_is_told_by_the_loss(changes: dict[str, Any], monitor: str) -> None:
+    stopping = job(**changes).stopping
+    assert stopping.monitor == monitor
+    assert stopping.patience == (2 if "early_stopping" in changes else None)
+
+
+def test_a_job_does_not_change() -> None:
+    with pytest.raises(AttributeError):
+        plain.epochs = 3  # type: ignore[misc]

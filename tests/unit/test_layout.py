@@ -1,0 +1,112 @@
+"""Every name that the layout builds is read back from a listing, and no other."""
+
+from __future__ import annotations
+
+import posixpath
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from estafeta.layout import (
+    RUN_NAME,
+    Phase,
+    Round,
+    RunLayout,
+    claim_of,
+    contribution_name,
+    epochs_in,
+    generations_in,
+    legs_in,
+    ranks_in,
+    round_of,
+    version_of,
+    versions_in,
+)
+from estafeta.store import claim_name
+
+LAYOUT = RunLayout("amber-41")
+PHASES: st.SearchStrategy[Phase] = st.sampled_from(["train", "valid"])
+ROUNDS = st.builds(Round, st.integers(0, 99_999_999), PHASES)
+RANKS = st.integers(0, 9998)
+LEGS = st.integers(1, 300)
+FOREIGN = {
+    "README",
+    "0003",
+    ".tmp-1-00000001.safetensors",
+    "train-1-2.safetensors",
+    "00000001.safetensors.part",
+    "frozen.safetensors",
+}
+
+
+def name_of(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+@given(round_=ROUNDS, other=ROUNDS, ranks=st.sets(RANKS, max_size=5))
+def test_ranks_are_read_back_from_contributions(round_: Round, other: Round, ranks: set[int]) -> None:
+    names = {name_of(LAYOUT.contribution(round_, rank)) for rank in ranks} | FOREIGN
+    if other != round_:
+        names |= {contribution_name(other, rank) for rank in range(3)}
+    assert ranks_in(names, round_) == ranks
+
+
+@given(round_=ROUNDS, legs=st.dictionaries(RANKS, st.sets(LEGS, min_size=1, max_size=4), max_size=4))
+def test_the_highest_leg_of_each_rank_is_read_back(round_: Round, legs: dict[int, set[int]]) -> None:
+    names = {name_of(LAYOUT.partial_of(round_, rank, leg)) for rank in legs for leg in legs[rank]} | FOREIGN
+    names |= {name_of(LAYOUT.partial_of(Round(round_.version + 1, round_.phase), 0, 7))}
+    assert legs_in(names, round_) == {rank: max(of_rank) for rank, of_rank in legs.items()}
+
+
+@given(round_=ROUNDS, generations=st.sets(st.integers(0, 120), max_size=4))
+def test_generations_are_read_back_from_claims(round_: Round, generations: set[int]) -> None:
+    names = {claim_name(claim_of(round_), generation) for generation in generations} | FOREIGN
+    assert generations_in(names, round_) == generations
+
+
+@given(versions=st.sets(st.integers(0, 99_999_999), max_size=4))
+def test_versions_are_read_back_from_weights(versions: set[int]) -> None:
+    names = {name_of(LAYOUT.version(version)) for version in versions}
+    optimizers = {name_of(LAYOUT.optimizer(version)) for version in versions}
+    assert versions_in(names | FOREIGN) == versions
+    assert versions_in(optimizers) == frozenset(), "a state without its parameters is no version"
+    assert {version_of(name) for name in names} == {version_of(name) for name in optimizers} == versions
+    assert version_of(name_of(LAYOUT.frozen)) is None
+
+
+@given(epochs=st.sets(st.integers(1, 20_000), max_size=4))
+def test_epochs_are_read_back_from_records(epochs: set[int]) -> None:
+    assert epochs_in({name_of(LAYOUT.epoch(epoch)) for epoch in epochs} | FOREIGN) == epochs
+
+
+@given(round_=ROUNDS, rank=RANKS, leg=LEGS)
+def test_every_file_of_a_round_tells_which(round_: Round, rank: int, leg: int) -> None:
+    names = (LAYOUT.contribution(round_, rank), LAYOUT.partial_of(round_, rank, leg), claim_name(claim_of(round_), 0))
+    assert {round_of(name_of(name)) for name in names} == {round_}
+    assert round_of(round_.name) == round_
+    assert round_of("00000001.safetensors") is None
+
+
+@given(one=ROUNDS, other=ROUNDS)
+def test_the_validation_of_a_version_comes_after_its_training(one: Round, other: Round) -> None:
+    """Names sort as the rounds of one phase do, and no two rounds share one."""
+    assert (one.name == other.name) == (one == other)
+    if one.phase == other.phase:
+        assert (one.name < other.name) == (one < other)
+
+
+def test_all_paths_lie_in_folders_that_are_made_at_first() -> None:
+    round_ = Round(3, "train")
+    files = [
+        LAYOUT.version(1), LAYOUT.optimizer(1), LAYOUT.frozen, LAYOUT.contribution(round_, 0), LAYOUT.epoch(1),
+        LAYOUT.partial_of(round_, 0, 1), f"{LAYOUT.legs}/{claim_of(round_)}", f"{LAYOUT.export('best')}/state.json",
+        f"{LAYOUT.export('final')}/state.json", f"{LAYOUT.code}/job.py",
+    ]  # fmt: skip
+    assert {posixpath.dirname(path) for path in files} == set(LAYOUT.directories)
+    top = (LAYOUT.spec, LAYOUT.plan, LAYOUT.stop, LAYOUT.reserve, LAYOUT.outcome("done"))
+    assert {posixpath.dirname(path) for path in top} == {LAYOUT.root} == {"runs/amber-41"}
+
+
+def test_names_of_runs_cannot_leave_their_folder() -> None:
+    assert all(RUN_NAME.fullmatch(name) for name in ("a", "amber-41", "0.1_b"))
+    assert not any(RUN_NAME.fullmatch(name) for name in ("", ".", "..", "a/b", "A", "-a", ".hidden", "a" * 64, "a\n"))

@@ -1,0 +1,106 @@
+"""What an environment keeps from one invocation to the next, and when it must not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conformance.interposed import Interposed
+from core.driver import Relay, forget, spec_of
+from estafeta.errors import Gone, UsageError
+from estafeta.files import OsFiles, Reader
+from estafeta.session import Data, Session, check_rows, open_session
+from estafeta.store import Store
+
+
+class Counting(Interposed):
+    """Files that count how often each name is opened."""
+
+    def __init__(self) -> None:
+        super().__init__(OsFiles())
+        self.opened: list[str] = []
+
+    def open(self, path: str) -> Reader:
+        self.opened.append(path.rpartition("/")[2])
+        return super().open(path)
+
+
+@pytest.fixture
+def relay(tmp_path: Path) -> Relay:
+    """A run that has made its second version."""
+    relay = Relay(tmp_path, spec_of("batch_norm"))
+    relay.start()
+    relay.drain_until(lambda: relay.store.exists(relay.layout.version(2)))
+    forget()
+    return relay
+
+
+def test_a_session_is_kept_until_another_run_comes(relay: Relay, tmp_path: Path) -> None:
+    session = open_session(relay.store, relay.layout, relay.spec)
+    assert open_session(relay.store, relay.layout, relay.spec) is session
+    other = Relay(tmp_path, spec_of("plain", run="other"))
+    other.start()
+    assert open_session(other.store, other.layout, other.spec) is not session
+    assert open_session(relay.store, relay.layout, relay.spec) is not session
+
+
+def test_parameters_are_read_once_and_buffers_put_back(relay: Relay) -> None:
+    files = Counting()
+    store = Store(relay.store.root, files)
+    session = open_session(store, relay.layout, relay.spec)
+    session.load(store, relay.layout, 2)
+    found = {name: array.copy() for name, array in session.learner.buffers.items()}
+    learner = session.learner
+    learner.train(session.data.tables["train"].batch(np.arange(8)))
+    assert any((learner.buffers[name] != array).any() for name, array in found.items())
+    session.load(store, relay.layout, 2)
+    assert files.opened.count("00000002.safetensors") == 1
+    assert all((learner.buffers[name] == array).all() for name, array in found.items())
+    assert not learner.gradient.any()
+    assert learner.rows == 0
+    session.load(store, relay.layout, 1)
+    assert files.opened.count("00000001.safetensors") == 1
+
+
+def test_after_a_failed_reading_nothing_is_taken_for_loaded(relay: Relay) -> None:
+    session = open_session(relay.store, relay.layout, relay.spec)
+    session.load(relay.store, relay.layout, 2)
+    parameters = session.learner.parameters.copy()
+    with pytest.raises(Gone):
+        session.load(relay.store, relay.layout, 9)
+    session.learner.parameters[:] = 0
+    session.load(relay.store, relay.layout, 2)
+    np.testing.assert_array_equal(session.learner.parameters, parameters)
+
+
+def test_data_are_split_by_the_seed(relay: Relay) -> None:
+    session: Session = open_session(relay.store, relay.layout, relay.spec)
+    train, valid = session.data.rows["train"], session.data.rows["valid"]
+    assert sorted([*train, *valid]) == list(range(48))
+    assert len(valid) == 12
+    assert session.data.tables["train"] is session.data.tables["valid"]
+
+
+def rows(train: int, valid: int) -> Data:
+    return Data({}, {"train": np.arange(train), "valid": np.arange(valid)})
+
+
+@pytest.mark.parametrize(
+    ("data", "workers", "steps", "message", "hint"),
+    [
+        (rows(3, 0), 4, 1, "has 3 training rows, fewer than the 4 workers", "--workers 3 or fewer"),
+        (rows(3, 1), 4, 1, r"has 3 training rows \(1 are held out", "--workers 3 or fewer"),
+        (rows(0, 4), 1, 0, "has 0 training rows", "--workers 1 or fewer"),
+        (rows(9, 0), 2, 0, "9 training rows make no full batch of 16", "batch_size=9"),
+    ],
+)
+def test_data_that_are_too_few(data: Data, workers: int, steps: int, message: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        check_rows(data, spec_of("plain", workers=workers), steps)
+    assert hint in caught.value.hint
+
+
+def test_data_that_are_just_enough() -> None:
+    check_rows(rows(4, 0), spec_of("plain", workers=4), 1)

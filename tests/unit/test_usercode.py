@@ -1,0 +1,121 @@
+"""Jobs are imported by name, from the run's own folder, and what their code raises is told apart from the rest."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from core import jobs
+from core.driver import forget
+from estafeta.errors import Gone, UsageError
+from estafeta.usercode import UserCodeError, job_in, load_job, user_code
+
+HEAD = "from estafeta import SGD, Job\nsettings = dict(model=print, loss=print, optimizer=SGD(), dataset='iris')\n"
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    forget()
+    yield
+    forget()
+
+
+def folder(tmp_path: Path, run: str, **modules: str) -> str:
+    """A run's code folder."""
+    code = tmp_path / "runs" / run / "code"
+    for name, text in modules.items():
+        path = code / f"{name.replace('__', '/')}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return str(code)
+
+
+def module_with(**attributes: object) -> ModuleType:
+    module = ModuleType("mine")
+    vars(module).update(attributes)
+    return module
+
+
+def test_a_job_is_found_by_its_name(tmp_path: Path) -> None:
+    code = folder(tmp_path, "r", mine=HEAD + "one = Job(epochs=1, **settings)\ntwo = Job(epochs=2, **settings)")
+    assert load_job(code, "mine:two").epochs == 2
+    assert load_job(code, "mine:one").epochs == 1
+
+
+def test_modules_import_each_other(tmp_path: Path) -> None:
+    code = folder(
+        tmp_path, "r", mine=HEAD + "import parts.sizes\njob = Job(epochs=parts.sizes.EPOCHS, **settings)",
+        parts__sizes="EPOCHS = 7",
+    )  # fmt: skip
+    assert load_job(code, "mine:job").epochs == 7
+
+
+def test_modules_of_another_run_have_the_same_names(tmp_path: Path) -> None:
+    folders = [
+        folder(tmp_path, run, mine=HEAD + "import sizes\njob = Job(epochs=sizes.EPOCHS, **settings)",
+               sizes=f"EPOCHS = {epochs}")
+        for run, epochs in (("first", 1), ("second", 2))
+    ]  # fmt: skip
+    assert load_job(folders[0], "mine:job").epochs == 1
+    assert load_job(folders[1], "mine:job").epochs == 2
+    assert load_job(folders[0], "mine:job").epochs == 1
+    assert folders[1] not in sys.path
+
+
+def test_importing_writes_nothing(tmp_path: Path) -> None:
+    code = folder(tmp_path, "r", mine=HEAD + "import sizes\njob = Job(**settings)", sizes="")
+    load_job(code, "mine:job")
+    assert {path.name for path in Path(code).iterdir()} == {"mine.py", "sizes.py"}
+
+
+def test_a_module_that_is_missing(tmp_path: Path) -> None:
+    code = folder(tmp_path, "r", mine=HEAD + "job = Job(**settings)", other="import missing_package")
+    with pytest.raises(UsageError, match="has no module 'yours'") as caught:
+        load_job(code, "yours:job")
+    assert caught.value.hint == "there is: mine, other"
+    with pytest.raises(UserCodeError, match=r"importing other\.py raised ModuleNotFoundError") as caught:
+        load_job(code, "other:job")
+    assert 'other.py", line 1' in caught.value.traceback
+
+
+def test_the_only_job_needs_no_name() -> None:
+    assert job_in(module_with(job=jobs.plain), None) is jobs.plain
+    assert job_in(module_with(job=jobs.plain), "") is jobs.plain
+    assert job_in(module_with(a=jobs.plain, b=jobs.adam), "b") is jobs.adam
+
+
+@pytest.mark.parametrize(
+    ("attributes", "name", "message", "hint"),
+    [
+        ({}, None, "has no estafeta.Job", "job = estafeta.Job(…)"),
+        ({"job": 3}, "job", "has no estafeta.Job", "job = estafeta.Job(…)"),
+        ({"a": jobs.plain, "b": jobs.adam}, None, "has 2 jobs", "mine:a, mine:b"),
+        ({"a": jobs.plain}, "c", "has no job named 'c'", "mine:a"),
+    ],
+)
+def test_which_job_is_unclear(attributes: dict[str, object], name: str | None, message: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        job_in(module_with(**attributes), name)
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("error", [OSError(5, "gone"), MemoryError("no"), Gone("swept"), KeyboardInterrupt()])
+def test_what_is_not_the_users_fault_passes(error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught, user_code("reading"):
+        raise error
+    assert caught.value is error
+
+
+def test_what_the_user_raises_is_kept() -> None:
+    def divide(number: float) -> float:
+        return number / 0
+
+    message = "the metric 'f1' raised ZeroDivisionError: division by zero"
+    with pytest.raises(UserCodeError, match=message) as caught, user_code("the metric 'f1'"):
+        divide(1)
+    assert "in divide" in caught.value.traceback
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
