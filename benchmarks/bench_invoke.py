@@ -20,9 +20,7 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +32,7 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
+from machine import describe
 
 from estafeta.local import Endpoint, Options
 from estafeta.local.environment import Environment
@@ -77,7 +76,6 @@ class Result:
     p90_ms: float
     p99_ms: float
     machine: str
-    commit: str
 
 
 def result(case: str, times_ns: list[int]) -> Result:
@@ -94,22 +92,8 @@ def result(case: str, times_ns: list[int]) -> Result:
         p10_ms=quantile(0.1),
         p90_ms=quantile(0.9),
         p99_ms=quantile(0.99),
-        machine=machine(),
-        commit=commit(),
+        machine=describe(),
     )
-
-
-def machine() -> str:
-    """Processor and number of cores."""
-    info = Path("/proc/cpuinfo").read_text()
-    names = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
-
-
-def commit() -> str:
-    """Of the working tree, marked if it has changes."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
 
 
 class Probes:
@@ -252,7 +236,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps([asdict(item) for item in results]))
         return
-    print(f"{results[0].machine}; commit {results[0].commit}")
+    print(describe())
     print(f"{'case':36} {'count':>6} {'median':>9} {'p10':>9} {'p90':>9} {'p99':>9}  ms")
     for item in results:
         times = f"{item.median_ms:9.3f} {item.p10_ms:9.3f} {item.p90_ms:9.3f} {item.p99_ms:9.3f}"

@@ -72,11 +72,11 @@ def main() -> None:
         "rounds": len(gaps),
         "inline_ms": round(in_process, 2),
         "vs_inline": round(median / in_process, 2),
+        "machine": describe(),
     }
     if options.json:
         print(json.dumps([row]))
     else:
-        print(describe())
         print("\n".join(f"{name:>10}  {value}" for name, value in row.items()))
 
 

@@ -12,16 +12,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from estafeta.errors import EnvironmentProblem, EstafetaError, RunFailed, RunNotFound, UsageError
-from estafeta.history import EarlyStopping
-from estafeta.job import Job
-from estafeta.optim import SGD, Adagrad, Adam, AdamW, RMSprop
-from estafeta.schedules import Cosine, StepLR, Warmup
-
 if TYPE_CHECKING:
     from estafeta import metrics
+    from estafeta.errors import EnvironmentProblem, EstafetaError, RunFailed, RunNotFound, UsageError
+    from estafeta.history import EarlyStopping
+    from estafeta.job import Job
     from estafeta.launch import train
+    from estafeta.optim import SGD, Adagrad, Adam, AdamW, RMSprop
     from estafeta.run import Run
+    from estafeta.schedules import Cosine, StepLR, Warmup
 
 __all__ = [
     "SGD",
@@ -44,8 +43,20 @@ __all__ = [
     "train",
 ]
 
-_LAZY = {"Run": "estafeta.run", "train": "estafeta.launch", "metrics": "estafeta.metrics"}
-"""Names that bring boto3 or torch along: functions that need neither must not pay for them at a cold start."""
+_HOME = {
+    "errors": ("EnvironmentProblem", "EstafetaError", "RunFailed", "RunNotFound", "UsageError"),
+    "history": ("EarlyStopping",),
+    "job": ("Job",),
+    "launch": ("train",),
+    "optim": ("SGD", "Adagrad", "Adam", "AdamW", "RMSprop"),
+    "run": ("Run",),
+    "schedules": ("Cosine", "StepLR", "Warmup"),
+}
+"""The module of each public name. They are imported when they are asked for: neither a cold function nor
+`estafeta --help` pays for what it does not need."""
+
+_LAZY = {name: f"estafeta.{module}" for module, names in _HOME.items() for name in names}
+_LAZY["metrics"] = "estafeta.metrics"
 
 
 def __getattr__(name: str) -> Any:

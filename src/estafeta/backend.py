@@ -23,6 +23,9 @@ ROLES: tuple[Role, ...] = ("worker", "merge", "control")
 STACK = "estafeta"
 """Default name of the CloudFormation stack; its functions are `estafeta-worker` and so on."""
 
+LOG_LAG_S = 2.0
+"""How long a REPORT line may be behind what its function did last, before a run is summed up without it."""
+
 Settings = Mapping[Role, Mapping[str, int]]
 Functions = dict[Role, FunctionSettings]
 
@@ -50,8 +53,8 @@ class Backend(Protocol):
     def log(self, run: str, functions: Functions, since_s: float) -> list[Entry]:
         """The run's invocations as the logs have them."""
 
-    def usage(self, run: str, functions: Functions, since_s: float) -> Usage:
-        """What the run's invocations add up to."""
+    def usage(self, run: str, functions: Functions, since_s: float, *, ended: bool) -> Usage:
+        """What the run's invocations add up to; if it has ended, with the last of them."""
 
 
 class LambdaBackend:
@@ -105,9 +108,14 @@ class LambdaBackend:
         with reaching("the functions' logs"):
             return entries(self._logs, functions, run, since_s)
 
-    def usage(self, run: str, functions: Functions, since_s: float) -> Usage:
+    def usage(self, run: str, functions: Functions, since_s: float, *, ended: bool) -> Usage:
         """See `Backend.usage`."""
-        return usage_of(self.log(run, functions, since_s))
+        deadline = time.monotonic() + (LOG_LAG_S if ended else 0.0)
+        while True:
+            found = self.log(run, functions, since_s)
+            if all(entry.report for entry in found) or time.monotonic() >= deadline:
+                return usage_of(found)
+            time.sleep(LOG_LAG_S / 20)
 
     def _deployed(self, name: str) -> FunctionSettings:
         with reaching(f"the function {name}"):
@@ -178,7 +186,7 @@ class InlineBackend:
         """See `Backend.log`: there is none."""
         raise UsageError("an inline run writes no log", hint="what the functions print stands in the terminal")
 
-    def usage(self, run: str, functions: Functions, since_s: float) -> Usage:
+    def usage(self, run: str, functions: Functions, since_s: float, *, ended: bool) -> Usage:
         """See `Backend.usage`: of this process."""
         return self._invoker.usage[run]
 

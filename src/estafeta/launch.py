@@ -20,6 +20,7 @@ from estafeta.run import Run
 from estafeta.settings import to_dict
 from estafeta.shipping import find_job
 from estafeta.spec import FunctionSettings, On, RunSpec
+from estafeta.usercode import is_importing
 
 TEMPLATE = Path(__file__).with_name("template.yaml")
 """The template that is deployed, and that the local service reads."""
@@ -56,6 +57,11 @@ def train(
         RunFailed: The run failed.
         EnvironmentProblem: There is nowhere to run.
     """
+    if is_importing():
+        raise UsageError(
+            "the job's module trains while a function imports it",
+            hint='put the call under: if __name__ == "__main__":',
+        )
     run = start(*find_job(job), backend=connect(on), workers=workers, topology=topology, options=options or {})
     return run.wait() if wait or on == "inline" else run
 

@@ -20,7 +20,7 @@ def publish_outcome(invocation: Invocation, layout: RunLayout, outcome: Outcome)
     A run ends once: what a late function has to say after that is not heard.
 
     Returns:
-        Whether it was this invocation that ended the run.
+        Whether it was this call that ended the run.
     """
     if not invocation.store.list(layout.root).isdisjoint(f"{state}.json" for state in OUTCOMES):
         return False

@@ -99,8 +99,9 @@ class Run:
         """Invocations, retries and GB-seconds, from the functions' logs; kept once the run has ended."""
         if self._usage is None:
             status = self.status()
-            usage = self._backend.usage(self.name, dict(status.spec.functions), status.spec.created_at)
-            if status.state not in ENDED:
+            ended = status.state in ENDED
+            usage = self._backend.usage(self.name, dict(status.spec.functions), status.spec.created_at, ended=ended)
+            if not ended:
                 return usage
             self._usage = usage
         return self._usage

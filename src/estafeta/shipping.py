@@ -55,7 +55,9 @@ def import_job(place: str) -> tuple[Job, str, dict[str, str]]:
 
 def find_job(job: Job, module: ModuleType | None = None) -> tuple[Job, str, dict[str, str]]:
     """Where a job is defined, and the source that goes with it; returns and raises as `import_job` does."""
-    candidates = [module] if module else [m for m in list(sys.modules.values()) if isinstance(m, ModuleType)]
+    loaded = [m for m in list(sys.modules.values()) if isinstance(m, ModuleType)]
+    # A script may have imported the job: the module that defines it is the better place to find it.
+    candidates = [module] if module else sorted(loaded, key=lambda m: m.__name__ == "__main__")
     for candidate in candidates:
         for name, value in list(vars(candidate).items()):
             if value is job and (path := getattr(candidate, "__file__", None)):

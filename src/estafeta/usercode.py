@@ -18,6 +18,8 @@ from types import ModuleType
 from estafeta.errors import EstafetaError, UsageError
 from estafeta.job import Job
 
+_importing_now = False
+
 
 class UserCodeError(EstafetaError):
     """A callable of the job raised. Trying again would raise again, so the run ends.
@@ -44,18 +46,32 @@ def load_job(directory: str, place: str) -> Job:
     """
     _enter(directory)
     module_name, _, attribute = place.partition(":")
-    writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # the store holds what is published only
     try:
-        with user_code(f"importing {module_name}.py"):
+        with _importing(), user_code(f"importing {module_name}.py"):
             module = importlib.import_module(module_name)
     except UserCodeError as error:
         if isinstance(error.__cause__, ModuleNotFoundError) and error.__cause__.name == module_name:
             there = ", ".join(sorted(found.name for found in pkgutil.iter_modules([directory])))
             raise UsageError(f"the run's code has no module {module_name!r}", hint=f"there is: {there}") from None
         raise
-    finally:
-        sys.dont_write_bytecode = writes_bytecode
     return job_in(module, attribute)
+
+
+def is_importing() -> bool:
+    """Whether a function is importing a job just now: a script that trains at its top level would start a run in it."""
+    return _importing_now
+
+
+@contextlib.contextmanager
+def _importing() -> Iterator[None]:
+    global _importing_now
+    writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # the store holds what is published only
+    _importing_now = True
+    try:
+        yield
+    finally:
+        _importing_now = False
+        sys.dont_write_bytecode = writes_bytecode
 
 
 def job_in(module: ModuleType, attribute: str | None) -> Job:
@@ -92,12 +108,21 @@ def user_code(what: str) -> Iterator[None]:
 
 
 def _enter(directory: str) -> None:
-    if directory in sys.path:
-        return
+    if directory not in sys.path:
+        _leave()
+        sys.path.insert(0, directory)
+        importlib.invalidate_caches()
+
+
+def _leave() -> None:
     for path in [entry for entry in sys.path if entry.endswith("/code") and "/runs/" in entry]:
         sys.path.remove(path)
         for name, module in list(sys.modules.items()):
-            if (getattr(module, "__file__", None) or "").startswith(path + os.sep):
+            if any(place.startswith(path + os.sep) for place in _places_of(module)):
                 del sys.modules[name]
-    sys.path.insert(0, directory)
-    importlib.invalidate_caches()
+
+
+def _places_of(module: ModuleType) -> list[str]:
+    """A module's file and folders; a package without `__init__.py` has no file."""
+    attributes = getattr(module, "__dict__", {})  # not getattr of each: modules may make up attributes
+    return [str(place) for place in (attributes.get("__file__"), *(attributes.get("__path__") or ()))]

@@ -16,7 +16,6 @@ import heapq
 import itertools
 import json
 import random
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from typing import Any
 
 from estafeta import merge as merge_module
 from estafeta import session as session_module
+from estafeta import usercode as usercode_module
 from estafeta.control import control
 from estafeta.files import Files, OsReader
 from estafeta.history import EpochRecord
@@ -218,6 +218,14 @@ class Relay:
             self._retry(event, error)
         return True
 
+    def redeliver(self, event: Event) -> Any:
+        """Carry out an event once more, out of turn; return what the function returned."""
+        return self._carry_out(event)
+
+    def queued(self) -> list[Event]:
+        """The events that wait, the next first."""
+        return [event for _, _, event in sorted(self._queue, key=lambda entry: entry[:2])]
+
     def drop(self) -> None:
         """Lose the event whose turn it is."""
         if self._queue:
@@ -370,11 +378,7 @@ def forget() -> None:
     merge_module._warm.clear()
     read_spec.cache_clear()
     read_plan.cache_clear()
-    for entry in [entry for entry in sys.path if entry.endswith("/code")]:
-        sys.path.remove(entry)
-        for name, module in list(sys.modules.items()):
-            if (getattr(module, "__file__", None) or "").startswith(entry):
-                del sys.modules[name]
+    usercode_module._leave()
 
 
 @contextlib.contextmanager

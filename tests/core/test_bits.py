@@ -46,6 +46,18 @@ def test_environments_that_remember_nothing(workers: int, tmp_path: Path) -> Non
     assert Relay(tmp_path, spec_of("plain", workers=workers), cold=True).run() == undisturbed("plain", workers)
 
 
+def test_two_runs_take_turns_in_one_environment(tmp_path: Path) -> None:
+    """Their modules have the same names, and what the one leaves in memory is not the other's."""
+    relays = [Relay(tmp_path, spec_of("plain", run="r")), Relay(tmp_path, spec_of("adam", run="s", workers=3))]
+    for relay in relays:
+        relay.start()
+    while relays[0].step() | relays[1].step():
+        pass
+    one, other = (relay.result() for relay in relays)
+    assert one == undisturbed("plain")
+    assert other.weights_sha256 == undisturbed("adam", 3).weights_sha256
+
+
 def test_duplicates_do_not_multiply(tmp_path: Path) -> None:
     relay = Relay(tmp_path, spec_of("plain"), arrivals=twice)
     relay.run()

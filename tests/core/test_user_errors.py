@@ -18,6 +18,7 @@ from . import jobs
 from .driver import Relay, spec_of
 
 HEAD = """
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import IterableDataset

@@ -21,6 +21,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from estafeta import local
+from estafeta.cli.finding import find_run
 from estafeta.cli.main import main
 
 pytestmark = [pytest.mark.xdist_group("local-service"), pytest.mark.timeout(180)]
@@ -168,13 +169,6 @@ def _own_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-def until(holds: Callable[[], bool]) -> None:
-    """Ask again and again; asking takes its time."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not holds():
-        assert time.monotonic() < deadline
-
-
 def test_train_prints_a_table_and_leaves_the_weights(estafeta: Command, folder: Path) -> None:
     done = estafeta("train", "tiny.py", "--on", "inline", "--output-dir", "out")
     assert done.code == 0, done.err
@@ -252,7 +246,7 @@ def test_a_run_on_the_local_service_from_start_to_removal(estafeta: Command, fol
     assert name in estafeta("runs").out
     assert estafeta("clean", name, "--yes").code == 2, "a run at work was removed"
 
-    until(lambda: estafeta("status", name, "--json").json["epochs"] > 0)
+    next(status for status in find_run(name, "local").follow() if status.epoch > 0)
     stopped = estafeta("stop", name)
     assert stopped.code == 0
     assert "state   stopped: on request" in stopped.out

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,3 +105,30 @@ def test_the_public_face_is_what_it_says() -> None:
         assert getattr(estafeta, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = estafeta.nothing
+
+
+SCRIPT = """
+import estafeta
+from torch import nn
+
+def model():
+    return nn.Linear(64, 10)
+
+job = estafeta.Job(model=model, loss=nn.functional.cross_entropy, dataset="digits", optimizer=estafeta.SGD(lr=0.1))
+{call}
+"""
+
+
+def test_a_script_that_trains_when_imported_is_told_about_the_guard(home: Path, tmp_path: Path) -> None:
+    """GIVEN a script without the guard WHEN the function imports it THEN it fails instead of starting run after run."""
+    script = tmp_path / "unguarded.py"
+    call = "job.train(workers=1, on='inline', options={'epochs': 1})"
+    script.write_text(SCRIPT.format(call=call))
+    command = [sys.executable, str(script)]
+    ended = subprocess.run(command, env={**os.environ, "ESTAFETA_HOME": str(tmp_path)}, capture_output=True, text=True)
+    assert ended.returncode != 0
+    assert "trains while a function imports it" in ended.stderr
+    assert len(list((tmp_path / "store" / "runs").iterdir())) == 1
+    script.write_text(SCRIPT.format(call=f"if __name__ == '__main__':\n    print({call}.status().state)"))
+    ended = subprocess.run(command, env={**os.environ, "ESTAFETA_HOME": str(tmp_path)}, capture_output=True, text=True)
+    assert ended.stdout == "done\n", ended.stderr

@@ -32,7 +32,7 @@ def record_of(event: WorkerEvent | MergeEvent, kind: str, text: str, **context: 
         ("MemoryError", "Unable to allocate 4.00 GiB", "OutOfMemory", "ran out of memory", "worker.memory_mb", 1),
         ("Sandbox.Timedout", "RequestId: 1 Error: Task timed out after 3.00 seconds", "Timeout",
          "The worker function was killed at its time limit of 900 s", "-o worker.timeout_s=…", 1),
-        ("Unhandled", "2026-01-01T00:00:00Z 1 Task timed out after 3.00 seconds", "Timeout", "time limit", "timeout", 1),
+        ("Unhandled", "2026-01-01T00:00:00Z 1 Task timed out after 3.00 seconds", "Timeout", "limit", "timeout", 1),
         ("ConnectTimeoutError", "the request to example.org timed out", "ConnectTimeoutError",
          "ConnectTimeoutError: the request to example.org timed out, after 3 attempts", "log", 1),
         ("Runtime.ImportModuleError", "Unable to import module: No module named 'torch'", "ImportModuleError",

@@ -28,7 +28,7 @@ def folder(tmp_path: Path, run: str, **modules: str) -> str:
     """A run's code folder."""
     code = tmp_path / "runs" / run / "code"
     for name, text in modules.items():
-        path = code / f"{name.replace('__', '/')}.py"
+        path = code / f"{name.replace('__', '/', 1)}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     return str(code)
@@ -64,6 +64,17 @@ def test_modules_of_another_run_have_the_same_names(tmp_path: Path) -> None:
     assert load_job(folders[1], "mine:job").epochs == 2
     assert load_job(folders[0], "mine:job").epochs == 1
     assert folders[1] not in sys.path
+
+
+def test_a_folder_of_modules_is_left_behind_too(tmp_path: Path) -> None:
+    """The first run's has no `__init__.py`, the second's has."""
+    text = HEAD + "from parts.sizes import EPOCHS\njob = Job(epochs=EPOCHS, **settings)"
+    folders = [
+        folder(tmp_path, "first", mine=text, parts__sizes="EPOCHS = 1"),
+        folder(tmp_path, "second", mine=text, parts__sizes="EPOCHS = 2", parts____init__=""),
+    ]
+    for code, epochs in zip(folders * 2, (1, 2) * 2, strict=True):
+        assert load_job(code, "mine:job").epochs == epochs
 
 
 def test_importing_writes_nothing(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def serve(
     faults: str,
     idle_timeout: float,
 ) -> int:
-    """Run the service in the foreground; runs that are started meanwhile use it as it is."""  # fmt: skip
+    """Run the service in the foreground; runs that are started meanwhile use it as it is."""
     from estafeta.backend import home
     from estafeta.launch import TEMPLATE
     from estafeta.launch import serve as serve_here

@@ -138,7 +138,7 @@ def stop(manners: Manners, name: str, on: On) -> int:
 @verbose
 @click.pass_obj
 def export(manners: Manners, name: str, on: On, which: Which, folder: str | None) -> int:
-    """Fetch a run's weights as safetensors."""  # fmt: skip
+    """Fetch a run's weights as safetensors."""
     run, console = find_run(name, on), manners.console()
     path = run.export(folder or Path("runs", run.name, which), which)
     if manners.json:

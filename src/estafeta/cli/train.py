@@ -83,10 +83,10 @@ def train(
     """Train a job, and follow it to its end.
 
     Ctrl-C leaves the run to itself; Ctrl-C twice stops it.
-    """  # fmt: skip
+    """
+    began = time.monotonic()
     from estafeta.cli.following import Watch
 
-    began = time.monotonic()
     if on == "inline" and detach:
         raise UsageError("an inline run takes place in this process, it cannot be left", hint="--on local --detach")
     if on == "aws" and template:
@@ -130,9 +130,9 @@ def _start(
 @click.pass_obj
 def watch(manners: Manners, name: str, on: On) -> int:
     """Follow a run to its end."""
+    began = time.monotonic()
     from estafeta.cli.following import Watch
 
-    began = time.monotonic()
     return Watch(find_run(name, on), manners.console(), began).attend()
 
 
@@ -150,9 +150,9 @@ def resume(manners: Manners, name: str, on: On, output_dir: str, detach: bool) -
 
     It goes on from its newest weights, and is followed as in train.
     """
+    began = time.monotonic()
     from estafeta.cli.following import Watch
 
-    began = time.monotonic()
     run = find_run(name, on)
     run.resume()
     watch = Watch(run, manners.console(), began, Path(output_dir))

@@ -31,9 +31,8 @@ PLACES = {"local": "local", "inline": "in this process", "aws": "AWS Lambda"}
 def identity(status: Status, on: str) -> Lines:
     """Which run it is and what it runs on: known from the start."""
     spec = status.spec
-    workers = "1 worker" if spec.workers == 1 else f"{spec.workers} workers"
-    where = f"{PLACES[on]}, {workers} x {spec.functions['worker'].memory_mb} MB, {spec.topology} topology"
-    return [("run", f"{spec.run}   {where}")]
+    workers = f"{_count(spec.workers, 'worker')} x {spec.functions['worker'].memory_mb} MB"
+    return [("run", f"{spec.run}   {PLACES[on]}, {workers}, {spec.topology} topology")]
 
 
 def plan(status: Status) -> Lines:
@@ -44,7 +43,7 @@ def plan(status: Status) -> Lines:
     return [
         ("model", f"{spec.job}   {status.parameters:,} parameters, {_size(status.parameters * BYTES_PER_PARAMETER)}"),
         ("data", f"{status.train_rows:,} rows to train, {status.valid_rows:,} to validate"),
-        ("plan", f"{spec.epochs} epochs of {steps}, batches of {spec.batch_size}, seed {spec.seed}"),
+        ("plan", f"{_count(spec.epochs, 'epoch')} of {steps}, batches of {spec.batch_size}, seed {spec.seed}"),
     ]
 
 
