@@ -6,6 +6,7 @@ Nothing here knows what a row is.
 
 from __future__ import annotations
 
+import hashlib
 from functools import lru_cache
 from typing import Literal
 
@@ -16,7 +17,7 @@ from estafeta.layout import Round
 
 Rows = npt.NDArray[np.int64]
 
-_PURPOSES = {"split": 0, "shuffle": 1, "step": 2}
+_PURPOSES = {"split": 0, "shuffle": 1}
 
 
 def split_rows(rows: int, validation: float, seed: int) -> tuple[Rows, Rows]:
@@ -68,7 +69,8 @@ def micro_batches(rows: Rows, size: int) -> list[Rows]:
 
 def seed_of(seed: int, round_: Round, rank: int, part: int) -> int:
     """Seed of the random numbers (dropout, augmentation) of one micro-batch: the same in every attempt and leg."""
-    return int(_generator("step", seed, round_.version, rank, part).integers(2**63))
+    key = f"{seed}/{round_.name}/{rank}/{part}".encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1  # PyTorch takes 63 bits
 
 
 @lru_cache(maxsize=2)
@@ -76,5 +78,5 @@ def _permutation(seed: int, epoch: int, rows: int) -> Rows:
     return _generator("shuffle", seed, epoch).permutation(rows)
 
 
-def _generator(purpose: Literal["split", "shuffle", "step"], *key: int) -> np.random.Generator:
+def _generator(purpose: Literal["split", "shuffle"], *key: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([_PURPOSES[purpose], *key])))

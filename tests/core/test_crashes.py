@@ -15,8 +15,7 @@ STRIDE = 7
 ENVIRONMENTS = pytest.mark.parametrize("cold", [True, False], ids=["cold", "warm"])
 
 
-@ENVIRONMENTS
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize(("workers", "cold"), [(1, False), (3, True)], ids=["1 warm", "3 cold"])
 def test_every_invocation_dies_after_each_of_its_calls(workers: int, cold: bool, tmp_path: Path) -> None:
     """Each attempt gets one call further than the one before."""
     files = Mortal()
