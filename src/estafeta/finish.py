@@ -37,8 +37,8 @@ def finish(end: Finish, snapshot: Snapshot, spec: RunSpec, invocation: Invocatio
         why=end.why,
         ended_at=time.time(),
     )
-    if not store.publish(layout.ending, [outcome.to_json()], invocation.token):
-        outcome = Outcome.model_validate_json(store.read(layout.ending))
+    store.publish(layout.ending, [outcome.to_json()], invocation.token)
+    outcome = Outcome.model_validate_json(store.read(layout.ending))  # an earlier attempt's, perhaps, and older
     if outcome.version is not None and outcome.best_version is not None:
         export("best", outcome.best_version, spec, invocation)
         digest = export("final", outcome.version, spec, invocation)

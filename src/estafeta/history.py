@@ -43,8 +43,6 @@ class EarlyStopping:
 
     def better(self, value: float, than: float) -> bool:
         """Whether `value` improves on `than`; nothing that is not a number improves on anything."""
-        if math.isnan(value):
-            return False
         return value < than - self.min_delta if self._less_is_better else value > than + self.min_delta
 
     def reached(self, value: float) -> bool:

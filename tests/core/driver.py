@@ -299,6 +299,21 @@ class Relay:
             records,
         )
 
+    def assert_exports_agree(self) -> None:
+        """The exported files are of the versions that the outcome names, and have its digest."""
+        outcome = self.outcome()
+        for which, version in (("best", outcome.best_version), ("final", outcome.version)):
+            folder = Path(self.store.root, self.layout.export(which))
+            names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+            assert names == ["model.safetensors", "optimizer.safetensors", "state.json"]
+            state = json.loads((folder / "state.json").read_text())
+            assert state["version"] == version
+            for name in names[:2]:
+                with OsReader(str(folder / name)) as reader:
+                    assert TensorFile(reader).metadata["version"] == str(version)
+            if which == "final":
+                assert state["weights_sha256"] == outcome.weights_sha256
+
     def deliveries(self, role: Role) -> int:
         """How often a function was invoked."""
         return sum(event.role == role for event in self.delivered)

@@ -47,7 +47,7 @@ class Mortal(Interposed):
         return result
 
     def create(self, path: str, chunks: Sequence[Buffer]) -> None:
-        """Create a file, or half of it in the call before the last."""
+        """Create a file, or half of it if this is the last call."""
         if self._dies_after is not None and self.calls == self._dies_after - 1:
             chunks = half_of(chunks)
         super().create(path, chunks)
@@ -107,10 +107,11 @@ class HeldUp(Interposed):
 
     Args:
         meanwhile: What happens then.
+        files: What carries the calls out.
     """
 
-    def __init__(self, meanwhile: Callable[[], object]) -> None:
-        super().__init__(OsFiles())
+    def __init__(self, meanwhile: Callable[[], object], files: Files | None = None) -> None:
+        super().__init__(files or OsFiles())
         self._meanwhile = meanwhile
         self._calls_left: int | None = None
 

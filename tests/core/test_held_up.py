@@ -10,8 +10,8 @@ import pytest
 
 from estafeta.history import EarlyStopping
 
-from .driver import Relay, elsewhere, spec_of, twice
-from .faults import HeldUp
+from .driver import Relay, elsewhere, spec_of, twice, undisturbed
+from .faults import HeldUp, Mortal
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "two epochs of one step": {"epochs": 2, "batch_size": 36},
@@ -50,13 +50,46 @@ class Held:
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_one_delivery_is_held_up(settings: dict[str, Any], tmp_path: Path) -> None:
-    undisturbed = Held(tmp_path, settings, None, 0, 0).relay
-    expected = undisturbed.run()
+    straight = Held(tmp_path, settings, None, 0, 0).relay
+    expected = straight.run()
     numbers = random.Random(7)
     for case in range(CASES):
         root = tmp_path / str(case)
         root.mkdir()
-        delivery = numbers.randrange(len(undisturbed.delivered))
+        delivery = numbers.randrange(len(straight.delivered))
         held = Held(root, settings, delivery, numbers.randrange(25), numbers.choice([2, 5, 1000]))
         assert held.relay.run() == expected
         assert not held.relay.errors
+
+
+@pytest.mark.parametrize("merge_dies_after", [None, 4, 6, 10])
+@pytest.mark.parametrize("stop_dies_after", [1, 8, 13, 18, 23])
+def test_a_stop_overtakes_a_merge(stop_dies_after: int, merge_dies_after: int | None, tmp_path: Path) -> None:
+    """A merge has read its contributions when the run is stopped at the version before; then one of them dies, or both.
+
+    Whichever version the run ends with, all that it leaves is of that version.
+    """
+
+    def meanwhile() -> None:
+        with elsewhere():
+            relay.control("stop")
+            mortal.start(stop_dies_after)
+            relay.step()
+            mortal.start(merge_dies_after)
+
+    mortal = Mortal()
+    files = HeldUp(meanwhile, mortal)
+    relay = Relay(tmp_path, spec_of("plain"), files=files)
+    relay.start()
+    relay.drain_until(lambda: bool(relay.queued()) and relay.queued()[0].payload.get("round") == "train-00000001")
+    files.start(8)
+    relay.on_error = lambda event: mortal.start(None)
+    relay.drain()
+    assert len(relay.errors) == 1 + (merge_dies_after is not None)
+    outcome = relay.outcome()
+    assert outcome.state == "stopped"
+    assert outcome.version in (1, 2)
+    relay.assert_exports_agree()
+    relay.control("resume")
+    relay.drain()
+    assert relay.result() == undisturbed("plain")

@@ -161,6 +161,18 @@ def test_a_run_is_stopped_and_resumed_again_and_again(tmp_path: Path) -> None:
     assert earlier == {f"stopped-{number:02d}.json" for number in range(1, 6)}
 
 
+def test_a_run_at_which_nobody_works_is_stopped_too(tmp_path: Path) -> None:
+    relay = Relay(tmp_path, spec_of("plain"))
+    relay.start()
+    relay.drain_until(lambda: relay.control("status")["version"] == 2)
+    while relay.queued():
+        relay.drop()
+    relay.control("stop")
+    relay.drain()
+    assert (relay.outcome().state, relay.outcome().version) == ("stopped", 2)
+    relay.assert_exports_agree()
+
+
 def test_a_hint_that_was_lost_is_replaced_by_resuming(tmp_path: Path) -> None:
     """Every delivery in turn is dropped; nobody notices, until somebody asks."""
     relay = Relay(tmp_path, spec_of("plain"))

@@ -214,6 +214,28 @@ def test_the_merge_refuses_weights_that_are_not_finite(tmp_path: Path) -> None:
     assert_good_weights(relay)
 
 
+def test_data_that_are_not_the_same_in_every_process(tmp_path: Path) -> None:
+    """The data set has one row more each time that it is made."""
+    tail = """
+import pathlib
+
+def data(path):
+    made = pathlib.Path(path)
+    rows = made.stat().st_size if made.exists() else 0
+    made.write_text("x" * (rows + 1))
+    return torch.ones(40 + rows, 3), torch.zeros(40 + rows, dtype=torch.int64)
+
+job = Job(**settings | {"dataset": data})
+"""
+    arguments = {"dataset": {"path": str(tmp_path / "made")}}
+    relay = Relay(tmp_path, spec_of("mine:job", jobs.plain, arguments=arguments), {"mine.py": HEAD + tail}, cold=True)
+    relay.run_to_failure()
+    failure = relay.outcome().failure
+    assert failure is not None
+    assert failure.reason == "UsageError"
+    assert failure.message.startswith("the data set has 31 rows for this phase, and had 30 when the run was prepared")
+
+
 @pytest.mark.parametrize(("error", "reason"), [("OSError(5, 'gone')", "OSError"), ("MemoryError('no')", "OutOfMemory")])
 def test_what_may_pass_is_tried_again(error: str, reason: str, tmp_path: Path) -> None:
     tail = f"def data():\n    raise {error}\njob = Job(**settings | {{'dataset': data}})"

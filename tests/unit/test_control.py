@@ -70,6 +70,16 @@ def test_a_name_is_given_once(code: dict[str, str], relay: Relay, tmp_path: Path
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == content
 
 
+def test_a_name_stays_given_when_the_reserve_is_given_up(relay: Relay, tmp_path: Path) -> None:
+    relay.start()
+    (tmp_path / relay.layout.reserve).unlink()
+    content = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    edited = {"jobs.py": CODE["jobs.py"] + "\n# edited\n", "json.py": "print('never imported')"}
+    assert error_of(start(relay, edited, token="somebody else"))["kind"] == "Conflict"
+    (tmp_path / relay.layout.reserve).unlink()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == content
+
+
 @pytest.mark.parametrize("name", ["", "..", "a/b", "Upper", "a" * 64])
 def test_names_that_are_none(name: str, relay: Relay, tmp_path: Path) -> None:
     assert "cannot name a run" in error_of(start(relay, run=name))["message"]

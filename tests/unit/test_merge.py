@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from core.driver import Event, Relay, forget, spec_of
+from core.driver import Event, Relay, forget, spec_of, undisturbed
 from estafeta import merge as module
 from estafeta.layout import Round, claim_of, contribution_name, version_of, versions_in
 from estafeta.spec import MergeEvent, WorkerEvent
@@ -100,6 +100,22 @@ def test_the_second_of_two_merges_leaves(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "combine", combine_slowly)
     assert relay.redeliver(event)["done"] == "left: another merge was first"
     assert len(workers_queued(relay)) == 2
+
+
+def test_an_attempt_that_broke_off_leaves_nothing_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step has changed the parameters in place when memory runs out; the retry finds the same environment."""
+    relay, _ = at_merge(tmp_path, "train-00000001")
+    plain = module.combine
+
+    def combine_and_break(store: Any, layout: Any, spec: Any, plan: Any, round_: Any, weights: Any) -> None:
+        monkeypatch.setattr(module, "combine", plain)
+        weights.parameters += 1
+        raise MemoryError
+
+    monkeypatch.setattr(module, "combine", combine_and_break)
+    relay.drain()
+    assert len(relay.errors) == 1
+    assert relay.result() == undisturbed("plain")
 
 
 def test_what_nobody_needs_is_swept(tmp_path: Path) -> None:

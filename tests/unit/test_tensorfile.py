@@ -91,7 +91,7 @@ def test_files_of_the_library_are_read(path: Path, tensors: dict[str, Array]) ->
 
 
 def test_the_same_tensors_make_the_same_bytes(path: Path) -> None:
-    tensors = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros(3)}
+    tensors: dict[str, Array] = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros(3)}
     assert save(path, tensors, {"round": "3"}) == save(path, tensors, {"round": "3"})
 
 

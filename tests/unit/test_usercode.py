@@ -12,7 +12,7 @@ import pytest
 from core import jobs
 from core.driver import forget
 from estafeta.errors import Gone, UsageError
-from estafeta.usercode import UserCodeError, job_in, load_job, user_code
+from estafeta.usercode import UserCodeError, is_importing, job_in, load_job, user_code
 
 HEAD = "from estafeta import SGD, Job\nsettings = dict(model=print, loss=print, optimizer=SGD(), dataset='iris')\n"
 
@@ -81,6 +81,17 @@ def test_importing_writes_nothing(tmp_path: Path) -> None:
     code = folder(tmp_path, "r", mine=HEAD + "import sizes\njob = Job(**settings)", sizes="")
     load_job(code, "mine:job")
     assert {path.name for path in Path(code).iterdir()} == {"mine.py", "sizes.py"}
+
+
+def test_a_module_can_tell_that_it_is_being_imported(tmp_path: Path) -> None:
+    text = (
+        "from estafeta.usercode import is_importing\nepochs = 1 + is_importing()\njob = Job(epochs=epochs, **settings)"
+    )
+    assert load_job(folder(tmp_path, "r", mine=HEAD + text), "mine:job").epochs == 2
+    assert not is_importing()
+    with pytest.raises(UserCodeError):
+        load_job(folder(tmp_path, "s", mine="1 / 0"), "mine:job")
+    assert not is_importing()
 
 
 def test_a_module_that_is_missing(tmp_path: Path) -> None:
