@@ -1,97 +1,50 @@
 """Drives a run event by event, as Lambda would, but in an order and with accidents that a test can choose and repeat.
 
     relay = Relay(tmp_path, spec_of("plain", workers=4), arrivals=shuffled(seed=1))
-    assert relay.run() == undisturbed
+    assert relay.run() == undisturbed("plain", 4)
 
-`arrivals` says how often each event is delivered, and when. Accidents come in by `files` (see `faults.py`), which stand
-between the store and the disk. An invocation that raises is retried with its request id, and given up to `control`
-after the last attempt, as Lambda does it.
+`arrivals` says how often each event is delivered, and when (`events.py`). Accidents come in by `files`, which stand
+between the store and the disk (`faults.py`). An invocation that raises is retried with its request id, and given up to
+`control` after the last attempt, as Lambda does it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import heapq
 import itertools
 import json
-import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from estafeta import merge as merge_module
-from estafeta import session as session_module
-from estafeta import usercode as usercode_module
 from estafeta.control import control
 from estafeta.files import Files, OsReader
 from estafeta.history import EpochRecord
 from estafeta.inline import NO_LIMIT_S
-from estafeta.invocation import Invocation, read_spec
-from estafeta.job import Job
+from estafeta.invocation import Invocation
 from estafeta.layout import RunLayout
 from estafeta.merge import merge
-from estafeta.settings import to_dict
-from estafeta.snapshot import OUTCOMES, read_plan
-from estafeta.spec import FunctionSettings, MergeEvent, Outcome, Role, RunSpec, WorkerEvent
+from estafeta.snapshot import OUTCOMES
+from estafeta.spec import MergeEvent, Outcome, Role, RunSpec, WorkerEvent
 from estafeta.store import Store
 from estafeta.tensorfile import TensorFile
 from estafeta.worker import work
 
-from . import jobs
+from .environment import forget
+from .events import Arrivals, Event, failure_record, in_order
 from .faults import Killed
+from .specs import CODE, spec_of
 
-CODE = {"jobs.py": Path(jobs.__file__).read_text(encoding="utf-8")}
-FUNCTIONS: dict[Role, FunctionSettings] = {
-    role: FunctionSettings(name=f"estafeta-{role}", memory_mb=1769, timeout_s=900)
-    for role in ("worker", "merge", "control")
-}
 ATTEMPTS = 3
 """An event's first delivery and Lambda's two retries."""
 
 MOST_DELIVERIES = 5_000
 """No run of a test needs that many; one that does would never end."""
-
-_tokens = itertools.count()
-
-
-@dataclass(frozen=True)
-class Event:
-    """An event in Lambda's queue."""
-
-    role: Role
-    payload: Mapping[str, Any]
-    token: str
-    attempt: int = 1
-
-
-Arrivals = Callable[[Event], Sequence[int]]
-"""For each copy of an event that is delivered: how many deliveries of other events it lets go first."""
-
-
-def in_order(_event: Event) -> Sequence[int]:
-    """Each event once, the oldest first."""
-    return (0,)
-
-
-def twice(_event: Event) -> Sequence[int]:
-    """Each event twice in a row."""
-    return 0, 0
-
-
-def twice_and_late(deliveries: int) -> Arrivals:
-    """Each event at once, and again when the run has moved on."""
-    return lambda _event: (0, deliveries)
-
-
-def shuffled(seed: int, copies: int = 2, spread: int = 12) -> Arrivals:
-    """Each event some times, in an order that is chosen by the seed."""
-    numbers = random.Random(seed)
-    return lambda _event: [numbers.randrange(spread) for _ in range(copies)]
 
 
 @dataclass(frozen=True)
@@ -321,7 +274,7 @@ class Relay:
     def assert_whole(self) -> None:
         """Every file that others can see is complete."""
         for path in sorted(Path(self.store.root, self.layout.root).rglob("*")):
-            if path.is_dir() or path.name.startswith(".") or "__pycache__" in path.parts:
+            if path.is_dir() or path.name.startswith("."):
                 continue
             content = path.read_bytes()
             if path.suffix == ".safetensors":
@@ -344,64 +297,8 @@ class Relay:
         return hashlib.sha256(content).hexdigest()
 
 
-def spec_of(name: str, job: Job | None = None, *, workers: int = 2, run: str = "r", **changes: Any) -> RunSpec:
-    """What the client makes of a job.
-
-    Args:
-        name: The job's name in `jobs.py`, or `module:name` elsewhere.
-        job: The job, if it is elsewhere.
-        workers: World size.
-        run: Name of the run.
-        changes: Fields of the spec that shall be different.
-    """
-    job = job or getattr(jobs, name)
-    same = ("seed", "batch_size", "micro_batch_size", "drop_last", "epochs", "validation")
-    fields: dict[str, Any] = {
-        "token": f"run-{next(_tokens):08d}", "run": run, "created_at": 0.0, "estafeta": "0",
-        "job": name if ":" in name else f"jobs:{name}", "workers": workers, "optimizer": to_dict(job.optimizer),
-        "early_stopping": job.stopping, "functions": FUNCTIONS, **{field: getattr(job, field) for field in same},
-    }  # fmt: skip
-    return RunSpec(**{**fields, **changes})
-
-
-def failure_record(event: Event, kind: str, message: str) -> dict[str, Any]:
-    """What Lambda tells the failure destination of an event that it has given up."""
-    arn = f"arn:aws:lambda:eu-central-1:000000000000:function:{FUNCTIONS[event.role].name}:$LATEST"
-    return {
-        "version": "1.0",
-        "timestamp": "2026-01-01T00:00:00.000Z",
-        "requestContext": {
-            "requestId": event.token, "functionArn": arn, "condition": "RetriesExhausted",
-            "approximateInvokeCount": event.attempt,
-        },
-        "requestPayload": dict(event.payload),
-        "responseContext": {"statusCode": 200, "executedVersion": "$LATEST", "functionError": "Unhandled"},
-        "responsePayload": {"errorType": kind, "errorMessage": message, "stackTrace": []},
-    }  # fmt: skip
-
-
 @cache
 def undisturbed(name: str, workers: int = 2) -> Result:
     """What becomes of a job to which nothing happens."""
     with TemporaryDirectory() as root:
         return Relay(Path(root), spec_of(name, workers=workers)).run()
-
-
-def forget() -> None:
-    """Make this process a new execution environment: nothing of earlier invocations is in memory."""
-    session_module._warm.clear()
-    merge_module._warm.clear()
-    read_spec.cache_clear()
-    read_plan.cache_clear()
-    usercode_module._leave()
-
-
-@contextlib.contextmanager
-def elsewhere() -> Iterator[None]:
-    """In another execution environment; this one is as it was when it goes on."""
-    sessions, weights = dict(session_module._warm), dict(merge_module._warm)
-    forget()
-    yield
-    forget()
-    session_module._warm.update(sessions)
-    merge_module._warm.update(weights)

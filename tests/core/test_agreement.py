@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from . import jobs
-from .driver import Relay, spec_of
+from .driver import Relay
 from .reference import Trained, train_serially
+from .specs import spec_of
 
 ROUNDING = {"rtol": 3e-5, "atol": 3e-7}
 """Nine steps of float32 arithmetic in another order; measured: at most a tenth of it."""

@@ -9,7 +9,9 @@ import pytest
 
 from estafeta.inline import InlineInvoker
 
-from .driver import CODE, FUNCTIONS, Arrivals, Relay, shuffled, spec_of, twice, twice_and_late, undisturbed
+from .driver import Relay, undisturbed
+from .events import Arrivals, shuffled, twice, twice_and_late
+from .specs import CODE, FUNCTIONS, spec_of
 
 WORLD_SIZES = pytest.mark.parametrize("workers", [1, 2, 3, 4, 8])
 ARRIVALS = {

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from .driver import Relay, spec_of, undisturbed
+from .driver import Relay, undisturbed
 from .faults import Killed, Mortal
+from .specs import spec_of
 
 STRIDE = 7
 """Calls between two deaths that are tried; prime to the number of calls of most invocations."""

@@ -8,8 +8,9 @@ import pytest
 
 from estafeta.outcome import RESERVE_BYTES
 
-from .driver import Relay, Result, spec_of
+from .driver import Relay, Result
 from .faults import Disk
+from .specs import spec_of
 
 SPEC = {"epochs": 2, "batch_size": 18}
 """Two steps in an epoch."""

@@ -10,8 +10,11 @@ import pytest
 
 from estafeta.history import EarlyStopping
 
-from .driver import Relay, elsewhere, spec_of, twice, undisturbed
+from .driver import Relay, undisturbed
+from .environment import elsewhere
+from .events import twice
 from .faults import HeldUp, Mortal
+from .specs import spec_of
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "two epochs of one step": {"epochs": 2, "batch_size": 36},

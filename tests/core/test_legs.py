@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from .driver import Arrivals, Relay, in_order, shuffled, spec_of, twice, undisturbed
+from .driver import Relay, undisturbed
+from .events import Arrivals, in_order, shuffled, twice
 from .faults import Mortal
+from .specs import spec_of
 
 
 def no_time() -> float:

@@ -19,7 +19,8 @@ from estafeta.spec import MergeEvent, Plan, Slot
 from estafeta.tensorfile import CHUNK_BYTES
 from estafeta.weights import Weights, publish_weights, read_weights
 
-from .driver import Relay, spec_of
+from .driver import Relay
+from .specs import spec_of
 
 SIZE = 1 << 20
 VECTOR_BYTES = 4 * SIZE

@@ -17,7 +17,8 @@ from estafeta.sampling import batch_of, micro_batches, share_of, split_rows
 from estafeta.weights import read_weights
 
 from . import jobs
-from .driver import Relay, spec_of
+from .driver import Relay
+from .specs import spec_of
 
 
 def exported(relay: Relay, which: str = "final") -> dict[str, torch.Tensor]:

@@ -16,8 +16,9 @@ from estafeta.layout import Round, ranks_in
 from estafeta.tensorfile import TensorFile
 
 from . import jobs
-from .driver import Relay, spec_of
+from .driver import Relay
 from .reference import train_serially
+from .specs import spec_of
 from .test_agreement import SERIAL, assert_agree
 
 

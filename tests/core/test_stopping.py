@@ -14,7 +14,9 @@ from estafeta.layout import versions_in
 from estafeta.store import Store
 
 from . import jobs
-from .driver import Arrivals, Relay, in_order, shuffled, spec_of, twice_and_late, undisturbed
+from .driver import Relay, undisturbed
+from .events import Arrivals, in_order, shuffled, twice_and_late
+from .specs import spec_of
 
 UP_AND_DOWN = """
 import torch

@@ -15,7 +15,8 @@ from estafeta.sampling import batch_of, share_of, split_rows
 from estafeta.spec import Failure
 
 from . import jobs
-from .driver import Relay, spec_of
+from .driver import Relay
+from .specs import spec_of
 
 HEAD = """
 import numpy as np

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from core.driver import CODE, Relay, forget, spec_of
+from core.driver import Relay
+from core.environment import forget
+from core.specs import CODE, spec_of
 from estafeta import control as module
 from estafeta.history import EarlyStopping
 from estafeta.layout import RunLayout

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from core.driver import FUNCTIONS, Event, failure_record
+from core.events import Event, failure_record
+from core.specs import FUNCTIONS
 from estafeta.failures import explain, is_failure_record, run_of
 from estafeta.spec import MergeEvent, Role, WorkerEvent
 

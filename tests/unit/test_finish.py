@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from core.driver import Relay, spec_of
+from core.driver import Relay
+from core.specs import spec_of
 from estafeta.finish import state_dict, weights_digest
 from estafeta.snapshot import read_plan
 from estafeta.spec import Plan, Slot

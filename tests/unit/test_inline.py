@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from core.driver import CODE, FUNCTIONS, forget, spec_of
+from core.environment import forget
+from core.specs import CODE, FUNCTIONS, spec_of
 from estafeta.inline import InlineInvoker
 from estafeta.layout import RunLayout
 

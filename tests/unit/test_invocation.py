@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from core.driver import Relay, forget, spec_of
+from core.driver import Relay
+from core.environment import forget
+from core.specs import spec_of
 from estafeta.errors import Gone
 from estafeta.invocation import Invocation, dispatch, read_spec
 from estafeta.invoke import LambdaInvoker

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, NoRegionError
 
-from core.driver import FUNCTIONS
+from core.specs import FUNCTIONS
 from estafeta.errors import EnvironmentProblem
 from estafeta.invoke import READ_TIMEOUT_S, FunctionError, LambdaInvoker, make_client, reaching
 from estafeta.spec import FunctionSettings, Role

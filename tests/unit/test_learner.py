@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from core import jobs
-from core.driver import spec_of
+from core.specs import spec_of
 from estafeta.dataset import Batch
 from estafeta.errors import UsageError
 from estafeta.job import Job

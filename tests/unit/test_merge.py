@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from core.driver import Event, Relay, forget, spec_of, undisturbed
+from core.driver import Relay, undisturbed
+from core.environment import forget
+from core.events import Event
+from core.specs import spec_of
 from estafeta import merge as module
 from estafeta.layout import Round, claim_of, contribution_name, version_of, versions_in
 from estafeta.spec import MergeEvent, WorkerEvent

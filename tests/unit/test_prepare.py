@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from core import jobs
-from core.driver import Relay, spec_of
+from core.driver import Relay
 from core.faults import Killed, Mortal
+from core.specs import spec_of
 from estafeta.snapshot import read_plan
 from estafeta.spec import Slot
 from estafeta.weights import read_state, read_weights

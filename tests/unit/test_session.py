@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from conformance.interposed import Interposed
-from core.driver import Relay, forget, spec_of
+from core.driver import Relay
+from core.environment import forget
+from core.specs import spec_of
 from estafeta.errors import Gone, UsageError
 from estafeta.files import OsFiles, Reader
 from estafeta.session import Data, Session, check_rows, open_session

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.driver import Relay, elsewhere, spec_of
+from core.driver import Relay
+from core.environment import elsewhere
 from core.faults import HeldUp
+from core.specs import spec_of
 from estafeta.history import EarlyStopping, EpochRecord
 from estafeta.layout import Round
 from estafeta.snapshot import (

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from core.driver import spec_of
+from core.specs import spec_of
 from estafeta.layout import Round
 from estafeta.optim import SGD
 from estafeta.spec import (

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from core import jobs
-from core.driver import forget
+from core.environment import forget
 from estafeta.errors import Gone, UsageError
 from estafeta.usercode import UserCodeError, is_importing, job_in, load_job, user_code
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core.driver import Relay, spec_of
+from core.driver import Relay
+from core.specs import spec_of
 from estafeta.contribution import tally_of
 from estafeta.errors import Gone
 from estafeta.layout import Round, generations_in, legs_in, ranks_in
