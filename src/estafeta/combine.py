@@ -6,8 +6,6 @@ are a function of the contributions alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from estafeta.clipping import clip_factor, global_norm
@@ -19,6 +17,7 @@ from estafeta.schedules import Progress
 from estafeta.spec import Plan, RunSpec
 from estafeta.store import Store
 from estafeta.tensorfile import Array, TensorFile, scratch_buffer
+from estafeta.totals import Totals, means
 from estafeta.weights import Weights
 
 
@@ -27,23 +26,21 @@ class Diverged(EstafetaError):
 
 
 class GradientSum:
-    """Adds up the ranks' contributions to a train round, in rank order.
+    """Adds up the ranks' contributions to a round, in rank order.
 
     Args:
         size: Number of parameters.
 
     Attributes:
         gradient: float32[P], the sum.
-        rows: Rows that were summed over.
-        sums: Loss and metrics, summed over these rows.
+        totals: All else.
     """
 
     def __init__(self, size: int) -> None:
         self.gradient: Array = np.zeros(size, np.float32)
-        self.rows = 0
-        self.sums: dict[str, float] = {}
+        self.totals = Totals()
         self._scratch = scratch_buffer()
-        self._buffers: dict[str, Array] = {}
+        self._begun = False
 
     def add(self, store: Store, path: str) -> None:
         """Add one contribution, streamed.
@@ -55,32 +52,23 @@ class GradientSum:
         added = 0  # elements, kept over a reading that has to begin anew
         buffers: dict[str, Array] = {}
 
-        def read(reader: Reader) -> Tally:
+        def read(reader: Reader) -> tuple[Tally, bool]:
             nonlocal added
             file = TensorFile(reader)
             for first, piece in file.stream(GRADIENT, self._scratch) if GRADIENT in file.entries else ():
                 if first >= added:
-                    self.gradient[first : first + len(piece)] += piece
+                    span = self.gradient[first : first + len(piece)]
+                    if self._begun:
+                        span += piece
+                    else:  # the first one is taken as it is: zero plus a negative zero would be another zero
+                        span[:] = piece
                     added = first + len(piece)
             buffers.update({n.removeprefix(BUFFER): file.read(n) for n in file.entries if n.startswith(BUFFER)})
-            return tally_of(file)
+            return tally_of(file), GRADIENT in file.entries
 
-        tally = store.reading(path, read)
-        self.rows += tally.rows
-        for name, value in tally.sums.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        for name, array in buffers.items():
-            if array.dtype.kind == "f":
-                self._buffers[name] = self._buffers.get(name, 0.0) + array.astype(np.float64) * tally.rows
-            else:
-                self._buffers[name] = np.maximum(self._buffers.get(name, array), array)
-
-    def mean_buffers(self, like: Mapping[str, Array]) -> dict[str, Array]:
-        """The buffers' mean, weighted by rows (counters: the largest), in the dtypes of `like`."""
-        return {
-            name: np.asarray(total / self.rows if total.dtype.kind == "f" else total, like[name].dtype)
-            for name, total in self._buffers.items()
-        }
+        tally, has_gradient = store.reading(path, read)
+        self._begun |= has_gradient
+        self.totals.add(tally.rows, tally.sums, buffers)
 
 
 def combine(store: Store, layout: RunLayout, spec: RunSpec, plan: Plan, round_: Round, weights: Weights) -> None:
@@ -91,38 +79,40 @@ def combine(store: Store, layout: RunLayout, spec: RunSpec, plan: Plan, round_: 
         Corrupt: A contribution's bytes are not those that were published.
         Diverged: The new parameters are not finite; `weights` must not be used any more.
     """
-    total = GradientSum(plan.size)
+    added = GradientSum(plan.size)
     for rank in range(spec.workers):
-        total.add(store, layout.contribution(round_, rank))
-    gradient = total.gradient
-    gradient /= np.float32(total.rows)
+        added.add(store, layout.contribution(round_, rank))
+    gradient, totals = added.gradient, added.totals
+    gradient /= np.float32(totals.rows)
     optimizer = spec.update_rule
-    norm = global_norm(gradient)
-    progress = Progress(round_.version, plan.total_steps, plan.steps_per_epoch)
-    lr = optimizer.lr_at(progress)
-    scale = clip_factor(norm, optimizer.clip_norm)
+    scale = 1.0 if optimizer.clip_norm is None else clip_factor(global_norm(gradient), optimizer.clip_norm)
+    lr = optimizer.lr_at(Progress(round_.version, plan.total_steps, plan.steps_per_epoch))
     optimizer.update(weights.parameters, gradient, weights.state, step=round_.version, lr=lr, scale=scale)
-    if not np.isfinite([weights.parameters.min(), weights.parameters.max()]).all():  # NaN is both; needs no memory
+    check_parameters(weights.parameters, round_.version, lr)
+    weights.advance(totals, plan)
+
+
+def check_parameters(parameters: Array, version: int, lr: float) -> None:
+    """Make sure that a step has not led astray.
+
+    Args:
+        parameters: float32, after the step from `version` on.
+        version: Steps done before it.
+        lr: Its learning rate.
+
+    Raises:
+        Diverged: They are not finite.
+    """
+    if parameters.size and not np.isfinite([parameters.min(), parameters.max()]).all():  # NaN is both; needs no memory
         raise Diverged(
-            f"step {round_.version + 1} made parameters that are not finite (gradient norm {norm:.3g}, lr {lr:.3g})",
+            f"step {version + 1} made parameters that are not finite (learning rate {lr:.3g})",
             hint="lower the learning rate (-o optimizer.lr=…), or clip the gradient (-o optimizer.clip_norm=1)",
         )
-    begins = round_.version % plan.steps_per_epoch == 0
-    weights.rows = total.rows + (0 if begins else weights.rows)
-    weights.sums = {name: value + (0.0 if begins else weights.sums[name]) for name, value in total.sums.items()}
-    if weights.buffers:
-        weights.buffers = total.mean_buffers(weights.buffers)
-    weights.version = round_.version + 1
 
 
 def valid_metrics(store: Store, layout: RunLayout, spec: RunSpec, round_: Round) -> dict[str, float]:
     """Metrics on the validation split, from the contributions of all ranks; raises as `GradientSum.add` does."""
-    total = GradientSum(0)
+    added = GradientSum(0)
     for rank in range(spec.workers):
-        total.add(store, layout.contribution(round_, rank))
-    return means("valid", total.rows, total.sums)
-
-
-def means(phase: str, rows: int, sums: Mapping[str, float]) -> dict[str, float]:
-    """Sums over rows as metrics of a phase: `train_loss` and so on."""
-    return {f"{phase}_{name}": value / rows for name, value in sums.items()}
+        added.add(store, layout.contribution(round_, rank))
+    return means("valid", added.totals.rows, added.totals.sums)

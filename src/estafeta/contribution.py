@@ -2,14 +2,15 @@
 
 tensors   gradient         float32[P], summed over the rows (train rounds; absent if the rank had no rows)
           buffer.<name>    the model's buffers after the rank's rows (train rounds)
-metadata  format, token, round, rank, rows, sums (JSON: loss and metrics, summed over the rows), parts
+metadata  format, token, round, rank, rows, sums (JSON: loss and metrics, summed over the rows), parts, absent
           parts: micro-batches in it; in an unfinished one, where the next leg goes on
+          absent: of an unfinished one, parameters that have no gradient yet (JSON: their numbers)
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from estafeta.files import Buffer
@@ -29,11 +30,13 @@ class Tally:
         rows: Rows that were summed over.
         sums: Loss and metrics by name, summed over these rows.
         parts: Micro-batches that were summed over.
+        absent: Parameters that had no gradient in any of them, by number.
     """
 
     rows: int
     sums: Mapping[str, float]
     parts: int
+    absent: Sequence[int] = ()
 
 
 def contribution(
@@ -50,10 +53,14 @@ def contribution(
         "rows": str(tally.rows),
         "sums": json.dumps(dict(tally.sums)),
         "parts": str(tally.parts),
+        "absent": json.dumps(list(tally.absent)),
     }
     return encode(tensors, metadata)
 
 
 def tally_of(file: TensorFile) -> Tally:
     """The header of an open contribution."""
-    return Tally(int(file.metadata["rows"]), json.loads(file.metadata["sums"]), int(file.metadata["parts"]))
+    metadata = file.metadata
+    return Tally(
+        int(metadata["rows"]), json.loads(metadata["sums"]), int(metadata["parts"]), json.loads(metadata["absent"])
+    )

@@ -19,7 +19,7 @@ from estafeta.finish import export
 from estafeta.invocation import Invocation, dispatch
 from estafeta.layout import RUN_NAME, RUNS, RunLayout
 from estafeta.outcome import RESERVE_BYTES, fail
-from estafeta.snapshot import OUTCOMES, Prepare, Snapshot, next_actions, read_epoch, take_snapshot
+from estafeta.snapshot import OUTCOMES, Prepare, Snapshot, next_actions, read_epoch, take_snapshot, takeovers
 from estafeta.spec import (
     ControlEvent,
     FetchVerb,
@@ -87,7 +87,7 @@ def _start(verb: StartVerb, invocation: Invocation) -> dict[str, Any]:
     if not RUN_NAME.fullmatch(spec.run):
         raise UsageError(f"{spec.run!r} cannot name a run", hint="use lower-case letters, digits, '.', '_' and '-'")
     layout = RunLayout(spec.run)
-    for directory in layout.directories:
+    for directory in layout.directories(0 if spec.topology == "merge" else spec.workers):
         store.make_directories(directory)
     taken = Conflict(f"there is a run named {spec.run} already", hint="start it again: it gets another name")
     if not store.publish(layout.reserve, [spec.token.encode().ljust(RESERVE_BYTES)], spec.token):
@@ -127,7 +127,8 @@ def _summary(
         spec=spec,
         state=snapshot.outcome or ("stopping" if snapshot.stop_requested else "running" if plan else "preparing"),
         outcome=Outcome.model_validate_json(store.read(layout.outcome(ended))) if ended else None,
-        version=snapshot.version or 0,
+        version=snapshot.reached if snapshot.outcome is None else snapshot.version or 0,
+        topology=plan.topology if plan else None,
         total_steps=plan.total_steps if plan else None,
         steps_per_epoch=plan.steps_per_epoch if plan else None,
         train_rows=plan.train_rows if plan else None,
@@ -168,9 +169,11 @@ def _fetch(verb: FetchVerb, invocation: Invocation) -> dict[str, Any]:
 def _stop(spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
     """Ask a run to stop, and have what is there exported: nobody has to be at work for that."""
     store, layout = invocation.store, RunLayout(spec.run)
-    if take_snapshot(store, layout, spec).outcome is None:
+    if (snapshot := take_snapshot(store, layout, spec)).outcome is None:
         store.publish(layout.stop, [invocation.token.encode()], invocation.token)
-        dispatch(next_actions(take_snapshot(store, layout, spec)), spec, invocation)
+        # Residents see the request by themselves. Who asks again has seen that none did.
+        actions = takeovers if snapshot.stop_requested else next_actions
+        dispatch(actions(take_snapshot(store, layout, spec)), spec, invocation)
     return _summary(spec, invocation)
 
 
@@ -180,7 +183,7 @@ def _resume(spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
     if take_snapshot(store, layout, spec).outcome == "done":
         raise UsageError(f"{spec.run} is done", hint=f"estafeta status {spec.run}")
     _reopen(layout, invocation)
-    dispatch(next_actions(take_snapshot(store, layout, spec)), spec, invocation)
+    dispatch(takeovers(take_snapshot(store, layout, spec)), spec, invocation)
     return _summary(spec, invocation)
 
 

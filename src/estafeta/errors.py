@@ -22,9 +22,11 @@ class EstafetaError(Exception):
     Attributes:
         hint: What to do about it, in one sentence; empty where nothing is known to help.
         exit_code: Exit code of the command line for this kind of error.
+        round: Name of the run's round in which it was raised, where that is known.
     """
 
     exit_code = 1
+    round: str | None = None
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
+from estafeta.inotify import LOCAL, Inotify, filesystem_of
+
 Buffer = bytes | bytearray | memoryview
 """Bytes to write, or room to read into (numpy arrays by their `.data`)."""
 
@@ -28,13 +30,36 @@ class Reader(Protocol):
     def readinto(self, buffer: Buffer, offset: int) -> int:
         """Read at `offset` bytes until `buffer` is full or the file ends; return the number of bytes."""
 
+    def close(self) -> None:
+        """Close the descriptor."""
+
     def __enter__(self) -> Self:
         """Return itself."""
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the descriptor."""
+        """Close it."""
+
+
+class Writer(Protocol):
+    """A file of one's own that is being written."""
+
+    def write(self, chunks: Sequence[Buffer], offset: int) -> None:
+        """Write all chunks, one after the other, from `offset` bytes on."""
+
+    def close(self) -> None:
+        """Close the descriptor; errors of the write-back appear at the latest here."""
+
+
+class Watch(Protocol):
+    """Told by the kernel when a name appears in one of some directories."""
+
+    def wait(self, timeout_s: float) -> None:
+        """Return when a name has appeared since the last call, or after that time."""
+
+    def close(self) -> None:
+        """Stop watching."""
 
 
 class Files(Protocol):
@@ -46,8 +71,18 @@ class Files(Protocol):
     def create(self, path: str, chunks: Sequence[Buffer]) -> None:
         """Create a new file, write all chunks, close it; errors of the write-back appear at the latest on close."""
 
+    def write(self, path: str) -> Writer:
+        """Create a new file and leave it open for writing."""
+
     def open(self, path: str) -> Reader:
         """Open an existing file afresh (close-to-open consistency: the server is asked)."""
+
+    def watch(self, paths: Sequence[str]) -> Watch | None:
+        """Watch directories; None if nobody could tell of changes that other machines make.
+
+        Where there is a watch, all who use the directories are on this machine: names are seen at once when they
+        appear, and what has been written to an open file is seen before it is closed.
+        """
 
     def append(self, path: str, data: bytes) -> None:
         """Append to a file that has one writer only, and close it; create it if it is not there."""
@@ -96,12 +131,31 @@ class OsReader:
             done += count
         return done
 
+    def close(self) -> None:
+        """See `Reader.close`."""
+        os.close(self._descriptor)
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+
+class OsWriter:
+    """`Writer` over a file descriptor of its own."""
+
+    def __init__(self, path: str) -> None:
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+
+    def write(self, chunks: Sequence[Buffer], offset: int) -> None:
+        """See `Writer.write`."""
+        _write_all(self._descriptor, chunks, offset)
+
+    def close(self) -> None:
+        """See `Writer.close`."""
         os.close(self._descriptor)
 
 
@@ -114,13 +168,21 @@ class OsFiles:
 
     def create(self, path: str, chunks: Sequence[Buffer]) -> None:
         """See `Files.create`."""
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        writer = OsWriter(path)
         try:
-            _write_all(descriptor, chunks)
+            writer.write(chunks, 0)
         except BaseException:
-            os.close(descriptor)
+            writer.close()
             raise
-        os.close(descriptor)
+        writer.close()
+
+    def write(self, path: str) -> Writer:
+        """See `Files.write`."""
+        return OsWriter(path)
+
+    def watch(self, paths: Sequence[str]) -> Watch | None:
+        """See `Files.watch`: on a file system of this machine alone, by inotify(7)."""
+        return Inotify(paths) if all(filesystem_of(path) in LOCAL for path in paths) else None
 
     def open(self, path: str) -> Reader:
         """See `Files.open`."""
@@ -130,7 +192,7 @@ class OsFiles:
         """See `Files.append`."""
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
-            _write_all(descriptor, [data])
+            _write_all(descriptor, [data], None)
         finally:
             os.close(descriptor)
 
@@ -167,10 +229,16 @@ class SystemClock:
         time.sleep(seconds)
 
 
-def _write_all(descriptor: int, chunks: Iterable[Buffer]) -> None:
+def _write_all(descriptor: int, chunks: Iterable[Buffer], offset: int | None) -> None:
+    """Write all chunks, from an offset on or where the descriptor stands."""
     views = [view for chunk in chunks if len(view := memoryview(chunk).cast("B"))]
     while views:
-        written = os.writev(descriptor, views[:IOV_MAX])
+        some = views[:IOV_MAX]
+        if offset is None:
+            written = os.writev(descriptor, some)
+        else:
+            written = os.pwritev(descriptor, some, offset)
+            offset += written
         while views and written >= len(views[0]):
             written -= len(views.pop(0))
         if written:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from estafeta.invoke import Invoker, LambdaInvoker
 from estafeta.layout import RunLayout
-from estafeta.snapshot import Action, Finish, Merge, Prepare, Work
+from estafeta.snapshot import Action, Finish, Merge, Prepare, Reside, Work
 from estafeta.spec import FunctionSettings, MergeEvent, Role, RunSpec, WorkerEvent
 from estafeta.store import Store
 
 Connect = Callable[[Mapping[Role, FunctionSettings]], Invoker]
+
+PROCESS_MEMORY: dict[str, Any] = {}
+"""What this process keeps between invocations: on Lambda, a process is an execution environment."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Invocation:
         log_group: Where its log goes.
         log_stream: Where its log goes.
         quiet: Write no notes to standard output: there is a user, not a log, at its other end.
+        memory: What the execution environment keeps from one invocation to the next. Losing it costs time, never bits.
     """
 
     store: Store
@@ -42,6 +47,7 @@ class Invocation:
     log_group: str = ""
     log_stream: str = ""
     quiet: bool = False
+    memory: dict[str, Any] = field(default_factory=lambda: PROCESS_MEMORY)
 
     @classmethod
     def of_lambda(cls, context: Any) -> Invocation:
@@ -71,6 +77,10 @@ def dispatch(actions: tuple[Action, ...], spec: RunSpec, invocation: Invocation,
                 invoker.send("worker", WorkerEvent(run=spec.run, task="prepare").model_dump())
             case Work(round_, rank, leg):
                 event = WorkerEvent(run=spec.run, task=round_.phase, version=round_.version, rank=rank, leg=leg)
+                invoker.send("worker", event.model_dump())
+            case Reside(rank, leg, number, lead_s, expires_at):
+                event = WorkerEvent(run=spec.run, task="reside", rank=rank, leg=leg, generation=number,
+                                    sent_at=time.time(), lead_s=lead_s, expires_at=expires_at)  # fmt: skip
                 invoker.send("worker", event.model_dump())
             case Merge(round_):
                 event_ = MergeEvent(run=spec.run, round=round_.name, generation=generation)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from estafeta import local
 from estafeta.backend import ROLES, STACK, Backend, InlineBackend, LambdaBackend, home
@@ -19,7 +19,7 @@ from estafeta.overrides import override
 from estafeta.run import Run
 from estafeta.settings import to_dict
 from estafeta.shipping import find_job
-from estafeta.spec import FunctionSettings, On, RunSpec
+from estafeta.spec import Choice, FunctionSettings, On, RunSpec
 from estafeta.usercode import is_importing
 
 TEMPLATE = Path(__file__).with_name("template.yaml")
@@ -34,7 +34,7 @@ def train(
     *,
     workers: int = 2,
     on: On = "local",
-    topology: Literal["auto", "merge"] = "auto",
+    topology: Choice = "auto",
     options: Mapping[str, Any] | None = None,
     wait: bool = True,
 ) -> Run:
@@ -45,7 +45,9 @@ def train(
         workers: How many worker functions share each batch.
         on: `local`: on this machine, under Lambda's rules; `inline`: in this process, for the debugger;
             `aws`: on AWS Lambda.
-        topology: `merge`, or `auto`, which chooses.
+        topology: Who combines the gradients. `merge`: a merge function; `sharded`: each worker a slice of them;
+            `replicated`: each worker all of them; `auto`: one of the last two. An inline run has one process, so it
+            merges; the bits are the same.
         options: Overrides by name, as `-o` takes them: `{"epochs": 5, "optimizer.lr": 0.01, "worker.timeout_s": 60}`.
         wait: Wait for the end; otherwise return at once. An inline run always waits.
 
@@ -129,7 +131,7 @@ def start(
     *,
     backend: Backend,
     workers: int,
-    topology: Literal["auto", "merge"] = "auto",
+    topology: Choice = "auto",
     options: Mapping[str, Any],
 ) -> Run:
     """Start a run of a job that has been found; returns and raises as `train` does."""
@@ -145,7 +147,8 @@ def start(
         job=place,
         arguments=changed.arguments,
         workers=workers,
-        topology="merge" if topology == "auto" else topology,
+        topology="merge" if backend.on == "inline" else topology,
+        rounds_per_invocation=changed.rounds_per_invocation,
         seed=job.seed,
         batch_size=job.batch_size,
         micro_batch_size=job.micro_batch_size,

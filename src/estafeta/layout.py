@@ -5,11 +5,19 @@
                code/<module>.py …                       the user's modules
                weights/00000012.safetensors             parameters and buffers after 12 steps
                        00000012.optimizer.safetensors   the optimiser's state after 12 steps
+                       00000012-0003.safetensors        slice of both that rank 3 keeps, instead of these two
                        frozen.safetensors               parameters that are not trained
                contributions/train-00000012-0003.safetensors   what rank 3 found for step 12
                              valid-00000012-0003.safetensors   its part of the validation of version 12
                partial/train-00000012-0003-01.safetensors      the same, unfinished: where leg 1 goes on
                legs/merge-train-00000012.g00            who merges step 12 (generation 0)
+                    rank-0003-02.g00                    who is leg 2 of resident rank 3 (generation 0)
+                    ready-0003-02                       that leg is ready to take over
+                    left-0003-01                        leg 1 has left, and where
+               exchange/0003/gradient-00000012          what resident rank 3 found for step 12
+                             scores-00000012            its part of the validation of version 12
+                             slice-00000013             its slice of version 13
+                             norms-00000012             sums of squares of its slice of the gradient
                epochs/0003.json                         metrics after 3 epochs, best so far, verdict
                best/ final/                             model.safetensors, optimizer.safetensors, state.json
                ending.json                              the version that it ends with
@@ -23,6 +31,7 @@ listing can show is here too, so that what a run has to do next can be computed 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -37,6 +46,10 @@ OPTIMIZER_SUFFIX = ".optimizer.safetensors"
 FROZEN = "frozen.safetensors"
 
 _WEIGHTS = re.compile(r"(\d{8})\.safetensors")
+_PIECE = re.compile(r"(\d{8})-(\d{4})\.safetensors")
+_MESSAGE = re.compile(r"(gradient|scores|slice|norms)-(\d{8})")
+_MARK = re.compile(r"(?:rank|ready|left)-(\d{4})-(\d{2,})")
+_RESIDENT = re.compile(r"rank-(\d{4})-(\d{2,})\.g(\d{2,})")
 _CONTRIBUTION = re.compile(r"(train|valid)-(\d{8})-(\d{4})\.safetensors")
 _PARTIAL = re.compile(r"(train|valid)-(\d{8})-(\d{4})-(\d{2,})\.safetensors")
 _CLAIM = re.compile(r"merge-(train|valid)-(\d{8})\.g(\d{2,})")
@@ -107,11 +120,14 @@ class RunLayout:
         """Folder of the epochs' records."""
         return f"{self.root}/epochs"
 
-    @property
-    def directories(self) -> tuple[str, ...]:
-        """All folders that a run needs from its first moment."""
+    def outbox(self, rank: int) -> str:
+        """Folder of what one resident rank publishes for the others."""
+        return f"{self.root}/exchange/{rank:04d}"
+
+    def directories(self, residents: int = 0) -> tuple[str, ...]:
+        """All folders that a run needs from its first moment, with an outbox for each resident rank."""
         return (self.code, self.weights, self.contributions, self.partial, self.legs, self.epochs,
-                self.export("best"), self.export("final"))  # fmt: skip
+                self.export("best"), self.export("final"), *map(self.outbox, range(residents)))  # fmt: skip
 
     @property
     def stop(self) -> str:
@@ -140,6 +156,22 @@ class RunLayout:
     def optimizer(self, version: int) -> str:
         """Optimiser state of one version."""
         return f"{self.weights}/{version:08d}{OPTIMIZER_SUFFIX}"
+
+    def piece(self, version: int, rank: int) -> str:
+        """One rank's slice of a version, parameters and optimiser state."""
+        return f"{self.weights}/{version:08d}-{rank:04d}.safetensors"
+
+    def message(self, rank: int, kind: str, version: int) -> str:
+        """What a resident rank publishes: `gradient`, `scores`, `slice` or `norms`."""
+        return f"{self.outbox(rank)}/{message_name(kind, version)}"
+
+    def ready(self, rank: int, leg: int) -> str:
+        """The word that a leg is ready to take over."""
+        return f"{self.legs}/ready-{rank:04d}-{leg:02d}"
+
+    def left(self, rank: int, leg: int) -> str:
+        """The word that a leg has left."""
+        return f"{self.legs}/left-{rank:04d}-{leg:02d}"
 
     def contribution(self, round_: Round, rank: int) -> str:
         """What one rank publishes for one round."""
@@ -172,15 +204,56 @@ def claim_of(round_: Round) -> str:
     return f"merge-{round_.name}"
 
 
-def versions_in(names: Iterable[str]) -> frozenset[int]:
-    """Weights versions in a listing of `weights/`."""
-    return frozenset(int(match[1]) for name in names if (match := _WEIGHTS.fullmatch(name)))
+def claim_of_leg(rank: int, leg: int) -> str:
+    """Name of the claim to be a leg of a resident rank, without the generation."""
+    return f"rank-{rank:04d}-{leg:02d}"
+
+
+def message_name(kind: str, version: int) -> str:
+    """File name of what a resident rank publishes."""
+    return f"{kind}-{version:08d}"
+
+
+def versions_in(names: Iterable[str], pieces: int = 0) -> frozenset[int]:
+    """Complete weights versions in a listing of `weights/`: whole ones, and those of which so many pieces are there."""
+    names = list(names)
+    found = Counter(int(match[1]) for name in names if (match := _PIECE.fullmatch(name)))
+    whole = (int(match[1]) for name in names if (match := _WEIGHTS.fullmatch(name)))
+    return frozenset((*whole, *(version for version, count in found.items() if count == pieces)))
+
+
+def pieces_in(names: Iterable[str], version: int) -> frozenset[int]:
+    """Ranks whose piece of a version is in a listing of `weights/`."""
+    matches = (_PIECE.fullmatch(name) for name in names)
+    return frozenset(int(match[2]) for match in matches if match and int(match[1]) == version)
 
 
 def version_of(name: str) -> int | None:
     """The weights version that a file of `weights/` belongs to, or None if it belongs to none."""
-    head = name.partition(".")[0]
-    return int(head) if head.isdigit() else None
+    match = re.match(r"(\d{8})[.-]", name)
+    return int(match[1]) if match else None
+
+
+def messages_in(names: Iterable[str], kind: str) -> frozenset[int]:
+    """Versions of which a listing of a rank's outbox has a message of one kind."""
+    matches = (_MESSAGE.fullmatch(name) for name in names)
+    return frozenset(int(match[2]) for match in matches if match and match[1] == kind)
+
+
+def leg_of(name: str) -> tuple[int, int] | None:
+    """The resident rank and leg that a file of `legs/` belongs to, or None."""
+    match = _MARK.match(name)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def residents_in(names: Iterable[str]) -> dict[int, tuple[int, int]]:
+    """By rank, the newest leg and its newest generation that have been claimed, from a listing of `legs/`."""
+    newest: dict[int, tuple[int, int]] = {}
+    for match in (_RESIDENT.fullmatch(name) for name in names):
+        if match:
+            rank, leg, generation = (int(text) for text in match.groups())
+            newest[rank] = max((leg, generation), newest.get(rank, (0, 0)))
+    return newest
 
 
 def ranks_in(names: Iterable[str], round_: Round) -> frozenset[int]:

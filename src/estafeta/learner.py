@@ -1,17 +1,20 @@
 """A PyTorch model as flat vectors: load parameters, add up gradients and metrics over micro-batches.
 
-The parameters and their gradients are views into two flat float32 vectors, so loading a weights file and publishing a
-gradient move no tensor one by one. This module knows torch and the job; it knows nothing of files, ranks or rounds.
+The parameters are views into one flat float32 vector, so loading a weights file moves no tensor one by one. Gradients
+are summed where PyTorch sums them, in each parameter's `grad`. They are read as one vector, or, in the last backward
+pass of a share, shipped one by one the moment each is final and still in the processor's cache.
+This module knows torch and the job; it knows nothing of files, ranks or rounds.
 
-The sum that it leaves in `gradient` depends only on the parameters, the micro-batches in their order, and their seeds.
+The sum of the gradients depends only on the parameters, the micro-batches in their order, and their seeds.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -29,12 +32,25 @@ Sums = dict[str, float]
 StateKey = tuple[str, str, str]
 
 
+class Ship(Protocol):
+    """Takes the gradient of one parameter away. It comes again for the same parameter if that has changed since."""
+
+    def __call__(self, number: int, first: int, values: Array) -> None:
+        """Take it.
+
+        Args:
+            number: The parameter, as in `Learner.slots`.
+            first: Its first element in the flat vector.
+            values: float32[n], valid during the call.
+        """
+
+
 class NotFinite(EstafetaError):
     """The loss or the gradient is NaN or infinite."""
 
 
 class Learner:
-    """A model whose parameters and gradients lie in flat vectors.
+    """A model whose parameters lie in a flat vector.
 
     Args:
         job: Gives model, loss and metrics.
@@ -42,7 +58,7 @@ class Learner:
 
     Attributes:
         parameters: float32[P], the trained parameters in the order of `named_parameters()`.
-        gradient: float32[P], the sum of the rows' gradients since `reset`.
+        slots: Where each parameter lies in it.
         sums: Sums over the rows since `reset`.
         rows: Rows since `reset`.
 
@@ -65,8 +81,10 @@ class Learner:
         _check_dtypes(self.model)
         size = sum(p.numel() for p in trained.values())
         self.parameters: Array = np.empty(size, np.float32)
-        self.gradient: Array = np.zeros(size, np.float32)
+        self._trained = tuple(trained.values())
         self.slots = self._flatten(trained)
+        self._ship: Ship | None = None
+        self._shipped: set[int] = set()
         self.frozen = {n: p.detach().numpy() for n, p in self.model.named_parameters() if not p.requires_grad}
         self.reset()
 
@@ -78,15 +96,45 @@ class Learner:
 
     def reset(self) -> None:
         """Begin a new sum."""
-        self.gradient[:] = 0
+        for parameter in self._trained:
+            parameter.grad = None
         self.sums: Sums = dict.fromkeys(["loss", *self._metrics], 0.0)
         self.rows = 0
 
-    def train(self, batch: Batch) -> None:
+    def resume(self, gradient: Array, absent: Collection[int], rows: int, sums: Sums) -> None:
+        """Go on with a sum that was begun elsewhere.
+
+        Args:
+            gradient: float32[P]; it is added to in place.
+            absent: The parameters that had no gradient so far, by number.
+            rows: Rows so far.
+            sums: Sums over them.
+        """
+        flat = torch.from_numpy(gradient)
+        for number, (parameter, slot) in enumerate(zip(self._trained, self.slots, strict=True)):
+            span = flat[slot.offset : slot.offset + slot.size]
+            parameter.grad = None if number in absent else span.view(parameter.shape)
+        self.rows, self.sums = rows, dict(sums)
+
+    @property
+    def absent(self) -> tuple[int, ...]:
+        """The parameters that have no gradient yet, by number: their first one is taken as it is, not added to zero."""
+        return tuple(number for number, parameter in enumerate(self._trained) if parameter.grad is None)
+
+    def gradient(self) -> Array:
+        """The sum of the rows' gradients since `reset`, float32[P], in memory of its own; zero where there is none."""
+        flat: Array = np.empty_like(self.parameters)
+        for parameter, slot in zip(self._trained, self.slots, strict=True):
+            span = flat[slot.offset : slot.offset + slot.size]
+            span[:] = 0.0 if parameter.grad is None else _vector(parameter.grad)
+        return flat
+
+    def train(self, batch: Batch, ship: Ship | None = None) -> None:
         """Add a micro-batch's gradient and metrics to the sums.
 
         Args:
             batch: (inputs …, target) with n rows.
+            ship: Of the last micro-batch: takes the sum of each parameter's gradients as soon as it is complete.
 
         Raises:
             UserCodeError: Model, loss or a metric raised.
@@ -96,7 +144,7 @@ class Learner:
         with user_code("the forward pass"):
             output, loss, rows = self._forward(batch)
         with user_code("the backward pass"):
-            loss.backward()  # type: ignore[no-untyped-call]
+            self._backward(loss, ship)
         self._add(output, batch[-1], loss, rows)
 
     def evaluate(self, batch: Batch) -> None:
@@ -117,16 +165,14 @@ class Learner:
         if monitor not in names:
             raise UsageError(f"early_stopping.monitor is {monitor!r}", hint=f"the metrics are {', '.join(names)}")
 
-    def check_finite(self) -> None:
-        """Make sure that the sums can be used.
+    def check_loss(self) -> None:
+        """Make sure that the sum of the losses can be used.
 
         Raises:
-            NotFinite: The loss or the gradient is NaN or infinite.
+            NotFinite: It is NaN or infinite.
         """
         if not math.isfinite(self.sums["loss"]):
             raise NotFinite(f"the loss is {self.sums['loss'] / max(1, self.rows)}")
-        if not np.isfinite(self.gradient).all():
-            raise NotFinite("the gradient has elements that are not finite")
 
     def state_dict_keys(self) -> tuple[StateKey, ...]:
         """Each key of the model's state dict, with the kind and the name of the tensor that it stands for.
@@ -148,14 +194,15 @@ class Learner:
         return tuple((key, *first[id(tensors[key])]) for key in keys)
 
     def _flatten(self, trained: Mapping[str, torch.nn.Parameter]) -> tuple[Slot, ...]:
-        flat, gradient = torch.from_numpy(self.parameters), torch.from_numpy(self.gradient)
+        flat = torch.from_numpy(self.parameters)
         slots: list[Slot] = []
         offset = 0
-        for name, parameter in trained.items():
+        for number, (name, parameter) in enumerate(trained.items()):
             span = slice(offset, offset + parameter.numel())
             flat[span] = parameter.detach().reshape(-1)
             parameter.data = flat[span].view(parameter.shape)
-            parameter.grad = gradient[span].view(parameter.shape)
+            shipping = partial(self._accumulated, number)
+            parameter.register_post_accumulate_grad_hook(shipping)  # type: ignore[no-untyped-call]
             slots.append(Slot(name=name, shape=tuple(parameter.shape), offset=offset))
             offset = span.stop
         return tuple(slots)
@@ -165,6 +212,27 @@ class Learner:
         rows = len(target)
         output = self.model(*inputs)
         return output, _total(self._loss(output, target), rows, "the loss"), rows
+
+    def _backward(self, loss: torch.Tensor, ship: Ship | None) -> None:
+        self._ship = ship
+        self._shipped.clear()
+        try:
+            loss.backward()  # type: ignore[no-untyped-call]
+        finally:
+            self._ship = None
+        if ship is None:
+            return
+        for number, (parameter, slot) in enumerate(zip(self._trained, self.slots, strict=True)):
+            if number not in self._shipped:  # it had no part in this pass; what earlier ones gave it counts
+                ship(number, slot.offset, np.zeros(slot.size, np.float32) if parameter.grad is None
+                     else _vector(parameter.grad))  # fmt: skip
+            parameter.grad = None
+
+    def _accumulated(self, number: int, parameter: torch.Tensor) -> None:
+        """A gradient has been added; with re-entrant checkpointing, more than once in a pass, so `grad` is kept."""
+        if self._ship is not None and parameter.grad is not None:
+            self._shipped.add(number)
+            self._ship(number, self.slots[number].offset, _vector(parameter.grad))
 
     def _add(self, output: Any, target: Any, loss: torch.Tensor, rows: int) -> None:
         self.rows += rows
@@ -180,6 +248,21 @@ def seed_generators(seed: int) -> None:
     torch.default_generator.manual_seed(seed)  # not torch.manual_seed: it formats a stack trace for CUDA each time
     np.random.seed(seed % 2**32)
     random.seed(seed)
+
+
+def check_gradient(values: Array) -> None:
+    """Make sure that a gradient can be used.
+
+    Raises:
+        NotFinite: It has an element that is NaN or infinite.
+    """
+    if not np.isfinite(values).all():
+        raise NotFinite("the gradient has elements that are not finite")
+
+
+def _vector(gradient: torch.Tensor) -> Array:
+    vector: Array = gradient.detach().reshape(-1).numpy()
+    return vector
 
 
 def _total(value: torch.Tensor, rows: int, what: str) -> torch.Tensor:

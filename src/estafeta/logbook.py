@@ -72,7 +72,7 @@ def usage_of(found: Iterable[Entry]) -> Usage:
     return Usage(
         invocations=dict(Counter(entry.role for entry in found)),
         retries=len(found) - len(first),
-        legs=sum(entry.note.get("task") in ("train", "valid") for entry in first.values()),
+        legs=sum(entry.note.get("task") in ("train", "valid", "reside") for entry in first.values()),
         billed_gb_seconds=sum(entry.gb_seconds for entry in found),
     )
 

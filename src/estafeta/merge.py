@@ -19,7 +19,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from estafeta.combine import combine, means, valid_metrics
+from estafeta.combine import combine, valid_metrics
 from estafeta.errors import EstafetaError, Gone
 from estafeta.finish import finish
 from estafeta.history import judge
@@ -29,10 +29,11 @@ from estafeta.outcome import fail
 from estafeta.snapshot import Finish, Merge, Snapshot, Work, is_current, next_actions, read_plan, take_snapshot
 from estafeta.spec import Failure, MergeEvent, RunSpec
 from estafeta.store import Store
+from estafeta.totals import means
 from estafeta.weights import Weights, publish_weights, read_state, read_weights, token_of_version
 
-_warm: dict[str, Weights] = {}
-"""The newest version of the last run, by the run's token: a warm environment does not read what it has published."""
+WARM = "merged"
+"""Under which an environment keeps (the run's token, its newest version): it does not read what it has published."""
 
 
 def handler(event: Any, context: Any) -> dict[str, Any]:
@@ -89,13 +90,13 @@ def _merge_round(round_: Round, snapshot: Snapshot, spec: RunSpec, invocation: I
     if round_.phase == "valid":
         return _publish_epoch(round_, snapshot, spec, invocation)
     store, layout = invocation.store, RunLayout(spec.run)
-    weights = _weights_at(round_.version, spec, store)
-    _warm.clear()  # until the next version is published, memory is ahead of the store
+    weights = _weights_at(round_.version, spec, invocation)
+    invocation.memory.pop(WARM)  # until the next version is published, memory is ahead of the store
     if not weights.state and spec.update_rule.state_slots:
         weights.state = read_state(store, layout, round_.version)
     combine(store, layout, spec, read_plan(store, layout), round_, weights)
     mine = publish_weights(store, layout, weights, invocation.token)
-    _warm[spec.token] = weights
+    invocation.memory[WARM] = spec.token, weights
     return mine
 
 
@@ -104,7 +105,7 @@ def _publish_epoch(round_: Round, snapshot: Snapshot, spec: RunSpec, invocation:
     store, layout = invocation.store, RunLayout(spec.run)
     plan = read_plan(store, layout)
     epoch = round_.version // plan.steps_per_epoch
-    trained = _weights_at(round_.version, spec, store)
+    trained = _weights_at(round_.version, spec, invocation)
     metrics = means("train", trained.rows, trained.sums)
     if plan.valid_rows:
         metrics.update(valid_metrics(store, layout, spec, round_))
@@ -120,12 +121,13 @@ def _publish_epoch(round_: Round, snapshot: Snapshot, spec: RunSpec, invocation:
     return store.publish(layout.epoch(epoch), [record.to_json()], invocation.token)
 
 
-def _weights_at(version: int, spec: RunSpec, store: Store) -> Weights:
+def _weights_at(version: int, spec: RunSpec, invocation: Invocation) -> Weights:
     """A version, from memory if this environment made it."""
-    weights = _warm.get(spec.token)
-    if weights is None or weights.version != version:
-        _warm.clear()
-        weights = _warm[spec.token] = read_weights(store, RunLayout(spec.run), version)
+    weights: Weights | None
+    token, weights = invocation.memory.pop(WARM, ("", None))
+    if weights is None or token != spec.token or weights.version != version:
+        weights = read_weights(invocation.store, RunLayout(spec.run), version)
+    invocation.memory[WARM] = spec.token, weights
     return weights
 
 

@@ -28,6 +28,8 @@ NUMBERS: Mapping[str, type] = {
 }  # fmt: skip
 """The job's own fields that can be changed."""
 
+ROUNDS = "rounds_per_invocation"
+
 PARTS = ("optimizer", "early_stopping")
 CALLABLES = ("model", "dataset", "valid_dataset")
 ROLES: tuple[Role, ...] = ("worker", "merge", "control")
@@ -42,11 +44,13 @@ class Overridden:
         job: The changed job.
         arguments: Keyword arguments by callable.
         settings: Changed settings by function.
+        rounds_per_invocation: After how many rounds a resident worker hands over at the latest.
     """
 
     job: Job
     arguments: dict[str, dict[str, Any]] = field(default_factory=dict)
     settings: dict[Role, dict[str, int]] = field(default_factory=dict)
+    rounds_per_invocation: int | None = None
 
 
 def override(job: Job, options: Mapping[str, Any]) -> Overridden:
@@ -65,6 +69,8 @@ def override(job: Job, options: Mapping[str, Any]) -> Overridden:
         value = _parse(text)
         if name in NUMBERS:
             result.job = dataclasses.replace(result.job, **{name: _fit(name, value, NUMBERS[name])})
+        elif name == ROUNDS:
+            result.rounds_per_invocation = _rounds(value)
         elif head in PARTS and rest and _part(result.job, head) is not None:
             result.job = dataclasses.replace(result.job, **{head: _replace(_part(result.job, head), rest, value, name)})
         elif head in CALLABLES and rest:
@@ -84,7 +90,14 @@ def known_names(job: Job) -> list[str]:
             names += [f"{part}.{name}" for name in _fields(value)]
     for role in CALLABLES:
         names += [f"{role}.{name}" for name in _parameters(getattr(job, role)) or ()]
-    return [*names, *(f"{role}.{setting}" for role in ROLES for setting in SETTINGS)]
+    return [*names, ROUNDS, *(f"{role}.{setting}" for role in ROLES for setting in SETTINGS)]
+
+
+def _rounds(value: Any) -> int | None:
+    count: int | None = _fit(ROUNDS, value, int | None)
+    if count is not None and count < 1:
+        raise UsageError(f"{ROUNDS} is {count}; a worker does at least 1")
+    return count
 
 
 def _part(job: Job, name: str) -> Any:

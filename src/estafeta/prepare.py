@@ -13,6 +13,7 @@ from estafeta.session import Session, check_rows, open_session
 from estafeta.snapshot import next_actions, take_snapshot
 from estafeta.spec import Plan, RunSpec, Slot
 from estafeta.tensorfile import CODES, Array, encode
+from estafeta.topology import choose
 from estafeta.weights import Weights, publish_weights
 
 
@@ -28,7 +29,7 @@ def prepare(spec: RunSpec, invocation: Invocation) -> str:
     """
     store, layout, token = invocation.store, RunLayout(spec.run), invocation.token
     if not store.exists(layout.plan):
-        session = open_session(store, layout, spec)
+        session = open_session(spec, invocation)
         plan = _plan(session, spec, token)
         learner = session.learner
         learner.check_metrics(spec.early_stopping.monitor, validates=plan.valid_rows > 0)
@@ -48,6 +49,7 @@ def _plan(session: Session, spec: RunSpec, token: str) -> Plan:
     check_rows(session.data, spec, steps)
     return Plan(
         token=token,
+        topology=choose(spec.topology, learner.parameters.size, spec.workers),
         train_rows=len(rows["train"]),
         valid_rows=len(rows["valid"]),
         steps_per_epoch=steps,

@@ -24,6 +24,9 @@ POLL_S = {"local": (0.05, 0.5), "inline": (0.2, 0.2), "aws": (0.5, 5.0)}
 
 POLL_GROWTH = 1.3
 
+STOP_PATIENCE_S = {"local": 15.0, "inline": 15.0, "aws": 150.0}
+"""Seconds in which a run that has been asked to stop should have ended, if anybody is at work on it."""
+
 ENDED = ("done", "stopped", "failed")
 
 
@@ -124,6 +127,16 @@ class Run:
         """Stop it; its weights are exported as they are. It can be resumed."""
         return Status.model_validate(self._backend.call({"verb": "stop", "run": self.name}))
 
+    def stop_and_wait(self) -> Status:
+        """Stop it, and wait for its end. If its functions seem to be dead, others are sent for to end it."""
+        self.stop()
+        asked_at = time.monotonic()
+        for status in self.follow():
+            if status.state not in ENDED and time.monotonic() - asked_at > STOP_PATIENCE_S[self._backend.on]:
+                self.stop()
+                asked_at = time.monotonic()
+        return status
+
     def resume(self) -> Status:
         """Set it going again from its newest weights, after a stop or a failure."""
         self._usage = None
@@ -184,7 +197,7 @@ class Run:
             "steps": status.version,
             "epochs": status.epoch,
             "workers": spec.workers,
-            "topology": spec.topology,
+            "topology": status.topology or spec.topology,
             "metrics": dict(status.epochs[-1].metrics) if status.epochs else {},
             "best": {"step": status.epochs[-1].best_version, spec.early_stopping.monitor: status.epochs[-1].best_value}
             if status.epochs

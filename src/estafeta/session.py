@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
-from estafeta.dataset import Table, open_table
+from estafeta.dataset import Batch, Table, open_table
 from estafeta.errors import UsageError
+from estafeta.invocation import Invocation
 from estafeta.job import Job
-from estafeta.layout import Phase, RunLayout
+from estafeta.layout import Phase, Round, RunLayout
 from estafeta.learner import Learner, seed_generators
-from estafeta.sampling import Rows, split_rows
-from estafeta.spec import RunSpec
+from estafeta.sampling import Rows, batch_of, micro_batches, share_of, split_rows
+from estafeta.spec import Plan, RunSpec
 from estafeta.store import Store
 from estafeta.tensorfile import Array, TensorFile
 from estafeta.usercode import load_job
@@ -45,10 +45,35 @@ class Data:
             {"train": np.arange(len(table)), "valid": np.arange(len(valid_table))},
         )
 
+    def parts(self, round_: Round, rank: int, spec: RunSpec, plan: Plan) -> list[Rows]:
+        """A rank's share of a round: the row numbers of each micro-batch."""
+        if round_.phase == "valid":
+            batch = np.arange(plan.valid_rows)
+        else:
+            batch = batch_of(
+                round_.version,
+                train_rows=plan.train_rows,
+                batch_size=spec.batch_size,
+                steps=plan.steps_per_epoch,
+                seed=spec.seed,
+            )
+        share = share_of(batch, rank, spec.workers)
+        return [self.rows[round_.phase][part] for part in micro_batches(share, spec.micro_batch_size)]
+
 
 @dataclass
 class Session:
-    """One run in a warm environment."""
+    """One run in a warm environment.
+
+    Attributes:
+        run: The run's token.
+        data: Its rows.
+        learner: Its model.
+        version: The weights version that is in the model; None if there is none, or one that is nowhere else.
+        transfer_s: The longest transfer so far.
+        buffers: The version's buffers; those in the model change while it works.
+        prefetched: A micro-batch that has been read already: which one, and its rows.
+    """
 
     run: str
     data: Data
@@ -56,6 +81,7 @@ class Session:
     version: int | None = None
     transfer_s: float = 0.0
     buffers: dict[str, Array] = field(default_factory=dict)
+    prefetched: tuple[tuple[object, ...], Batch] = ((), ())
 
     def load(self, store: Store, layout: RunLayout, version: int) -> None:
         """Put a weights version into the model; its parameters are read only if they are not there already.
@@ -69,28 +95,29 @@ class Session:
             self.version = version
         for name, array in self.learner.buffers.items():
             array[...] = self.buffers[name]
-        self.learner.reset()
 
 
-_warm: dict[Literal["session"], Session] = {}
+WARM = "session"
+"""Under which an environment keeps its session."""
 
 
-def open_session(store: Store, layout: RunLayout, spec: RunSpec) -> Session:
+def open_session(spec: RunSpec, invocation: Invocation) -> Session:
     """The run's session: the warm one, or a new one in its place.
 
     Raises:
         UserCodeError: The job's code raised.
         UsageError: The job cannot be trained.
     """
-    session = _warm.get("session")
+    store, layout, memory = invocation.store, RunLayout(spec.run), invocation.memory
+    session: Session | None = memory.get(WARM)
     if session is None or session.run != spec.token:
-        _warm.clear()  # before the next model is made: two may not fit the function's memory
+        session = memory[WARM] = None  # before the next model is made: two may not fit the function's memory
         seed_generators(spec.seed)
         job = load_job(f"{store.root}/{layout.code}", spec.job)
         learner = Learner(job, spec)
         if learner.frozen and store.exists(layout.frozen):
             _load_frozen(store, layout, learner)
-        session = _warm["session"] = Session(spec.token, Data.open(job, spec), learner)
+        session = memory[WARM] = Session(spec.token, Data.open(job, spec), learner)
     return session
 
 

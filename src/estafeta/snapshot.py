@@ -6,12 +6,21 @@ merge, the failure handler, `resume`) takes a snapshot and does what `next_actio
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
 from estafeta.history import EpochRecord
-from estafeta.layout import Round, RunLayout, epochs_in, legs_in, ranks_in, versions_in
+from estafeta.layout import (
+    Round,
+    RunLayout,
+    epochs_in,
+    legs_in,
+    messages_in,
+    ranks_in,
+    residents_in,
+    versions_in,
+)
 from estafeta.spec import Plan, RunSpec
 from estafeta.store import Store
 
@@ -32,6 +41,8 @@ class Snapshot:
         last_epoch: The newest epoch's record.
         ranks: Ranks that have contributed to the current round.
         legs: By rank, the leg that goes on with an unfinished share of the current round.
+        residents: By rank, the newest leg and generation that have been claimed.
+        reached: Of residents, the newest version that has been worked on; it may be ahead of the newest saved one.
     """
 
     workers: int
@@ -42,6 +53,8 @@ class Snapshot:
     last_epoch: EpochRecord | None = None
     ranks: frozenset[int] = frozenset()
     legs: tuple[tuple[int, int], ...] = ()
+    residents: tuple[tuple[int, tuple[int, int]], ...] = ()
+    reached: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,6 +79,17 @@ class Merge:
 
 
 @dataclass(frozen=True)
+class Reside:
+    """Have a rank work for as many rounds as fit, as one of its legs."""
+
+    rank: int
+    leg: int = 0
+    generation: int = 0
+    lead_s: float = 0.0
+    expires_at: float = 0.0
+
+
+@dataclass(frozen=True)
 class Finish:
     """Export the weights and end the run."""
 
@@ -73,7 +97,7 @@ class Finish:
     why: str
 
 
-Action = Prepare | Work | Merge | Finish
+Action = Prepare | Work | Merge | Reside | Finish
 
 
 def next_actions(snapshot: Snapshot) -> tuple[Action, ...]:
@@ -82,6 +106,8 @@ def next_actions(snapshot: Snapshot) -> tuple[Action, ...]:
         return ()
     if snapshot.plan is None or snapshot.version is None:
         return (Finish("stopped", "on request"),) if snapshot.stop_requested else (Prepare(),)
+    if snapshot.plan.is_resident:
+        return _residents(snapshot)
     if snapshot.stop_requested:
         return (Finish("stopped", "on request"),)
     round_ = current_round(snapshot.plan, snapshot.version, snapshot.last_epoch)
@@ -93,6 +119,23 @@ def next_actions(snapshot: Snapshot) -> tuple[Action, ...]:
     if missing:
         return tuple(Work(round_, rank, legs.get(rank, 0)) for rank in missing)
     return (Merge(round_),)
+
+
+def _residents(snapshot: Snapshot) -> tuple[Action, ...]:
+    """Resident ranks find out by themselves what is next, also that they are to stop; but each has to be sent for."""
+    claimed = dict(snapshot.residents)
+    if snapshot.stop_requested and not claimed:
+        return (Finish("stopped", "on request"),)
+    return tuple(Reside(rank) for rank in range(snapshot.workers) if rank not in claimed)
+
+
+def takeovers(snapshot: Snapshot) -> tuple[Action, ...]:
+    """What sets a run going again whose functions may all be dead: residents are replaced by the next generation."""
+    if snapshot.plan is None or not snapshot.plan.is_resident or snapshot.outcome:
+        return next_actions(snapshot)
+    newest = dict(snapshot.residents)
+    replaced = tuple(Reside(rank, leg, generation + 1) for rank, (leg, generation) in sorted(newest.items()))
+    return (*replaced, *next_actions(replace(snapshot, stop_requested=False)))
 
 
 def current_round(plan: Plan, version: int, last_epoch: EpochRecord | None) -> Round | None:
@@ -130,18 +173,24 @@ def take_snapshot(store: Store, layout: RunLayout, spec: RunSpec, plan: Plan | N
         plan = read_plan(store, layout)
     # Epochs before weights: a version is published before its epoch's record, so no verdict is newer than the version.
     epoch = max(epochs_in(store.list(layout.epochs)), default=0)
-    version = max(versions_in(store.list(layout.weights)), default=None)
+    version = max(versions_in(store.list(layout.weights), spec.workers), default=None)
     if plan is None or version is None:
         return Snapshot(spec.workers, outcome, stop_requested)
     last_epoch = read_epoch(store, layout, epoch)
+    if plan.is_resident:
+        newest = max(messages_in(store.list(layout.outbox(0)), "gradient"), default=0)
+        residents = tuple(sorted(residents_in(store.list(layout.legs)).items()))
+        return Snapshot(spec.workers, outcome, stop_requested, plan, version, last_epoch, residents=residents,
+                        reached=max(version, newest))  # fmt: skip
     round_ = current_round(plan, version, last_epoch)
     ranks, legs = frozenset[int](), dict[int, int]()
     if round_ is not None:
         ranks = ranks_in(store.list(layout.contributions), round_)
         legs = legs_in(store.list(layout.partial), round_)
     return Snapshot(
-        spec.workers, outcome, stop_requested, plan, version, last_epoch, ranks, tuple(sorted(legs.items()))
-    )
+        spec.workers, outcome, stop_requested, plan, version, last_epoch, ranks, tuple(sorted(legs.items())),
+        reached=version,
+    )  # fmt: skip
 
 
 def is_current(round_: Round | None, store: Store, spec: RunSpec) -> bool:
@@ -150,6 +199,11 @@ def is_current(round_: Round | None, store: Store, spec: RunSpec) -> bool:
     if snapshot.outcome or snapshot.plan is None or snapshot.version is None:
         return False
     return round_ == current_round(snapshot.plan, snapshot.version, snapshot.last_epoch)
+
+
+def newest_epoch(store: Store, layout: RunLayout, most: int) -> EpochRecord | None:
+    """The newest record of the first `most` epochs, if there is one."""
+    return read_epoch(store, layout, max((e for e in epochs_in(store.list(layout.epochs)) if e <= most), default=0))
 
 
 def read_epoch(store: Store, layout: RunLayout, epoch: int) -> EpochRecord | None:

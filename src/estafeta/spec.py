@@ -16,7 +16,11 @@ from estafeta.optim import Optimizer, from_dict
 
 Role = Literal["worker", "merge", "control"]
 On = Literal["local", "inline", "aws"]
-Topology = Literal["merge"]
+Topology = Literal["merge", "sharded", "replicated"]
+"""Who combines the contributions: a merge function; each worker a slice; each worker everything for itself."""
+
+Choice = Literal["auto", "merge", "sharded", "replicated"]
+"""What can be asked for: a topology, or that one of the last two be chosen by the sizes of model and world."""
 Which = Literal["best", "final"]
 State = Literal["preparing", "running", "stopping", "done", "stopped", "failed"]
 
@@ -56,6 +60,9 @@ class RunSpec(Document):
         arguments: Keyword arguments for the job's callables, by field name (`model`, `dataset`, `valid_dataset`).
         batch_size: Rows in a global batch, over all workers.
         micro_batch_size: Most rows in one forward and backward pass.
+        topology: What was asked for; the plan has what became of it.
+        rounds_per_invocation: After how many rounds a resident worker hands over at the latest; None: when its time is
+            short.
     """
 
     format: Literal["estafeta-run/1"] = "estafeta-run/1"
@@ -66,7 +73,8 @@ class RunSpec(Document):
     job: str
     arguments: dict[str, dict[str, Any]] = {}
     workers: int = Field(ge=1, le=9999)
-    topology: Topology = "merge"
+    topology: Choice = "merge"
+    rounds_per_invocation: int | None = Field(default=None, ge=1)
     seed: int = Field(ge=0)
     batch_size: int = Field(ge=1)
     micro_batch_size: int = Field(ge=1)
@@ -104,6 +112,7 @@ class Plan(Document):
     """What preparing a run found out about the model and the data.
 
     Attributes:
+        topology: Who combines the contributions.
         parameters: Trained parameters, in the order of the flat vector (that of `named_parameters()`).
         buffers: Buffers that belong to the state dict.
         frozen: Parameters that do not require a gradient.
@@ -112,6 +121,7 @@ class Plan(Document):
 
     format: Literal["estafeta-plan/1"] = "estafeta-plan/1"
     token: str
+    topology: Topology = "merge"
     train_rows: int
     valid_rows: int
     steps_per_epoch: int
@@ -125,6 +135,15 @@ class Plan(Document):
     def size(self) -> int:
         """Number of trained parameters (float32)."""
         return sum(slot.size for slot in self.parameters)
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether workers stay for many rounds, and combine by themselves."""
+        return self.topology != "merge"
+
+    def rows_of(self, phase: Phase) -> int:
+        """Rows in a phase."""
+        return self.train_rows if phase == "train" else self.valid_rows
 
 
 class Failure(Document):
@@ -161,6 +180,7 @@ class Status(Document):
     """A run as `control` describes it.
 
     Attributes:
+        topology: Who combines the contributions; None while it is not decided.
         version: Steps done.
         epoch: Epochs done.
         epochs: Records of the epochs that were asked for.
@@ -169,6 +189,7 @@ class Status(Document):
     spec: RunSpec
     state: State
     outcome: Outcome | None
+    topology: Topology | None
     version: int
     total_steps: int | None
     steps_per_epoch: int | None
@@ -180,13 +201,29 @@ class Status(Document):
 
 
 class WorkerEvent(Document):
-    """What a worker is invoked with. `task` prepare builds the run's plan; train and valid are the rounds."""
+    """What a worker is invoked with.
+
+    Attributes:
+        task: `prepare` builds the run's plan; `train` and `valid` are a rank's share of one round; `reside` is a rank's
+            life for as many rounds as fit.
+        version: Of the round.
+        rank: Which rank.
+        leg: Which of the rank's successive invocations; counted anew in each round, but for residents.
+        generation: Of a resident leg that is in place of a lost one.
+        sent_at: When it was sent, in seconds since 1970: how long starting takes is learnt from it.
+        lead_s: How long starting took the leg before.
+        expires_at: When the leg before is dead for sure, in seconds since 1970.
+    """
 
     run: str
-    task: Literal["prepare", "train", "valid"]
+    task: Literal["prepare", "train", "valid", "reside"]
     version: int = 0
     rank: int = 0
     leg: int = 0
+    generation: int = 0
+    sent_at: float = 0.0
+    lead_s: float = 0.0
+    expires_at: float = 0.0
 
     @property
     def round(self) -> Round:

@@ -59,12 +59,19 @@ class Store:
         root: The directory. It must exist.
         files: File-system calls; those of the operating system by default.
         clock: Clock for waiting.
+
+    `files`, `clock` and `absolute` are for `drafts.py` and `arrivals.py`, which keep the same rules for files that are
+    written and awaited round after round.
     """
 
     def __init__(self, root: str | os.PathLike[str], files: Files | None = None, clock: Clock | None = None) -> None:
         self.root = os.fspath(root)
-        self._files = files or OsFiles()
-        self._clock = clock or SystemClock()
+        self.files = files or OsFiles()
+        self.clock = clock or SystemClock()
+
+    def absolute(self, path: str) -> str:
+        """A path as the file system has it."""
+        return f"{self.root}/{path}"
 
     # Writing
 
@@ -73,7 +80,7 @@ class Store:
         parts = path.split("/")
         for depth in range(1, len(parts) + 1):
             with contextlib.suppress(FileExistsError):
-                self._files.mkdir(self._absolute("/".join(parts[:depth])))
+                self.files.mkdir(self.absolute("/".join(parts[:depth])))
 
     def publish(self, path: str, chunks: Sequence[Buffer], token: str) -> bool:
         """Publish a file once: it appears complete under its name, or not at all, and never changes.
@@ -93,16 +100,30 @@ class Store:
         """
         if token.encode() not in bytes(chunks[0]):
             raise ValueError(f"the token {token!r} must stand in the first chunk of {path}")
-        target = self._absolute(path)
+        target = self.absolute(path)
         temporary = self._write_temporary(target, chunks)
         try:
-            self._files.link(temporary, target)
-            mine = True
-        except FileExistsError:
-            mine = self._carries(path, token, len(bytes(chunks[0])))
+            return self.give_name(temporary, path, token, len(bytes(chunks[0])))
         finally:
             self._remove(temporary)
-        return mine
+
+    def give_name(self, temporary: str, path: str, token: str, head_bytes: int) -> bool:
+        """Link a complete file to its final name; the one step of `publish` that others can see.
+
+        Args:
+            temporary: Absolute path of the file.
+            path: Final name.
+            token: As in `publish`.
+            head_bytes: How far into the file the token may stand.
+
+        Returns:
+            As `publish`.
+        """
+        try:
+            self.files.link(temporary, self.absolute(path))
+        except FileExistsError:
+            return self._carries(path, token, head_bytes)
+        return True
 
     def replace(self, path: str, chunks: Sequence[Buffer]) -> None:
         """Write a file whose last writer wins (progress, heart-beats); readers see the old or the new one, complete.
@@ -110,10 +131,10 @@ class Store:
         Raises:
             OSError: The file could not be written; the old one stands.
         """
-        target = self._absolute(path)
+        target = self.absolute(path)
         temporary = self._write_temporary(target, chunks)
         try:
-            self._files.rename(temporary, target)
+            self.files.rename(temporary, target)
         except FileNotFoundError:
             # Nobody else takes the temporary name away, so while the target is there this call was carried out.
             if not self.exists(path):
@@ -124,7 +145,7 @@ class Store:
 
     def append(self, path: str, data: bytes) -> None:
         """Append whole lines to a file that only this process writes."""
-        self._files.append(self._absolute(path), data)
+        self.files.append(self.absolute(path), data)
 
     def move(self, source: str, target: str) -> bool:
         """Rename a published file out of the way.
@@ -137,7 +158,7 @@ class Store:
             True if the file is now at `target`, moved by this call; False if there was nothing to move.
         """
         try:
-            self._files.rename(self._absolute(source), self._absolute(target))
+            self.files.rename(self.absolute(source), self.absolute(target))
         except FileNotFoundError:
             return self.exists(target)
         return True
@@ -174,7 +195,7 @@ class Store:
         """
         for _ in range(STALE_ATTEMPTS):
             try:
-                with self._files.open(self._absolute(path)) as reader:
+                with self.files.open(self.absolute(path)) as reader:
                     return use(reader)
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.ESTALE):
@@ -191,19 +212,28 @@ class Store:
         *,
         timeout_s: float,
         backoff: Backoff = Backoff(),
+        alarm: Callable[[], None] = lambda: None,
     ) -> frozenset[str] | None:
         """List a directory again and again until `ready` says yes of what is published there.
+
+        Args:
+            directory: Which directory.
+            ready: Decides.
+            timeout_s: Most seconds to wait.
+            backoff: Pauses between looks.
+            alarm: Called before each pause. It raises to give up.
 
         Returns:
             The listing that was ready, or None after `timeout_s` seconds. There is at least one look.
         """
-        deadline = self._clock.monotonic() + timeout_s
+        deadline = self.clock.monotonic() + timeout_s
         pause = backoff.first_s
         while not ready(names := self.list(directory)):
-            left = deadline - self._clock.monotonic()
+            left = deadline - self.clock.monotonic()
             if left <= 0:
                 return None
-            self._clock.sleep(min(pause, left))
+            alarm()
+            self.clock.sleep(min(pause, left))
             pause = min(pause * backoff.factor, backoff.longest_s)
         return names
 
@@ -225,17 +255,17 @@ class Store:
     def sweep(self, directory: str, names: Iterable[str]) -> None:
         """Remove published files. Those that are gone already are no error."""
         for name in names:
-            self._remove(self._absolute(f"{directory}/{name}"))
+            self._remove(self.absolute(f"{directory}/{name}"))
 
     def remove_tree(self, directory: str) -> None:
         """Remove a directory with all that is in it, temporary files of dead writers too.
 
         A directory that the server still holds for an open file stays behind, empty of published names.
         """
-        path = self._absolute(directory)
+        path = self.absolute(directory)
         for name in self._names(directory):
             try:
-                self._files.unlink(f"{path}/{name}")
+                self.files.unlink(f"{path}/{name}")
             except (IsADirectoryError, PermissionError):
                 self.remove_tree(f"{directory}/{name}")
             except OSError as error:
@@ -243,29 +273,26 @@ class Store:
                 if error.errno not in (errno.ENOENT, errno.EBUSY):
                     raise
         try:
-            self._files.rmdir(path)
+            self.files.rmdir(path)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EBUSY):
                 raise
 
-    def _absolute(self, path: str) -> str:
-        return f"{self.root}/{path}"
-
     def _names(self, directory: str) -> Sequence[str]:
-        path = self._absolute(directory)
+        path = self.absolute(directory)
         with contextlib.suppress(FileNotFoundError):
-            return self._files.listdir(path)
+            return self.files.listdir(path)
         # This client may only remember that there was no such directory; listing the parent makes it ask again.
         if directory and self.exists(directory):
             with contextlib.suppress(FileNotFoundError):
-                return self._files.listdir(path)
+                return self.files.listdir(path)
         return ()
 
     def _write_temporary(self, target: str, chunks: Sequence[Buffer]) -> str:
         directory, _, name = target.rpartition("/")
-        temporary = f"{directory}/{TEMPORARY}{secrets.token_hex(8)}-{name}"
+        temporary = f"{directory}/{temporary_name(name)}"
         try:
-            self._files.create(temporary, chunks)
+            self.files.create(temporary, chunks)
         except OSError:
             self._remove(temporary)
             raise
@@ -284,7 +311,12 @@ class Store:
 
     def _remove(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            self._files.unlink(path)
+            self.files.unlink(path)
+
+
+def temporary_name(name: str) -> str:
+    """A name that nobody else uses and no listing shows."""
+    return f"{TEMPORARY}{secrets.token_hex(8)}-{name}"
 
 
 def claim_name(name: str, generation: int) -> str:

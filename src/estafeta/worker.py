@@ -16,17 +16,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from estafeta.contribution import BUFFER, GRADIENT, Tally, contribution, tally_of
 from estafeta.deadline import Deadline
-from estafeta.errors import EstafetaError, Gone, UsageError
-from estafeta.files import Reader
+from estafeta.errors import EstafetaError, Gone
 from estafeta.invocation import Invocation, dispatch, read_spec
 from estafeta.layout import RunLayout, claim_of, contribution_name, ranks_in
 from estafeta.outcome import fail
-from estafeta.sampling import Rows, batch_of, micro_batches, seed_of, share_of
 from estafeta.snapshot import Merge, Work, is_current, read_plan
 from estafeta.spec import Failure, Plan, RunSpec, WorkerEvent
-from estafeta.tensorfile import TensorFile
 
 
 def handler(event: Any, context: Any) -> dict[str, Any]:
@@ -40,7 +36,7 @@ def work(event: WorkerEvent, invocation: Invocation) -> dict[str, Any]:
     What would fail again is published as the run's end. What may pass (a full disk, a lost connection) is raised:
     Lambda tries again, and gives the event to `control` if that does not help.
     """
-    invocation.note(event.run, **event.model_dump(exclude={"run"}))
+    invocation.note(event.run, **event.model_dump(exclude={"run", "sent_at", "lead_s", "expires_at"}))
     layout = RunLayout(event.run)
     spec = read_spec(invocation.store, event.run)
     try:
@@ -48,10 +44,14 @@ def work(event: WorkerEvent, invocation: Invocation) -> dict[str, Any]:
             from estafeta.prepare import prepare
 
             done = prepare(spec, invocation)
+        elif event.task == "reside":
+            from estafeta.resident import reside
+
+            done = reside(event, spec, invocation)
         else:
             done = contribute(event, spec, invocation)
     except Gone as error:
-        if event.task == "prepare" or is_current(event.round, invocation.store, spec):
+        if event.task in ("prepare", "reside") or is_current(event.round, invocation.store, spec):
             raise
         done = f"left: {error}"
     except EstafetaError as error:
@@ -101,46 +101,20 @@ def _publish_share(
         `overtaken` if another delivery of this leg was first to say how far it got: the next leg is that one's affair,
         or duplicates would double with every leg.
     """
-    from estafeta.learner import seed_generators
     from estafeta.session import open_session
+    from estafeta.share import Share
 
     store, layout, round_, rank = invocation.store, RunLayout(event.run), event.round, event.rank
-    session = open_session(store, layout, spec)
+    session = open_session(spec, invocation)
     deadline = Deadline(invocation.remaining_s, session.transfer_s)
-    learner = session.learner
     with deadline.transfer():
         session.load(store, layout, event.version)
-    first = 0
+    share = Share.of(session, spec, plan, round_, rank)
     if event.leg:
-        tally = _resume(event, invocation, learner.gradient, learner.buffers)
-        first, learner.rows, learner.sums = tally.parts, tally.rows, dict(tally.sums)
-    rows, table = session.data.rows[round_.phase], session.data.tables[round_.phase]
-    if len(rows) != (expected := plan.train_rows if round_.phase == "train" else plan.valid_rows):
-        raise UsageError(
-            f"the data set has {len(rows)} rows for this phase, and had {expected} when the run was prepared",
-            hint="dataset() must give the same rows in every process: fix its seeds, and its source",
-        )
-    parts = micro_batches(_share(event, spec, plan), spec.micro_batch_size)
-    for part in range(first, len(parts)):
-        if part > first and deadline.is_near():
-            break
-        with deadline.step():
-            seed_generators(seed_of(spec.seed, round_, rank, part))  # before the rows are read: they may be augmented
-            batch = table.batch(rows[parts[part]])
-            if round_.phase == "train":
-                learner.train(batch)
-            else:
-                learner.evaluate(batch)
-    else:
-        part = len(parts)
-    if round_.phase == "train":
-        learner.check_finite()
-    tally = Tally(learner.rows, learner.sums, part)
-    train = round_.phase == "train" and learner.rows
-    content = contribution(
-        round_, rank, tally, learner.gradient if train else None, learner.buffers if train else {}, invocation.token
-    )
-    complete = part == len(parts)
+        share.resume(store, layout.partial_of(round_, rank, event.leg))
+    share.work(deadline)
+    content = share.content(invocation.token)
+    complete = share.is_complete
     path = layout.contribution(round_, rank) if complete else layout.partial_of(round_, rank, event.leg + 1)
     with deadline.transfer():
         mine = store.publish(path, content, invocation.token)
@@ -148,48 +122,16 @@ def _publish_share(
     return "complete" if complete else "unfinished" if mine else "overtaken"
 
 
-def _share(event: WorkerEvent, spec: RunSpec, plan: Plan) -> Rows:
-    """Positions of the rank's rows among the rows of the phase."""
-    import numpy as np
-
-    if event.task == "valid":
-        return share_of(np.arange(plan.valid_rows), event.rank, spec.workers)
-    batch = batch_of(
-        event.version,
-        train_rows=plan.train_rows,
-        batch_size=spec.batch_size,
-        steps=plan.steps_per_epoch,
-        seed=spec.seed,
-    )
-    return share_of(batch, event.rank, spec.workers)
-
-
-def _resume(event: WorkerEvent, invocation: Invocation, gradient: Any, buffers: Any) -> Tally:
-    """Read what the leg before left, into the model's own vectors.
-
-    Raises:
-        Gone: It has been swept.
-    """
-
-    def read(reader: Reader) -> Tally:
-        file = TensorFile(reader)
-        if GRADIENT in file.entries:
-            file.read_into(GRADIENT, gradient)
-            for name, array in buffers.items():
-                array[...] = file.read(BUFFER + name)
-        return tally_of(file)
-
-    return invocation.store.reading(RunLayout(event.run).partial_of(event.round, event.rank, event.leg), read)
-
-
 def _failure(error: EstafetaError, event: WorkerEvent) -> Failure:
-    place = "" if event.task == "prepare" else f" on rank {event.rank} in round {event.round.name}"
+    rank = None if event.task == "prepare" else event.rank
+    round_ = event.round.name if event.task in ("train", "valid") else error.round
+    place = "" if rank is None else f" on rank {rank}"
     return Failure(
         reason=type(error).__name__,
-        message=f"{error}{place}",
+        message=f"{error}{place}{f' in round {round_}' if round_ else ''}",
         hint=error.hint,
         exit_code=error.exit_code,
-        rank=None if event.task == "prepare" else event.rank,
-        round=None if event.task == "prepare" else event.round.name,
+        rank=rank,
+        round=round_,
         traceback=getattr(error, "traceback", ""),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from estafeta.files import Buffer, Files, Reader
+from estafeta.files import Buffer, Files, Reader, Watch, Writer
 
 T = TypeVar("T")
 
@@ -31,6 +31,14 @@ class Interposed:
     def create(self, path: str, chunks: Sequence[Buffer]) -> None:
         """See `Files.create`."""
         self.around("create", path, lambda: self._files.create(path, chunks))
+
+    def write(self, path: str) -> Writer:
+        """See `Files.write`."""
+        return InterposedWriter(self, path, self.around("write", path, lambda: self._files.write(path)))
+
+    def watch(self, paths: Sequence[str]) -> Watch | None:
+        """See `Files.watch`. Others than this machine use them, as far as a test knows: they are to be listed."""
+        return None
 
     def open(self, path: str) -> Reader:
         """See `Files.open`."""
@@ -59,3 +67,20 @@ class Interposed:
     def rmdir(self, path: str) -> None:
         """See `Files.rmdir`."""
         self.around("rmdir", path, lambda: self._files.rmdir(path))
+
+
+class InterposedWriter:
+    """`Writer` whose calls go through the same method as those of the files it comes from."""
+
+    def __init__(self, files: Interposed, path: str, writer: Writer) -> None:
+        self._files = files
+        self._path = path
+        self._writer = writer
+
+    def write(self, chunks: Sequence[Buffer], offset: int) -> None:
+        """See `Writer.write`."""
+        self._files.around("append", self._path, lambda: self._writer.write(chunks, offset))
+
+    def close(self) -> None:
+        """See `Writer.close`."""
+        self._writer.close()

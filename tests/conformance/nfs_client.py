@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
-from estafeta.files import Buffer, Clock, Reader
+from estafeta.files import Buffer, Clock, Reader, Writer
 
 from .nfs_server import Change, File, Folder, NfsServer, Node, refusal
 
@@ -104,13 +104,35 @@ class NfsReader:
         view[: len(data)] = data
         return len(data)
 
+    def close(self) -> None:
+        """See `Reader.close`."""
+        self._client.closed(self._opened)
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._client.closed(self._opened)
+        self.close()
+
+
+class NfsWriter:
+    """`Writer`: each chunk is a request of its own. The real client may keep them back until the file is closed."""
+
+    def __init__(self, server: NfsServer, file: File) -> None:
+        self._server = server
+        self._file = file
+
+    def write(self, chunks: Sequence[Buffer], offset: int) -> None:
+        """See `Writer.write`."""
+        for chunk in chunks:
+            data = bytes(memoryview(chunk).cast("B"))
+            self._server.write(self._file, offset, data)
+            offset += len(data)
+
+    def close(self) -> None:
+        """See `Writer.close`."""
 
 
 class NfsClientFiles:
@@ -150,11 +172,18 @@ class NfsClientFiles:
         folder, name = self._parent(path)
         file, change = self.server.create(folder, name, exclusive=True)
         self._did(folder, change, {name: file})
-        offset = 0
-        for chunk in chunks:
-            data = bytes(chunk)
-            self.server.write(file, offset, data)
-            offset += len(data)
+        NfsWriter(self.server, file).write(chunks, 0)
+
+    @by_path
+    def write(self, path: str) -> Writer:
+        """See `Files.write`."""
+        folder, name = self._parent(path)
+        file, change = self.server.create(folder, name, exclusive=True)
+        self._did(folder, change, {name: file})
+        return NfsWriter(self.server, file)
+
+    def watch(self, paths: Sequence[str]) -> None:
+        """See `Files.watch`: of what other machines do the kernel knows nothing."""
 
     @by_path
     def open(self, path: str) -> Reader:

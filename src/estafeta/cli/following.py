@@ -99,9 +99,7 @@ class Watch:
 
     def _stop(self) -> Status:
         self.console.insist([("", ""), ("note", f"stopping {self.run.name}")])
-        self.run.stop()
-        *_, last = self.run.follow()
-        return last
+        return self.run.stop_and_wait()
 
     def _conclude(self, status: Status) -> int:
         """Fetch the weights, print how it ended; return the exit code."""

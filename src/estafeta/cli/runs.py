@@ -111,8 +111,7 @@ def stop(manners: Manners, name: str, on: On) -> int:
     from estafeta.cli import wording
 
     run, console = find_run(name, on), manners.console()
-    run.stop()
-    *_, status = run.follow()
+    status = run.stop_and_wait()
     if manners.json:
         console.json(run.summary())
     else:

@@ -7,7 +7,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,7 +17,7 @@ from estafeta.errors import UsageError
 
 if TYPE_CHECKING:
     from estafeta.run import Run
-    from estafeta.spec import On
+    from estafeta.spec import Choice, On
 
 
 def _is_there(_context: click.Context, _parameter: click.Parameter, place: str) -> str:
@@ -40,7 +40,11 @@ def _pairs(_context: click.Context, _parameter: click.Parameter, texts: tuple[st
 @click.argument("job", metavar="JOB.py[:NAME]", callback=_is_there)
 @click.option("-n", "--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Workers for a batch.")
 @click.option(
-    "--topology", type=click.Choice(["auto", "merge"]), default="auto", show_default=True, help="How gradients meet."
+    "--topology",
+    type=click.Choice(["auto", "merge", "sharded", "replicated"]),
+    default="auto",
+    show_default=True,
+    help="Who combines the gradients: a merge function, each worker a slice, each worker everything.",
 )
 @click.option(
     "--on",
@@ -73,7 +77,7 @@ def train(
     manners: Manners,
     job: str,
     workers: int,
-    topology: Literal["auto", "merge"],
+    topology: Choice,
     on: On,
     options: dict[str, str],
     output_dir: str,
@@ -104,9 +108,7 @@ def train(
         return watch.leave() if detach else watch.attend()
 
 
-def _start(
-    job: str, on: On, workers: int, topology: Literal["auto", "merge"], options: dict[str, str], template: Path | None
-) -> Run:
+def _start(job: str, on: On, workers: int, topology: Choice, options: dict[str, str], template: Path | None) -> Run:
     """Import the job, which imports torch, while the service starts."""
     from estafeta.launch import connect, start
     from estafeta.shipping import import_job

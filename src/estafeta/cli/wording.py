@@ -32,7 +32,7 @@ def identity(status: Status, on: str) -> Lines:
     """Which run it is and what it runs on: known from the start."""
     spec = status.spec
     workers = f"{_count(spec.workers, 'worker')} x {spec.functions['worker'].memory_mb} MB"
-    return [("run", f"{spec.run}   {PLACES[on]}, {workers}, {spec.topology} topology")]
+    return [("run", f"{spec.run}   {PLACES[on]}, {workers}")]
 
 
 def plan(status: Status) -> Lines:
@@ -40,10 +40,11 @@ def plan(status: Status) -> Lines:
     if status.parameters is None or status.steps_per_epoch is None:
         return []
     spec, steps = status.spec, _count(status.steps_per_epoch, "step")
+    how = f"batches of {spec.batch_size}, seed {spec.seed}, {status.topology} topology"
     return [
         ("model", f"{spec.job}   {status.parameters:,} parameters, {_size(status.parameters * BYTES_PER_PARAMETER)}"),
         ("data", f"{status.train_rows:,} rows to train, {status.valid_rows:,} to validate"),
-        ("plan", f"{_count(spec.epochs, 'epoch')} of {steps}, batches of {spec.batch_size}, seed {spec.seed}"),
+        ("plan", f"{_count(spec.epochs, 'epoch')} of {steps}, {how}"),
     ]
 
 

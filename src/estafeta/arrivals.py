@@ -1,0 +1,157 @@
+"""Waiting for files of other writers, and opening them.
+
+Two ways, by what the file system can promise (`Files.watch`):
+
+* Of this machine alone: names are looked for where they will be, at once, for a moment in a loop, then whenever the
+  kernel reports a new name. A round of a small model is over within that moment.
+* Shared: directories are listed, then what is listed is opened. Each look is a round trip, on EFS a billed one, so the
+  first look is made when the files are expected, by what earlier waits took; the next ones ever later.
+
+It knows paths and time; never what the files are for.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+
+from estafeta.errors import Gone
+from estafeta.files import Reader
+from estafeta.store import Backoff, Store
+
+SPIN_S = 100e-6
+"""How long names are looked for in a loop, where every writer has a processor of its own. Longer burns what the others
+could use; a kernel wake-up costs about as much."""
+
+ALARM_S = 0.5
+"""Longest pause between two calls of `alarm`."""
+
+EAGERNESS = 0.8
+"""After a wait in which the first look was enough, the next first look comes that much earlier."""
+
+
+class Arrivals:
+    """Waits for files in some directories.
+
+    Args:
+        store: The store.
+        directories: Where the files will be.
+        alarm: Called now and then while nothing comes. It raises to give up.
+        writers: How many processes take turns in writing and waiting.
+
+    Attributes:
+        looks: Listings so far.
+        is_local: Whether all writers are on this machine.
+    """
+
+    def __init__(self, store: Store, directories: Sequence[str], alarm: Callable[[], None], writers: int) -> None:
+        self.looks = 0
+        self._store = store
+        self._alarm = alarm
+        self._watch = store.files.watch([store.absolute(directory) for directory in directories])
+        self._spin_s = SPIN_S if writers <= len(os.sched_getaffinity(0)) else 0.0
+        self._expected_s = 0.0
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all writers are on this machine."""
+        return self._watch is not None
+
+    def collect(self, paths: Sequence[str]) -> list[Reader]:
+        """Wait until all files are there, and return them open, in the order of their paths.
+
+        Raises:
+            BaseException: Whatever `alarm` raised.
+        """
+        found: dict[str, Reader] = {}
+        try:
+            if self._watch is not None:
+                self._by_name(paths, found)
+            else:
+                self._by_listing(paths, found)
+        except BaseException:
+            for reader in found.values():
+                reader.close()
+            raise
+        return [found[path] for path in paths]
+
+    def open(self, paths: Sequence[str]) -> list[Reader]:
+        """Open files that have been listed, in the order of their paths.
+
+        Raises:
+            Gone: One of them is not there any more.
+        """
+        found: dict[str, Reader] = {}
+        for path in paths:
+            if not self._try(path, found):
+                for reader in found.values():
+                    reader.close()
+                raise Gone(f"{path} is not in the store (any more)")
+        return list(found.values())
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self._watch is not None:
+            self._watch.close()
+
+    def _by_name(self, paths: Sequence[str], found: dict[str, Reader]) -> None:
+        assert self._watch is not None
+        clock, pending = self._store.clock, list(paths)
+        pending = [path for path in pending if not self._try(path, found)]
+        if not pending:
+            return
+        began = clock.monotonic()
+        alarm_at = began + ALARM_S
+        while pending:
+            now = clock.monotonic()
+            if now - began < self._spin_s:
+                os.sched_yield()
+            elif now >= alarm_at:
+                self._alarm()
+                alarm_at = now + ALARM_S
+            else:
+                self._watch.wait(alarm_at - now)
+            pending = [path for path in pending if not self._try(path, found)]
+
+    def _by_listing(self, paths: Sequence[str], found: dict[str, Reader]) -> None:
+        clock, backoff = self._store.clock, Backoff()
+        began = clock.monotonic()
+        pause, looks = self._expected_s, 0
+        while True:
+            if pause:
+                clock.sleep(pause)
+            pending = [path for path in paths if path not in found]
+            for directory in dict.fromkeys(path.rpartition("/")[0] for path in pending):
+                self.looks += 1
+                names = self._store.list(directory)
+                for path in pending:
+                    parent, _, name = path.rpartition("/")
+                    if parent == directory and name in names:
+                        self._try(path, found)
+            looks += 1
+            if len(found) == len(paths):
+                break
+            self._alarm()
+            pause = backoff.first_s if looks == 1 else min(pause * backoff.factor, backoff.longest_s, ALARM_S)
+        waited = clock.monotonic() - began
+        self._expected_s = self._expected_s * EAGERNESS if looks == 1 else waited
+
+    def _try(self, path: str, found: dict[str, Reader]) -> bool:
+        try:
+            found[path] = self._store.files.open(self._store.absolute(path))
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ESTALE):
+                raise
+            return (
+                False  # not there, or gone again: then whoever waits for it learns from `alarm` that it was left behind
+            )
+        return True
+
+
+def is_local(store: Store, directory: str) -> bool:
+    """Whether all who use a directory are on this machine, as far as the type of its file system tells."""
+    watch = store.files.watch([store.absolute(directory)])
+    if watch is not None:
+        watch.close()
+    return watch is not None

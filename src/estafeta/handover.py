@@ -1,0 +1,272 @@
+"""A resident rank's leg: who it is, when it must go, and who comes after it.
+
+    claim ─▶ (a successor: ready ─▶ wait until the leg before has left) ─▶ rounds … ─▶ left
+                  ▲                                                       │
+                  └───────────── called while there is time ◀─────────────┘
+
+A leg is claimed by publish-once, in a generation. The leg that is at work calls its successor so early that it can
+start, import and load meanwhile, by what starting took this leg. When the successors of all ranks are ready, or one
+rank cannot stay any longer, all ranks hand over after the same round: the ring stalls once.
+
+Nothing here is needed for the result. A leg may end at any moment: what follows it goes on from the store.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+
+from estafeta.arrivals import Arrivals, is_local
+from estafeta.errors import Gone
+from estafeta.invocation import Invocation, dispatch
+from estafeta.layout import RunLayout, claim_of_leg, leg_of, residents_in
+from estafeta.message import Wish, round_time_of
+from estafeta.snapshot import OUTCOMES, Reside
+from estafeta.spec import RunSpec, WorkerEvent
+from estafeta.store import Store, claim_name
+
+LEAD_MARGIN = 1.5
+"""A successor may take this much longer to get ready than this leg did."""
+
+ROUND_MARGIN = 1.5
+"""The next round may take this much longer than the longest so far."""
+
+SAVE_MARGIN = 2.0
+"""Saving may take this much longer than it did."""
+
+FLOOR_S = 0.2
+"""Kept back in any case, for the marks, an invocation, and the answer to Lambda."""
+
+CHECK_S = 1.0
+"""Between two looks at whether the run has ended, or another incarnation has taken over."""
+
+READY_LOOK_S = 0.02
+"""Between two looks for the successor's mark."""
+
+LOCAL_PATIENCE_S, SHARED_PATIENCE_S = 2.0, 75.0
+"""How long a leg that publishes nothing may still be alive: on a network file system a new name may be unseen for 60 s,
+and a fail-over takes its time (AWS: caches of NFS clients, acdirmax)."""
+
+START_PATIENCE = 5.0
+"""As many times longer, before its first message: it may still be loading."""
+
+ROUNDS_OF_PATIENCE = 4.0
+
+
+class Leaving(Exception):  # an order to its own leg, not an error
+    """This leg is to end now, without anything more; what it leaves is in the store.
+
+    Attributes:
+        silently: Somebody else has its place: it must not even say that it has left.
+    """
+
+    def __init__(self, why: str, *, silently: bool = False) -> None:
+        super().__init__(why)
+        self.silently = silently
+
+
+def take(event: WorkerEvent, spec: RunSpec, invocation: Invocation) -> Leg | str:
+    """Claim the leg that an event is for.
+
+    A second delivery of an event whose leg is claimed is the retry of a leg that has died, or the duplicate of one that
+    is at work. Lambda does not tell; but a leg that is at work publishes something in every round.
+
+    Returns:
+        The leg, or why there is nothing to do.
+    """
+    store, layout = invocation.store, RunLayout(spec.run)
+    token = f"{invocation.token}/{secrets.token_hex(4)}"
+    generation = event.generation
+    while True:
+        leg, newest = residents_in(store.list(layout.legs)).get(event.rank, (0, 0))
+        if leg > event.leg:
+            if not _is_alive(event.rank, store, layout):
+                _publish_left(store, layout, event.rank, event.leg, token, None)  # its successor need not wait for it
+            return "left: a later leg is there"
+        generation = max(generation, newest if leg == event.leg else 0)
+        name = claim_of_leg(event.rank, event.leg)
+        if store.claim(layout.legs, name, generation=generation, token=token):
+            return Leg(event, generation, token, spec, invocation)
+        path = f"{layout.legs}/{claim_name(name, generation)}"
+        try:
+            holder = json.loads(store.read(path))["holder"]
+        except Gone:
+            return "left: the leg is long over"
+        if holder.partition("/")[0] != invocation.token:
+            return "left: a duplicate"
+        if _is_alive(event.rank, store, layout):
+            return "left: a duplicate of a leg that is at work"
+        generation += 1
+
+
+class Leg:
+    """The leg that this invocation is.
+
+    Args:
+        event: What it was invoked with.
+        generation: In which it was claimed.
+        token: Of all that it publishes.
+        spec: The run's spec.
+        invocation: This invocation.
+
+    Attributes:
+        rounds: Rounds done in this leg.
+        lead_s: How long it took from being sent for to being ready.
+    """
+
+    def __init__(self, event: WorkerEvent, generation: int, token: str, spec: RunSpec, invocation: Invocation) -> None:
+        self.rank, self.leg, self.generation, self.token = event.rank, event.leg, generation, token
+        self.rounds = 0
+        self.lead_s = event.lead_s
+        self._sent_at, self._expires_at = event.sent_at, event.expires_at
+        self._spec, self._invocation = spec, invocation
+        self._store, self._layout = invocation.store, RunLayout(spec.run)
+        self._clock = invocation.store.clock
+        self._longest_round_s = 0.0
+        self._save_s = 0.0
+        self._called = False
+        self._is_next_ready = False
+        self._look_at = 0.0
+        self._check_at = self._clock.monotonic() + CHECK_S
+        self._stop_seen = False
+
+    # Coming
+
+    def await_turn(self) -> None:
+        """Say that this leg is ready, and wait until the one before has left, or cannot be alive any more."""
+        self.lead_s = max(0.0, time.time() - self._sent_at) if self._sent_at else self.lead_s
+        if self.leg == 0 or self.generation > 0:
+            return
+        self._store.publish(self._layout.ready(self.rank, self.leg), [self.token.encode()], self.token)
+        arrivals = Arrivals(self._store, [self._layout.legs], self._check_turn, writers=self._spec.workers)
+        try:
+            arrivals.collect([self._layout.left(self.rank, self.leg - 1)])[0].close()
+        except _Overdue:
+            _publish_left(self._store, self._layout, self.rank, self.leg - 1, self.token, None)
+        finally:
+            arrivals.close()
+
+    def _check_turn(self) -> None:
+        if time.time() > self._expires_at:
+            raise _Overdue
+        self.check()
+
+    # Staying
+
+    def note_round(self, seconds: float) -> None:
+        """Learn how long a round took."""
+        self.rounds += 1
+        self._longest_round_s = max(self._longest_round_s, seconds)
+
+    def note_save(self, seconds: float) -> None:
+        """Learn how long saving took."""
+        self._save_s = max(self._save_s, seconds)
+
+    @property
+    def margin_s(self) -> float:
+        """Seconds that one more round, saving, and leaving may take."""
+        return ROUND_MARGIN * self._longest_round_s + SAVE_MARGIN * self._save_s + FLOOR_S
+
+    def wishes(self, round_s: float) -> Wish:
+        """What to wish in the next contribution; the successor is called if it is time.
+
+        Args:
+            round_s: How long rounds take, by the median; 0 if that is not known yet.
+        """
+        left_s, limit = self._invocation.remaining_s(), self._spec.rounds_per_invocation
+        rounds_left = None if limit is None else limit - self.rounds - 1  # after this one
+        if rounds_left is not None:
+            left_s = min(left_s, rounds_left * (round_s or FLOOR_S) + self.margin_s)
+        wishes = Wish.NONE
+        if left_s < LEAD_MARGIN * self.lead_s + self.margin_s:
+            self.call_successor()
+            if self._has_successor():
+                wishes |= Wish.READY
+        if rounds_left == 0 or self._invocation.remaining_s() < 2 * self.margin_s:
+            wishes |= Wish.LEAVE
+        if self.rank == 0 and self.is_stop_requested():
+            wishes |= Wish.STOP
+        return wishes
+
+    def call_successor(self) -> None:
+        """Invoke the next leg, once."""
+        if not self._called:
+            self._called = True
+            expires_at = time.time() + self._invocation.remaining_s()
+            following = Reside(self.rank, self.leg + 1, lead_s=self.lead_s, expires_at=expires_at)
+            dispatch((following,), self._spec, self._invocation)
+
+    def check(self) -> None:
+        """Look whether to go on; called now and then by whoever waits.
+
+        Raises:
+            Leaving: The run has ended, another incarnation has this leg's place, or the time is up.
+        """
+        if self._invocation.remaining_s() < FLOOR_S + SAVE_MARGIN * self._save_s:
+            raise Leaving("its time is up")
+        if self._clock.monotonic() >= self._check_at:
+            self.check_place()
+
+    def check_place(self) -> None:
+        """Look at once whether this leg is still the one; raises as `check` does."""
+        self._check_at = self._clock.monotonic() + CHECK_S
+        names = self._store.list(self._layout.root)
+        if not names.isdisjoint(f"{state}.json" for state in OUTCOMES):
+            raise Leaving("the run has ended", silently=True)
+        self._stop_seen |= self._layout.stop.rpartition("/")[2] in names
+        names = self._store.list(self._layout.legs)
+        leg, generation = residents_in(names).get(self.rank, (0, 0))
+        overtaken = generation > (self.generation if leg == self.leg else 0) and leg >= self.leg
+        if overtaken or self._layout.left(self.rank, self.leg).rpartition("/")[2] in names:
+            raise Leaving("another incarnation has taken over", silently=True)
+
+    def is_stop_requested(self) -> bool:
+        """Whether somebody has asked the run to stop; looked at now and then."""
+        if self._clock.monotonic() >= self._check_at:
+            self.check_place()
+        return self._stop_seen
+
+    # Going
+
+    def leave(self, version: int | None, why: str) -> None:
+        """Say that this leg has left, and after which version; the successor is called if it has not been yet."""
+        self.call_successor()
+        _publish_left(self._store, self._layout, self.rank, self.leg, self.token, version)
+        self._invocation.note(self._spec.run, left_at=version, why=why, rounds=self.rounds)
+
+    def sweep(self) -> None:
+        """Remove the marks of this rank's legs before the last one."""
+        names = self._store.list(self._layout.legs)
+        old = [name for name in names if (mark := leg_of(name)) and mark[0] == self.rank and mark[1] < self.leg - 1]
+        self._store.sweep(self._layout.legs, old)
+
+    def _has_successor(self) -> bool:
+        if not self._is_next_ready and (now := self._clock.monotonic()) >= self._look_at:
+            self._look_at = now + READY_LOOK_S
+            self._is_next_ready = self._store.exists(self._layout.ready(self.rank, self.leg + 1))
+        return self._is_next_ready
+
+
+class _Overdue(Exception):
+    """The leg before cannot be alive any more."""
+
+
+def _is_alive(rank: int, store: Store, layout: RunLayout) -> bool:
+    """Whether a rank publishes anything within the time in which it should."""
+    outbox = layout.outbox(rank)
+    before = store.list(outbox)
+    patience_s = LOCAL_PATIENCE_S if is_local(store, outbox) else SHARED_PATIENCE_S
+    if before:
+        newest = max(before, key=lambda name: name.rpartition("-")[2])
+        try:
+            patience_s = max(patience_s, ROUNDS_OF_PATIENCE * store.reading(f"{outbox}/{newest}", round_time_of))
+        except Gone:
+            return True
+    else:
+        patience_s *= START_PATIENCE
+    return store.wait(outbox, lambda names: names != before, timeout_s=patience_s) is not None
+
+
+def _publish_left(store: Store, layout: RunLayout, rank: int, leg: int, token: str, version: int | None) -> None:
+    store.publish(layout.left(rank, leg), [json.dumps({"token": token, "version": version}).encode()], token)

@@ -1,0 +1,77 @@
+"""The kernel's word that a name has appeared in a directory, and whether its word is the whole truth.
+
+inotify(7) reports what this machine does. On a network file system other machines do things too, of which it says
+nothing; so the type of the file system decides who may rely on it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "tmpfs", "overlay"})
+"""Types of file systems that one machine has for itself. What is not listed is taken for shared."""
+
+IN_MOVED_TO, IN_CREATE = 0x80, 0x100  # inotify(7); `link` is reported as a creation
+READ_BYTES = 65_536
+
+
+class Inotify:
+    """`Watch` over one inotify instance.
+
+    Args:
+        paths: Directories.
+
+    Raises:
+        OSError: A directory does not exist, or the user has too many watches (fs.inotify.max_user_instances).
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        libc = _libc()
+        self._descriptor = _checked(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        self._poll = select.poll()
+        self._poll.register(self._descriptor, select.POLLIN)
+        try:
+            for path in paths:
+                _checked(libc.inotify_add_watch(self._descriptor, os.fsencode(path), IN_MOVED_TO | IN_CREATE))
+        except OSError:
+            self.close()
+            raise
+
+    def wait(self, timeout_s: float) -> None:
+        """See `Watch.wait`. Which name it was does not matter: whoever waits looks for his own."""
+        if self._poll.poll(timeout_s * 1000):
+            os.read(self._descriptor, READ_BYTES)
+
+    def close(self) -> None:
+        """See `Watch.close`."""
+        os.close(self._descriptor)
+
+
+@lru_cache(maxsize=64)
+def filesystem_of(path: str) -> str:
+    """Type of the file system that a directory is on, as `/proc/self/mountinfo` has it; empty if it is not listed."""
+    device = Path(path).stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            fields = line.split()
+            if fields[2] == wanted:
+                return fields[fields.index("-") + 1]
+    return ""
+
+
+@lru_cache(maxsize=1)
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result

@@ -1,0 +1,191 @@
+"""What resident ranks publish for each other, as bytes: a head of fixed form, then a vector.
+
+A round of a small model is over in some ten microseconds, in which a JSON header would be the longest part. So the head
+is packed binary, little endian, and its length is the same all through a run:
+
+    0    magic, format version, kind, wishes, version, rank, rows, element count, round time, digest of the head
+    64   token: the writer's, zero padded
+    128  digests   uint32[slices]   of each slice of the vector
+         sums      float64[sums]    loss and metrics, summed over the rows
+         buffers   the model's buffers, one after the other
+         zeros up to a multiple of 64 bytes
+         vector    float32[count]
+
+A digest is the exclusive or of the 32-bit words: it does not depend on the order in which a vector is written or read,
+and costs a tenth of a CRC. It tells a page that is missing, of another round, or of another file; it is no protection
+against an attacker. The head has a CRC-32.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+
+import numpy as np
+
+from estafeta.errors import Corrupt
+from estafeta.files import Reader
+from estafeta.spec import Slot
+from estafeta.tensorfile import DTYPES, Array
+
+FORMAT = 1
+MAGIC = b"estafeta"
+TOKEN_BYTES = 64
+FIXED_BYTES = 128
+ALIGNMENT = 64
+"""The vector begins at a multiple of this (a cache line)."""
+
+_FIXED = struct.Struct("<8sHHIQIIQQdI4x64s")
+_CRC_AT = 56
+
+
+class Kind(IntEnum):
+    """What a message is."""
+
+    GRADIENT = 1  # of a train round: the sum of the rows' gradients
+    SCORES = 2  # of a valid round: sums alone
+    SLICE = 3  # of the parameters of a version
+    NORMS = 4  # sums of squares of a slice of the mean gradient
+
+
+class Wish(IntFlag):
+    """What a rank would have all ranks do after the round. Nothing that is computed depends on it."""
+
+    NONE = 0
+    CHECKPOINT = 1
+    READY = 2  # its successor is ready to take over
+    LEAVE = 4  # it cannot stay for another round
+    STOP = 8  # the run has been asked to stop
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head of a message that has been read.
+
+    Attributes:
+        kind: What it is.
+        version: The weights version that its round starts from, or that it is part of.
+        rank: Whose it is.
+        rows: Rows that were summed over.
+        wishes: What the rank would like to happen.
+        round_s: How long its rounds take, by the median; 0 if it does not know yet.
+        token: Of its writer.
+        digests: uint32, of each slice of the vector.
+        sums: float64.
+        buffers: By name.
+    """
+
+    kind: Kind
+    version: int
+    rank: int
+    rows: int
+    wishes: Wish
+    round_s: float
+    token: str
+    digests: Array
+    sums: Array
+    buffers: Mapping[str, Array]
+
+
+class Form:
+    """The form of all messages of one kind in a run.
+
+    Args:
+        slices: Number of digests.
+        sums: Number of sums.
+        buffers: The model's buffers.
+        count: Elements of the vector.
+
+    Attributes:
+        vector_at: Where the vector begins, in bytes; the length of the head.
+        total_bytes: Length of a message.
+    """
+
+    def __init__(self, slices: int, sums: int = 0, buffers: Sequence[Slot] = (), count: int = 0) -> None:
+        self._count = count
+        self._digests = slice(FIXED_BYTES, FIXED_BYTES + 4 * slices)
+        # float64 wants a multiple of 8; an odd number of digests leaves a gap.
+        sums_at = -(-self._digests.stop // 8) * 8
+        self._sums = slice(sums_at, sums_at + 8 * sums)
+        self._buffers: dict[str, tuple[slice, np.dtype[np.generic], tuple[int, ...]]] = {}
+        end = self._sums.stop
+        for slot in buffers:
+            dtype = DTYPES[slot.dtype]
+            begin = -(-end // 8) * 8
+            end = begin + slot.size * dtype.itemsize
+            self._buffers[slot.name] = slice(begin, end), dtype, slot.shape
+        self.vector_at = -(-end // ALIGNMENT) * ALIGNMENT
+        self.total_bytes = self.vector_at + 4 * count
+
+    def head(self) -> bytearray:
+        """Room for a head."""
+        return bytearray(self.vector_at)
+
+    def pack(
+        self,
+        head: bytearray,
+        kind: Kind,
+        *,
+        version: int,
+        rank: int,
+        token: str,
+        rows: int = 0,
+        wishes: Wish = Wish.NONE,
+        round_s: float = 0.0,
+        digests: Array | None = None,
+        sums: Sequence[float] = (),
+        buffers: Mapping[str, Array] | None = None,
+    ) -> None:
+        """Write a head; the arguments are as in `Head`."""
+        _FIXED.pack_into(
+            head, 0, MAGIC, FORMAT, kind, wishes, version, rank, 0, rows, self._count, round_s, 0, token.encode()
+        )
+        if digests is not None:
+            head[self._digests] = digests.tobytes()
+        if sums:
+            struct.pack_into(f"<{len(sums)}d", head, self._sums.start, *sums)
+        for name, array in (buffers or {}).items():
+            where, dtype, _ = self._buffers[name]
+            head[where] = np.ascontiguousarray(array, dtype).tobytes()
+        head[_CRC_AT : _CRC_AT + 4] = zlib.crc32(head).to_bytes(4, "little")
+
+    def unpack(self, head: bytearray, size: int) -> Head:
+        """Read a head.
+
+        Args:
+            head: The first `vector_at` bytes of the file; overwritten in part.
+            size: Length of the file.
+
+        Raises:
+            Corrupt: It is not one of this form.
+        """
+        magic, form, kind, wishes, version, rank, _, rows, count, round_s, crc, token = _FIXED.unpack_from(head)
+        head[_CRC_AT : _CRC_AT + 4] = bytes(4)
+        if (magic, form, count, size) != (MAGIC, FORMAT, self._count, self.total_bytes) or zlib.crc32(head) != crc:
+            raise Corrupt(f"a message of {size} bytes has a head that does not fit: {bytes(head[:FIXED_BYTES])!r}")
+        return Head(
+            Kind(kind), version, rank, rows, Wish(wishes), round_s, token.rstrip(b"\0").decode(),
+            np.frombuffer(bytes(head[self._digests]), np.uint32), np.frombuffer(bytes(head[self._sums]), np.float64),
+            {name: np.frombuffer(bytes(head[where]), dtype).reshape(shape)
+             for name, (where, dtype, shape) in self._buffers.items()},
+        )  # fmt: skip
+
+
+def round_time_of(reader: Reader) -> float:
+    """How long the rounds of a message's writer take, by its own word; 0 if it did not know, or it is no message."""
+    fixed = bytearray(FIXED_BYTES)
+    if reader.readinto(fixed, 0) < FIXED_BYTES or not fixed.startswith(MAGIC):
+        return 0.0
+    return float(_FIXED.unpack(fixed)[9])
+
+
+def digest(values: Array) -> int:
+    """Digest of a vector, or of a part of one: those of the parts, combined by exclusive or, make that of the whole.
+
+    Args:
+        values: float32, contiguous.
+    """
+    return int(np.bitwise_xor.reduce(values.view(np.uint32))) if values.size else 0

@@ -1,0 +1,280 @@
+"""The life of a resident worker: a rank stays for many rounds, and is its part of the parameter server.
+
+    invoked with (run, rank, leg)
+      → claim the leg; somebody has it: leave
+      → job, model, data; ready; wait until the leg before has left
+      → the newest saved version, and what has been contributed since
+      → round after round:
+            compute the share, publish it as it comes
+            read the next rows, then wait for the contributions of all
+            update one's slice and exchange slices (sharded), or update everything (replicated)
+            at an epoch's end: score, and judge as everyone does
+            save, now and then
+      → time is short, or all successors are ready: save, leave
+      → the end: save; rank 0 exports
+
+No rank is in command. What a round decides beyond its numbers (to save, to hand over, to stop) follows from wishes that
+the contributions carry, so all ranks come to the same decision without another word.
+
+It may end anywhere. Everything here is a function of what is published: whoever comes next publishes the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from statistics import median
+
+from estafeta.deadline import Deadline
+from estafeta.errors import Corrupt, EstafetaError, Gone
+from estafeta.exchange import Exchange, Gathered
+from estafeta.finish import finish
+from estafeta.handover import Leaving, Leg, take
+from estafeta.history import EpochRecord, judge
+from estafeta.invocation import Invocation
+from estafeta.layout import Round, RunLayout, legs_in
+from estafeta.learner import check_gradient
+from estafeta.message import Wish
+from estafeta.replica import Replica, slices_of
+from estafeta.saving import Saver, restore
+from estafeta.session import Session, open_session
+from estafeta.share import Share
+from estafeta.snapshot import Finish, current_round, newest_epoch, read_plan, take_snapshot
+from estafeta.spec import Plan, RunSpec, WorkerEvent
+from estafeta.tensorfile import Array
+from estafeta.totals import means
+
+RECENT = 32
+"""Rounds over which the usual length of a round is taken."""
+
+
+def reside(event: WorkerEvent, spec: RunSpec, invocation: Invocation) -> str:
+    """Be a leg of a rank.
+
+    Returns:
+        What was done, for the log.
+
+    Raises:
+        UserCodeError, NotFinite, Diverged, UsageError, Corrupt: What fails every time.
+    """
+    leg = take(event, spec, invocation)
+    if isinstance(leg, str):
+        return leg
+    plan = read_plan(invocation.store, RunLayout(spec.run))
+    session = open_session(spec, invocation)
+    session.version = None  # its parameters will be those of no saved version
+    try:
+        leg.await_turn()
+    except Leaving as order:
+        if not order.silently:
+            leg.leave(None, str(order))
+        return f"left: {order}"
+    leg.sweep()
+    return _Resident(leg, session, spec, plan, invocation).stay()
+
+
+class _Resident:
+    """A leg at work."""
+
+    def __init__(self, leg: Leg, session: Session, spec: RunSpec, plan: Plan, invocation: Invocation) -> None:
+        self._leg, self._session, self._spec, self._plan, self._invocation = leg, session, spec, plan, invocation
+        self._store, self._layout = invocation.store, RunLayout(spec.run)
+        self._sums = tuple(session.learner.sums)
+        self._exchange = Exchange(
+            self._store, self._layout, rank=leg.rank, workers=spec.workers, size=plan.size,
+            slices=slices_of(spec, plan), sums=self._sums, buffers=plan.buffers, token=leg.token, alarm=leg.check,
+        )  # fmt: skip
+        self._rounds_s: deque[float] = deque(maxlen=RECENT)
+        self._next: Share | None = None
+        self._last_epoch: EpochRecord | None = None
+
+    def stay(self) -> str:
+        """Work until the end of the run, or of the leg."""
+        try:
+            self._begin()
+            while (round_ := self._current_round()) is not None:
+                if why := self._in(round_):
+                    return self._go(why)
+            return self._end(self._last_epoch.stop if self._last_epoch else None)
+        except Leaving as order:
+            if not order.silently:
+                self._leg.leave(self._version, str(order))
+            return f"left: {order}"
+        except (Corrupt, Gone):
+            self._leg.check_place()  # whoever was left behind sees files that are no longer what they were
+            raise
+        finally:
+            self._exchange.close()
+
+    @property
+    def _version(self) -> int:
+        return self._replica.weights.version
+
+    def _begin(self) -> None:
+        leg, spec, plan = self._leg, self._spec, self._plan
+        parameters = self._session.learner.parameters
+        weights, saved = restore(spec, plan, leg.rank, parameters, self._exchange, self._invocation)
+        self._replica = Replica(spec, plan, leg.rank, weights)
+        self._saver = Saver(self._store, self._layout, plan, rank=leg.rank, workers=spec.workers, token=leg.token,
+                            saved=saved)  # fmt: skip
+        self._last_epoch = newest_epoch(self._store, self._layout, weights.version // plan.steps_per_epoch)
+        self._invocation.note(spec.run, began_at=weights.version, saved=saved, leg=leg.leg,
+                              generation=leg.generation, lead_s=round(leg.lead_s, 3))  # fmt: skip
+
+    def _current_round(self) -> Round | None:
+        return current_round(self._plan, self._version, self._last_epoch)
+
+    def _in(self, round_: Round) -> str:
+        """Do one round; an error learns which one it was."""
+        try:
+            return self._round(round_)
+        except EstafetaError as error:
+            error.round = round_.name
+            raise
+
+    def _round(self, round_: Round) -> str:
+        """Do one round; return why this leg is to end after it, or nothing."""
+        began = self._store.clock.monotonic()
+        if round_.phase == "valid" and not self._plan.valid_rows:
+            self._conclude_epoch(round_, {}, Wish.NONE)
+            return ""
+        if not self._exchange.has_contributed(round_) and not self._contribute(round_):
+            raise Leaving("its share did not fit the time")
+        self._prepare_next(round_)
+        with self._exchange.gather(round_) as gathered:
+            self._saver.sweep(round_.version, self._last_epoch.best_version if self._last_epoch else None)
+            self._exchange.retire(round_.version, self._saver.redo_from)
+            why = self._why_to_go(gathered)
+            if round_.phase == "train":
+                self._replica.advance(gathered, self._exchange)
+            else:
+                totals = gathered.totals
+                self._conclude_epoch(round_, means("valid", totals.rows, totals.sums), gathered.wishes)
+        seconds = self._store.clock.monotonic() - began
+        self._rounds_s.append(seconds)
+        self._leg.note_round(seconds)
+        if why or all(Wish.CHECKPOINT in head.wishes for head in gathered.heads):
+            self._save()
+        return why
+
+    # A contribution
+
+    def _contribute(self, round_: Round) -> bool:
+        """Publish this rank's contribution; return whether it is complete."""
+        leg, session = self._leg, self._session
+        learner, deadline = session.learner, Deadline(self._invocation.remaining_s, session.transfer_s)
+        for name, array in learner.buffers.items():
+            array[...] = self._replica.weights.buffers[name]
+        share = self._share(round_)
+        outgoing = self._exchange.outgoing() if round_.phase == "train" and share.parts else None
+
+        def ship(number: int, first: int, values: Array) -> None:
+            check_gradient(values)
+            assert outgoing is not None
+            outgoing.put(number, first, values)
+
+        try:
+            share.work(deadline, ship)
+            if not share.is_complete:
+                return self._hand_on(share, deadline)
+        except BaseException:
+            if outgoing:
+                self._exchange.drop(outgoing)
+            raise
+        round_s = median(self._rounds_s) if self._rounds_s else 0.0
+        wishes = leg.wishes(round_s) | self._saver.wish(round_.version, round_s)
+        train = round_.phase == "train"
+        mine = self._exchange.contribute(
+            round_, outgoing, rows=learner.rows, wishes=wishes, round_s=round_s,
+            sums=tuple(learner.sums.values()), buffers=learner.buffers if train and learner.rows else None,
+        )  # fmt: skip
+        if not mine:
+            leg.check_place()  # another incarnation was first: with the same bits, but perhaps in our place
+        return True
+
+    def _hand_on(self, share: Share, deadline: Deadline) -> bool:
+        path = self._layout.partial_of(share.round, share.rank, self._leg.leg + 1)
+        content = share.content(self._leg.token)
+        with deadline.transfer():
+            self._store.publish(path, content, self._leg.token)
+        self._session.transfer_s = deadline.transfer_s
+        return False
+
+    def _share(self, round_: Round) -> Share:
+        share, self._next = self._next, None
+        if share is None or share.round != round_:
+            share = Share.of(self._session, self._spec, self._plan, round_, self._leg.rank)
+            if self._leg.rounds == 0:  # the leg before may have left in the middle
+                legs = legs_in(self._store.list(self._layout.partial), round_)
+                if self._leg.rank in legs:
+                    share.resume(self._store, self._layout.partial_of(round_, share.rank, legs[self._leg.rank]))
+        return share
+
+    def _prepare_next(self, round_: Round) -> None:
+        """Read the next rows while the others are at work; after the last step of an epoch, what is next is open."""
+        following = round_.version + 1
+        if round_.phase == "train" and following % self._plan.steps_per_epoch:
+            self._next = Share.of(self._session, self._spec, self._plan, Round(following, "train"), self._leg.rank)
+            self._next.prefetch()
+
+    # What a round decides
+
+    def _why_to_go(self, gathered: Gathered) -> str:
+        if Wish.STOP in gathered.wishes:
+            return "stop"
+        if Wish.LEAVE in gathered.wishes:
+            return "the time of a rank is short"
+        return "all successors are ready" if gathered.all_ready else ""
+
+    def _conclude_epoch(self, round_: Round, valid: dict[str, float], wishes: Wish) -> None:
+        """Judge the epoch as everyone does; rank 0 publishes the record."""
+        weights, plan = self._replica.weights, self._plan
+        record = judge(
+            self._spec.early_stopping,
+            self._last_epoch,
+            epoch=round_.version // plan.steps_per_epoch,
+            version=round_.version,
+            metrics={**means("train", weights.rows, weights.sums), **valid},
+            token=self._leg.token,
+            now=time.time(),
+        )
+        ends = record.stop is not None or round_.version >= plan.total_steps
+        if record.best_version == round_.version or ends:
+            self._save()
+        if self._leg.rank == 0:
+            if self._saver.is_pending(round_.version):
+                self._await_saved(round_.version)  # a record must not name a version that may be lost
+            self._store.publish(self._layout.epoch(record.epoch), [record.to_json()], self._leg.token)
+        self._last_epoch = record
+
+    # Saving, going, ending
+
+    def _save(self) -> None:
+        self._saver.save(self._replica)
+        self._leg.note_save(self._saver.cost_s or 0.0)
+
+    def _await_saved(self, version: int) -> None:
+        self._store.wait(
+            self._layout.weights,
+            lambda _: self._saver.is_complete(version),
+            timeout_s=float("inf"),
+            alarm=self._leg.check,
+        )
+
+    def _go(self, why: str) -> str:
+        if why == "stop":
+            return self._end(None, stopped=True)
+        self._leg.leave(self._version, why)
+        return f"handed over at version {self._version}: {why}"
+
+    def _end(self, why: str | None, *, stopped: bool = False) -> str:
+        """Save; rank 0 waits for the others' parts and exports."""
+        self._save()
+        if self._leg.rank == 0:
+            self._await_saved(self._version)
+            end = Finish("stopped", "on request") if stopped else Finish("done", why or "all epochs are done")
+            finish(end, take_snapshot(self._store, self._layout, self._spec), self._spec, self._invocation)
+            for rank in range(self._spec.workers):  # what was exchanged, and kept as redo log, serves nobody any more
+                outbox = self._layout.outbox(rank)
+                self._store.sweep(outbox, self._store.list(outbox))
+        return f"ended at version {self._version}"

@@ -1,0 +1,210 @@
+"""When resident ranks save the version that they are at, what they remove then, and how one gets back to it.
+
+Saving is for those who come later: the next leg, a rank in place of a lost one, the export. What lies between two saved
+versions is computed anew from the contributions, which are kept as long as they are needed for that: they are the redo
+log. So how often is saved is a question of cost alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+
+from estafeta.clipping import clip_factor, norm_from
+from estafeta.errors import Gone
+from estafeta.exchange import CHUNK, Exchange
+from estafeta.invocation import Invocation
+from estafeta.layout import Round, RunLayout, messages_in, pieces_in, version_of, versions_in
+from estafeta.message import Wish
+from estafeta.replica import Replica, slices_of, squares_of, step_slice
+from estafeta.slices import Slice
+from estafeta.spec import Plan, RunSpec
+from estafeta.store import Store
+from estafeta.tensorfile import Array
+from estafeta.totals import Totals
+from estafeta.weights import Weights, publish_piece, publish_weights, read_state, read_weights
+
+SHARE = 0.02
+"""Most of the time that may go into saving."""
+
+FIRST_AFTER = 10
+"""Rounds before the first saving, whose cost is not known yet."""
+
+MOST_REDO = 500
+"""Most rounds between two savings: a polled directory should not have many more names, nor a lost rank more to redo."""
+
+ATTEMPTS = 10
+"""How often restoring begins anew because what it was about to read has been replaced by something newer."""
+
+
+class Saver:
+    """Saves one rank's part of versions, and removes what that makes unnecessary.
+
+    Args:
+        store: The store.
+        layout: The run's paths.
+        plan: The run's plan.
+        rank: This rank.
+        workers: World size.
+        token: Of what is published.
+        saved: The newest saved version.
+
+    Attributes:
+        redo_from: The newest version that all ranks are known to have saved.
+        cost_s: How long saving took last; None if that is not known yet.
+    """
+
+    def __init__(
+        self, store: Store, layout: RunLayout, plan: Plan, *, rank: int, workers: int, token: str, saved: int
+    ) -> None:
+        self.redo_from = saved
+        self.cost_s: float | None = None
+        self._store, self._layout, self._plan = store, layout, plan
+        self._rank, self._workers, self._token = rank, workers, token
+        self._newest = saved
+
+    def wish(self, version: int, round_s: float) -> Wish:
+        """Whether it would be cheap enough, by now, to save; it is done when all ranks wish it."""
+        rounds = version + 1 - self._newest
+        due = rounds >= FIRST_AFTER if self.cost_s is None else rounds * round_s * SHARE >= self.cost_s
+        return Wish.CHECKPOINT if due or rounds >= MOST_REDO else Wish.NONE
+
+    def save(self, replica: Replica) -> None:
+        """Publish this rank's part of the replica's version; if each rank has all of it, one does it in turn."""
+        weights = replica.weights
+        if weights.version <= self._newest:
+            return
+        began = time.perf_counter()
+        if self._plan.topology == "sharded":
+            publish_piece(self._store, self._layout, weights, self._rank, replica.own, self._token)
+        elif weights.version % self._workers == self._rank:
+            publish_weights(self._store, self._layout, weights, self._token)
+        self._newest = weights.version
+        self.cost_s = max(self.cost_s or 0.0, time.perf_counter() - began)
+
+    def is_pending(self, version: int) -> bool:
+        """Whether a version was saved by this rank, and others may not have done so yet."""
+        return self._newest == version > self.redo_from
+
+    def is_complete(self, version: int) -> bool:
+        """Whether all parts of a version are published."""
+        return version in versions_in(self._store.list(self._layout.weights), self._workers)
+
+    def sweep(self, version: int, best: int | None) -> None:
+        """Remove this rank's part of older versions, when all ranks have begun the round of `version`.
+
+        A rank begins a round after it has saved what was to be saved before it, so by now all have.
+        """
+        if self._newest <= self.redo_from or version < self._newest:
+            return
+        self.redo_from = self._newest
+        names = self._store.list(self._layout.weights)
+        self._store.sweep(self._layout.weights, [
+            name for name in names
+            if (v := version_of(name)) is not None and v < self.redo_from and v != best and self._is_own(name, v)
+        ])  # fmt: skip
+
+    def _is_own(self, name: str, version: int) -> bool:
+        pieces = pieces_in([name], version)
+        return self._rank in pieces if pieces else version % self._workers == self._rank
+
+
+def restore(
+    spec: RunSpec, plan: Plan, rank: int, parameters: Array, exchange: Exchange, invocation: Invocation
+) -> tuple[Weights, int]:
+    """The newest version that can be had: the newest saved one, and the steps that all ranks have contributed to since.
+
+    Args:
+        spec: The run's spec.
+        plan: The run's plan.
+        rank: Whose slice of the optimiser's state is wanted.
+        parameters: float32[P]; gets the parameters.
+        exchange: Has the contributions.
+        invocation: This invocation.
+
+    Returns:
+        The version, its state being of the rank's slice; and the version that was saved.
+
+    Raises:
+        Gone: What is listed is gone again, each time.
+    """
+    store, layout = invocation.store, RunLayout(spec.run)
+    slices = slices_of(spec, plan)
+    own = slices[rank] if plan.topology == "sharded" else slices[0]
+    names = spec.update_rule.state_slots
+    for attempt in range(ATTEMPTS):
+        try:
+            saved = max(versions_in(store.list(layout.weights), spec.workers))
+            weights = read_weights(store, layout, saved, parameters)
+            weights.state = read_state(store, layout, saved, own, names)
+            redo = Redo(spec, plan, exchange, partial(read_state, store, layout, saved, names=names))
+            redo.to(weights, own, _reached(store, layout, spec.workers, saved))
+            return weights, saved
+        except Gone:
+            if attempt == ATTEMPTS - 1:
+                raise
+    raise AssertionError("not reached")
+
+
+class Redo:
+    """Takes steps anew, from contributions, slice by slice: so the memory is that of one slice's state.
+
+    Args:
+        spec: The run's spec.
+        plan: The run's plan.
+        exchange: Has the contributions.
+        state_of: Reads the optimiser's state of a slice, as it was saved.
+    """
+
+    def __init__(
+        self, spec: RunSpec, plan: Plan, exchange: Exchange, state_of: Callable[[Slice], dict[str, Array]]
+    ) -> None:
+        self._spec, self._plan, self._exchange, self._state_of = spec, plan, exchange, state_of
+        self._slices = slices_of(spec, plan)
+        self._scratch: Array = np.empty(CHUNK, np.float32)
+
+    def to(self, weights: Weights, own: Slice, version: int) -> None:
+        """Bring all parameters, and the state of one slice, to a later version, in place.
+
+        Raises:
+            Gone: A contribution has been retired: there must be a newer saved version.
+        """
+        rounds = range(weights.version, version)
+        if not rounds:
+            return
+        scales = self._scales(rounds)
+        for index, part in enumerate(self._slices):
+            state = weights.state if part == own else self._state_of(part)
+            view = Weights(weights.version, weights.parameters, {}, state)
+            for view.version in rounds:
+                with self._exchange.gather(Round(view.version, "train"), wait=False) as gathered:
+                    step_slice(self._spec, self._plan, view, gathered, index, part, self._scratch, scales[view.version])
+        for number in rounds:
+            weights.advance(self._totals(number), self._plan)
+
+    def _scales(self, rounds: Sequence[int]) -> dict[int, float]:
+        clip_norm = self._spec.update_rule.clip_norm
+        if clip_norm is None:
+            return dict.fromkeys(rounds, 1.0)
+        scales: dict[int, float] = {}
+        for number in rounds:
+            with self._exchange.gather(Round(number, "train"), wait=False) as gathered:
+                squares = [squares_of(gathered, i, part, self._scratch) for i, part in enumerate(self._slices)]
+            scales[number] = clip_factor(norm_from(np.concatenate(squares)), clip_norm)
+        return scales
+
+    def _totals(self, number: int) -> Totals:
+        with self._exchange.gather(Round(number, "train"), wait=False) as gathered:
+            return gathered.totals
+
+
+def _reached(store: Store, layout: RunLayout, workers: int, saved: int) -> int:
+    """The version up to which all ranks have contributed, without a gap, since a saved one."""
+    version = saved
+    contributed = [messages_in(store.list(layout.outbox(rank)), "gradient") for rank in range(workers)]
+    while all(version in versions for versions in contributed):
+        version += 1
+    return version
