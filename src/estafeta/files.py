@@ -109,6 +109,9 @@ class Clock(Protocol):
     def monotonic(self) -> float:
         """Seconds since an arbitrary moment, never going back."""
 
+    def time(self) -> float:
+        """Seconds since 1970, as this machine believes."""
+
     def sleep(self, seconds: float) -> None:
         """Let that much time pass."""
 
@@ -223,6 +226,10 @@ class SystemClock:
     def monotonic(self) -> float:
         """See `Clock.monotonic`."""
         return time.monotonic()
+
+    def time(self) -> float:
+        """See `Clock.time`."""
+        return time.time()
 
     def sleep(self, seconds: float) -> None:
         """See `Clock.sleep`."""

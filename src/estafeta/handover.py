@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
+from collections import deque
+from statistics import median
 
 from estafeta.arrivals import Arrivals, is_local
 from estafeta.errors import Gone
@@ -30,7 +31,10 @@ LEAD_MARGIN = 1.5
 """A successor may take this much longer to get ready than this leg did."""
 
 ROUND_MARGIN = 1.5
-"""The next round may take this much longer than the longest so far."""
+"""The next round may take this much longer than this rank's longest share and the usual round together."""
+
+RECENT = 32
+"""Rounds from which is learnt."""
 
 SAVE_MARGIN = 2.0
 """Saving may take this much longer than it did."""
@@ -123,7 +127,9 @@ class Leg:
         self._spec, self._invocation = spec, invocation
         self._store, self._layout = invocation.store, RunLayout(spec.run)
         self._clock = invocation.store.clock
-        self._longest_round_s = 0.0
+        self._is_first = generation == event.generation
+        self._busy_s: deque[float] = deque([0.0], maxlen=RECENT)
+        self._rounds_s: deque[float] = deque(maxlen=RECENT)
         self._save_s = 0.0
         self._called = False
         self._is_next_ready = False
@@ -135,10 +141,12 @@ class Leg:
 
     def await_turn(self) -> None:
         """Say that this leg is ready, and wait until the one before has left, or cannot be alive any more."""
-        self.lead_s = max(0.0, time.time() - self._sent_at) if self._sent_at else self.lead_s
+        if self._sent_at and self._is_first:  # a leg in place of a dead one has spent its time on being sure of that
+            self.lead_s = max(0.0, self._clock.time() - self._sent_at)
         if self.leg == 0 or self.generation > 0:
             return
-        self._store.publish(self._layout.ready(self.rank, self.leg), [self.token.encode()], self.token)
+        mark = json.dumps({"token": self.token}).encode()
+        self._store.publish(self._layout.ready(self.rank, self.leg), [mark], self.token)
         arrivals = Arrivals(self._store, [self._layout.legs], self._check_turn, writers=self._spec.workers)
         try:
             arrivals.collect([self._layout.left(self.rank, self.leg - 1)])[0].close()
@@ -148,16 +156,25 @@ class Leg:
             arrivals.close()
 
     def _check_turn(self) -> None:
-        if time.time() > self._expires_at:
+        if self._clock.time() > self._expires_at:
             raise _Overdue
         self.check()
 
     # Staying
 
-    def note_round(self, seconds: float) -> None:
-        """Learn how long a round took."""
+    def note_round(self, busy_s: float, seconds: float) -> None:
+        """Learn how long a round took, and how much of that was this rank's own work."""
         self.rounds += 1
-        self._longest_round_s = max(self._longest_round_s, seconds)
+        self._busy_s.append(busy_s)
+        self._rounds_s.append(seconds)
+
+    @property
+    def round_s(self) -> float:
+        """How long rounds take, by the median of the last ones; 0 if that is not known yet.
+
+        Not the longest: a round in which somebody died has taken as long as it took to notice.
+        """
+        return median(self._rounds_s) if self._rounds_s else 0.0
 
     def note_save(self, seconds: float) -> None:
         """Learn how long saving took."""
@@ -166,18 +183,14 @@ class Leg:
     @property
     def margin_s(self) -> float:
         """Seconds that one more round, saving, and leaving may take."""
-        return ROUND_MARGIN * self._longest_round_s + SAVE_MARGIN * self._save_s + FLOOR_S
+        return ROUND_MARGIN * (max(self._busy_s) + self.round_s) + SAVE_MARGIN * self._save_s + FLOOR_S
 
-    def wishes(self, round_s: float) -> Wish:
-        """What to wish in the next contribution; the successor is called if it is time.
-
-        Args:
-            round_s: How long rounds take, by the median; 0 if that is not known yet.
-        """
+    def wishes(self) -> Wish:
+        """What to wish in the next contribution; the successor is called if it is time."""
         left_s, limit = self._invocation.remaining_s(), self._spec.rounds_per_invocation
         rounds_left = None if limit is None else limit - self.rounds - 1  # after this one
         if rounds_left is not None:
-            left_s = min(left_s, rounds_left * (round_s or FLOOR_S) + self.margin_s)
+            left_s = min(left_s, rounds_left * (self.round_s or FLOOR_S) + self.margin_s)
         wishes = Wish.NONE
         if left_s < LEAD_MARGIN * self.lead_s + self.margin_s:
             self.call_successor()
@@ -193,7 +206,7 @@ class Leg:
         """Invoke the next leg, once."""
         if not self._called:
             self._called = True
-            expires_at = time.time() + self._invocation.remaining_s()
+            expires_at = self._clock.time() + self._invocation.remaining_s()
             following = Reside(self.rank, self.leg + 1, lead_s=self.lead_s, expires_at=expires_at)
             dispatch((following,), self._spec, self._invocation)
 

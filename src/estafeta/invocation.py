@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -80,7 +79,7 @@ def dispatch(actions: tuple[Action, ...], spec: RunSpec, invocation: Invocation,
                 invoker.send("worker", event.model_dump())
             case Reside(rank, leg, number, lead_s, expires_at):
                 event = WorkerEvent(run=spec.run, task="reside", rank=rank, leg=leg, generation=number,
-                                    sent_at=time.time(), lead_s=lead_s, expires_at=expires_at)  # fmt: skip
+                                    sent_at=invocation.store.clock.time(), lead_s=lead_s, expires_at=expires_at)  # fmt: skip
                 invoker.send("worker", event.model_dump())
             case Merge(round_):
                 event_ = MergeEvent(run=spec.run, round=round_.name, generation=generation)

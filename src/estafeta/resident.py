@@ -21,9 +21,6 @@ It may end anywhere. Everything here is a function of what is published: whoever
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from statistics import median
 
 from estafeta.deadline import Deadline
 from estafeta.errors import Corrupt, EstafetaError, Gone
@@ -44,8 +41,8 @@ from estafeta.spec import Plan, RunSpec, WorkerEvent
 from estafeta.tensorfile import Array
 from estafeta.totals import means
 
-RECENT = 32
-"""Rounds over which the usual length of a round is taken."""
+
+STOPPED = "the run is to stop"
 
 
 def reside(event: WorkerEvent, spec: RunSpec, invocation: Invocation) -> str:
@@ -84,7 +81,6 @@ class _Resident:
             self._store, self._layout, rank=leg.rank, workers=spec.workers, size=plan.size,
             slices=slices_of(spec, plan), sums=self._sums, buffers=plan.buffers, token=leg.token, alarm=leg.check,
         )  # fmt: skip
-        self._rounds_s: deque[float] = deque(maxlen=RECENT)
         self._next: Share | None = None
         self._last_epoch: EpochRecord | None = None
 
@@ -138,8 +134,10 @@ class _Resident:
         if round_.phase == "valid" and not self._plan.valid_rows:
             self._conclude_epoch(round_, {}, Wish.NONE)
             return ""
-        if not self._exchange.has_contributed(round_) and not self._contribute(round_):
+        is_mine = not self._exchange.has_contributed(round_)
+        if is_mine and not self._contribute(round_):
             raise Leaving("its share did not fit the time")
+        busy_s = self._store.clock.monotonic() - began
         self._prepare_next(round_)
         with self._exchange.gather(round_) as gathered:
             self._saver.sweep(round_.version, self._last_epoch.best_version if self._last_epoch else None)
@@ -151,11 +149,11 @@ class _Resident:
                 totals = gathered.totals
                 self._conclude_epoch(round_, means("valid", totals.rows, totals.sums), gathered.wishes)
         seconds = self._store.clock.monotonic() - began
-        self._rounds_s.append(seconds)
-        self._leg.note_round(seconds)
+        self._leg.note_round(busy_s, seconds)
         if why or all(Wish.CHECKPOINT in head.wishes for head in gathered.heads):
             self._save()
-        return why
+        # What an earlier leg of this rank has contributed made an end of that leg, and not of this one.
+        return why if is_mine or why == STOPPED else ""
 
     # A contribution
 
@@ -181,11 +179,10 @@ class _Resident:
             if outgoing:
                 self._exchange.drop(outgoing)
             raise
-        round_s = median(self._rounds_s) if self._rounds_s else 0.0
-        wishes = leg.wishes(round_s) | self._saver.wish(round_.version, round_s)
+        wishes = leg.wishes() | self._saver.wish(round_.version, leg.round_s)
         train = round_.phase == "train"
         mine = self._exchange.contribute(
-            round_, outgoing, rows=learner.rows, wishes=wishes, round_s=round_s,
+            round_, outgoing, rows=learner.rows, wishes=wishes, round_s=leg.round_s,
             sums=tuple(learner.sums.values()), buffers=learner.buffers if train and learner.rows else None,
         )  # fmt: skip
         if not mine:
@@ -221,7 +218,7 @@ class _Resident:
 
     def _why_to_go(self, gathered: Gathered) -> str:
         if Wish.STOP in gathered.wishes:
-            return "stop"
+            return STOPPED
         if Wish.LEAVE in gathered.wishes:
             return "the time of a rank is short"
         return "all successors are ready" if gathered.all_ready else ""
@@ -236,7 +233,7 @@ class _Resident:
             version=round_.version,
             metrics={**means("train", weights.rows, weights.sums), **valid},
             token=self._leg.token,
-            now=time.time(),
+            now=self._store.clock.time(),
         )
         ends = record.stop is not None or round_.version >= plan.total_steps
         if record.best_version == round_.version or ends:
@@ -262,7 +259,7 @@ class _Resident:
         )
 
     def _go(self, why: str) -> str:
-        if why == "stop":
+        if why == STOPPED:
             return self._end(None, stopped=True)
         self._leg.leave(self._version, why)
         return f"handed over at version {self._version}: {why}"

@@ -7,7 +7,6 @@ log. So how often is saved is a question of cost alone.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -77,13 +76,13 @@ class Saver:
         weights = replica.weights
         if weights.version <= self._newest:
             return
-        began = time.perf_counter()
+        began = self._store.clock.monotonic()
         if self._plan.topology == "sharded":
             publish_piece(self._store, self._layout, weights, self._rank, replica.own, self._token)
         elif weights.version % self._workers == self._rank:
             publish_weights(self._store, self._layout, weights, self._token)
         self._newest = weights.version
-        self.cost_s = max(self.cost_s or 0.0, time.perf_counter() - began)
+        self.cost_s = max(self.cost_s or 0.0, self._store.clock.monotonic() - began)
 
     def is_pending(self, version: int) -> bool:
         """Whether a version was saved by this rank, and others may not have done so yet."""
@@ -202,9 +201,13 @@ class Redo:
 
 
 def _reached(store: Store, layout: RunLayout, workers: int, saved: int) -> int:
-    """The version up to which all ranks have contributed, without a gap, since a saved one."""
+    """Where the last round starts to which all ranks have contributed, without a gap, since a saved version.
+
+    That round is not redone but done: the others may still wait for this rank's slice of what it makes, or for its
+    norms. Rounds before it are over for everybody.
+    """
     version = saved
     contributed = [messages_in(store.list(layout.outbox(rank)), "gradient") for rank in range(workers)]
-    while all(version in versions for versions in contributed):
+    while all(version + 1 in versions for versions in contributed):
         version += 1
     return version

@@ -29,6 +29,7 @@ from estafeta.inline import NO_LIMIT_S
 from estafeta.invocation import Invocation
 from estafeta.layout import RunLayout
 from estafeta.merge import merge
+from estafeta.message import FIXED_BYTES, MAGIC
 from estafeta.snapshot import OUTCOMES
 from estafeta.spec import MergeEvent, Outcome, Role, RunSpec, WorkerEvent
 from estafeta.store import Store
@@ -282,6 +283,8 @@ class Relay:
                     file = TensorFile(reader)
                     for name in file.entries:
                         file.read(name)
+            elif path.parent.parent.name == "exchange":
+                assert content.startswith(MAGIC) and len(content) >= FIXED_BYTES, path
             elif path.suffix == ".py":
                 assert content.endswith(f"# {self.spec.token}\n".encode()), path
             elif path.name not in ("STOP", "reserve"):
@@ -300,5 +303,10 @@ class Relay:
 @cache
 def undisturbed(name: str, workers: int = 2) -> Result:
     """What becomes of a job to which nothing happens."""
+    return undisturbed_of(spec_of(name, workers=workers))
+
+
+def undisturbed_of(spec: RunSpec) -> Result:
+    """The same for a spec."""
     with TemporaryDirectory() as root:
-        return Relay(Path(root), spec_of(name, workers=workers)).run()
+        return Relay(Path(root), spec).run()

@@ -1,0 +1,107 @@
+"""Whatever the topology, the bits are those of the merge."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from .driver import undisturbed, undisturbed_of
+from .events import Event, shuffled, twice
+from .faults import Killed
+from .specs import spec_of
+from .stage import Stage
+
+DRAWING = {"dropout", "noisy"}
+TOPOLOGIES = pytest.mark.parametrize("topology", ["sharded", "replicated"])
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 4, 8])
+@TOPOLOGIES
+def test_the_bits_are_those_of_the_merge(topology: str, workers: int, tmp_path: Path) -> None:
+    stage = Stage(tmp_path, spec_of("plain", topology=topology, workers=workers), seed=workers)
+    assert stage.run() == undisturbed("plain", workers)
+    assert stage.errors == []
+    assert {event.role for event in stage.delivered} == {"worker"}
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "batch_norm", "dropout", "noisy", "tied", "not_validated"])
+@TOPOLOGIES
+def test_every_job_has_the_same_bits(topology: str, name: str, tmp_path: Path) -> None:
+    stage = Stage(tmp_path, spec_of(name, topology=topology, workers=3), seed=1, draws=name in DRAWING)
+    assert stage.run() == undisturbed(name, 3)
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3, 5])
+@TOPOLOGIES
+def test_the_number_of_rounds_in_an_invocation_does_not_show(topology: str, rounds: int, tmp_path: Path) -> None:
+    spec = spec_of("plain", topology=topology, workers=3, rounds_per_invocation=rounds)
+    stage = Stage(tmp_path, spec, seed=rounds)
+    assert stage.run() == undisturbed("plain", 3)
+    legs = max(event.payload["leg"] for event in stage.delivered) + 1
+    assert legs >= -(-8 // rounds)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@TOPOLOGIES
+def test_doubled_and_late_events_do_not_show(topology: str, seed: int, tmp_path: Path) -> None:
+    spec = spec_of("plain", topology=topology, workers=2, rounds_per_invocation=3)
+    stage = Stage(tmp_path, spec, seed=seed, arrivals=shuffled(seed) if seed else twice)
+    assert stage.run() == undisturbed("plain", 2)
+    assert stage.errors == []
+
+
+@pytest.mark.parametrize("limit_s", [1.5, 2.5, 4.0])
+@TOPOLOGIES
+def test_a_time_limit_that_is_a_few_rounds_does_not_show(topology: str, limit_s: float, tmp_path: Path) -> None:
+    """A call takes ten virtual milliseconds, a round some two hundred."""
+    spec = spec_of("plain", topology=topology, workers=3, epochs=15)
+    stage = Stage(tmp_path, spec, seed=4, limit_s=limit_s)
+    assert stage.run() == undisturbed_of(spec_of("plain", workers=3, epochs=15))
+    assert max(event.payload["leg"] for event in stage.delivered) >= 2
+
+
+@pytest.mark.parametrize("seed", range(12))
+@TOPOLOGIES
+def test_deaths_do_not_show(topology: str, seed: int, tmp_path: Path) -> None:
+    """One invocation in four dies at a random call; Lambda tries again, and whoever comes goes on from the store."""
+    numbers = random.Random(seed)
+
+    def dies_after(event: Event) -> int | None:
+        dies = event.role == "worker" and event.attempt == 1 and numbers.random() < 0.25
+        return numbers.randrange(120) if dies else None
+
+    spec = spec_of("adamw", topology=topology, workers=3, rounds_per_invocation=4)
+    stage = Stage(tmp_path, spec, seed=seed, dies_after=dies_after)
+    assert stage.run() == undisturbed("adamw", 3)
+    assert all(isinstance(error, Killed) for error in stage.errors)
+
+
+@pytest.mark.parametrize("turns", [60, 150, 300, 600])
+@TOPOLOGIES
+def test_resuming_goes_on_after_the_death_of_all(topology: str, turns: int, tmp_path: Path) -> None:
+    stage = Stage(tmp_path, spec_of("adamw", topology=topology, workers=3), seed=turns)
+    stage.start()
+    for _ in range(turns):
+        stage.step()
+    stage.kill_all()
+    stage.control("resume")
+    stage.drain()
+    assert stage.result() == undisturbed("adamw", 3)
+
+
+@pytest.mark.parametrize("turns", [200, 500])
+@TOPOLOGIES
+def test_a_run_stops_where_all_agree_and_is_resumed(topology: str, turns: int, tmp_path: Path) -> None:
+    stage = Stage(tmp_path, spec_of("plain", topology=topology, workers=3, epochs=15), seed=turns)
+    stage.start()
+    for _ in range(turns):
+        stage.step()
+    stage.control("stop")
+    stage.drain()
+    assert stage.outcome().state == "stopped"
+    stage.assert_exports_agree()
+    stage.control("resume")
+    stage.drain()
+    assert stage.result() == undisturbed_of(spec_of("plain", workers=3, epochs=15))
