@@ -18,6 +18,7 @@ from estafeta.spec import Plan, RunSpec
 from estafeta.store import Store
 from estafeta.tensorfile import Array, TensorFile, scratch_buffer
 from estafeta.totals import Totals, means
+from estafeta.vectors import is_finite
 from estafeta.weights import Weights
 
 
@@ -103,7 +104,7 @@ def check_parameters(parameters: Array, version: int, lr: float) -> None:
     Raises:
         Diverged: They are not finite.
     """
-    if parameters.size and not np.isfinite([parameters.min(), parameters.max()]).all():  # NaN is both; needs no memory
+    if not is_finite(parameters):
         raise Diverged(
             f"step {version + 1} made parameters that are not finite (learning rate {lr:.3g})",
             hint="lower the learning rate (-o optimizer.lr=…), or clip the gradient (-o optimizer.clip_norm=1)",

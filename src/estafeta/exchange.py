@@ -28,12 +28,13 @@ from estafeta.drafts import Draft, Drafts
 from estafeta.errors import Corrupt, Gone
 from estafeta.files import Reader
 from estafeta.layout import Round, RunLayout, message_name, messages_in
-from estafeta.message import FIXED_BYTES, Form, Head, Kind, Wish, digest
+from estafeta.message import FIXED_BYTES, Form, Head, Kind
 from estafeta.slices import Slice
 from estafeta.spec import Slot
 from estafeta.store import Store
 from estafeta.tensorfile import Array
 from estafeta.totals import Totals
+from estafeta.vectors import digest
 
 CHUNK = 65_536
 """Elements that are read and added at a time, 256 kB: the sum stays in the cache from one rank to the next."""
@@ -69,12 +70,12 @@ class Outgoing:
             if first < part.last and part.first < last
         ]
 
-    def digests(self) -> Array:
-        """Of each slice, uint32."""
-        digests = np.zeros(len(self._slices), np.uint32)
+    def digests(self) -> list[int]:
+        """Of each slice."""
+        digests = [0] * len(self._slices)
         for parts in self._digests.values():
             for index, value in parts:
-                digests[index] ^= np.uint32(value)
+                digests[index] ^= value
         return digests
 
 
@@ -84,31 +85,30 @@ class Gathered:
     Attributes:
         heads: By rank.
         totals: Rows, sums and buffers of all ranks.
-        wishes: What any of the ranks would like to happen.
-        all_ready: Whether each has a successor that is ready.
+        wishes: What any of the ranks would like to happen; `common`: what all of them would.
     """
 
     def __init__(
         self,
         heads: Sequence[Head],
         readers: Sequence[Reader],
-        form: Form,
-        slices: Sequence[Slice],
+        *,
         names: Sequence[str],
+        vector_at: int,
+        slices: Sequence[Slice],
+        scratch: Array,
     ) -> None:
         self.heads = heads
         self.totals = Totals()
-        self.wishes = Wish.NONE
+        self.wishes, self.common = 0, ~0
         for head in heads:
-            self.totals.add(head.rows, dict(zip(names, head.sums.tolist(), strict=True)), head.buffers)
+            self.totals.add(head.rows, dict(zip(names, head.sums, strict=True)), head.buffers)
             self.wishes |= head.wishes
-        self.all_ready = all(Wish.READY in head.wishes for head in heads)
+            self.common &= head.wishes
         self._readers = readers
         self._sources = [(head, reader) for head, reader in zip(heads, readers, strict=True) if head.rows]
-        self._form = form
-        self._slices = slices
+        self._vector_at, self._slices, self._scratch = vector_at, slices, scratch
         self._seen: dict[tuple[int, int], int] = {}
-        self._scratch: Array = np.empty(CHUNK, np.float32)
 
     def add_up(self, index: int, first: int, out: Array) -> None:
         """Sum a chunk of a slice over the ranks, in rank order. A slice is to be gone through from its beginning.
@@ -121,17 +121,18 @@ class Gathered:
         Raises:
             Corrupt: With the last chunk of a slice: the bytes of a rank are not those that were published.
         """
-        part, scratch = self._slices[index], self._scratch[: out.size]
-        offset = self._form.vector_at + 4 * first
+        scratch, is_last = self._scratch[: out.size], first + out.size == self._slices[index].last
+        offset = self._vector_at + 4 * first
         for place, (head, reader) in enumerate(self._sources):
             values = scratch if place else out
-            if reader.readinto(values.data.cast("B"), offset) != 4 * out.size:
-                raise Corrupt(f"the contribution of rank {head.rank} to version {head.version} is short")
+            reader.readinto(values.data, offset)
             key = head.rank, index
-            self._seen[key] = seen = self._seen.get(key, 0) ^ digest(values)
+            seen = self._seen.get(key, 0) ^ digest(values)
             if place:
                 out += scratch
-            if first + out.size == part.last and seen != head.digests[index]:
+            if not is_last:
+                self._seen[key] = seen
+            elif seen != head.digests[index]:
                 raise Corrupt(f"slice {index} of rank {head.rank}, version {head.version}, is not as it was published")
 
     def rewind(self) -> None:
@@ -195,6 +196,7 @@ class Exchange:
         self._slice_forms = [Form(1, count=len(part)) for part in slices]
         self._gradients = Drafts(store, self._outbox, reuse=reuse)
         self._parts = Drafts(store, self._outbox, reuse=reuse)
+        self._scratch: Array = np.empty(CHUNK, np.float32)
         self._published: dict[Kind, dict[int, Draft | None]] = {kind: {} for kind in Kind}
         names = store.list(self._outbox)  # what earlier legs of this rank have left
         for kind, name in _NAMES.items():
@@ -256,7 +258,8 @@ class Exchange:
             for reader in readers:
                 reader.close()
             raise
-        return Gathered(heads, readers, self._gradient_form, self._slices, self._sums)
+        return Gathered(heads, readers, names=self._sums, vector_at=self._gradient_form.vector_at, slices=self._slices,
+                        scratch=self._scratch)  # fmt: skip
 
     # Norms of the slices of the mean gradient
 
@@ -273,7 +276,7 @@ class Exchange:
         ranks = [rank for rank, length in enumerate(lengths) if length]
         forms = {rank: Form(0, lengths[rank]) for rank in ranks}
         heads = self._fetch(Kind.NORMS, version, forms, None)
-        return np.concatenate([heads[rank].sums for rank in ranks])
+        return np.concatenate([np.array(heads[rank].sums) for rank in ranks])
 
     # Slices of the next version
 
@@ -285,7 +288,7 @@ class Exchange:
         values, form, draft = parameters[own.first : own.last], self._slice_forms[self._rank], self._parts.take()
         packed = form.head()
         form.pack(packed, Kind.SLICE, version=version, rank=self._rank, token=self._token,
-                  digests=np.array([digest(values)], np.uint32))  # fmt: skip
+                  digests=(digest(values),))  # fmt: skip
         draft.write([values.data], form.vector_at)
         self._publish(Kind.SLICE, version, self._parts, draft, packed)
 
@@ -304,7 +307,7 @@ class Exchange:
         def read(rank: int, reader: Reader) -> Array:
             part = self._slices[rank]
             values = parameters[part.first : part.last]
-            reader.readinto(values.data.cast("B"), others[rank].vector_at)
+            reader.readinto(values.data, others[rank].vector_at)
             return values
 
         self._fetch(Kind.SLICE, version, others, read)
@@ -384,7 +387,7 @@ class Exchange:
         except Corrupt as error:
             raise self._unfit(path, str(error)) from error
         if (head.kind, head.version, head.rank) != (kind, version, rank):
-            raise self._unfit(path, f"it is {head.kind.name} of rank {head.rank}, version {head.version}")
+            raise self._unfit(path, f"it is of kind {head.kind}, rank {head.rank}, version {head.version}")
         return head
 
     def _unfit(self, path: str, why: str) -> Gone | Corrupt:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections import deque
+from collections.abc import Collection
 from statistics import median
 
 from estafeta.arrivals import Arrivals, is_local
@@ -81,27 +82,31 @@ def take(event: WorkerEvent, spec: RunSpec, invocation: Invocation) -> Leg | str
     """
     store, layout = invocation.store, RunLayout(spec.run)
     token = f"{invocation.token}/{secrets.token_hex(4)}"
+    expires_at = store.clock.time() + invocation.remaining_s()
     generation = event.generation
     while True:
-        leg, newest = residents_in(store.list(layout.legs)).get(event.rank, (0, 0))
+        names = store.list(layout.legs)
+        leg, newest = residents_in(names).get(event.rank, (0, 0))
         if leg > event.leg:
-            if not _is_alive(event.rank, store, layout):
-                _publish_left(store, layout, event.rank, event.leg, token, None)  # its successor need not wait for it
+            is_awaited = leg == event.leg + 1 and not _has_left(event.rank, event.leg, names, layout)
+            if is_awaited and not _is_alive(event.rank, store, layout, invocation.remaining_s() / 2):
+                _publish_left(store, layout, event.rank, event.leg, token, None)  # its successor waits in vain
             return "left: a later leg is there"
         generation = max(generation, newest if leg == event.leg else 0)
         name = claim_of_leg(event.rank, event.leg)
-        if store.claim(layout.legs, name, generation=generation, token=token):
+        if store.claim(layout.legs, name, generation=generation, token=token, expires_at=expires_at):
             return Leg(event, generation, token, spec, invocation)
-        path = f"{layout.legs}/{claim_name(name, generation)}"
         try:
-            holder = json.loads(store.read(path))["holder"]
+            claim = json.loads(store.read(f"{layout.legs}/{claim_name(name, generation)}"))
         except Gone:
             return "left: the leg is long over"
-        if holder.partition("/")[0] != invocation.token:
+        if claim["holder"].partition("/")[0] != invocation.token:
             return "left: a duplicate"
-        if _is_alive(event.rank, store, layout):
-            return "left: a duplicate of a leg that is at work"
-        generation += 1
+        if event.leg == 0 or _has_left(event.rank, event.leg - 1, names, layout):
+            most_s = min(claim["expires_at"] - store.clock.time(), invocation.remaining_s() / 2)
+            if _is_alive(event.rank, store, layout, most_s):
+                return "left: a duplicate of a leg that is at work"
+        generation += 1  # or it still waits for its turn, and whether it lives does not show: it is as well replaced
 
 
 class Leg:
@@ -128,6 +133,7 @@ class Leg:
         self._store, self._layout = invocation.store, RunLayout(spec.run)
         self._clock = invocation.store.clock
         self._is_first = generation == event.generation
+        self._waits = event.leg > 0 and event.generation == 0
         self._busy_s: deque[float] = deque([0.0], maxlen=RECENT)
         self._rounds_s: deque[float] = deque(maxlen=RECENT)
         self._save_s = 0.0
@@ -143,7 +149,7 @@ class Leg:
         """Say that this leg is ready, and wait until the one before has left, or cannot be alive any more."""
         if self._sent_at and self._is_first:  # a leg in place of a dead one has spent its time on being sure of that
             self.lead_s = max(0.0, self._clock.time() - self._sent_at)
-        if self.leg == 0 or self.generation > 0:
+        if not self._waits:
             return
         mark = json.dumps({"token": self.token}).encode()
         self._store.publish(self._layout.ready(self.rank, self.leg), [mark], self.token)
@@ -231,7 +237,7 @@ class Leg:
         names = self._store.list(self._layout.legs)
         leg, generation = residents_in(names).get(self.rank, (0, 0))
         overtaken = generation > (self.generation if leg == self.leg else 0) and leg >= self.leg
-        if overtaken or self._layout.left(self.rank, self.leg).rpartition("/")[2] in names:
+        if overtaken or _has_left(self.rank, self.leg, names, self._layout):
             raise Leaving("another incarnation has taken over", silently=True)
 
     def is_stop_requested(self) -> bool:
@@ -265,8 +271,8 @@ class _Overdue(Exception):
     """The leg before cannot be alive any more."""
 
 
-def _is_alive(rank: int, store: Store, layout: RunLayout) -> bool:
-    """Whether a rank publishes anything within the time in which it should."""
+def _is_alive(rank: int, store: Store, layout: RunLayout, most_s: float) -> bool:
+    """Whether a rank publishes anything within the time in which it should, or within `most_s` seconds."""
     outbox = layout.outbox(rank)
     before = store.list(outbox)
     patience_s = LOCAL_PATIENCE_S if is_local(store, outbox) else SHARED_PATIENCE_S
@@ -278,7 +284,12 @@ def _is_alive(rank: int, store: Store, layout: RunLayout) -> bool:
             return True
     else:
         patience_s *= START_PATIENCE
-    return store.wait(outbox, lambda names: names != before, timeout_s=patience_s) is not None
+    return store.wait(outbox, lambda names: names != before, timeout_s=min(patience_s, most_s)) is not None
+
+
+def _has_left(rank: int, leg: int, names: Collection[str], layout: RunLayout) -> bool:
+    """Whether a leg has left, by a listing of `legs/`."""
+    return layout.left(rank, leg).rpartition("/")[2] in names
 
 
 def _publish_left(store: Store, layout: RunLayout, rank: int, leg: int, token: str, version: int | None) -> None:

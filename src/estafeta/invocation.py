@@ -78,8 +78,8 @@ def dispatch(actions: tuple[Action, ...], spec: RunSpec, invocation: Invocation,
                 event = WorkerEvent(run=spec.run, task=round_.phase, version=round_.version, rank=rank, leg=leg)
                 invoker.send("worker", event.model_dump())
             case Reside(rank, leg, number, lead_s, expires_at):
-                event = WorkerEvent(run=spec.run, task="reside", rank=rank, leg=leg, generation=number,
-                                    sent_at=invocation.store.clock.time(), lead_s=lead_s, expires_at=expires_at)  # fmt: skip
+                event = WorkerEvent(run=spec.run, task="reside", rank=rank, leg=leg, generation=number, lead_s=lead_s,
+                                    expires_at=expires_at, sent_at=invocation.store.clock.time())  # fmt: skip
                 invoker.send("worker", event.model_dump())
             case Merge(round_):
                 event_ = MergeEvent(run=spec.run, round=round_.name, generation=generation)

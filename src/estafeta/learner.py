@@ -25,6 +25,7 @@ from estafeta.job import Job
 from estafeta.spec import RunSpec, Slot
 from estafeta.tensorfile import CODES, Array
 from estafeta.usercode import user_code
+from estafeta.vectors import is_finite
 
 Sums = dict[str, float]
 """Sums over rows: `loss` and each metric by name, in float64."""
@@ -256,7 +257,7 @@ def check_gradient(values: Array) -> None:
     Raises:
         NotFinite: It has an element that is NaN or infinite.
     """
-    if not np.isfinite(values).all():
+    if not is_finite(values):
         raise NotFinite("the gradient has elements that are not finite")
 
 

@@ -21,7 +21,6 @@ It may end anywhere. Everything here is a function of what is published: whoever
 
 from __future__ import annotations
 
-
 from estafeta.deadline import Deadline
 from estafeta.errors import Corrupt, EstafetaError, Gone
 from estafeta.exchange import Exchange, Gathered
@@ -40,7 +39,6 @@ from estafeta.snapshot import Finish, current_round, newest_epoch, read_plan, ta
 from estafeta.spec import Plan, RunSpec, WorkerEvent
 from estafeta.tensorfile import Array
 from estafeta.totals import means
-
 
 STOPPED = "the run is to stop"
 
@@ -132,7 +130,7 @@ class _Resident:
         """Do one round; return why this leg is to end after it, or nothing."""
         began = self._store.clock.monotonic()
         if round_.phase == "valid" and not self._plan.valid_rows:
-            self._conclude_epoch(round_, {}, Wish.NONE)
+            self._conclude_epoch(round_, {})
             return ""
         is_mine = not self._exchange.has_contributed(round_)
         if is_mine and not self._contribute(round_):
@@ -147,10 +145,10 @@ class _Resident:
                 self._replica.advance(gathered, self._exchange)
             else:
                 totals = gathered.totals
-                self._conclude_epoch(round_, means("valid", totals.rows, totals.sums), gathered.wishes)
+                self._conclude_epoch(round_, means("valid", totals.rows, totals.sums))
         seconds = self._store.clock.monotonic() - began
         self._leg.note_round(busy_s, seconds)
-        if why or all(Wish.CHECKPOINT in head.wishes for head in gathered.heads):
+        if why or gathered.common & Wish.CHECKPOINT:
             self._save()
         # What an earlier leg of this rank has contributed made an end of that leg, and not of this one.
         return why if is_mine or why == STOPPED else ""
@@ -217,13 +215,13 @@ class _Resident:
     # What a round decides
 
     def _why_to_go(self, gathered: Gathered) -> str:
-        if Wish.STOP in gathered.wishes:
+        if gathered.wishes & Wish.STOP:
             return STOPPED
-        if Wish.LEAVE in gathered.wishes:
+        if gathered.wishes & Wish.LEAVE:
             return "the time of a rank is short"
-        return "all successors are ready" if gathered.all_ready else ""
+        return "all successors are ready" if gathered.common & Wish.READY else ""
 
-    def _conclude_epoch(self, round_: Round, valid: dict[str, float], wishes: Wish) -> None:
+    def _conclude_epoch(self, round_: Round, valid: dict[str, float]) -> None:
         """Judge the epoch as everyone does; rank 0 publishes the record."""
         weights, plan = self._replica.weights, self._plan
         record = judge(

@@ -138,8 +138,9 @@ def restore(
         try:
             saved = max(versions_in(store.list(layout.weights), spec.workers))
             weights = read_weights(store, layout, saved, parameters)
-            weights.state = read_state(store, layout, saved, own, names)
-            redo = Redo(spec, plan, exchange, partial(read_state, store, layout, saved, names=names))
+            state_of = partial(read_state, store, layout, saved, names=names) if names else _no_state
+            weights.state = state_of(own)
+            redo = Redo(spec, plan, exchange, state_of)
             redo.to(weights, own, _reached(store, layout, spec.workers, saved))
             return weights, saved
         except Gone:
@@ -198,6 +199,10 @@ class Redo:
     def _totals(self, number: int) -> Totals:
         with self._exchange.gather(Round(number, "train"), wait=False) as gathered:
             return gathered.totals
+
+
+def _no_state(_part: Slice) -> dict[str, Array]:
+    return {}
 
 
 def _reached(store: Store, layout: RunLayout, workers: int, saved: int) -> int:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import secrets
 from collections.abc import Callable, Iterable, Sequence
@@ -239,15 +240,23 @@ class Store:
 
     # Claiming
 
-    def claim(self, directory: str, name: str, *, generation: int, token: str) -> bool:
+    def claim(self, directory: str, name: str, *, generation: int, token: str, expires_at: float | None = None) -> bool:
         """Claim a duty for one holder: `name` in generation 0, 1, 2 … is given away once each.
 
         A holder that may be dead is replaced by claiming the next generation, never by waiting for it.
 
+        Args:
+            directory: Where claims are.
+            name: The duty.
+            generation: In which it is claimed.
+            token: The holder.
+            expires_at: When the holder is dead for sure, in seconds since 1970, for those who want to know.
+
         Returns:
             True if `token` holds the claim, now or already since an earlier attempt.
         """
-        content = f'{{"holder": "{token}", "generation": {generation}}}\n'.encode()
+        facts = {"holder": token, "generation": generation, **({"expires_at": expires_at} if expires_at else {})}
+        content = json.dumps(facts).encode() + b"\n"
         return self.publish(f"{directory}/{claim_name(name, generation)}", [content], token)
 
     # Removing

@@ -284,7 +284,8 @@ class Relay:
                     for name in file.entries:
                         file.read(name)
             elif path.parent.parent.name == "exchange":
-                assert content.startswith(MAGIC) and len(content) >= FIXED_BYTES, path
+                assert content.startswith(MAGIC), path
+                assert len(content) >= FIXED_BYTES, path
             elif path.suffix == ".py":
                 assert content.endswith(f"# {self.spec.token}\n".encode()), path
             elif path.name not in ("STOP", "reserve"):

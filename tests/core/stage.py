@@ -4,7 +4,7 @@
     assert stage.run() == undisturbed("plain", 3)
 
 Each invocation is a thread that stops before every call to the file system and whenever it sleeps; the seed says whose
-turn it is. Time is virtual: a call takes ten milliseconds, and when all sleep, the clock goes to whoever wakes first. An
+Each invocation is a thread that stops before every call to the file system and whenever it sleeps; the seed says whose
 environment keeps its own memory from one invocation to the next. The random generators belong to the whole process: for
 jobs that draw, they are put aside when another thread goes on, as each real environment has its own.
 """
@@ -234,7 +234,9 @@ class Stage(Relay):
 
     def _note(self, actor: Actor, *what: str) -> None:
         payload = actor.event.payload
-        who = " ".join(f"{name} {payload[name]}" for name in ("task", "verb", "rank", "leg", "generation") if name in payload)
+        who = " ".join(
+            f"{name} {payload[name]}" for name in ("task", "verb", "rank", "leg", "generation") if name in payload
+        )
         self.history.append(f"{self.now:9.2f} s  {actor.event.role} {who}: {' '.join(what)}")
 
     def appeared(self, directory: str) -> None:

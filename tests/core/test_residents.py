@@ -26,7 +26,9 @@ def test_the_bits_are_those_of_the_merge(topology: str, workers: int, tmp_path: 
     assert {event.role for event in stage.delivered} == {"worker"}
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "batch_norm", "dropout", "noisy", "tied", "not_validated"])
+@pytest.mark.parametrize(
+    "name", ["adam", "adamw", "convolutional", "batch_norm", "dropout", "noisy", "tied", "not_validated"]
+)
 @TOPOLOGIES
 def test_every_job_has_the_same_bits(topology: str, name: str, tmp_path: Path) -> None:
     stage = Stage(tmp_path, spec_of(name, topology=topology, workers=3), seed=1, draws=name in DRAWING)
