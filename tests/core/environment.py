@@ -1,0 +1,28 @@
+"""The memory of an execution environment, which all functions of a test share: emptied, or put aside for a while."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from estafeta import usercode
+from estafeta.invocation import PROCESS_MEMORY, read_spec
+from estafeta.snapshot import read_plan
+
+
+def forget() -> None:
+    """Make this process a new execution environment: nothing of earlier invocations is in memory."""
+    PROCESS_MEMORY.clear()
+    read_spec.cache_clear()
+    read_plan.cache_clear()
+    usercode._leave()
+
+
+@contextlib.contextmanager
+def elsewhere() -> Iterator[None]:
+    """In another execution environment; this one is as it was when it goes on."""
+    kept = dict(PROCESS_MEMORY)
+    forget()
+    yield
+    forget()
+    PROCESS_MEMORY.update(kept)
