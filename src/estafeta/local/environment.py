@@ -151,23 +151,23 @@ class Environment:
         if self.phase is Phase.IDLE and self._process:
             self._process.freeze()
 
-    def on_answer(self, request_id: str, attempt_id: str, body: bytes, *, failed: bool) -> Response:
+    def on_answer(self, reply: Reply, request_id: str, attempt_id: str, body: bytes, *, failed: bool) -> None:
         """The handler has returned or raised.
 
-        Returns:
-            What the runtime client is told.
+        The runtime client is told first: while it gets ready for its next event, this one is closed.
         """
         attempt = self._attempt
         if attempt is None or attempt.invocation.request_id != request_id or attempt_id not in ("", attempt.id):
-            return Response(400, error_payload("InvalidRequestID", "This invocation is not in progress."))
-        if self._over_memory():
-            return Response(202)
+            reply(Response(400, error_payload("InvalidRequestID", "This invocation is not in progress.")))
+            return
         if len(body) > RESPONSE_LIMIT_BYTES:
             text = f"Response payload size exceeded maximum allowed payload size ({RESPONSE_LIMIT_BYTES} bytes)."
-            self._end(error_payload("Function.ResponseSizeTooLarge", text), failed=True)
-            return Response(413, error_payload("RequestEntityTooLarge", text))
-        self._end(body, failed=failed)
-        return Response(202)
+            reply(Response(413, error_payload("RequestEntityTooLarge", text)))
+            body, failed = error_payload("Function.ResponseSizeTooLarge", text), True
+        else:
+            reply(Response(202))
+        if not self._over_memory():
+            self._end(body, failed=failed)
 
     def on_init_error(self, error_type: str, body: bytes) -> None:
         """The handler's module cannot be loaded; the process ends by itself."""
