@@ -102,7 +102,7 @@ class Environment:
         self._init_ms: float | None = None
         self._failure: Failure | None = None
         self._began_s = 0.0
-        self._limit: asyncio.TimerHandle | None = None
+        self._deadline_s = 0.0
         self._look: asyncio.TimerHandle | None = None
         self._sabotage: asyncio.TimerHandle | None = None
         self._slow = host.injector.slow_environment()
@@ -286,17 +286,19 @@ class Environment:
 
     def _watch(self, limit_s: float) -> None:
         self._stop_watching()
-        self._limit = self._loop.call_later(limit_s, self._timed_out)
-        self._look = self._loop.call_later(MEMORY_LOOK_S, self._look_again)
+        self._deadline_s = self._loop.time() + limit_s
+        self._look = self._loop.call_later(min(limit_s, MEMORY_LOOK_S), self._look_again)
 
     def _look_again(self) -> None:
-        if not self._over_memory():
-            self._look = self._loop.call_later(MEMORY_LOOK_S, self._look_again)
+        remaining_s = self._deadline_s - self._loop.time()
+        if remaining_s <= 0:
+            self._timed_out()
+        elif not self._over_memory():
+            self._look = self._loop.call_later(min(remaining_s, MEMORY_LOOK_S), self._look_again)
 
     def _stop_watching(self) -> None:
-        for timer in (self._limit, self._look):
-            if timer:
-                timer.cancel()
+        if self._look:
+            self._look.cancel()
 
     def _kill(self) -> None:
         self._stop_watching()
