@@ -6,10 +6,15 @@ Real boto3 on one side, real execution environments on the other; the service ru
 probes that note the time of each step. Times of different processes are comparable, since CLOCK_MONOTONIC is one
 clock for the machine.
 
-    client call        `invoke(InvocationType="Event")` in the caller, with signing and the answer 202
+    client call        `invoke(InvocationType="Event")` in the caller, as functions call each other, with signing and
+                       the answer 202
     event to handler   from just before that call to the first line of a handler in a frozen environment
     service, before    its part of that: from the first byte of the request to the first line of the handler
+      until thawed     the service's own share of it, but that boto3 sends the body in a second packet. What follows is
+                       the runtime client's: it wakes up and, as for any Python from 3.12 on, changes threads
     service, after     from the last line of the handler until the environment is free again
+      until answered   not the service's: the handler closes its note, and the runtime client sends the answer. From its
+                       first byte on, the runtime client's way to its next request is counted too
     sync round trip    `invoke` until the answer has been read
     cold start         from the call to the first line, eight new torch environments at once, zygote warm
 """
@@ -30,13 +35,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import boto3
-from botocore.config import Config
 from machine import describe
 
+from estafeta.invoke import make_client
 from estafeta.local import Endpoint, Options
 from estafeta.local.environment import Environment
 from estafeta.local.http import HttpProtocol
+from estafeta.local.process import Process
 from estafeta.local.service import Service
 
 COLD_ENVIRONMENTS = 8
@@ -126,6 +131,7 @@ def probed_service(home: Path, options: Options, times: Path) -> Iterator[Endpoi
     if pid == 0:
         probes = Probes()
         probes.on(HttpProtocol, "data_received")
+        probes.on(Process, "thaw", leaving=True)
         probes.on(Environment, "on_next", leaving=True)
 
         async def serve() -> None:
@@ -202,20 +208,23 @@ def measure(events: int) -> list[Result]:
             template=home / "template.yaml", root=home / "root", task_root=home / "code", init_limit_s=120
         )
         with probed_service(home, options, home / "times") as endpoint:
-            config = Config(read_timeout=120, max_pool_connections=COLD_ENVIRONMENTS)
-            client = boto3.client("lambda", config=config, **endpoint.client_options())
+            client = make_client("lambda", **endpoint.client_options())
             cold = cold_starts(client)
             calls = send_events(client, home / "notes", events + WARM_UP)[WARM_UP:]
             trips = round_trips(client, events + WARM_UP)[WARM_UP:]
         handled = [tuple(map(int, line.split())) for line in (home / "notes").read_text().splitlines()][WARM_UP:]
         times: dict[str, list[int]] = json.loads((home / "times").read_text())
     accepted = [first_after(times["data_received"], before) for before, _ in calls]
+    thawed = [first_after(times["thaw"], accept) for accept in accepted]
+    answered = [first_after(times["data_received"], ended) for _, ended in handled]
     freed = [first_after(times["on_next"], ended) for _, ended in handled]
     return [
         result("client call", [after - before for before, after in calls]),
         result("event to handler", [began - before for (before, _), (began, _) in zip(calls, handled, strict=True)]),
         result("service, before", [began - accept for accept, (began, _) in zip(accepted, handled, strict=True)]),
+        result("  until thawed", [thaw - accept for accept, thaw in zip(accepted, thawed, strict=True)]),
         result("service, after", [free - ended for free, (_, ended) in zip(freed, handled, strict=True)]),
+        result("  until answered", [answer - ended for answer, (_, ended) in zip(answered, handled, strict=True)]),
         result("sync round trip", trips),
         result(f"cold start, {COLD_ENVIRONMENTS} torch environments", cold),
     ]

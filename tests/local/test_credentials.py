@@ -58,14 +58,26 @@ def test_own_signatures_pass(verifier: Verifier) -> None:
         (lambda r: replace(r, headers=r.headers | {"x-amz-date": "yesterday"}), "InvalidSignatureException"),
         (lambda r: replace(r, headers={}), "MissingAuthenticationTokenException"),
         (lambda r: replace(r, headers=r.headers | {"authorization": "Basic x"}), "IncompleteSignatureException"),
+        (
+            lambda r: replace(r, headers=r.headers | {"authorization": r.headers["authorization"].rpartition(",")[0]}),
+            "IncompleteSignatureException",
+        ),
     ],
-    ids=["body", "method", "path", "query", "header", "date", "date form", "unsigned", "other scheme"],
+    ids=["body", "method", "path", "query", "header", "date", "date form", "unsigned", "other scheme", "cut off"],
 )
 def test_every_signed_part_counts(verifier: Verifier, change, code: str) -> None:
     with pytest.raises(ApiError) as caught:
         verifier.check(change(signed(URL, b"{}")))
     assert caught.value.status == 403
     assert caught.value.code == code
+
+
+def test_a_request_is_judged_by_itself_whatever_passed_before(verifier: Verifier) -> None:
+    first, second = signed(URL, b"1"), signed(URL, b"2")
+    verifier.check(first)
+    verifier.check(second)
+    with pytest.raises(ApiError, match="does not match"):
+        verifier.check(replace(second, headers=first.headers))
 
 
 def test_old_signatures_are_refused(verifier: Verifier, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import asyncio
 import json
 import logging
 import uuid
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from time import monotonic
@@ -103,17 +103,17 @@ class AsyncQueue:
         """
         request_id = str(uuid.uuid4())
         trace, before = count_call(trace, function.arn)
-        event = Event(request_id, arn, function.config.name, function.version, payload, trace)
+        new_event = partial(Event, request_id, arn, function.config.name, function.version, payload, trace)
         if before >= LIMIT and function.config.recursive_loop == "Terminate":
             self._open += 1
-            self._give_up(event, RECURSIVE_LOOP, None)
+            self._give_up(new_event(), RECURSIVE_LOOP, None)
             return request_id
         for delay_s in self._faults.deliveries():
             self._open += 1
             if delay_s:
-                asyncio.get_running_loop().call_later(delay_s, self._attempt, replace(event))
+                asyncio.get_running_loop().call_later(delay_s, self._attempt, new_event())
             else:
-                self._attempt(replace(event))
+                self._attempt(new_event())
         return request_id
 
     def close(self) -> None:

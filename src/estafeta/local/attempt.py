@@ -6,8 +6,8 @@ report before it hands over the outcome, so a caller that has its answer finds t
 
 from __future__ import annotations
 
+import random
 import time
-import uuid
 
 from estafeta.local import report
 from estafeta.local.http import Response
@@ -32,7 +32,7 @@ class Attempt:
             init_ms: Length of the init phase, if this is the first event after it.
         """
         self.invocation = invocation
-        self.id = str(uuid.uuid4())
+        self.id = f"{random.getrandbits(128):032x}"
         self._stream = stream
         self._init_ms = init_ms
         self._log_offset = stream.write(report.start_line(invocation.request_id, invocation.function.version))

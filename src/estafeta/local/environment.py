@@ -102,7 +102,7 @@ class Environment:
         self._init_ms: float | None = None
         self._failure: Failure | None = None
         self._began_s = 0.0
-        self._limit: asyncio.TimerHandle | None = None
+        self._deadline_s = 0.0
         self._look: asyncio.TimerHandle | None = None
         self._sabotage: asyncio.TimerHandle | None = None
         self._slow = host.injector.slow_environment()
@@ -151,23 +151,23 @@ class Environment:
         if self.phase is Phase.IDLE and self._process:
             self._process.freeze()
 
-    def on_answer(self, request_id: str, attempt_id: str, body: bytes, *, failed: bool) -> Response:
+    def on_answer(self, reply: Reply, request_id: str, attempt_id: str, body: bytes, *, failed: bool) -> None:
         """The handler has returned or raised.
 
-        Returns:
-            What the runtime client is told.
+        The runtime client is told first: while it gets ready for its next event, this one is closed.
         """
         attempt = self._attempt
         if attempt is None or attempt.invocation.request_id != request_id or attempt_id not in ("", attempt.id):
-            return Response(400, error_payload("InvalidRequestID", "This invocation is not in progress."))
-        if self._over_memory():
-            return Response(202)
+            reply(Response(400, error_payload("InvalidRequestID", "This invocation is not in progress.")))
+            return
         if len(body) > RESPONSE_LIMIT_BYTES:
             text = f"Response payload size exceeded maximum allowed payload size ({RESPONSE_LIMIT_BYTES} bytes)."
-            self._end(error_payload("Function.ResponseSizeTooLarge", text), failed=True)
-            return Response(413, error_payload("RequestEntityTooLarge", text))
-        self._end(body, failed=failed)
-        return Response(202)
+            reply(Response(413, error_payload("RequestEntityTooLarge", text)))
+            body, failed = error_payload("Function.ResponseSizeTooLarge", text), True
+        else:
+            reply(Response(202))
+        if not self._over_memory():
+            self._end(body, failed=failed)
 
     def on_init_error(self, error_type: str, body: bytes) -> None:
         """The handler's module cannot be loaded; the process ends by itself."""
@@ -286,17 +286,19 @@ class Environment:
 
     def _watch(self, limit_s: float) -> None:
         self._stop_watching()
-        self._limit = self._loop.call_later(limit_s, self._timed_out)
-        self._look = self._loop.call_later(MEMORY_LOOK_S, self._look_again)
+        self._deadline_s = self._loop.time() + limit_s
+        self._look = self._loop.call_later(min(limit_s, MEMORY_LOOK_S), self._look_again)
 
     def _look_again(self) -> None:
-        if not self._over_memory():
-            self._look = self._loop.call_later(MEMORY_LOOK_S, self._look_again)
+        remaining_s = self._deadline_s - self._loop.time()
+        if remaining_s <= 0:
+            self._timed_out()
+        elif not self._over_memory():
+            self._look = self._loop.call_later(min(remaining_s, MEMORY_LOOK_S), self._look_again)
 
     def _stop_watching(self) -> None:
-        for timer in (self._limit, self._look):
-            if timer:
-                timer.cancel()
+        if self._look:
+            self._look.cancel()
 
     def _kill(self) -> None:
         self._stop_watching()

@@ -22,6 +22,8 @@ from estafeta.local.config import AsyncConfig, FunctionConfig
 ACCOUNT = "000000000000"
 LATEST = "$LATEST"
 
+_LAMBDAS_OWN = AsyncConfig()  # of a version that has no settings for events
+
 _REFERENCE = re.compile(
     r"(?:arn:aws:lambda:(?P<region>[a-z0-9-]+):)?(?:(?P<account>\d{12}):)?(?:function:)?"
     r"(?P<name>[A-Za-z0-9_-]+)(?::(?P<qualifier>\$LATEST|[A-Za-z0-9_-]+))?"
@@ -80,7 +82,7 @@ class Function:
 
     def event_config(self, version: str) -> AsyncConfig:
         """How events of a version are retried; each version has its own, as on Lambda."""
-        return self.event_configs.get(version, AsyncConfig())
+        return self.event_configs.get(version, _LAMBDAS_OWN)
 
 
 class Registry:
@@ -165,6 +167,8 @@ class Registry:
         self._save()
 
     def _find(self, reference: str) -> tuple[Function, str]:
+        if function := self._functions.get(reference):  # a plain name, as nearly always
+            return function, ""
         match = _REFERENCE.fullmatch(reference)
         if match is None:
             raise ApiError(400, "ValidationException", f"{reference!r} is not a function name or ARN.")

@@ -10,7 +10,7 @@ Developer Guide, "Use Lambda recursive loop detection to prevent infinite loops"
 from __future__ import annotations
 
 import hashlib
-import secrets
+import random
 import time
 from functools import lru_cache
 
@@ -36,9 +36,9 @@ def count_call(trace: str, arn: str) -> tuple[str, int]:
     own = _fingerprint(arn)
     before = counts.get(own, 0)
     counts[own] = before + 1
-    root = fields.get("Root") or f"1-{int(time.time()):08x}-{secrets.token_hex(12)}"
+    root = fields.get("Root") or f"1-{int(time.time()):08x}-{random.getrandbits(96):024x}"
     lineage = ",".join(f"{name}:{count}" for name, count in counts.items())
-    return f"Root={root};Parent={secrets.token_hex(8)};Sampled=0;Lineage={lineage}", before
+    return f"Root={root};Parent={random.getrandbits(64):016x};Sampled=0;Lineage={lineage}", before
 
 
 @lru_cache(maxsize=1024)

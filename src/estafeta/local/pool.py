@@ -97,10 +97,10 @@ class Pool:
     def throttle(self, function: FunctionVersion) -> str | None:
         """Tell why one more invocation of a function would be too many, if it would."""
         name = function.config.name
-        reserved = {item.latest.config.name: item.reserved_concurrency for item in self._registry.functions()}
-        own = reserved[name]
+        own = self._registry.function(name).reserved_concurrency
         if own is not None:
             return RESERVED_LIMIT if self._running[name] >= own else None
+        reserved = {item.latest.config.name: item.reserved_concurrency for item in self._registry.functions()}
         unreserved_limit = self._account_limit - sum(limit or 0 for limit in reserved.values())
         unreserved = sum(count for other, count in self._running.items() if reserved[other] is None)
         return ACCOUNT_LIMIT if unreserved >= unreserved_limit else None

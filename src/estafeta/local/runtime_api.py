@@ -20,7 +20,7 @@ class Runtime(Protocol):
     def on_next(self, reply: Reply) -> None:
         """It is ready for an event; answered when there is one."""
 
-    def on_answer(self, request_id: str, attempt_id: str, body: bytes, *, failed: bool) -> Response:
+    def on_answer(self, reply: Reply, request_id: str, attempt_id: str, body: bytes, *, failed: bool) -> None:
         """An event has ended."""
 
     def on_init_error(self, error_type: str, body: bytes) -> None:
@@ -41,7 +41,7 @@ class RuntimeApi:
         match request.method, request.segments:
             case "POST", ["2018-06-01", "runtime", "invocation", request_id, "response" | "error" as kind]:
                 attempt_id = request.headers.get("lambda-runtime-invocation-id", "")
-                reply(self._runtime.on_answer(request_id, attempt_id, request.body, failed=kind == "error"))
+                self._runtime.on_answer(reply, request_id, attempt_id, request.body, failed=kind == "error")
             case "POST", ["2018-06-01", "runtime", "init", "error"]:
                 error_type = request.headers.get("lambda-runtime-function-error-type", "Runtime.Unknown")
                 self._runtime.on_init_error(error_type, request.body)
