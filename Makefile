@@ -13,7 +13,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(INSTALLED)  ## train handwritten digits with 4 workers, under Lambda's rules, on this machine
-	$(BIN)/estafeta train examples/digits.py --workers 4
+	$(BIN)/python scripts/demo.py
 
 test: $(INSTALLED)  ## the whole test suite
 	$(BIN)/pytest --numprocesses 2 --dist loadgroup

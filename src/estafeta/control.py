@@ -16,10 +16,11 @@ from estafeta.errors import Conflict, EstafetaError, Gone, RunNotFound, UsageErr
 from estafeta.failures import explain, is_failure_record, run_of
 from estafeta.files import Reader
 from estafeta.finish import export
+from estafeta.handover import publish_left
 from estafeta.invocation import Invocation, dispatch
 from estafeta.layout import RUN_NAME, RUNS, RunLayout
 from estafeta.outcome import RESERVE_BYTES, fail
-from estafeta.snapshot import OUTCOMES, Prepare, Snapshot, next_actions, read_epoch, take_snapshot, takeovers
+from estafeta.snapshot import OUTCOMES, Prepare, Reside, Snapshot, next_actions, read_epoch, take_snapshot, takeovers
 from estafeta.spec import (
     ControlEvent,
     FetchVerb,
@@ -171,9 +172,10 @@ def _stop(spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
     store, layout = invocation.store, RunLayout(spec.run)
     if (snapshot := take_snapshot(store, layout, spec)).outcome is None:
         store.publish(layout.stop, [invocation.token.encode()], invocation.token)
-        # Residents see the request by themselves. Who asks again has seen that none did.
-        actions = takeovers if snapshot.stop_requested else next_actions
-        dispatch(actions(take_snapshot(store, layout, spec)), spec, invocation)
+        if snapshot.stop_requested:  # residents see the request by themselves; who asks again has seen that none did
+            _take_over(spec, invocation)
+        else:
+            dispatch(next_actions(take_snapshot(store, layout, spec)), spec, invocation)
     return _summary(spec, invocation)
 
 
@@ -183,8 +185,18 @@ def _resume(spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
     if take_snapshot(store, layout, spec).outcome == "done":
         raise UsageError(f"{spec.run} is done", hint=f"estafeta status {spec.run}")
     _reopen(layout, invocation)
-    dispatch(takeovers(take_snapshot(store, layout, spec)), spec, invocation)
+    _take_over(spec, invocation)
     return _summary(spec, invocation)
+
+
+def _take_over(spec: RunSpec, invocation: Invocation) -> None:
+    """Set a run going whose functions may all be dead, or only seem to be."""
+    store, layout = invocation.store, RunLayout(spec.run)
+    actions = takeovers(take_snapshot(store, layout, spec))
+    for action in actions:
+        if isinstance(action, Reside) and action.generation and action.leg:  # the leg before may still be at work
+            publish_left(store, layout, action.rank, action.leg - 1, invocation.token, None)
+    dispatch(actions, spec, invocation)
 
 
 def _reopen(layout: RunLayout, invocation: Invocation) -> None:

@@ -44,7 +44,7 @@ def explain(record: dict[str, Any], functions: Mapping[Role, FunctionSettings]) 
         hint=hint,
         exit_code=exit_code,
         function=function,
-        rank=event.get("rank") if event.get("task") in ("train", "valid") else None,
+        rank=event.get("rank") if event.get("task") in ("train", "valid", "reside") else None,
         round=_round(event),
         request_id=context["requestId"],
         log_group=f"/aws/lambda/{function}",
@@ -61,6 +61,8 @@ def _round(event: dict[str, Any]) -> str | None:
 def _where(event: dict[str, Any], function: str) -> str:
     if event.get("task") in ("train", "valid"):
         return f" ({function}, rank {event['rank']}, {event['task']} round {event['version']})"
+    if event.get("task") == "reside":
+        return f" ({function}, rank {event['rank']}, leg {event['leg']})"
     return f" ({function}{', preparing the run' if 'task' in event else ''})"
 
 

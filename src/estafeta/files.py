@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
-from estafeta.inotify import LOCAL, Inotify, filesystem_of
+from estafeta.inotify import LOCAL, filesystem_of, watch
 
 Buffer = bytes | bytearray | memoryview
 """Bytes to write, or room to read into (numpy arrays by their `.data`)."""
@@ -185,7 +185,7 @@ class OsFiles:
 
     def watch(self, paths: Sequence[str]) -> Watch | None:
         """See `Files.watch`: on a file system of this machine alone, by inotify(7)."""
-        return Inotify(paths) if all(filesystem_of(path) in LOCAL for path in paths) else None
+        return watch(paths) if all(filesystem_of(path) in LOCAL for path in paths) else None
 
     def open(self, path: str) -> Reader:
         """See `Files.open`."""

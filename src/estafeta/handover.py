@@ -19,10 +19,10 @@ from collections import deque
 from collections.abc import Collection
 from statistics import median
 
-from estafeta.arrivals import Arrivals, is_local
+from estafeta.arrivals import ALARM_S, Arrivals, is_local
 from estafeta.errors import Gone
 from estafeta.invocation import Invocation, dispatch
-from estafeta.layout import RunLayout, claim_of_leg, leg_of, residents_in
+from estafeta.layout import RunLayout, claim_of_leg, generation_in, leg_of, residents_in
 from estafeta.message import Wish, round_time_of
 from estafeta.snapshot import OUTCOMES, Reside
 from estafeta.spec import RunSpec, WorkerEvent
@@ -90,7 +90,7 @@ def take(event: WorkerEvent, spec: RunSpec, invocation: Invocation) -> Leg | str
         if leg > event.leg:
             is_awaited = leg == event.leg + 1 and not _has_left(event.rank, event.leg, names, layout)
             if is_awaited and not _is_alive(event.rank, store, layout, invocation.remaining_s() / 2):
-                _publish_left(store, layout, event.rank, event.leg, token, None)  # its successor waits in vain
+                publish_left(store, layout, event.rank, event.leg, token, None)  # its successor waits in vain
             return "left: a later leg is there"
         generation = max(generation, newest if leg == event.leg else 0)
         name = claim_of_leg(event.rank, event.leg)
@@ -157,7 +157,7 @@ class Leg:
         try:
             arrivals.collect([self._layout.left(self.rank, self.leg - 1)])[0].close()
         except _Overdue:
-            _publish_left(self._store, self._layout, self.rank, self.leg - 1, self.token, None)
+            publish_left(self._store, self._layout, self.rank, self.leg - 1, self.token, None)
         finally:
             arrivals.close()
 
@@ -222,7 +222,7 @@ class Leg:
         Raises:
             Leaving: The run has ended, another incarnation has this leg's place, or the time is up.
         """
-        if self._invocation.remaining_s() < FLOOR_S + SAVE_MARGIN * self._save_s:
+        if self._invocation.remaining_s() < ALARM_S + FLOOR_S:  # the next look may come that late
             raise Leaving("its time is up")
         if self._clock.monotonic() >= self._check_at:
             self.check_place()
@@ -235,8 +235,7 @@ class Leg:
             raise Leaving("the run has ended", silently=True)
         self._stop_seen |= self._layout.stop.rpartition("/")[2] in names
         names = self._store.list(self._layout.legs)
-        leg, generation = residents_in(names).get(self.rank, (0, 0))
-        overtaken = generation > (self.generation if leg == self.leg else 0) and leg >= self.leg
+        overtaken = generation_in(names, self.rank, self.leg) > self.generation
         if overtaken or _has_left(self.rank, self.leg, names, self._layout):
             raise Leaving("another incarnation has taken over", silently=True)
 
@@ -251,7 +250,7 @@ class Leg:
     def leave(self, version: int | None, why: str) -> None:
         """Say that this leg has left, and after which version; the successor is called if it has not been yet."""
         self.call_successor()
-        _publish_left(self._store, self._layout, self.rank, self.leg, self.token, version)
+        publish_left(self._store, self._layout, self.rank, self.leg, self.token, version)
         self._invocation.note(self._spec.run, left_at=version, why=why, rounds=self.rounds)
 
     def sweep(self) -> None:
@@ -292,5 +291,15 @@ def _has_left(rank: int, leg: int, names: Collection[str], layout: RunLayout) ->
     return layout.left(rank, leg).rpartition("/")[2] in names
 
 
-def _publish_left(store: Store, layout: RunLayout, rank: int, leg: int, token: str, version: int | None) -> None:
+def publish_left(store: Store, layout: RunLayout, rank: int, leg: int, token: str, version: int | None) -> None:
+    """Say that a leg has left. Said by another, it is an order: the leg leaves when it sees it.
+
+    Args:
+        store: The store.
+        layout: The run's paths.
+        rank: Whose leg.
+        leg: Which.
+        token: Of who says it.
+        version: Where it has left; None if it is dead, or is to be.
+    """
     store.publish(layout.left(rank, leg), [json.dumps({"token": token, "version": version}).encode()], token)

@@ -246,6 +246,12 @@ def leg_of(name: str) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
+def generation_in(names: Iterable[str], rank: int, leg: int) -> int:
+    """The newest generation in which a leg has been claimed, from a listing of `legs/`; -1 if it has not been."""
+    matches = (_RESIDENT.fullmatch(name) for name in names)
+    return max((int(m[3]) for m in matches if m and (int(m[1]), int(m[2])) == (rank, leg)), default=-1)
+
+
 def residents_in(names: Iterable[str]) -> dict[int, tuple[int, int]]:
     """By rank, the newest leg and its newest generation that have been claimed, from a listing of `legs/`."""
     newest: dict[int, tuple[int, int]] = {}

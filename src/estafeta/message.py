@@ -35,6 +35,9 @@ FORMAT = 1
 MAGIC = b"estafeta"
 TOKEN_BYTES = 64
 FIXED_BYTES = 128
+SMALL = 16_384
+"""Elements up to which a vector is read along with the head, and written along with it, in one call."""
+
 ALIGNMENT = 64
 """The vector begins at a multiple of this (a cache line)."""
 
@@ -137,10 +140,12 @@ class Form:
         digests: Sequence[int] = (),
         sums: Sequence[float] = (),
         buffers: Mapping[str, Array] | None = None,
+        empty: bool = False,
     ) -> None:
-        """Write a head; the arguments are as in `Head`."""
+        """Write a head; the arguments are as in `Head`, and `empty` says that there is no vector."""
+        count = 0 if empty else self._count
         _FIXED.pack_into(
-            head, 0, MAGIC, FORMAT, kind, wishes, version, rank, 0, rows, self._count, round_s, 0, token.encode()
+            head, 0, MAGIC, FORMAT, kind, wishes, version, rank, 0, rows, count, round_s, 0, token.encode()
         )
         digests = digests or (0,) * self._slices
         self._small.pack_into(head, FIXED_BYTES, *digests, *sums)
@@ -149,25 +154,34 @@ class Form:
             head[where] = np.ascontiguousarray(array, dtype).tobytes()
         head[_CRC_AT : _CRC_AT + 4] = zlib.crc32(head).to_bytes(4, "little")
 
-    def unpack(self, head: bytearray, size: int) -> Head:
-        """Read a head.
+    def read(self, reader: Reader) -> tuple[Head, Array | None]:
+        """Read a head, and the vector along with it if that is small.
 
-        Args:
-            head: The first `vector_at` bytes of the file; overwritten in part.
-            size: Length of the file.
+        Returns:
+            The head; and the vector, float32, or None if it is not small. It is empty if no rows were summed over.
 
         Raises:
-            Corrupt: It is not one of this form.
+            Corrupt: The file is no message of this form.
         """
+        room = bytearray(self.total_bytes if self._count <= SMALL else self.vector_at)
+        length = reader.readinto(room, 0)
+        head, count = self._unpack(room[: self.vector_at])
+        if length != (self.vector_at if count > SMALL else self.vector_at + 4 * count):
+            raise Corrupt(f"a message of {count} elements ends after {length} bytes")
+        vector = np.frombuffer(room, np.float32, count, self.vector_at) if count <= SMALL else None
+        return head, vector
+
+    def _unpack(self, head: bytearray) -> tuple[Head, int]:
         magic, form, kind, wishes, version, rank, _, rows, count, round_s, crc, token = _FIXED.unpack_from(head)
         head[_CRC_AT : _CRC_AT + 4] = bytes(4)
-        if (magic, form, count, size) != (MAGIC, FORMAT, self._count, self.total_bytes) or zlib.crc32(head) != crc:
-            raise Corrupt(f"a message of {size} bytes has a head that does not fit: {bytes(head[:FIXED_BYTES])!r}")
+        fits = (magic, form) == (MAGIC, FORMAT) and (count == self._count or count == rows == 0)
+        if not fits or zlib.crc32(head) != crc:
+            raise Corrupt(f"a message has a head that does not fit: {bytes(head[:FIXED_BYTES])!r}")
         small = self._small.unpack_from(head, FIXED_BYTES)
         buffers = {name: np.frombuffer(bytes(head[where]), dtype).reshape(shape)
                    for name, (where, dtype, shape) in self._buffers.items()}  # fmt: skip
         return Head(kind, version, rank, rows, wishes, round_s, token.rstrip(b"\0").decode(),
-                    small[: self._slices], small[self._slices :], buffers)  # fmt: skip
+                    small[: self._slices], small[self._slices :], buffers), count  # fmt: skip
 
 
 def round_time_of(reader: Reader) -> float:

@@ -98,11 +98,20 @@ class Optimizer(ABC):
         with np.errstate(all="ignore"):
             for start in range(0, params.size, CHUNK):
                 part = slice(start, start + CHUNK)
-                gradient = grad[part]
-                if scale != 1.0:
-                    gradient *= scale
                 states = {slot: vector[part] for slot, vector in slots.items()}
-                self._apply(params[part], gradient, states, scratch[: gradient.size], step, lr)
+                self.update_chunk(params[part], grad[part], states, scratch, step=step, lr=lr, scale=scale)
+
+    def update_chunk(
+        self, params: Vector, grad: Vector, state: State, scratch: Vector, *, step: int, lr: float, scale: float
+    ) -> None:
+        """Do one step on a chunk, without the checks of `update`: for those who walk over the vectors themselves.
+
+        The arguments are as there: vectors of up to `CHUNK` elements, `scratch` float32 and at least as long, `lr` and
+        `scale` Python floats.
+        """
+        if scale != 1.0:
+            grad *= scale
+        self._apply(params, grad, state, scratch[: grad.size], step, lr)
 
     @abstractmethod
     def _slots(self) -> dict[str, float]:

@@ -16,7 +16,9 @@ import numpy as np
 
 from estafeta.clipping import BLOCK, block_sums, clip_factor, norm_from
 from estafeta.combine import check_parameters
-from estafeta.exchange import CHUNK, Exchange, Gathered
+from estafeta.exchange import Exchange
+from estafeta.gathered import Gathered
+from estafeta.outgoing import CHUNK
 from estafeta.schedules import Progress
 from estafeta.slices import GRAIN, Slice, cut
 from estafeta.spec import Plan, RunSpec
@@ -48,7 +50,7 @@ class Replica:
         self._spec, self._plan = spec, plan
         self._slices = slices_of(spec, plan)
         self._index = rank if plan.topology == "sharded" else 0
-        self._sum: Array = np.empty(CHUNK, np.float32)
+        self._room: Array = np.empty((2, CHUNK), np.float32)
 
     @property
     def own(self) -> Slice:
@@ -64,7 +66,7 @@ class Replica:
         """
         weights = self.weights
         scale = self._scale(gathered, exchange)
-        step_slice(self._spec, self._plan, weights, gathered, self._index, self.own, self._sum, scale)
+        step_slice(self._spec, self._plan, weights, gathered, self._index, self.own, self._room, scale)
         if len(self._slices) > 1:
             exchange.publish_slice(weights.version + 1, weights.parameters)
             exchange.fetch_slices(weights.version + 1, weights.parameters)
@@ -75,19 +77,18 @@ class Replica:
         clip_norm = self._spec.update_rule.clip_norm
         if clip_norm is None:
             return 1.0
-        squares = squares_of(gathered, self._index, self.own, self._sum)
+        squares = squares_of(gathered, self._index, self.own, self._room)
         if len(self._slices) > 1:
             lengths = [-(-len(part) // BLOCK) for part in self._slices]
             squares = exchange.share_norms(self.weights.version, squares, lengths)
-        gathered.rewind()
         return clip_factor(norm_from(squares), clip_norm)
 
 
-def squares_of(gathered: Gathered, index: int, part: Slice, scratch: Array) -> Array:
+def squares_of(gathered: Gathered, index: int, part: Slice, room: Array) -> Array:
     """Sums of squares of the blocks of a slice of the mean gradient, float64."""
     sums: list[Array] = [np.empty(0)]
     rows = np.float32(gathered.totals.rows)
-    for first, out in _chunks(part, scratch):  # a chunk is a block
+    for first, out in _chunks(part, room[0]):  # a chunk is a block
         gathered.add_up(index, first, out)
         out /= rows
         sums.append(block_sums(out))
@@ -101,10 +102,20 @@ def step_slice(
     gathered: Gathered,
     index: int,
     part: Slice,
-    scratch: Array,
+    room: Array,
     scale: float,
 ) -> None:
-    """Update one slice of the parameters, in place; `weights.state` is of that slice.
+    """Update one slice of the parameters, in place.
+
+    Args:
+        spec: The run's spec.
+        plan: The run's plan.
+        weights: The version; its state is of that slice.
+        gathered: The round's contributions.
+        index: Which slice.
+        part: Its elements.
+        room: float32[2, CHUNK], overwritten.
+        scale: What the mean gradient is multiplied by.
 
     Raises:
         Diverged: The new parameters are not finite.
@@ -112,14 +123,15 @@ def step_slice(
     """
     optimizer, rows = spec.update_rule, np.float32(gathered.totals.rows)
     lr = optimizer.lr_at(Progress(weights.version, plan.total_steps, plan.steps_per_epoch))
-    for first, gradient in _chunks(part, scratch):
-        gathered.add_up(index, first, gradient)
-        gradient /= rows
-        within = slice(first - part.first, first - part.first + gradient.size)
-        parameters = weights.parameters[first : first + gradient.size]
-        state = {name: vector[within] for name, vector in weights.state.items()}
-        optimizer.update(parameters, gradient, state, step=weights.version, lr=lr, scale=scale)
-        check_parameters(parameters, weights.version, lr)
+    with np.errstate(all="ignore"):  # as in PyTorch; what is not finite is found below
+        for first, gradient in _chunks(part, room[0]):
+            gathered.add_up(index, first, gradient)
+            gradient /= rows
+            within = slice(first - part.first, first - part.first + gradient.size)
+            parameters = weights.parameters[first : first + gradient.size]
+            state = {name: vector[within] for name, vector in weights.state.items()}
+            optimizer.update_chunk(parameters, gradient, state, room[1], step=weights.version, lr=lr, scale=scale)
+            check_parameters(parameters, weights.version, lr)
 
 
 def _chunks(part: Slice, scratch: Array) -> Sequence[tuple[int, Array]]:

@@ -23,8 +23,9 @@ from __future__ import annotations
 
 from estafeta.deadline import Deadline
 from estafeta.errors import Corrupt, EstafetaError, Gone
-from estafeta.exchange import Exchange, Gathered
+from estafeta.exchange import Exchange
 from estafeta.finish import finish
+from estafeta.gathered import Gathered
 from estafeta.handover import Leaving, Leg, take
 from estafeta.history import EpochRecord, judge
 from estafeta.invocation import Invocation

@@ -186,7 +186,7 @@ class Run:
 
     def summary(self, *, wall_s: float | None = None, model_path: Path | None = None) -> dict[str, Any]:
         """Everything about the run in one JSON-ready object, as the last line of `estafeta train --json` has it."""
-        status = self.status(since_epoch=max(0, self.status().epoch - 1))
+        status = self.status(since_epoch=0)
         usage, outcome, spec = self.usage, status.outcome, status.spec
         ended_at = outcome.ended_at if outcome else time.time()
         return {
@@ -205,6 +205,7 @@ class Run:
             "why": outcome.why if outcome else "",
             "weights_sha256": outcome.weights_sha256 if outcome else None,
             "invocations": usage.invocations,
+            "rounds_per_s": _pace(status),
             "legs": usage.legs,
             "retries": usage.retries,
             "billed_gb_seconds": round(usage.billed_gb_seconds, 6),
@@ -226,3 +227,12 @@ class Run:
                 out.write(base64.b64decode(answer["data"]))
                 size = answer["size"]
         return temporary.replace(path)
+
+
+def _pace(status: Status) -> float | None:
+    """Rounds per second between the end of the first epoch and that of the last: without the start."""
+    if len(status.epochs) < 2:
+        return None
+    first, last = status.epochs[0], status.epochs[-1]
+    seconds = last.ended_at - first.ended_at
+    return round((last.version - first.version) / seconds, 3) if seconds > 0 else None

@@ -14,10 +14,11 @@ import numpy as np
 
 from estafeta.clipping import clip_factor, norm_from
 from estafeta.errors import Gone
-from estafeta.exchange import CHUNK, Exchange
+from estafeta.exchange import Exchange
 from estafeta.invocation import Invocation
 from estafeta.layout import Round, RunLayout, messages_in, pieces_in, version_of, versions_in
 from estafeta.message import Wish
+from estafeta.outgoing import CHUNK
 from estafeta.replica import Replica, slices_of, squares_of, step_slice
 from estafeta.slices import Slice
 from estafeta.spec import Plan, RunSpec
@@ -164,7 +165,7 @@ class Redo:
     ) -> None:
         self._spec, self._plan, self._exchange, self._state_of = spec, plan, exchange, state_of
         self._slices = slices_of(spec, plan)
-        self._scratch: Array = np.empty(CHUNK, np.float32)
+        self._room: Array = np.empty((2, CHUNK), np.float32)
 
     def to(self, weights: Weights, own: Slice, version: int) -> None:
         """Bring all parameters, and the state of one slice, to a later version, in place.
@@ -181,7 +182,7 @@ class Redo:
             view = Weights(weights.version, weights.parameters, {}, state)
             for view.version in rounds:
                 with self._exchange.gather(Round(view.version, "train"), wait=False) as gathered:
-                    step_slice(self._spec, self._plan, view, gathered, index, part, self._scratch, scales[view.version])
+                    step_slice(self._spec, self._plan, view, gathered, index, part, self._room, scales[view.version])
         for number in rounds:
             weights.advance(self._totals(number), self._plan)
 
@@ -192,7 +193,7 @@ class Redo:
         scales: dict[int, float] = {}
         for number in rounds:
             with self._exchange.gather(Round(number, "train"), wait=False) as gathered:
-                squares = [squares_of(gathered, i, part, self._scratch) for i, part in enumerate(self._slices)]
+                squares = [squares_of(gathered, i, part, self._room) for i, part in enumerate(self._slices)]
             scales[number] = clip_factor(norm_from(np.concatenate(squares)), clip_norm)
         return scales
 

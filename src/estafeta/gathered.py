@@ -1,0 +1,119 @@
+"""The contributions of all ranks to a round, open for reading, and their sum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+
+from estafeta.errors import Corrupt
+from estafeta.files import Reader
+from estafeta.message import Head
+from estafeta.slices import Slice
+from estafeta.tensorfile import Array
+from estafeta.totals import Totals
+from estafeta.vectors import digest
+
+
+class Source:
+    """One rank's vector.
+
+    Args:
+        head: The head of its message.
+        memory: The vector, if it has been read along with the head; otherwise it is read as it is wanted.
+        reader: The message's file.
+        vector_at: Where the vector begins in it, in bytes.
+    """
+
+    def __init__(self, head: Head, memory: Array | None, reader: Reader, vector_at: int) -> None:
+        self.head = head
+        self._reader, self._vector_at, self._memory = reader, vector_at, memory
+        self._seen = 0
+
+    def read(self, first: int, scratch: Array) -> Array:
+        """A chunk from `first` on, as long as `scratch`, which it may be read into."""
+        if self._memory is not None:
+            values = self._memory[first : first + scratch.size]
+        else:
+            self._reader.readinto(scratch.data, self._vector_at + 4 * first)
+            values = scratch
+        self._seen ^= digest(values)
+        return values
+
+    def check(self, index: int) -> None:
+        """Compare what has been read with the digest of a slice, and begin anew.
+
+        Raises:
+            Corrupt: It is not as it was published.
+        """
+        seen, self._seen = self._seen, 0
+        if seen != self.head.digests[index]:
+            head = self.head
+            raise Corrupt(f"slice {index} of rank {head.rank}, version {head.version}, is not as it was published")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._reader.close()
+
+
+class Gathered:
+    """The contributions of all ranks to a round. Get them from `Exchange.gather`, and close them.
+
+    Args:
+        sources: By rank.
+        names: Names of the sums.
+        slices: How the vector is cut.
+        scratch: float32[n], room for a chunk.
+
+    Attributes:
+        totals: Rows, sums and buffers of all ranks.
+        wishes: What any of the ranks would like to happen.
+        common: What all of them would.
+    """
+
+    def __init__(
+        self, sources: Sequence[Source], names: Sequence[str], slices: Sequence[Slice], scratch: Array
+    ) -> None:
+        self.totals = Totals()
+        self.wishes, self.common = 0, ~0
+        for source in sources:
+            head = source.head
+            self.totals.add(head.rows, dict(zip(names, head.sums, strict=True)), head.buffers)
+            self.wishes |= head.wishes
+            self.common &= head.wishes
+        self._all = sources
+        self._sources = [source for source in sources if source.head.rows]
+        self._slices, self._scratch = slices, scratch
+
+    def add_up(self, index: int, first: int, out: Array) -> None:
+        """Sum a chunk of a slice over the ranks, in rank order. A slice is to be gone through from its beginning.
+
+        Args:
+            index: Which slice.
+            first: The chunk's first element.
+            out: float32[n], n up to the length of the scratch, all within the slice; gets the sums.
+
+        Raises:
+            Corrupt: With the last chunk of a slice: the bytes of a rank are not those that were published.
+        """
+        scratch = self._scratch[: out.size]
+        begun = self._sources[0].read(first, out)
+        for source in self._sources[1:]:
+            begun = np.add(begun, source.read(first, scratch), out=out)
+        if begun is not out:
+            out[:] = begun
+        if first + out.size == self._slices[index].last:
+            for source in self._sources:
+                source.check(index)
+
+    def close(self) -> None:
+        """Close the files."""
+        for source in self._all:
+            source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
