@@ -1,6 +1,6 @@
 """How long the local Lambda service takes to hand an event over, and to start environments.
 
-    python benchmarks/bench_invoke.py [--events N] [--json]
+    python benchmarks/bench_invoke.py [--events N] [--short] [--json]
 
 Real boto3 on one side, real execution environments on the other; the service runs in a process of its own, with
 probes that note the time of each step. Times of different processes are comparable, since CLOCK_MONOTONIC is one
@@ -238,10 +238,11 @@ def first_after(times: list[int], moment: int) -> int:
 def main() -> None:
     """Measure, and print a table or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--events", type=int, default=300, help="events and calls to measure")
+    parser.add_argument("--events", type=int, help="events and calls to measure; 300 by default")
+    parser.add_argument("--short", action="store_true", help="60 events")
     parser.add_argument("--json", action="store_true", help="print one JSON list as the last line")
     arguments = parser.parse_args()
-    results = measure(arguments.events)
+    results = measure(arguments.events or (60 if arguments.short else 300))
     if arguments.json:
         print(json.dumps([asdict(item) for item in results]))
         return

@@ -1,6 +1,6 @@
 """How long a round of the merge topology takes on the local service, and what it is made of.
 
-    python benchmarks/bench_round.py [--workers 4] [--epochs 10] [--json]
+    python benchmarks/bench_round.py [--workers 4] [--epochs 10] [--blocks 3] [--short] [--json]
 
 Trains a 10 kB model; every round is N worker invocations and one merge, each through the Invoke API. Beside it stands
 the same run inline (one process, no service): the difference is what invoking costs. Runs of both kinds alternate.
@@ -45,10 +45,13 @@ def main() -> None:
     """Print the table, or JSON as the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--blocks", type=int, default=3)
+    parser.add_argument("--epochs", type=int, help="10 by default")
+    parser.add_argument("--blocks", type=int, help="3 by default")
+    parser.add_argument("--short", action="store_true", help="one block of 3 epochs")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    options.epochs = options.epochs or (3 if options.short else 10)
+    options.blocks = options.blocks or (1 if options.short else 3)
     with tempfile.TemporaryDirectory(dir="/var/tmp") as home:
         os.environ["ESTAFETA_HOME"] = home
         inline, service = connect("inline"), connect("local")

@@ -1,6 +1,6 @@
 """What the store's safety costs beside the bare calls of the operating system, and beside the usual ways to save.
 
-    python benchmarks/bench_store.py [--dir DIR] [--repeats 300] [--json]
+    python benchmarks/bench_store.py [--dir DIR] [--repeats 300] [--short] [--json]
 
 Every group does one thing in several ways. The first way, `raw`, is the least that can do it safely: for publishing,
 that is open, write, close, link, unlink. `vs_raw` is the median beside that of `raw` in its group. The ways of a group
@@ -169,9 +169,11 @@ def main() -> None:
     """Print the table, and with `--json` the rows as the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", help="a directory on the file system to measure; a temporary one by default")
-    parser.add_argument("--repeats", type=int, default=300)
+    parser.add_argument("--repeats", type=int, help="300 by default")
+    parser.add_argument("--short", action="store_true", help="60 repeats")
     parser.add_argument("--json", action="store_true", help="print one JSON list as the last line")
     options = parser.parse_args()
+    repeats, machine = options.repeats or (60 if options.short else 300), describe()
     rows = []
     with tempfile.TemporaryDirectory(dir=options.dir) as folder:
         store = Store(folder)
@@ -182,11 +184,12 @@ def main() -> None:
 
         for group, ways in groups(store, folder).items():
             clear()
-            taken = medians(ways, options.repeats, clear)
+            taken = medians(ways, repeats, clear)
             for way, median in taken.items():
                 vs_raw = round(median / taken["raw"], 2)
-                rows.append({"case": f"{group}: {way}", "median_us": round(median, 1), "vs_raw": vs_raw})
-    print(describe())
+                row = {"case": f"{group}: {way}", "median_us": round(median, 1), "vs_raw": vs_raw, "machine": machine}
+                rows.append(row)
+    print(machine)
     for row in rows:
         print(f"{row['case']:54}{row['median_us']:>10} us{row['vs_raw']:>8} x raw")
     if options.json:

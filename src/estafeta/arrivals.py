@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
+from statistics import median
 
 from estafeta.errors import Gone
 from estafeta.files import Reader
@@ -28,7 +30,13 @@ ALARM_S = 0.5
 """Longest pause between two calls of `alarm`."""
 
 EAGERNESS = 0.8
-"""After a wait in which the first look was enough, the next first look comes that much earlier."""
+"""A wait in which the first look was enough may have been that much shorter."""
+
+AGAIN = 0.125
+"""The second look comes after this part of the expected wait, the next ones after ever longer pauses."""
+
+RECENT = 9
+"""Waits from which is learnt."""
 
 
 class Arrivals:
@@ -52,6 +60,7 @@ class Arrivals:
         self._watch = store.files.watch([store.absolute(directory) for directory in directories])
         self._spin_s = SPIN_S if writers <= len(os.sched_getaffinity(0)) else 0.0
         self._expected_s = 0.0
+        self._waits_s: deque[float] = deque(maxlen=RECENT)
 
     @property
     def is_local(self) -> bool:
@@ -115,12 +124,10 @@ class Arrivals:
             pending = [path for path in pending if not self._try(path, found)]
 
     def _by_listing(self, paths: Sequence[str], found: dict[str, Reader]) -> None:
-        clock, backoff = self._store.clock, Backoff()
-        began = clock.monotonic()
-        pause, looks = self._expected_s, 0
+        began = self._store.clock.monotonic()
+        self._pause(self._expected_s)
+        pause, looks = max(Backoff.first_s, self._expected_s * AGAIN), 0
         while True:
-            if pause:
-                clock.sleep(pause)
             pending = [path for path in paths if path not in found]
             for directory in dict.fromkeys(path.rpartition("/")[0] for path in pending):
                 self.looks += 1
@@ -133,9 +140,23 @@ class Arrivals:
             if len(found) == len(paths):
                 break
             self._alarm()
-            pause = backoff.first_s if looks == 1 else min(pause * backoff.factor, backoff.longest_s, ALARM_S)
-        waited = clock.monotonic() - began
-        self._expected_s = self._expected_s * EAGERNESS if looks == 1 else waited
+            self._pause(pause)
+            pause = min(pause * Backoff.factor, Backoff.longest_s)
+        self._learn(self._store.clock.monotonic() - began, looks)
+
+    def _learn(self, waited_s: float, looks: int) -> None:
+        """Expect the next files when these have come, by the median of the last waits: one was late, not all will be."""
+        self._waits_s.append(waited_s * EAGERNESS if looks == 1 else waited_s)
+        self._expected_s = median(self._waits_s)
+
+    def _pause(self, seconds: float) -> None:
+        """Sleep, but not through an alarm."""
+        while seconds > 0:
+            part = min(seconds, ALARM_S)
+            self._store.clock.sleep(part)
+            seconds -= part
+            if seconds > 0:
+                self._alarm()
 
     def _try(self, path: str, found: dict[str, Reader]) -> bool:
         try:

@@ -62,5 +62,8 @@ def tally_of(file: TensorFile) -> Tally:
     """The header of an open contribution."""
     metadata = file.metadata
     return Tally(
-        int(metadata["rows"]), json.loads(metadata["sums"]), int(metadata["parts"]), json.loads(metadata["absent"])
+        int(metadata["rows"]),
+        json.loads(metadata["sums"]),
+        int(metadata["parts"]),
+        tuple(json.loads(metadata["absent"])),
     )

@@ -29,7 +29,7 @@ from estafeta.errors import Corrupt, Gone
 from estafeta.files import Reader
 from estafeta.gathered import Gathered, Source
 from estafeta.layout import Round, RunLayout, message_name, messages_in
-from estafeta.message import FIXED_BYTES, Form, Head, Kind
+from estafeta.message import FIXED_BYTES, TOKEN_BYTES, Form, Head, Kind
 from estafeta.outgoing import CHUNK, Outgoing
 from estafeta.slices import Slice
 from estafeta.spec import Slot
@@ -73,6 +73,8 @@ class Exchange:
         token: str,
         alarm: Callable[[], None],
     ) -> None:
+        if len(token) > TOKEN_BYTES:
+            raise ValueError(f"the token {token!r} does not fit a message")
         self._store, self._layout = store, layout
         self._rank, self._workers, self._token = rank, workers, token
         self._slices, self._sums = slices, tuple(sums)

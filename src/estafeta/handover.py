@@ -22,7 +22,7 @@ from statistics import median
 from estafeta.arrivals import ALARM_S, Arrivals, is_local
 from estafeta.errors import Gone
 from estafeta.invocation import Invocation, dispatch
-from estafeta.layout import RunLayout, claim_of_leg, generation_in, leg_of, residents_in
+from estafeta.layout import RunLayout, claim_of_leg, contributions_in, generation_in, leg_of, residents_in
 from estafeta.message import Wish, round_time_of
 from estafeta.snapshot import OUTCOMES, Reside
 from estafeta.spec import RunSpec, WorkerEvent
@@ -271,9 +271,9 @@ class _Overdue(Exception):
 
 
 def _is_alive(rank: int, store: Store, layout: RunLayout, most_s: float) -> bool:
-    """Whether a rank publishes anything within the time in which it should, or within `most_s` seconds."""
+    """Whether a rank contributes anything within the time in which it should, or within `most_s` seconds."""
     outbox = layout.outbox(rank)
-    before = store.list(outbox)
+    before = contributions_in(store.list(outbox))
     patience_s = LOCAL_PATIENCE_S if is_local(store, outbox) else SHARED_PATIENCE_S
     if before:
         newest = max(before, key=lambda name: name.rpartition("-")[2])
@@ -283,7 +283,8 @@ def _is_alive(rank: int, store: Store, layout: RunLayout, most_s: float) -> bool
             return True
     else:
         patience_s *= START_PATIENCE
-    return store.wait(outbox, lambda names: names != before, timeout_s=min(patience_s, most_s)) is not None
+    seen = store.wait(outbox, lambda names: contributions_in(names) != before, timeout_s=min(patience_s, most_s))
+    return seen is not None
 
 
 def _has_left(rank: int, leg: int, names: Collection[str], layout: RunLayout) -> bool:

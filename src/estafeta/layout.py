@@ -240,6 +240,12 @@ def messages_in(names: Iterable[str], kind: str) -> frozenset[int]:
     return frozenset(int(match[2]) for match in matches if match and match[1] == kind)
 
 
+def contributions_in(names: Iterable[str]) -> frozenset[str]:
+    """Names of a resident rank's contributions, in a listing of its outbox."""
+    matches = (_MESSAGE.fullmatch(name) for name in names)
+    return frozenset(match[0] for match in matches if match and match[1] in ("gradient", "scores"))
+
+
 def leg_of(name: str) -> tuple[int, int] | None:
     """The resident rank and leg that a file of `legs/` belongs to, or None."""
     match = _MARK.match(name)
@@ -250,6 +256,11 @@ def generation_in(names: Iterable[str], rank: int, leg: int) -> int:
     """The newest generation in which a leg has been claimed, from a listing of `legs/`; -1 if it has not been."""
     matches = (_RESIDENT.fullmatch(name) for name in names)
     return max((int(m[3]) for m in matches if m and (int(m[1]), int(m[2])) == (rank, leg)), default=-1)
+
+
+def left_in(names: Iterable[str]) -> frozenset[tuple[int, int]]:
+    """Ranks and legs of which it is said that they have left, in a listing of `legs/`."""
+    return frozenset(mark for name in names if name.startswith("left-") and (mark := leg_of(name)))
 
 
 def residents_in(names: Iterable[str]) -> dict[int, tuple[int, int]]:
@@ -276,6 +287,12 @@ def legs_in(names: Iterable[str], round_: Round) -> dict[int, int]:
             rank, leg = int(match[3]), int(match[4])
             legs[rank] = max(leg, legs.get(rank, 0))
     return legs
+
+
+def partial_rank(name: str) -> int | None:
+    """The rank that a file of `partial/` belongs to, or None if it is no such file."""
+    match = _PARTIAL.fullmatch(name)
+    return int(match[3]) if match else None
 
 
 def generations_in(names: Iterable[str], round_: Round) -> frozenset[int]:

@@ -262,7 +262,8 @@ def check_gradient(values: Array) -> None:
 
 
 def _vector(gradient: torch.Tensor) -> Array:
-    vector: Array = gradient.detach().reshape(-1).numpy()
+    dense = gradient.detach().to_dense() if gradient.is_sparse else gradient.detach()
+    vector: Array = dense.reshape(-1).numpy()
     return vector
 
 

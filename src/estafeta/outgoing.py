@@ -12,8 +12,8 @@ from estafeta.slices import Slice
 from estafeta.tensorfile import Array
 from estafeta.vectors import digest
 
-CHUNK = 65_536
-"""Elements that are digested and written at a time, 256 kB: they are read from memory once, and from the cache then."""
+CHUNK = 262_144
+"""Elements that are digested and written at a time, 1 MB: they are read from memory once, and from the cache then."""
 
 
 class Outgoing:

@@ -29,7 +29,7 @@ from estafeta.gathered import Gathered
 from estafeta.handover import Leaving, Leg, take
 from estafeta.history import EpochRecord, judge
 from estafeta.invocation import Invocation
-from estafeta.layout import Round, RunLayout, legs_in
+from estafeta.layout import Round, RunLayout, legs_in, partial_rank, round_of
 from estafeta.learner import check_gradient
 from estafeta.message import Wish
 from estafeta.replica import Replica, slices_of
@@ -184,6 +184,7 @@ class _Resident:
             round_, outgoing, rows=learner.rows, wishes=wishes, round_s=leg.round_s,
             sums=tuple(learner.sums.values()), buffers=learner.buffers if train and learner.rows else None,
         )  # fmt: skip
+        self._sweep_partials(round_)
         if not mine:
             leg.check_place()  # another incarnation was first: with the same bits, but perhaps in our place
         return True
@@ -205,6 +206,13 @@ class _Resident:
                 if self._leg.rank in legs:
                     share.resume(self._store, self._layout.partial_of(round_, share.rank, legs[self._leg.rank]))
         return share
+
+    def _sweep_partials(self, round_: Round) -> None:
+        """Remove how far earlier legs had got with a share, now that all of it is published."""
+        if self._leg.rounds == 0:
+            names = self._store.list(self._layout.partial)
+            own = [name for name in names if partial_rank(name) == self._leg.rank and round_of(name) == round_]
+            self._store.sweep(self._layout.partial, own)
 
     def _prepare_next(self, round_: Round) -> None:
         """Read the next rows while the others are at work; after the last step of an epoch, what is next is open."""

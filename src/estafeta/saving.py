@@ -79,7 +79,8 @@ class Saver:
             return
         began = self._store.clock.monotonic()
         if self._plan.topology == "sharded":
-            publish_piece(self._store, self._layout, weights, self._rank, replica.own, self._token)
+            publish_piece(self._store, self._layout, weights, replica.own, rank=self._rank, workers=self._workers,
+                          token=self._token)  # fmt: skip
         elif weights.version % self._workers == self._rank:
             publish_weights(self._store, self._layout, weights, self._token)
         self._newest = weights.version

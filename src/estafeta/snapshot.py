@@ -15,6 +15,7 @@ from estafeta.layout import (
     Round,
     RunLayout,
     epochs_in,
+    left_in,
     legs_in,
     messages_in,
     ranks_in,
@@ -42,6 +43,7 @@ class Snapshot:
         ranks: Ranks that have contributed to the current round.
         legs: By rank, the leg that goes on with an unfinished share of the current round.
         residents: By rank, the newest leg and generation that have been claimed.
+        left: Ranks and legs that have left.
         reached: Of residents, the newest version that has been worked on; it may be ahead of the newest saved one.
     """
 
@@ -54,6 +56,7 @@ class Snapshot:
     ranks: frozenset[int] = frozenset()
     legs: tuple[tuple[int, int], ...] = ()
     residents: tuple[tuple[int, tuple[int, int]], ...] = ()
+    left: frozenset[tuple[int, int]] = frozenset()
     reached: int = 0
 
 
@@ -133,8 +136,10 @@ def takeovers(snapshot: Snapshot) -> tuple[Action, ...]:
     """What sets a run going again whose functions may all be dead: residents are replaced by the next generation."""
     if snapshot.plan is None or not snapshot.plan.is_resident or snapshot.outcome:
         return next_actions(snapshot)
-    newest = dict(snapshot.residents)
-    replaced = tuple(Reside(rank, leg, generation + 1) for rank, (leg, generation) in sorted(newest.items()))
+    replaced = tuple(
+        Reside(rank, leg + 1) if (rank, leg) in snapshot.left else Reside(rank, leg, generation + 1)
+        for rank, (leg, generation) in snapshot.residents
+    )
     return (*replaced, *next_actions(replace(snapshot, stop_requested=False)))
 
 
@@ -179,9 +184,10 @@ def take_snapshot(store: Store, layout: RunLayout, spec: RunSpec, plan: Plan | N
     last_epoch = read_epoch(store, layout, epoch)
     if plan.is_resident:
         newest = max(messages_in(store.list(layout.outbox(0)), "gradient"), default=0)
-        residents = tuple(sorted(residents_in(store.list(layout.legs)).items()))
+        marks = store.list(layout.legs)
+        residents = tuple(sorted(residents_in(marks).items()))
         return Snapshot(spec.workers, outcome, stop_requested, plan, version, last_epoch, residents=residents,
-                        reached=max(version, newest))  # fmt: skip
+                        left=left_in(marks), reached=max(version, newest))  # fmt: skip
     round_ = current_round(plan, version, last_epoch)
     ranks, legs = frozenset[int](), dict[int, int]()
     if round_ is not None:

@@ -7,7 +7,7 @@
 or, where each rank keeps a slice, one file for each rank:
 
     <version>-<rank>.safetensors      both: parameters and state.<name>, float32[slice]; metadata also has first (the
-                                      slice's first element) and size (P); rank 0 adds the buffers
+                                      slice's first element), size (P) and pieces (how many there are); rank 0 adds the buffers
 
 The optimiser's file is published first: who sees a version finds its state too. A version in pieces is one when all
 are there.
@@ -80,13 +80,16 @@ def publish_weights(store: Store, layout: RunLayout, weights: Weights, token: st
     return store.publish(layout.version(weights.version), content, token)
 
 
-def publish_piece(store: Store, layout: RunLayout, weights: Weights, rank: int, own: Slice, token: str) -> bool:
+def publish_piece(
+    store: Store, layout: RunLayout, weights: Weights, own: Slice, *, rank: int, workers: int, token: str
+) -> bool:
     """Publish a rank's slice of a version; `weights.state` is of that slice. Returns as `publish_weights`."""
     metadata = {
         **_header(weights, token),
         **_tally(weights),
         "first": str(own.first),
         "size": str(weights.parameters.size),
+        "pieces": str(workers),
     }
     tensors = {PARAMETERS: weights.parameters[own.first : own.last]}
     tensors.update({STATE + name: vector for name, vector in weights.state.items()})
@@ -146,7 +149,7 @@ def read_state(
         Gone: The version has been swept, or is not published yet.
         Corrupt: A file is not as it was published.
     """
-    state: dict[str, Array] = {name: np.empty(len(span), np.float32) for name in names} if span else {}
+    state: dict[str, Array] = {name: np.empty(len(span), np.float32) for name in names} if span is not None else {}
 
     def read(reader: Reader) -> None:
         file = TensorFile(reader)
@@ -155,7 +158,7 @@ def read_state(
                    if entry != PARAMETERS and not entry.startswith(BUFFER)}  # fmt: skip
         for name, entry in vectors.items():
             length = file.entries[entry].shape[0]
-            wanted = span or Slice(0, size or length)
+            wanted = Slice(0, size or length) if span is None else span
             if wanted.last <= start or start + length <= wanted.first:
                 continue
             out = state.setdefault(name, np.empty(len(wanted), np.float32))
@@ -178,15 +181,23 @@ def token_of_version(store: Store, layout: RunLayout, version: int) -> str:
 
 
 def _read(store: Store, layout: RunLayout, version: int, whole: str, read: Callable[[Reader], None]) -> None:
-    """Read the one file of a version, or all pieces."""
+    """Read the one file of a version, or all pieces.
+
+    Raises:
+        Gone: There is neither the file nor every piece: pieces are swept one by one.
+    """
     try:
         store.reading(whole, read)
     except Gone:
         ranks = pieces_in(store.list(layout.weights), version)
-        if not ranks:
+        if not ranks or len(ranks) < store.reading(layout.piece(version, min(ranks)), _pieces):
             raise
         for rank in sorted(ranks):
             store.reading(layout.piece(version, rank), read)
+
+
+def _pieces(reader: Reader) -> int:
+    return int(TensorFile(reader).metadata["pieces"])
 
 
 def _header(weights: Weights, token: str) -> dict[str, str]:

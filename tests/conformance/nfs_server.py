@@ -142,8 +142,9 @@ class NfsServer:
         return bytes(file.content[offset : offset + count])
 
     def write(self, file: File, offset: int, data: bytes) -> None:
-        """Put bytes at an offset. NFS has no request that appends."""
+        """Put bytes at an offset; what lies before it and was never written reads as zeros. Nothing appends in NFS."""
         self._arrive(file)
+        file.content.extend(bytes(max(0, offset - len(file.content))))
         file.content[offset : offset + len(data)] = data
 
     def _arrive(self, *handles: Node) -> None:

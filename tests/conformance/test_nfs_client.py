@@ -53,6 +53,17 @@ def test_a_name_that_was_absent_appears_up_to_a_minute_late(
     assert latest_s / 3 <= late_s <= latest_s
 
 
+def test_a_file_may_be_written_from_behind(nfs: Nfs) -> None:
+    writer = nfs.a.write(F)
+    writer.write([b"c", b"d"], 2)
+    with nfs.b.open(F) as reader:
+        assert content(reader) == b"\0\0cd"
+    writer.write([b"ab"], 0)
+    writer.close()
+    with nfs.b.open(F) as reader:
+        assert content(reader) == b"abcd"
+
+
 def test_a_name_never_looked_up_is_seen_at_the_first_look(nfs: Nfs) -> None:
     nfs.b.listdir(ROOT)
     nfs.a.create(F, [b"x"])

@@ -34,7 +34,8 @@ SUMMARY: dict[str, Any] = {
 def status(**changes: Any) -> Status:
     facts: dict[str, Any] = {
         "spec": SPEC, "state": "running", "outcome": None, "version": 6, "total_steps": 120, "steps_per_epoch": 6,
-        "train_rows": 1438, "valid_rows": 359, "parameters": 9610, "epoch": 1, "epochs": (RECORD,),
+        "train_rows": 1438, "valid_rows": 359, "parameters": 9610, "topology": "merge", "epoch": 1,
+        "epochs": (RECORD,),
     }  # fmt: skip
     return Status(**{**facts, **changes})
 
@@ -153,14 +154,12 @@ def test_a_table_is_as_wide_as_its_cells(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_a_run_is_described_once_it_is_prepared() -> None:
-    assert wording.identity(status(), "local") == [
-        ("run", "digits-1a2b3c   local, 4 workers x 1769 MB, merge topology")
-    ]
+    assert wording.identity(status(), "local") == [("run", "digits-1a2b3c   local, 4 workers x 1769 MB")]
     assert wording.plan(status(steps_per_epoch=None)) == []
     assert wording.plan(status()) == [
         ("model", "digits:job   9,610 parameters, 38.4 kB"),
         ("data", "1,438 rows to train, 359 to validate"),
-        ("plan", "20 epochs of 6 steps, batches of 256, seed 7"),
+        ("plan", "20 epochs of 6 steps, batches of 256, seed 7, merge topology"),
     ]
 
 

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from conformance.interposed import Interposed
-from estafeta.combine import GradientSum, means
+from estafeta.combine import GradientSum
 from estafeta.contribution import Tally, contribution
 from estafeta.errors import Corrupt, Gone
 from estafeta.files import Buffer, OsFiles, Reader
 from estafeta.layout import Round
 from estafeta.store import Store
 from estafeta.tensorfile import CHUNK_BYTES, Array
+from estafeta.totals import means
 
 ROUND = Round(0, "train")
 LARGE = 3 * CHUNK_BYTES // 4 + 7
@@ -56,8 +57,8 @@ def test_the_sum_has_the_order_of_the_ranks(tmp_path: Path) -> None:
     np.testing.assert_array_equal(total.gradient, expected)
     backwards = summed(Store(tmp_path), paths[::-1], LARGE)
     assert not np.array_equal(backwards.gradient, expected), "the test could not tell"
-    assert total.rows == 10
-    assert total.sums == {"loss": 5.0}
+    assert total.totals.rows == 10
+    assert total.totals.sums == {"loss": 5.0}
 
 
 def test_a_rank_without_rows_adds_nothing(tmp_path: Path) -> None:
@@ -66,8 +67,8 @@ def test_a_rank_without_rows_adds_nothing(tmp_path: Path) -> None:
     paths = [publish(store, 0, ones, 2, {"b": np.array(4.0)}), publish(store, 1, None, 0)]
     total = summed(store, paths, 3)
     np.testing.assert_array_equal(total.gradient, ones)
-    assert total.rows == 2
-    assert total.mean_buffers({"b": np.array(0.0)})["b"] == 4
+    assert total.totals.rows == 2
+    assert total.totals.buffers({"b": np.array(0.0)})["b"] == 4
 
 
 class StaleOnce(Interposed):
@@ -116,8 +117,8 @@ def test_a_reading_that_begins_anew_adds_nothing_twice(reads: int, tmp_path: Pat
     files = StaleOnce(reads)
     total = summed(Store(tmp_path, files), [path], LARGE)
     np.testing.assert_array_equal(total.gradient, gradient)
-    assert (total.rows, total.sums) == (3, {"loss": 1.5})
-    assert total.mean_buffers({"b": np.array(0.0)})["b"] == 2
+    assert (total.totals.rows, total.totals.sums) == (3, {"loss": 1.5})
+    assert total.totals.buffers({"b": np.array(0.0)})["b"] == 2
     assert files.opened == 2
 
 
@@ -145,7 +146,7 @@ def test_a_buffer_that_nobody_changes_keeps_its_bits(
 ) -> None:
     store = Store(tmp_path_factory.mktemp("store"))
     paths = [publish(store, rank, array, count, {"b": array}) for rank, count in enumerate(rows)]
-    mean = summed(store, paths, len(array)).mean_buffers({"b": array})["b"]
+    mean = summed(store, paths, len(array)).totals.buffers({"b": array})["b"]
     assert mean.dtype == np.float32
     np.testing.assert_array_equal(mean, array)
 
@@ -164,7 +165,7 @@ def test_buffers_of_all_kinds(found: list[Array], expected: object, tmp_path: Pa
     """Rank 0 has one row, rank 1 has two."""
     store = Store(tmp_path)
     paths = [publish(store, rank, np.ones(1, np.float32), rank + 1, {"b": array}) for rank, array in enumerate(found)]
-    mean = summed(store, paths, 1).mean_buffers({"b": found[0]})["b"]
+    mean = summed(store, paths, 1).totals.buffers({"b": found[0]})["b"]
     assert mean.dtype == found[0].dtype
     assert mean.shape == found[0].shape
     assert mean.tolist() == expected

@@ -13,7 +13,7 @@ from core.environment import forget
 from core.specs import CODE, spec_of
 from estafeta import control as module
 from estafeta.history import EarlyStopping
-from estafeta.layout import RunLayout
+from estafeta.layout import RunLayout, claim_of_leg
 from estafeta.spec import Status, WorkerEvent
 
 
@@ -46,11 +46,19 @@ def start(relay: Relay, code: dict[str, str] = CODE, **changes: Any) -> dict[str
 
 def test_starting_publishes_all_and_queues_one_event(relay: Relay, tmp_path: Path) -> None:
     relay.start()
-    assert RunLayout("r").directories
-    assert all((tmp_path / directory).is_dir() for directory in relay.layout.directories)
+    assert RunLayout("r").directories()
+    assert all((tmp_path / directory).is_dir() for directory in relay.layout.directories())
     assert (tmp_path / relay.layout.code / "jobs.py").read_text() == CODE["jobs.py"] + f"# {relay.spec.token}\n"
     assert relay.step()
     assert relay.delivered[0].payload == WorkerEvent(run="r", task="prepare").model_dump()
+
+
+def test_each_resident_has_an_outbox_from_the_first_moment(tmp_path: Path) -> None:
+    for topology, residents in (("auto", 3), ("sharded", 3), ("replicated", 3), ("merge", 0)):
+        relay = Relay(tmp_path, spec_of("plain", run=topology, workers=3, topology=topology))
+        relay.start()
+        assert all((tmp_path / directory).is_dir() for directory in relay.layout.directories(residents))
+        assert (tmp_path / relay.layout.outbox(0)).is_dir() == (residents > 0)
 
 
 def test_starting_twice_is_starting_once(relay: Relay, tmp_path: Path) -> None:
@@ -176,6 +184,47 @@ def test_stopping_a_run_that_has_ended_changes_nothing(relay: Relay) -> None:
     assert relay.outcome().state == "done"
     assert not relay.store.exists(relay.layout.stop)
     assert "r is done" in error_of(relay.control("resume"))["message"]
+
+
+def residents_sent_for(relay: Relay) -> list[tuple[int, int, int]]:
+    """Rank, leg and generation of those that are queued; the queue is empty afterwards."""
+    found = [event.payload for event in relay.queued()]
+    while relay.queued():
+        relay.drop()
+    assert {event["task"] for event in found} <= {"reside"}
+    return [(event["rank"], event["leg"], event["generation"]) for event in found]
+
+
+@pytest.fixture
+def residents(tmp_path: Path) -> Relay:
+    """A run whose residents are at work, it seems: rank 0 in its first leg, rank 1 in its third."""
+    relay = Relay(tmp_path, spec_of("plain", topology="sharded"))
+    relay.start()
+    relay.step()
+    assert residents_sent_for(relay) == [(0, 0, 0), (1, 0, 0)]
+    for rank, leg, generation in ((0, 0, 0), (1, 2, 1)):
+        relay.store.claim(relay.layout.legs, claim_of_leg(rank, leg), generation=generation, token="t")
+    return relay
+
+
+def test_residents_see_the_request_to_stop_and_are_replaced_when_it_is_repeated(residents: Relay) -> None:
+    assert residents.control("stop")["state"] == "stopping"
+    assert residents_sent_for(residents) == []
+    assert residents.control("stop")["state"] == "stopping"
+    assert residents_sent_for(residents) == [(0, 0, 1), (1, 2, 2)]
+
+
+def test_residents_are_replaced_by_resuming(residents: Relay) -> None:
+    """They may be dead. If not, they see that they have been replaced, and leave."""
+    assert residents.control("resume")["state"] == "running"
+    assert residents_sent_for(residents) == [(0, 0, 1), (1, 2, 2)]
+
+
+def test_the_steps_of_residents_are_counted_before_they_are_saved(residents: Relay) -> None:
+    status = Status.model_validate(residents.control("status"))
+    assert (status.version, status.topology) == (0, "sharded")
+    residents.store.publish(residents.layout.message(0, "gradient", 5), [b"t"], "t")
+    assert residents.control("status")["version"] == 5
 
 
 def test_a_running_run_may_be_resumed(relay: Relay) -> None:

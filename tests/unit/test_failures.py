@@ -13,6 +13,7 @@ from estafeta.spec import MergeEvent, Role, WorkerEvent
 
 TRAIN = WorkerEvent(run="r", task="train", version=12, rank=3, leg=1)
 PREPARE = WorkerEvent(run="r", task="prepare")
+RESIDE = WorkerEvent(run="r", task="reside", rank=3, leg=2)
 MERGE = MergeEvent(run="r", round="valid-00000004")
 
 
@@ -64,6 +65,7 @@ def test_a_loop_that_lambda_cut() -> None:
     ("event", "where", "function", "rank", "round_"),
     [
         (TRAIN, "(estafeta-worker, rank 3, train round 12)", "estafeta-worker", 3, "train-00000012"),
+        (RESIDE, "(estafeta-worker, rank 3, leg 2)", "estafeta-worker", 3, None),
         (PREPARE, "(estafeta-worker, preparing the run)", "estafeta-worker", None, None),
         (MERGE, "(estafeta-merge)", "estafeta-merge", None, "valid-00000004"),
         (MergeEvent(run="r"), "(estafeta-merge)", "estafeta-merge", None, None),

@@ -51,19 +51,19 @@ def test_create_takes_more_chunks_than_one_call(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("at_once", [1, 3, 4, 7])
 def test_create_goes_on_after_a_short_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
-    def short(descriptor: int, views: list[memoryview]) -> int:
-        return os.write(descriptor, b"".join(views)[:at_once])
+    def short(descriptor: int, views: list[memoryview], offset: int) -> int:
+        return os.pwrite(descriptor, b"".join(views)[:at_once], offset)
 
-    monkeypatch.setattr("estafeta.files.os.writev", short)
+    monkeypatch.setattr("estafeta.files.os.pwritev", short)
     FILES.create(str(tmp_path / "f"), [b"abc", b"d", b"", b"efghij"])
     assert (tmp_path / "f").read_bytes() == b"abcdefghij"
 
 
 def test_create_raises_what_writing_raises_and_closes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(descriptor: int, views: list[memoryview]) -> int:
+    def full(descriptor: int, views: list[memoryview], offset: int) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("estafeta.files.os.writev", full)
+    monkeypatch.setattr("estafeta.files.os.pwritev", full)
     before = open_descriptors()
     with pytest.raises(OSError, match="No space"):
         FILES.create(str(tmp_path / "f"), [b"abc"])
@@ -117,6 +117,35 @@ def test_a_reader_closes(tmp_path: Path) -> None:
     with FILES.open(str(tmp_path / "f")):
         assert open_descriptors() == before + 1
     assert open_descriptors() == before
+
+
+def test_a_writer_writes_anywhere_and_again(tmp_path: Path) -> None:
+    writer = FILES.write(str(tmp_path / "f"))
+    writer.write([b"cd", np.frombuffer(b"ef", np.uint8).data], 2)
+    writer.write([b"ab"], 0)
+    writer.write([b"C"], 2)
+    assert (tmp_path / "f").read_bytes() == b"abCdef", "it is there before it is closed"
+    before = open_descriptors()
+    writer.close()
+    assert open_descriptors() == before - 1
+
+
+def test_a_writer_never_writes_to_a_file_that_is_there(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"old")
+    with pytest.raises(FileExistsError):
+        FILES.write(str(tmp_path / "f"))
+    assert (tmp_path / "f").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_append_goes_on_after_a_short_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    def short(descriptor: int, views: list[memoryview]) -> int:
+        return os.write(descriptor, b"".join(views)[:at_once])
+
+    monkeypatch.setattr("estafeta.files.os.writev", short)
+    FILES.append(str(tmp_path / "f"), b"abc")
+    FILES.append(str(tmp_path / "f"), b"defgh")
+    assert (tmp_path / "f").read_bytes() == b"abcdefgh"
 
 
 def test_append_creates_and_adds(tmp_path: Path) -> None:

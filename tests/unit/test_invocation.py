@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from conformance.clock import VirtualClock
 from core.driver import Relay
 from core.environment import forget
 from core.specs import spec_of
@@ -18,7 +19,7 @@ from estafeta.errors import Gone
 from estafeta.invocation import Invocation, dispatch, read_spec
 from estafeta.invoke import LambdaInvoker
 from estafeta.layout import Round
-from estafeta.snapshot import Action, Finish, Merge, Prepare, Work
+from estafeta.snapshot import Action, Finish, Merge, Prepare, Reside, Work
 from estafeta.spec import MergeEvent, Role, WorkerEvent
 from estafeta.store import Store
 
@@ -66,11 +67,28 @@ def test_actions_become_events(
         assert models[role].model_validate(json.loads(text)).model_dump() == event
 
 
+def test_a_resident_is_told_when_it_was_sent_for(tmp_path: Path) -> None:
+    recorder, clock = Recorder(), VirtualClock()
+    clock.sleep(7.5)
+    invocation = Invocation(Store(tmp_path, clock=clock), lambda functions: recorder, "t", lambda: 1.0)
+    actions = (Reside(0), Reside(2, leg=4, generation=1, lead_s=3.5, expires_at=90.0))
+    dispatch(actions, spec_of("plain"), invocation)
+    assert recorder.sent == [
+        ("worker", WorkerEvent(run="r", task="reside", rank=0, sent_at=7.5).model_dump()),
+        ("worker", WorkerEvent(run="r", task="reside", rank=2, leg=4, generation=1, sent_at=7.5, lead_s=3.5,
+                               expires_at=90.0).model_dump()),
+    ]  # fmt: skip
+
+
 def test_events_carry_no_tensors_however_large_the_run_is(tmp_path: Path) -> None:
     recorder = Recorder()
     spec = spec_of("plain", run="x" * 63, workers=9999)
-    dispatch((Work(Round(99_999_999, "train"), 9998, leg=999),), spec, invocation_with(recorder, tmp_path))
-    assert len(json.dumps(recorder.sent[0][1])) < 300
+    largest = (
+        Work(Round(99_999_999, "train"), 9998, leg=999),
+        Reside(9998, leg=999, generation=99, lead_s=1 / 3, expires_at=1e9 + 1 / 3),
+    )
+    dispatch(largest, spec, invocation_with(recorder, tmp_path))
+    assert max(len(json.dumps(event)) for _, event in recorder.sent) < 300
 
 
 def test_what_lambda_tells_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

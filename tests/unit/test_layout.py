@@ -13,11 +13,18 @@ from estafeta.layout import (
     Round,
     RunLayout,
     claim_of,
+    claim_of_leg,
     contribution_name,
     epochs_in,
+    generation_in,
     generations_in,
+    leg_of,
     legs_in,
+    message_name,
+    messages_in,
+    pieces_in,
     ranks_in,
+    residents_in,
     round_of,
     version_of,
     versions_in,
@@ -29,6 +36,7 @@ PHASES: st.SearchStrategy[Phase] = st.sampled_from(["train", "valid"])
 ROUNDS = st.builds(Round, st.integers(0, 99_999_999), PHASES)
 RANKS = st.integers(0, 9998)
 LEGS = st.integers(1, 300)
+VERSIONS = st.integers(0, 99_999_999)
 FOREIGN = {
     "README",
     "0003",
@@ -36,7 +44,11 @@ FOREIGN = {
     "train-1-2.safetensors",
     "00000001.safetensors.part",
     "frozen.safetensors",
+    "00000001-0002.safetensors.part",
+    "gradient-1",
+    "rank-1-2.g0",
 }
+KINDS = ("gradient", "scores", "slice", "norms")
 
 
 def name_of(path: str) -> str:
@@ -74,6 +86,49 @@ def test_versions_are_read_back_from_weights(versions: set[int]) -> None:
     assert version_of(name_of(LAYOUT.frozen)) is None
 
 
+@given(
+    whole=st.sets(VERSIONS, max_size=3),
+    pieces=st.dictionaries(VERSIONS, st.sets(st.integers(0, 3), min_size=1), max_size=4),
+)
+def test_a_version_in_pieces_is_one_when_all_are_there(whole: set[int], pieces: dict[int, set[int]]) -> None:
+    names = {name_of(LAYOUT.piece(version, rank)) for version, ranks in pieces.items() for rank in ranks} | FOREIGN
+    for version, ranks in pieces.items():
+        assert pieces_in(names, version) == ranks
+        assert {version_of(name_of(LAYOUT.piece(version, rank))) for rank in ranks} == {version}
+    assert versions_in(names) == frozenset(), "where there are no residents, a piece is no version"
+    complete = {version for version, ranks in pieces.items() if len(ranks) == 4}
+    assert versions_in(iter(names | {name_of(LAYOUT.version(version)) for version in whole}), 4) == whole | complete
+
+
+@given(messages=st.dictionaries(st.sampled_from(KINDS), st.sets(VERSIONS, max_size=3)))
+def test_messages_are_read_back_from_an_outbox(messages: dict[str, set[int]]) -> None:
+    names = {message_name(kind, version) for kind, versions in messages.items() for version in versions} | FOREIGN
+    for kind in KINDS:
+        assert messages_in(names, kind) == messages.get(kind, set())
+    assert LAYOUT.message(3, "norms", 12) == f"{LAYOUT.outbox(3)}/norms-00000012"
+
+
+@given(claims=st.dictionaries(RANKS, st.sets(st.tuples(LEGS, st.integers(0, 120)), min_size=1), max_size=4))
+def test_the_newest_leg_of_each_resident_is_read_back(claims: dict[int, set[tuple[int, int]]]) -> None:
+    names = {claim_name(claim_of_leg(rank, leg), generation)
+             for rank, of_rank in claims.items() for leg, generation in of_rank}  # fmt: skip
+    marks = {name_of(mark(rank, 301)) for rank in claims for mark in (LAYOUT.ready, LAYOUT.left)}
+    assert residents_in(names | marks | FOREIGN) == {rank: max(of_rank) for rank, of_rank in claims.items()}
+    for rank, of_rank in claims.items():
+        for leg in {leg for leg, _ in of_rank}:
+            assert generation_in(names | marks, rank, leg) == max(g for other, g in of_rank if other == leg)
+        assert generation_in(names | marks, rank, 301) == -1
+
+
+@given(rank=RANKS, leg=LEGS)
+def test_every_mark_of_a_resident_tells_its_leg(rank: int, leg: int) -> None:
+    marks = (claim_name(claim_of_leg(rank, leg), 0), name_of(LAYOUT.ready(rank, leg)), name_of(LAYOUT.left(rank, leg)))
+    assert {leg_of(mark) for mark in marks} == {(rank, leg)}
+    assert len(set(marks)) == 3
+    assert leg_of(claim_name(claim_of(Round(rank, "train")), leg)) is None
+    assert {round_of(mark) for mark in marks} == {None}
+
+
 @given(epochs=st.sets(st.integers(1, 20_000), max_size=4))
 def test_epochs_are_read_back_from_records(epochs: set[int]) -> None:
     assert epochs_in({name_of(LAYOUT.epoch(epoch)) for epoch in epochs} | FOREIGN) == epochs
@@ -102,7 +157,11 @@ def test_all_paths_lie_in_folders_that_are_made_at_first() -> None:
         LAYOUT.partial_of(round_, 0, 1), f"{LAYOUT.legs}/{claim_of(round_)}", f"{LAYOUT.export('best')}/state.json",
         f"{LAYOUT.export('final')}/state.json", f"{LAYOUT.code}/job.py",
     ]  # fmt: skip
-    assert {posixpath.dirname(path) for path in files} == set(LAYOUT.directories)
+    assert {posixpath.dirname(path) for path in files} == set(LAYOUT.directories())
+    residents = [LAYOUT.message(rank, kind, 3) for rank in range(3) for kind in KINDS]
+    more = [LAYOUT.piece(1, 2), LAYOUT.ready(0, 1), LAYOUT.left(2, 300), f"{LAYOUT.legs}/{claim_of_leg(0, 0)}"]
+    assert {posixpath.dirname(path) for path in files + residents + more} == set(LAYOUT.directories(3))
+    assert LAYOUT.directories(0) == LAYOUT.directories()
     top = (LAYOUT.spec, LAYOUT.plan, LAYOUT.stop, LAYOUT.reserve, LAYOUT.outcome("done"))
     assert {posixpath.dirname(path) for path in top} == {LAYOUT.root} == {"runs/amber-41"}
 

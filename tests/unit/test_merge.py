@@ -139,9 +139,9 @@ def test_a_late_merge_sweeps_nothing_that_a_later_one_needs(tmp_path: Path) -> N
     relay, event = at_merge(tmp_path, "train-00000000")
     relay.drain_until(lambda: relay.control("status")["version"] == 2)
     relay.step()
-    before = {name: relay.store.list(name) for name in relay.layout.directories}
+    before = {name: relay.store.list(name) for name in relay.layout.directories()}
     assert relay.redeliver(event)["done"] == "left: the workers are at it"
-    assert {name: relay.store.list(name) for name in relay.layout.directories} == before
+    assert {name: relay.store.list(name) for name in relay.layout.directories()} == before
 
 
 def test_train_metrics_are_those_of_the_epoch_alone(tmp_path: Path) -> None:

@@ -46,6 +46,8 @@ JOB = Job(
         ("model.dropout", "0.5", lambda o: o.arguments == {"model": {"dropout": 0.5}}),
         ("worker.timeout_s", "3", lambda o: o.settings == {"worker": {"timeout_s": 3}}),
         ("merge.memory_mb", 512, lambda o: o.settings == {"merge": {"memory_mb": 512}}),
+        ("rounds_per_invocation", "3", lambda o: o.rounds_per_invocation == 3),
+        ("rounds_per_invocation", "none", lambda o: o.rounds_per_invocation is None),
     ],
 )
 def test_a_value_reaches_its_place(name: str, text: Any, path: Any) -> None:
@@ -67,6 +69,7 @@ def test_the_job_itself_stays_as_it_is() -> None:
         ("early_stopping.patienc", "early_stopping.patience"),
         ("model.hiden", "model.hidden"),
         ("worker.timeout", "worker.timeout_s"),
+        ("round_per_invocation", "rounds_per_invocation"),
         ("dataset.path", "there is nothing to set here"),
     ],
 )
@@ -76,7 +79,10 @@ def test_a_wrong_name_is_told_the_right_ones(name: str, suggestion: str) -> None
     assert suggestion in caught.value.hint
 
 
-@pytest.mark.parametrize(("name", "text"), [("epochs", "many"), ("optimizer.lr", "[1]"), ("worker.memory_mb", "1.5")])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("epochs", "many"), ("optimizer.lr", "[1]"), ("worker.memory_mb", "1.5"), ("rounds_per_invocation", "few")],
+)
 def test_a_value_of_the_wrong_kind_is_refused(name: str, text: str) -> None:
     with pytest.raises(UsageError, match=f"{name}=.* does not fit"):
         override(JOB, {name: text})
@@ -85,6 +91,8 @@ def test_a_value_of_the_wrong_kind_is_refused(name: str, text: str) -> None:
 def test_a_value_out_of_range_is_refused_by_what_it_belongs_to() -> None:
     with pytest.raises(UsageError, match="epochs is 0"):
         override(JOB, {"epochs": "0"})
+    with pytest.raises(UsageError, match="rounds_per_invocation is 0"):
+        override(JOB, {"rounds_per_invocation": "0"})
 
 
 def test_every_known_name_can_be_set() -> None:

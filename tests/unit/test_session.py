@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,12 @@ from core.environment import forget
 from core.specs import spec_of
 from estafeta.errors import Gone, UsageError
 from estafeta.files import OsFiles, Reader
+from estafeta.inline import NO_LIMIT_S
+from estafeta.invocation import Invocation
+from estafeta.layout import Round
 from estafeta.session import Data, Session, check_rows, open_session
+from estafeta.share import Share
+from estafeta.snapshot import read_plan
 from estafeta.store import Store
 
 
@@ -29,6 +35,16 @@ class Counting(Interposed):
         return super().open(path)
 
 
+def session_of(relay: Relay, store: Store | None = None, **fields: Any) -> Session:
+    return open_session(
+        relay.spec, Invocation(store or relay.store, relay_of_nobody, "t", lambda: NO_LIMIT_S, **fields)
+    )
+
+
+def relay_of_nobody(functions: object) -> Any:
+    raise AssertionError("opening a session invokes nobody")
+
+
 @pytest.fixture
 def relay(tmp_path: Path) -> Relay:
     """A run that has made its second version."""
@@ -40,18 +56,26 @@ def relay(tmp_path: Path) -> Relay:
 
 
 def test_a_session_is_kept_until_another_run_comes(relay: Relay, tmp_path: Path) -> None:
-    session = open_session(relay.store, relay.layout, relay.spec)
-    assert open_session(relay.store, relay.layout, relay.spec) is session
+    session = session_of(relay)
+    assert session_of(relay) is session
     other = Relay(tmp_path, spec_of("plain", run="other"))
     other.start()
-    assert open_session(other.store, other.layout, other.spec) is not session
-    assert open_session(relay.store, relay.layout, relay.spec) is not session
+    assert session_of(other) is not session
+    assert session_of(relay) is not session
+
+
+def test_each_environment_has_a_session_of_its_own(relay: Relay) -> None:
+    one: dict[str, Any] = {}
+    session = session_of(relay, memory=one)
+    assert session_of(relay, memory={}) is not session
+    assert session_of(relay, memory=one) is session
+    assert session_of(relay) is not session
 
 
 def test_parameters_are_read_once_and_buffers_put_back(relay: Relay) -> None:
     files = Counting()
     store = Store(relay.store.root, files)
-    session = open_session(store, relay.layout, relay.spec)
+    session = session_of(relay, store)
     session.load(store, relay.layout, 2)
     found = {name: array.copy() for name, array in session.learner.buffers.items()}
     learner = session.learner
@@ -60,14 +84,23 @@ def test_parameters_are_read_once_and_buffers_put_back(relay: Relay) -> None:
     session.load(store, relay.layout, 2)
     assert files.opened.count("00000002.safetensors") == 1
     assert all((learner.buffers[name] == array).all() for name, array in found.items())
-    assert not learner.gradient.any()
-    assert learner.rows == 0
     session.load(store, relay.layout, 1)
     assert files.opened.count("00000001.safetensors") == 1
 
 
+def test_a_new_share_begins_a_new_sum(relay: Relay) -> None:
+    session = session_of(relay)
+    session.load(relay.store, relay.layout, 2)
+    learner = session.learner
+    learner.train(session.data.tables["train"].batch(np.arange(8)))
+    assert learner.gradient().any()
+    Share.of(session, relay.spec, read_plan(relay.store, relay.layout), Round(2, "train"), 0)
+    assert not learner.gradient().any()
+    assert (learner.rows, learner.sums) == (0, {"loss": 0.0, "accuracy": 0.0})
+
+
 def test_after_a_failed_reading_nothing_is_taken_for_loaded(relay: Relay) -> None:
-    session = open_session(relay.store, relay.layout, relay.spec)
+    session = session_of(relay)
     session.load(relay.store, relay.layout, 2)
     parameters = session.learner.parameters.copy()
     with pytest.raises(Gone):
@@ -78,7 +111,7 @@ def test_after_a_failed_reading_nothing_is_taken_for_loaded(relay: Relay) -> Non
 
 
 def test_data_are_split_by_the_seed(relay: Relay) -> None:
-    session: Session = open_session(relay.store, relay.layout, relay.spec)
+    session = session_of(relay)
     train, valid = session.data.rows["train"], session.data.rows["valid"]
     assert sorted([*train, *valid]) == list(range(48))
     assert len(valid) == 12

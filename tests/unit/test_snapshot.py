@@ -16,31 +16,34 @@ from core.environment import elsewhere
 from core.faults import HeldUp
 from core.specs import spec_of
 from estafeta.history import EarlyStopping, EpochRecord
-from estafeta.layout import Round
+from estafeta.layout import Round, claim_of_leg
 from estafeta.snapshot import (
     Action,
     Finish,
     Merge,
     Prepare,
+    Reside,
     Snapshot,
     Work,
     current_round,
     is_current,
+    newest_epoch,
     next_actions,
     read_epoch,
     take_snapshot,
+    takeovers,
 )
-from estafeta.spec import Plan
-from estafeta.store import Store
+from estafeta.spec import Plan, Topology
+from estafeta.store import Store, claim_name
 
 WORKERS = 3
 STEPS = 4
 """In an epoch, of which there are two."""
 
 
-def plan_of(valid_rows: int = 10, steps: int = STEPS, epochs: int = 2) -> Plan:
-    return Plan(token="t", train_rows=40, valid_rows=valid_rows, steps_per_epoch=steps, total_steps=steps * epochs,
-                parameters=(), buffers=(), frozen=(), state_dict=())  # fmt: skip
+def plan_of(valid_rows: int = 10, steps: int = STEPS, epochs: int = 2, topology: Topology = "merge") -> Plan:
+    return Plan(token="t", topology=topology, train_rows=40, valid_rows=valid_rows, steps_per_epoch=steps,
+                total_steps=steps * epochs, parameters=(), buffers=(), frozen=(), state_dict=())  # fmt: skip
 
 
 def record(epoch: int, stop: str | None = None) -> EpochRecord:
@@ -211,3 +214,79 @@ def test_the_round_after_the_last_is_none() -> None:
 
 def test_there_is_no_record_of_epoch_0(tmp_path: Path) -> None:
     assert read_epoch(Store(os.fspath(tmp_path)), Relay(tmp_path, spec_of("plain")).layout, 0) is None
+
+
+# Residents
+
+
+@pytest.fixture(params=["sharded", "replicated"])
+def resident(request: pytest.FixtureRequest) -> Plan:
+    return plan_of(topology=request.param)
+
+
+def test_each_resident_is_sent_for_once(resident: Plan) -> None:
+    assert next_actions(at(0, plan=resident)) == (Reside(0), Reside(1), Reside(2))
+    assert next_actions(at(5, plan=resident, residents=((1, (4, 2)),))) == (Reside(0), Reside(2))
+    there = tuple((rank, (0, 0)) for rank in range(WORKERS))
+    for version in range(9):
+        assert next_actions(at(version, plan=resident, residents=there)) == (), "what is next they find out themselves"
+
+
+def test_residents_see_by_themselves_that_they_are_to_stop(resident: Plan) -> None:
+    assert next_actions(at(0, plan=resident, stop_requested=True)) == STOPPED, "where nobody is at work"
+    some = ((1, (0, 0)),)
+    assert next_actions(at(0, plan=resident, stop_requested=True, residents=some)) == (Reside(0), Reside(2))
+
+
+@pytest.mark.parametrize("outcome", ["done", "stopped", "failed"])
+def test_of_a_run_that_has_ended_nobody_is_sent_for(outcome: Any, resident: Plan) -> None:
+    ended = at(3, plan=resident, outcome=outcome, residents=((1, (0, 0)),))
+    assert next_actions(ended) == takeovers(ended) == ()
+
+
+def test_who_may_be_dead_is_replaced_by_the_next_generation(resident: Plan) -> None:
+    there = ((0, (3, 0)), (2, (2, 5)))
+    replaced = (Reside(0, 3, 1), Reside(2, 2, 6), Reside(1))
+    assert takeovers(at(3, plan=resident, residents=there)) == replaced
+    assert takeovers(at(3, plan=resident, residents=there, stop_requested=True)) == replaced
+    assert takeovers(at(3, plan=resident, stop_requested=True)) == (Reside(0), Reside(1), Reside(2)), "also to stop"
+
+
+@pytest.mark.parametrize("snapshot", [Snapshot(WORKERS), at(3), at(3, stop_requested=True), at(4, ranks=ALL)], ids=str)
+def test_where_nobody_stays_nobody_is_replaced(snapshot: Snapshot) -> None:
+    assert takeovers(snapshot) == next_actions(snapshot)
+
+
+def test_a_snapshot_of_residents(tmp_path: Path) -> None:
+    relay = Relay(tmp_path, spec_of("plain", workers=WORKERS, topology="sharded"))
+    relay.start()
+    relay.step()
+    store, layout, spec = relay.store, relay.layout, relay.spec
+    before = take_snapshot(store, layout, spec)
+    assert (before.version, before.reached, before.residents) == (0, 0, ())
+    assert [event.payload["rank"] for event in relay.queued()] == [0, 1, 2]
+    for name in (
+        claim_name(claim_of_leg(1, 0), 0),
+        claim_name(claim_of_leg(1, 2), 1),
+        claim_name(claim_of_leg(0, 3), 0),
+    ):
+        store.publish(f"{layout.legs}/{name}", [b"t"], "t")
+    for version in (5, 6):
+        store.publish(layout.message(0, "gradient", version), [b"t"], "t")
+    store.publish(layout.message(0, "scores", 9), [b"t"], "t")
+    for rank, version in ((0, 4), (1, 4), (2, 4), (0, 6), (1, 6)):
+        store.publish(layout.piece(version, rank), [b"t"], "t")
+    after = take_snapshot(store, layout, spec)
+    assert after.residents == ((0, (3, 0)), (1, (2, 1)))
+    assert after.version == 4, "of version 6 a piece is missing"
+    assert after.reached == 6
+    assert take_snapshot(store, layout, spec, after.plan) == after
+
+
+def test_of_the_records_one_may_want_an_older_one(tmp_path: Path) -> None:
+    """A rank that goes on from an older version must not know of verdicts that come after it."""
+    relay = Relay(tmp_path, spec_of("plain"))
+    relay.run()
+    store, layout = relay.store, relay.layout
+    found = [newest_epoch(store, layout, most) for most in range(4)]
+    assert [record.epoch if record else None for record in found] == [None, 1, 2, 2]

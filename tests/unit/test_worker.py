@@ -162,5 +162,6 @@ def test_the_handler_writes_what_it_was_asked_and_what_it_did(
     answer = handler(WorkerEvent(run="r", task="train", rank=1).model_dump(), context)
     assert answer == {"done": "contributed"}
     asked, did = (json.loads(line) for line in capsys.readouterr().out.splitlines())
-    assert asked == {"run": "r", "request_id": "1234", "task": "train", "version": 0, "rank": 1, "leg": 0}
+    assert asked == {"run": "r", "request_id": "1234", "task": "train", "version": 0, "rank": 1, "leg": 0,
+                     "generation": 0}  # fmt: skip
     assert did == {"run": "r", "request_id": "1234", "done": "contributed"}
