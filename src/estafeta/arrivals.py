@@ -141,11 +141,11 @@ class Arrivals:
                 break
             self._alarm()
             self._pause(pause)
-            pause = min(pause * Backoff.factor, Backoff.longest_s)
+            pause = min(pause * Backoff.factor, ALARM_S)
         self._learn(self._store.clock.monotonic() - began, looks)
 
     def _learn(self, waited_s: float, looks: int) -> None:
-        """Expect the next files when these have come, by the median of the last waits: one was late, not all will be."""
+        """Expect the next files when these have come, by the median of waits: one that was long tells little."""
         self._waits_s.append(waited_s * EAGERNESS if looks == 1 else waited_s)
         self._expected_s = median(self._waits_s)
 

@@ -7,7 +7,7 @@
 or, where each rank keeps a slice, one file for each rank:
 
     <version>-<rank>.safetensors      both: parameters and state.<name>, float32[slice]; metadata also has first (the
-                                      slice's first element), size (P) and pieces (how many there are); rank 0 adds the buffers
+                                      slice's first element), size (P) and pieces (how many); rank 0 adds the buffers
 
 The optimiser's file is published first: who sees a version finds its state too. A version in pieces is one when all
 are there.

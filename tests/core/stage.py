@@ -152,6 +152,11 @@ class Stage(Relay):
         self._actors.clear()
         self._queue.clear()
 
+    def lose(self, which: Callable[[Event], bool]) -> None:
+        """Lose some of the events that wait."""
+        self._queue = [entry for entry in self._queue if not which(entry[2])]
+        heapq.heapify(self._queue)
+
     @property
     def at_work(self) -> list[Actor]:
         """The invocations in progress."""

@@ -107,3 +107,17 @@ def test_a_run_stops_where_all_agree_and_is_resumed(topology: str, turns: int, t
     stage.control("resume")
     stage.drain()
     assert stage.result() == undisturbed_of(spec_of("plain", workers=3, epochs=15))
+
+
+@TOPOLOGIES
+def test_resuming_goes_on_after_the_loss_of_all_successors(topology: str, tmp_path: Path) -> None:
+    """All legs have left, and nobody has claimed the next ones."""
+    spec = spec_of("adamw", topology=topology, workers=3, rounds_per_invocation=2)
+    stage = Stage(tmp_path, spec, seed=5)
+    stage.start()
+    while stage.step():
+        stage.lose(lambda event: event.payload.get("leg") == 1)
+    assert stage.control("status")["state"] == "running"
+    stage.control("resume")
+    stage.drain()
+    assert stage.result() == undisturbed("adamw", 3)

@@ -235,17 +235,17 @@ def test_the_first_look_comes_ever_earlier_when_it_finds_all(
 ) -> None:
     arrivals = waiting(shared)
     rounds_of(clock, store, arrivals, 0.4)
-    publish(store, *[f"b/{number}" for number in range(5)])
+    publish(store, *[f"b/{number}" for number in range(40)])
     waits = []
-    for number in range(5):
+    for number in range(40):
         began = clock.monotonic()
         arrivals.collect([f"b/{number}"])[0].close()
         waits.append(clock.monotonic() - began)
     assert waits[0] >= 0.4
-    assert waits[1:] == pytest.approx([wait * EAGERNESS for wait in waits[:-1]])
+    assert all(later <= earlier for earlier, later in itertools.pairwise(waits))
+    assert waits[-1] < waits[0] * EAGERNESS**4
 
 
-@pytest.mark.xfail(strict=True, reason="arrivals.py, _by_listing: the first look may be put off without limit or alarm")
 def test_a_round_that_was_long_does_not_keep_the_alarm_from_ringing(
     store: Store, shared: Store, clock: VirtualClock, waiting: Callable[..., Arrivals]
 ) -> None:

@@ -15,7 +15,7 @@ from estafeta.store import Store
 from estafeta.tensorfile import TensorFile
 
 ROUND = Round(7, "train")
-TALLY = Tally(rows=12, sums={"loss": 0.1 + 0.2, "accuracy": 11.0}, parts=3, absent=[1, 4])
+TALLY = Tally(rows=12, sums={"loss": 0.1 + 0.2, "accuracy": 11.0}, parts=3, absent=(1, 4))
 
 
 @pytest.fixture

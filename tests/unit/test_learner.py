@@ -354,7 +354,6 @@ class Sparse(nn.Module):
         return self.embedding(inputs)
 
 
-@pytest.mark.xfail(strict=True, reason="learner.py, _vector: a sparse gradient has no reshape; it was added up before")
 @pytest.mark.parametrize("is_shipped", [True, False])
 def test_a_sparse_gradient_is_made_dense(is_shipped: bool) -> None:
     batches = [(torch.tensor([0, 1, 1, 4]), torch.tensor([0, 1, 2, 0])), (torch.tensor([4, 2]), torch.tensor([1, 1]))]

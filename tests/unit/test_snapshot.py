@@ -252,6 +252,17 @@ def test_who_may_be_dead_is_replaced_by_the_next_generation(resident: Plan) -> N
     assert takeovers(at(3, plan=resident, stop_requested=True)) == (Reside(0), Reside(1), Reside(2)), "also to stop"
 
 
+def test_a_leg_that_has_left_is_followed_and_not_replaced(resident: Plan) -> None:
+    """Its successor's event was lost, or failed before its claim; the leg itself would see that it has left."""
+    there = ((0, (3, 0)), (1, (3, 1)), (2, (4, 0)))
+    left = frozenset({(0, 3), (2, 3)})
+    assert takeovers(at(3, plan=resident, residents=there, left=left)) == (
+        Reside(0, 4),
+        Reside(1, 3, 2),
+        Reside(2, 4, 1),
+    )
+
+
 @pytest.mark.parametrize("snapshot", [Snapshot(WORKERS), at(3), at(3, stop_requested=True), at(4, ranks=ALL)], ids=str)
 def test_where_nobody_stays_nobody_is_replaced(snapshot: Snapshot) -> None:
     assert takeovers(snapshot) == next_actions(snapshot)
