@@ -23,29 +23,33 @@ class Deadline:
     Args:
         remaining_s: Seconds until the function is killed.
         transfer_s: The longest transfer that earlier invocations of this environment have seen.
+        now: Seconds since an arbitrary moment; the system's by default.
 
     Attributes:
         transfer_s: The same, with what this one has seen.
     """
 
-    def __init__(self, remaining_s: Callable[[], float], transfer_s: float = 0.0) -> None:
+    def __init__(
+        self, remaining_s: Callable[[], float], transfer_s: float = 0.0, now: Callable[[], float] | None = None
+    ) -> None:
         self.transfer_s = transfer_s
         self._remaining_s = remaining_s
+        self._now = now or time.monotonic
         self._step_s = 0.0
 
     @contextmanager
     def step(self) -> Iterator[None]:
         """Around a micro-batch."""
-        started = time.monotonic()
+        started = self._now()
         yield
-        self._step_s = max(self._step_s, time.monotonic() - started)
+        self._step_s = max(self._step_s, self._now() - started)
 
     @contextmanager
     def transfer(self) -> Iterator[None]:
         """Around the reading of weights, or the publication of a gradient."""
-        started = time.monotonic()
+        started = self._now()
         yield
-        self.transfer_s = max(self.transfer_s, time.monotonic() - started)
+        self.transfer_s = max(self.transfer_s, self._now() - started)
 
     @property
     def needed_s(self) -> float:

@@ -168,10 +168,13 @@ class Leg:
 
     # Staying
 
-    def note_round(self, busy_s: float, seconds: float) -> None:
-        """Learn how long a round took, and how much of that was this rank's own work."""
+    def note_share(self, seconds: float) -> None:
+        """Learn how long this rank's own work for a round took."""
+        self._busy_s.append(seconds)
+
+    def note_round(self, seconds: float) -> None:
+        """Learn how long a round took, with all waiting."""
         self.rounds += 1
-        self._busy_s.append(busy_s)
         self._rounds_s.append(seconds)
 
     @property

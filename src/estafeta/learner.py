@@ -144,6 +144,10 @@ class Learner:
         self.model.train()
         with user_code("the forward pass"):
             output, loss, rows = self._forward(batch)
+        if ship is not None and not math.isfinite(total := self.sums["loss"] + float(loss.detach())):
+            raise NotFinite(
+                f"the loss is {total / (self.rows + rows)}"
+            )  # before its gradient is found out to be so, too
         with user_code("the backward pass"):
             self._backward(loss, ship)
         self._add(output, batch[-1], loss, rows)

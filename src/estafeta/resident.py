@@ -81,6 +81,7 @@ class _Resident:
             slices=slices_of(spec, plan), sums=self._sums, buffers=plan.buffers, token=leg.token, alarm=leg.check,
         )  # fmt: skip
         self._next: Share | None = None
+        self._has_shared = False
         self._last_epoch: EpochRecord | None = None
 
     def stay(self) -> str:
@@ -133,11 +134,11 @@ class _Resident:
         if round_.phase == "valid" and not self._plan.valid_rows:
             self._conclude_epoch(round_, {})
             return ""
-        is_mine = not self._exchange.has_contributed(round_)
-        if is_mine and not self._contribute(round_):
-            raise Leaving("its share did not fit the time")
-        busy_s = self._store.clock.monotonic() - began
-        self._prepare_next(round_)
+        is_mine, own = not self._exchange.has_contributed(round_), Wish.NONE
+        if is_mine:
+            own = self._contribute(round_)
+        if not own & Wish.LEAVE:
+            self._prepare_next(round_)
         with self._exchange.gather(round_) as gathered:
             self._saver.sweep(round_.version, self._last_epoch.best_version if self._last_epoch else None)
             self._exchange.retire(round_.version, self._saver.redo_from)
@@ -147,8 +148,7 @@ class _Resident:
             else:
                 totals = gathered.totals
                 self._conclude_epoch(round_, means("valid", totals.rows, totals.sums))
-        seconds = self._store.clock.monotonic() - began
-        self._leg.note_round(busy_s, seconds)
+        self._leg.note_round(self._store.clock.monotonic() - began)
         if why or gathered.common & Wish.CHECKPOINT:
             self._save()
         # What an earlier leg of this rank has contributed made an end of that leg, and not of this one.
@@ -156,10 +156,15 @@ class _Resident:
 
     # A contribution
 
-    def _contribute(self, round_: Round) -> bool:
-        """Publish this rank's contribution; return whether it is complete."""
+    def _contribute(self, round_: Round) -> Wish:
+        """Publish this rank's contribution; return what it wishes.
+
+        Raises:
+            Leaving: The share did not fit the time; how far it got is published.
+        """
         leg, session = self._leg, self._session
-        learner, deadline = session.learner, Deadline(self._invocation.remaining_s, session.transfer_s)
+        learner, clock = session.learner, self._store.clock
+        deadline = Deadline(self._invocation.remaining_s, session.transfer_s, clock.monotonic)
         for name, array in learner.buffers.items():
             array[...] = self._replica.weights.buffers[name]
         share = self._share(round_)
@@ -170,14 +175,16 @@ class _Resident:
             assert outgoing is not None
             outgoing.put(number, first, values)
 
+        began = clock.monotonic()
         try:
             share.work(deadline, ship)
             if not share.is_complete:
-                return self._hand_on(share, deadline)
+                self._hand_on(share, deadline)
         except BaseException:
             if outgoing:
                 self._exchange.drop(outgoing)
             raise
+        leg.note_share(clock.monotonic() - began)
         wishes = leg.wishes() | self._saver.wish(round_.version, leg.round_s)
         train = round_.phase == "train"
         mine = self._exchange.contribute(
@@ -187,21 +194,21 @@ class _Resident:
         self._sweep_partials(round_)
         if not mine:
             leg.check_place()  # another incarnation was first: with the same bits, but perhaps in our place
-        return True
+        return wishes
 
-    def _hand_on(self, share: Share, deadline: Deadline) -> bool:
+    def _hand_on(self, share: Share, deadline: Deadline) -> None:
         path = self._layout.partial_of(share.round, share.rank, self._leg.leg + 1)
         content = share.content(self._leg.token)
         with deadline.transfer():
             self._store.publish(path, content, self._leg.token)
         self._session.transfer_s = deadline.transfer_s
-        return False
+        raise Leaving("its share did not fit the time")
 
     def _share(self, round_: Round) -> Share:
         share, self._next = self._next, None
         if share is None or share.round != round_:
             share = Share.of(self._session, self._spec, self._plan, round_, self._leg.rank)
-            if self._leg.rounds == 0:  # the leg before may have left in the middle
+            if not self._has_shared:  # the leg before may have left in the middle
                 legs = legs_in(self._store.list(self._layout.partial), round_)
                 if self._leg.rank in legs:
                     share.resume(self._store, self._layout.partial_of(round_, share.rank, legs[self._leg.rank]))
@@ -209,7 +216,8 @@ class _Resident:
 
     def _sweep_partials(self, round_: Round) -> None:
         """Remove how far earlier legs had got with a share, now that all of it is published."""
-        if self._leg.rounds == 0:
+        if not self._has_shared:
+            self._has_shared = True
             names = self._store.list(self._layout.partial)
             own = [name for name in names if partial_rank(name) == self._leg.rank and round_of(name) == round_]
             self._store.sweep(self._layout.partial, own)

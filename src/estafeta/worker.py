@@ -106,7 +106,7 @@ def _publish_share(
 
     store, layout, round_, rank = invocation.store, RunLayout(event.run), event.round, event.rank
     session = open_session(spec, invocation)
-    deadline = Deadline(invocation.remaining_s, session.transfer_s)
+    deadline = Deadline(invocation.remaining_s, session.transfer_s, store.clock.monotonic)
     with deadline.transfer():
         session.load(store, layout, event.version)
     share = Share.of(session, spec, plan, round_, rank)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from core import spending
 from estafeta.job import Job
 from estafeta.metrics import accuracy
 from estafeta.optim import SGD, Adam, AdamW
@@ -41,6 +42,14 @@ class Noisy(Dataset):
     def __getitem__(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
         shift = torch.randn(COLUMNS) + float(np.random.standard_normal())
         return self.inputs[row] + 0.1 * shift, self.target[row]
+
+
+class Slow(Noisy):
+    """Rows that take a third of a second to read, each."""
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+        spending.spend(0.3)
+        return super().__getitem__(row)
 
 
 def mlp() -> nn.Module:
@@ -105,6 +114,7 @@ convolutional = _like_plain(model=cnn, dataset=images, optimizer=SGD(lr=0.2), ep
 batch_norm = _like_plain(model=with_batch_norm, drop_last=True)
 dropout = _like_plain(model=with_dropout)
 noisy = _like_plain(dataset=Noisy)
+slow = _like_plain(dataset=Slow, micro_batch_size=2, epochs=1)
 tied = _like_plain(model=Tied)
 row_losses = _like_plain(loss=nn.CrossEntropyLoss(reduction="none"))
 not_validated = _like_plain(validation=0.0)

@@ -31,6 +31,7 @@ from estafeta.spec import MergeEvent, Role, RunSpec, WorkerEvent
 from estafeta.store import Store
 from estafeta.worker import work
 
+from . import spending
 from .driver import Relay
 from .events import Arrivals, Event, in_order
 from .faults import Killed
@@ -213,6 +214,7 @@ class Stage(Relay):
         if self._draws and actor.generators is not None:
             _restore(actor.generators)
         before, self._current = self._current, actor
+        spending.spend = self.pass_time
         go()
         self._current = before
         if self._draws:

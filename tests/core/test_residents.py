@@ -13,7 +13,7 @@ from .faults import Killed
 from .specs import spec_of
 from .stage import Stage
 
-DRAWING = {"dropout", "noisy"}
+DRAWING = {"dropout", "noisy", "slow"}
 TOPOLOGIES = pytest.mark.parametrize("topology", ["sharded", "replicated"])
 
 
@@ -62,6 +62,20 @@ def test_a_time_limit_that_is_a_few_rounds_does_not_show(topology: str, limit_s:
     stage = Stage(tmp_path, spec, seed=4, limit_s=limit_s)
     assert stage.run() == undisturbed_of(spec_of("plain", workers=3, epochs=15))
     assert max(event.payload["leg"] for event in stage.delivered) >= 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+@TOPOLOGIES
+def test_a_share_that_does_not_fit_the_time_is_continued(topology: str, seed: int, tmp_path: Path) -> None:
+    """Eight rows of a third of a second each, in pairs, where a leg has three seconds."""
+    spec = spec_of("slow", topology=topology, workers=2)
+    stage = Stage(tmp_path, spec, seed=seed, limit_s=3.0, draws=True)
+    shares: set[str] = set()
+    stage.on_delivery = lambda event: shares.update(stage.store.list(stage.layout.partial))
+    assert stage.run() == undisturbed("slow", 2)
+    assert stage.errors == []
+    assert shares, "no share was continued"
+    assert stage.store.list(stage.layout.partial) == frozenset()
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -12,6 +12,7 @@ from estafeta.backend import Backend
 from estafeta.launch import connect, start
 from estafeta.run import Run
 from estafeta.shipping import import_job
+from estafeta.spec import Choice
 
 JOBS = Path(__file__).with_name("jobs")
 Start = Callable[..., Run]
@@ -41,10 +42,17 @@ def on_local(home: Path) -> Backend:
 
 @pytest.fixture(scope="session")
 def begin() -> Start:
-    """Start a run of one of the jobs: `begin(backend, "small.py:job", workers=2, **{"option": value})`."""
+    """Start a run of one of the jobs: `begin(backend, "small.py:job", workers=2, options={"option": value})`."""
 
-    def begin(backend: Backend, place: str, workers: int = 2, options: dict[str, object] | None = None) -> Run:
-        return start(*import_job(str(JOBS / place)), backend=backend, workers=workers, options=options or {})
+    def begin(
+        backend: Backend,
+        place: str,
+        workers: int = 2,
+        options: dict[str, object] | None = None,
+        topology: Choice = "auto",
+    ) -> Run:
+        found = import_job(str(JOBS / place))
+        return start(*found, backend=backend, workers=workers, topology=topology, options=options or {})
 
     return begin
 

@@ -257,11 +257,11 @@ def test_a_run_on_the_local_service_from_start_to_removal(estafeta: Command, fol
     status = estafeta("status", name)
     assert status.code == 0
     assert "plan    500 epochs of 3 steps" in status.out
-    assert re.search(r"^work    \d+ worker, \d+ merge, \d+ control invocations, 0 retries", status.out, re.MULTILINE)
+    assert re.search(r"^work    \d+ worker, \d+ control invocations, 0 retries", status.out, re.MULTILINE)
     assert estafeta("status", name, "--json").json["state"] == "stopped"
 
     lines = estafeta("logs", name, "--function", "worker", "--rank", "1").out.splitlines()
-    assert any(line.startswith("worker r1 #0 | a forward pass") for line in lines)
+    assert any(line.startswith("worker r1 leg 0 | a forward pass") for line in lines)
     assert not any(line.startswith("worker r0") for line in lines)
     assert len(estafeta("logs", name, "-n", "3").out.splitlines()) == 3
 
@@ -277,7 +277,7 @@ def test_a_run_on_the_local_service_from_start_to_removal(estafeta: Command, fol
 
 
 def test_following_the_log_ends_with_the_run(estafeta: Command) -> None:
-    name = estafeta("train", "tiny.py", "--detach", "-o", "epochs=3").out.splitlines()[-1]
+    name = estafeta("train", "tiny.py", "--detach", "-o", "epochs=3", "--topology", "merge").out.splitlines()[-1]
     followed = estafeta("logs", name, "--follow", "--function", "merge")
     assert followed.code == 0
     assert len(re.findall(r"^merge #\d+ \| done merged train-", followed.out, re.MULTILINE)) == 9
@@ -338,7 +338,7 @@ def test_a_served_service_is_used_as_it_is(served: subprocess.Popen[str], estafe
     status = estafeta("local", "status", "--json").json
     assert status["running"]
     assert status["pid"] == served.pid
-    trained = estafeta("train", "tiny.py", "-o", "epochs=1", "--json")
+    trained = estafeta("train", "tiny.py", "-o", "epochs=1", "--topology", "merge", "--json")
     assert trained.code == 0, trained.err
     assert served.poll() is None
     assert estafeta("local", "status", "--json").json["pid"] == served.pid, (

@@ -301,7 +301,8 @@ def test_when_the_leg_before_has_left_a_second_delivery_asks(scene: Scene) -> No
 def test_there_is_nothing_to_wish_while_there_is_time(scene: Scene) -> None:
     leg = scene.leg(lead_s=5.0)
     for _ in range(10):
-        leg.note_round(0.5, 1.0)
+        leg.note_share(0.5)
+        leg.note_round(1.0)
         assert leg.wishes() is Wish.NONE
     assert leg.rounds == 10
     assert scene.sent == []
@@ -309,7 +310,8 @@ def test_there_is_nothing_to_wish_while_there_is_time(scene: Scene) -> None:
 
 def test_the_successor_is_called_once_and_so_early_that_it_can_start(scene: Scene) -> None:
     leg = scene.leg(lead_s=5.0)
-    leg.note_round(0.5, 1.0)
+    leg.note_share(0.5)
+    leg.note_round(1.0)
     scene.clock.sleep(LIMIT_S - LEAD_MARGIN * 5 - leg.margin_s - 0.1)
     assert leg.wishes() is Wish.NONE
     assert scene.sent == []
@@ -339,7 +341,8 @@ def test_it_wishes_to_go_when_its_successor_is_ready(scene: Scene) -> None:
 
 def test_it_wishes_to_leave_when_two_more_rounds_would_not_fit(scene: Scene) -> None:
     leg = scene.leg()
-    leg.note_round(3.0, 4.0)
+    leg.note_share(3.0)
+    leg.note_round(4.0)
     leg.note_save(2.0)
     assert leg.margin_s >= 3.0 + 4.0 + 2.0 + FLOOR_S
     scene.clock.sleep(LIMIT_S - 2 * leg.margin_s - 0.1)
@@ -351,12 +354,15 @@ def test_it_wishes_to_leave_when_two_more_rounds_would_not_fit(scene: Scene) -> 
 def test_one_long_wait_is_no_measure_of_the_next_round(scene: Scene) -> None:
     leg = scene.leg()
     for _ in range(9):
-        leg.note_round(0.5, 1.0)
+        leg.note_share(0.5)
+        leg.note_round(1.0)
     before = leg.margin_s
-    leg.note_round(0.5, 80.0)
+    leg.note_share(0.5)
+    leg.note_round(80.0)
     assert leg.round_s == 1.0
     assert leg.margin_s == before
-    leg.note_round(5.0, 5.0)
+    leg.note_share(5.0)
+    leg.note_round(5.0)
     assert leg.margin_s > before + 4, "but its own work is"
 
 
@@ -367,7 +373,8 @@ def test_rounds_may_be_limited(limit: int, tmp_path: Path) -> None:
     wishes = []
     for _ in range(limit):
         wishes.append(bool(leg.wishes() & Wish.LEAVE))
-        leg.note_round(0.5, 1.0)
+        leg.note_share(0.5)
+        leg.note_round(1.0)
     assert wishes == [False] * (limit - 1) + [True]
     assert [event.leg for event in scene.sent] == [1]
 

@@ -34,10 +34,12 @@ class Wanted:
 
 
 def lines_of(entry: Entry) -> list[str]:
-    """What an invocation wrote, each line with its origin: `worker r3 #12 | …`."""
+    """What an invocation wrote, each line with its origin: `worker r3 #12 | …`, of residents `worker r3 leg 1 | …`."""
     parts: list[str] = [entry.role]
     if entry.note.get("task") in ("train", "valid"):
         parts += [f"r{entry.note['rank']}", f"#{entry.note['version']}"]
+    elif entry.note.get("task") == "reside":
+        parts += [f"r{entry.note['rank']}", f"leg {entry.note['leg']}"]
     elif match := _ROUND.search(str(entry.note.get("round", ""))):
         parts.append(f"#{int(match[0])}")
     origin = " ".join(parts)
