@@ -242,8 +242,12 @@ class Store:
                 # EBUSY: the name under which NFS keeps a removed file that this machine has open.
                 if error.errno not in (errno.ENOENT, errno.EBUSY):
                     raise
+        self.remove_if_empty(directory)
+
+    def remove_if_empty(self, directory: str) -> None:
+        """Remove a directory that has nothing in it; one that has, stays."""
         try:
-            self._files.rmdir(path)
+            self._files.rmdir(self._absolute(directory))
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EBUSY):
                 raise
@@ -266,7 +270,7 @@ class Store:
         temporary = f"{directory}/{TEMPORARY}{secrets.token_hex(8)}-{name}"
         try:
             self._files.create(temporary, chunks)
-        except OSError:
+        except BaseException:  # somebody at the keyboard may have interrupted it
             self._remove(temporary)
             raise
         return temporary
