@@ -47,7 +47,8 @@ class Csr:
 
 def stack(parts: Iterable[Csr]) -> Csr:
     """The rows of all parts, one after the other."""
-    parts = list(parts)
+    nothing = Csr(np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
+    parts = list(parts) or [nothing]
     offsets = np.cumsum([0, *(part.starts[-1] for part in parts)])
     starts = [part.starts[:-1] + offset for part, offset in zip(parts, offsets, strict=False)]
     return Csr(

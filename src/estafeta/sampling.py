@@ -17,6 +17,9 @@ from estafeta.layout import Round
 
 Rows = npt.NDArray[np.int64]
 
+SMALLEST = 1e-15
+"""Of a smaller fraction, the ends of a stratum would not fit int64."""
+
 DRAWS = 4096
 """How many draws for held-out rows come from one generator."""
 
@@ -52,9 +55,9 @@ def held_out(first: int, last: int, fraction: float, seed: int) -> npt.NDArray[n
     """
     mask = np.zeros(last - first, bool)
     if fraction:
+        fraction = max(fraction, SMALLEST)
         strata = np.arange(int(first * fraction), int(last * fraction) + 1)
-        # Of a tiny fraction the first stratum has no end that int64 could hold.
-        starts, ends = (np.ceil(np.minimum(edge / fraction, 2.0**62)).astype(np.int64) for edge in (strata, strata + 1))
+        starts, ends = (np.ceil(edge / fraction).astype(np.int64) for edge in (strata, strata + 1))
         drawn = starts + (_draws(strata, seed) * (ends - starts)).astype(np.int64)
         mask[drawn[(drawn >= first) & (drawn < last)] - first] = True
     return mask
