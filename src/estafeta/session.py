@@ -5,45 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-
-from estafeta.dataset import Table, open_table
+from estafeta.data import Data
 from estafeta.errors import UsageError
-from estafeta.job import Job
-from estafeta.layout import Phase, RunLayout
+from estafeta.layout import RunLayout
 from estafeta.learner import Learner, seed_generators
-from estafeta.sampling import Rows, split_rows
 from estafeta.spec import RunSpec
 from estafeta.store import Store
 from estafeta.tensorfile import Array, TensorFile
 from estafeta.usercode import load_job
 from estafeta.weights import read_weights
-
-
-@dataclass
-class Data:
-    """The rows of a run: where they come from, and which of them belong to each phase."""
-
-    tables: dict[Phase, Table]
-    rows: dict[Phase, Rows]
-
-    @classmethod
-    def open(cls, job: Job, spec: RunSpec) -> Data:
-        """Make the job's data sets and split them.
-
-        Raises:
-            UserCodeError: A factory of the job raised.
-            UsageError: What it made is no data set.
-        """
-        table = open_table(job.dataset, spec.arguments.get("dataset", {}))
-        if job.valid_dataset is None:
-            train, valid = split_rows(len(table), spec.validation, spec.seed)
-            return cls({"train": table, "valid": table}, {"train": train, "valid": valid})
-        valid_table = open_table(job.valid_dataset, spec.arguments.get("valid_dataset", {}))
-        return cls(
-            {"train": table, "valid": valid_table},
-            {"train": np.arange(len(table)), "valid": np.arange(len(valid_table))},
-        )
 
 
 @dataclass
@@ -90,7 +60,9 @@ def open_session(store: Store, layout: RunLayout, spec: RunSpec) -> Session:
         learner = Learner(job, spec)
         if learner.frozen and store.exists(layout.frozen):
             _load_frozen(store, layout, learner)
-        session = _warm["session"] = Session(spec.token, Data.open(job, spec), learner)
+        session = _warm["session"] = Session(
+            spec.token, Data.open(job, spec, store, learner.bytes, learner.parameters.nbytes), learner
+        )
     return session
 
 

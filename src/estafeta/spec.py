@@ -56,6 +56,7 @@ class RunSpec(Document):
         arguments: Keyword arguments for the job's callables, by field name (`model`, `dataset`, `valid_dataset`).
         batch_size: Rows in a global batch, over all workers.
         micro_batch_size: Most rows in one forward and backward pass.
+        window_mb: MiB of blocks of a stored data set that are shuffled together.
     """
 
     format: Literal["estafeta-run/1"] = "estafeta-run/1"
@@ -73,6 +74,7 @@ class RunSpec(Document):
     drop_last: bool
     epochs: int = Field(ge=1)
     validation: float = Field(ge=0, lt=1)
+    window_mb: int = Field(default=128, ge=1)
     optimizer: dict[str, Any]
     early_stopping: EarlyStopping
     functions: dict[Role, FunctionSettings]
@@ -104,6 +106,7 @@ class Plan(Document):
     """What preparing a run found out about the model and the data.
 
     Attributes:
+        data: Tokens of the stored data sets; a data set that was imported since has another.
         parameters: Trained parameters, in the order of the flat vector (that of `named_parameters()`).
         buffers: Buffers that belong to the state dict.
         frozen: Parameters that do not require a gradient.
@@ -116,6 +119,7 @@ class Plan(Document):
     valid_rows: int
     steps_per_epoch: int
     total_steps: int
+    data: tuple[str, ...] = ()
     parameters: tuple[Slot, ...]
     buffers: tuple[Slot, ...]
     frozen: tuple[Slot, ...]

@@ -18,12 +18,12 @@ from typing import Any, Literal
 
 from estafeta.contribution import BUFFER, GRADIENT, Tally, contribution, tally_of
 from estafeta.deadline import Deadline
-from estafeta.errors import EstafetaError, Gone, UsageError
+from estafeta.errors import EstafetaError, Gone
 from estafeta.files import Reader
 from estafeta.invocation import Invocation, dispatch, read_spec
 from estafeta.layout import RunLayout, claim_of, contribution_name, ranks_in
 from estafeta.outcome import fail
-from estafeta.sampling import Rows, batch_of, micro_batches, seed_of, share_of
+from estafeta.sampling import seed_of
 from estafeta.snapshot import Merge, Work, is_current, read_plan
 from estafeta.spec import Failure, Plan, RunSpec, WorkerEvent
 from estafeta.tensorfile import TensorFile
@@ -114,19 +114,13 @@ def _publish_share(
     if event.leg:
         tally = _resume(event, invocation, learner.gradient, learner.buffers)
         first, learner.rows, learner.sums = tally.parts, tally.rows, dict(tally.sums)
-    rows, table = session.data.rows[round_.phase], session.data.tables[round_.phase]
-    if len(rows) != (expected := plan.train_rows if round_.phase == "train" else plan.valid_rows):
-        raise UsageError(
-            f"the data set has {len(rows)} rows for this phase, and had {expected} when the run was prepared",
-            hint="dataset() must give the same rows in every process: fix its seeds, and its source",
-        )
-    parts = micro_batches(_share(event, spec, plan), spec.micro_batch_size)
+    parts = session.data.micro_batches(round_, rank, spec, plan)
     for part in range(first, len(parts)):
         if part > first and deadline.is_near():
             break
         with deadline.step():
             seed_generators(seed_of(spec.seed, round_, rank, part))  # before the rows are read: they may be augmented
-            batch = table.batch(rows[parts[part]])
+            batch = session.data.batch(round_.phase, parts, part)
             if round_.phase == "train":
                 learner.train(batch)
             else:
@@ -146,22 +140,6 @@ def _publish_share(
         mine = store.publish(path, content, invocation.token)
     session.transfer_s = deadline.transfer_s
     return "complete" if complete else "unfinished" if mine else "overtaken"
-
-
-def _share(event: WorkerEvent, spec: RunSpec, plan: Plan) -> Rows:
-    """Positions of the rank's rows among the rows of the phase."""
-    import numpy as np
-
-    if event.task == "valid":
-        return share_of(np.arange(plan.valid_rows), event.rank, spec.workers)
-    batch = batch_of(
-        event.version,
-        train_rows=plan.train_rows,
-        batch_size=spec.batch_size,
-        steps=plan.steps_per_epoch,
-        seed=spec.seed,
-    )
-    return share_of(batch, event.rank, spec.workers)
 
 
 def _resume(event: WorkerEvent, invocation: Invocation, gradient: Any, buffers: Any) -> Tally:
