@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -74,17 +75,38 @@ def encode_block(parts: Mapping[str, Part], number: int, attempt: str) -> list[B
 
 
 def open_block(reader: Reader, manifest: Manifest, number: int) -> TensorFile:
-    """The tensor file of a block.
+    """The tensor file of a block, read to memory in one call: each call may be a round trip.
 
     Raises:
         Corrupt: It is not the block that the manifest means.
     """
-    file = TensorFile(reader)
+    file = TensorFile(_InMemory(reader))
     if (file.metadata.get("token"), file.metadata.get("block")) != (manifest.attempt, str(number)):
         raise Corrupt(f"the file of block {number} of data set {manifest.name!r} is not that block")
     if reader.size != (expected := manifest.blocks[number].bytes):
         raise Corrupt(f"block {number} of data set {manifest.name!r} has {reader.size} bytes, expected {expected}")
     return file
+
+
+class _InMemory:
+    """`Reader` over what another one has read."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._content = np.empty(reader.size, np.uint8)
+        self.size = reader.readinto(self._content.data, 0)
+
+    def readinto(self, buffer: Buffer, offset: int) -> int:
+        """See `Reader.readinto`."""
+        out = np.frombuffer(buffer, np.uint8)
+        found = self._content[offset : min(offset + len(out), self.size)]
+        out[: len(found)] = found
+        return len(found)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        """There is nothing to close."""
 
 
 def read_part(file: TensorFile, kind: Kind) -> Part:

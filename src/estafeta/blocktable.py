@@ -54,7 +54,8 @@ class BlockTable:
             for kind in manifest.kinds
         ]
         self._slot_of: Rows = np.full(len(manifest.blocks), -1, np.int64)
-        self._loading: OrderedDict[int, Future[None]] = OrderedDict()  # blocks that have a slot, latest used last
+        self._loading: OrderedDict[int, Future[None] | None] = OrderedDict()  # with a slot, latest used last
+        self._expected: Rows | None = None
         self._free = list(range(self.slots))
         self._threads = ThreadPoolExecutor(LOADERS, "estafeta-blocks")
 
@@ -94,7 +95,13 @@ class BlockTable:
         return tuple(shelf.tensor(part) for shelf, part in zip(self._shelves, taken, strict=True))
 
     def expect(self, blocks: Rows) -> None:
-        """Begin to read the blocks that will be needed next, as many of the first ones as there is room for."""
+        """Begin to read the blocks that will be needed next, as many of the first ones as there is room for.
+
+        The same array again says nothing new.
+        """
+        if blocks is self._expected:
+            return
+        self._expected = blocks
         keep = dict.fromkeys(blocks[: self.slots].tolist())
         for block in keep:
             if block not in self._loading:
@@ -113,11 +120,13 @@ class BlockTable:
                 self._begin(block, keep)
             self._loading.move_to_end(block)
         for block in needed:
-            try:
-                self._loading[block].result()
-            except BaseException:
-                self._drop(block)
-                raise
+            if future := self._loading[block]:
+                try:
+                    future.result()
+                except BaseException:
+                    self._drop(block)
+                    raise
+                self._loading[block] = None
 
     def _begin(self, block: int, keep: Container[int]) -> None:
         if not self._free:
@@ -128,7 +137,7 @@ class BlockTable:
 
     def _drop(self, block: int) -> None:
         future = self._loading.pop(block)
-        if not future.cancel():
+        if future and not future.cancel():
             future.exception()  # nobody writes into the slot any more when it is given away
         self._free.append(int(self._slot_of[block]))
         self._slot_of[block] = -1

@@ -19,6 +19,8 @@ import numpy as np
 
 from estafeta.sampling import Rows, generator, held_out
 
+_NOTHING: Rows = np.empty(0, np.int64)
+
 
 @dataclass(frozen=True, eq=False)
 class BlockRows:
@@ -80,7 +82,7 @@ class Sequence:
         """Numbers of the rows at these positions."""
         blocks = self.blocks(first, last)
         if not len(blocks):
-            return np.empty(0, np.int64)
+            return _NOTHING
         found = np.concatenate([self._rows.of_block(int(block)) for block in blocks])
         start = int(self.ends[np.searchsorted(self.ends, first, side="right")]) - int(self._rows.counts[blocks[0]])
         return found[first - start : last - start]
@@ -105,7 +107,7 @@ class Part:
 
     def blocks(self, window: int) -> Rows:
         """The blocks of a window; none if there is no such window."""
-        return self.sequence.blocks(*self.windows[window]) if window < len(self.windows) else np.empty(0, np.int64)
+        return self.sequence.blocks(*self.windows[window]) if window < len(self.windows) else _NOTHING
 
     def rows(self, first: int, last: int) -> Rows:
         """Numbers of the rows at these positions of the part, as they were shuffled."""
@@ -116,7 +118,7 @@ class Part:
             start = end - (self.windows[window][1] - self.windows[window][0])
             pieces.append(_shuffled(self, window)[first - start : min(last, end) - start])
             first = min(last, end)
-        return np.concatenate(pieces) if pieces else np.empty(0, np.int64)
+        return np.concatenate(pieces) if pieces else _NOTHING
 
     def __hash__(self) -> int:
         return id(self)
@@ -187,6 +189,7 @@ class Deal:
     window_bytes: int
     seed: int
     _parts: dict[tuple[int, int], Part] = field(default_factory=dict, repr=False)
+    _at_hand: tuple[tuple[int, int, int], Rows] = field(default=((-1, -1, -1), _NOTHING), repr=False)
 
     def train(self, step: int, rank: int) -> Share:
         """A rank's share of a step, counted from the beginning of the run."""
@@ -203,11 +206,17 @@ class Deal:
         return Share(sequence.rows, first, last, self.micro_batch_size, lambda start: sequence.blocks(start, last))
 
     def _ahead(self, epoch: int, rank: int, position: int) -> Rows:
-        """The blocks of the window at a position of a rank's part, and of the one after it."""
+        """The blocks of the window at a position of a rank's part, and of the one after it.
+
+        While these are the same two windows, it is the same array.
+        """
         part = self._part(epoch, rank)
         window = part.window_at(position)
-        following = part if window + 1 < len(part.windows) else self._part(epoch + 1, rank)
-        return np.concatenate([part.blocks(window), following.blocks(window + 1 if following is part else 0)])
+        if self._at_hand[0] != (epoch, rank, window):
+            following = part if window + 1 < len(part.windows) else self._part(epoch + 1, rank)
+            blocks = np.concatenate([part.blocks(window), following.blocks(window + 1 if following is part else 0)])
+            self._at_hand = (epoch, rank, window), blocks
+        return self._at_hand[1]
 
     def _share(self, index: int, rank: int) -> int:
         """Rows of a rank in the step with that index in its epoch."""

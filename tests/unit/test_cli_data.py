@@ -67,7 +67,7 @@ def test_the_life_of_a_data_set(data: Command, folder: Path) -> None:
     shown = data("show", "people", "--rows", "2").out
     assert "source  people.csv" in shown
     assert shown.splitlines()[-2:] == ["20   Riga  0", "21   Oslo  1"]
-    assert "whole   people   200 rows in 1 blocks" in data("verify", "people").out
+    assert "whole   people   200 rows in 1 block" in data("verify", "people").out
     assert "removed people" in data("rm", "people", "--yes").out
     assert left(folder) == []
 

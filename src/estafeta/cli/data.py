@@ -164,6 +164,7 @@ def verify(manners: Manners, name: str) -> int:
     """Read a data set, and compare it with its digests."""
     from estafeta.catalog import read_manifest
     from estafeta.catalog import verify as verify_blocks
+    from estafeta.cli.wording import count
 
     console, store = manners.console(), _store()
     manifest = read_manifest(store, name)
@@ -175,7 +176,7 @@ def verify(manners: Manners, name: str) -> int:
     if manners.json:
         console.json({"name": name, "blocks": len(manifest.blocks), "rows": manifest.rows, "whole": True})
     else:
-        console.results([("whole", f"{name}   {manifest.rows:,} rows in {len(manifest.blocks)} blocks")])
+        console.results([("whole", f"{name}   {manifest.rows:,} rows in {count(len(manifest.blocks), 'block')}")])
     return 0
 
 
