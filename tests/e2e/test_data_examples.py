@@ -27,6 +27,17 @@ from estafeta.sampling import held_out
 from estafeta.shipping import import_job
 from estafeta.store import Store
 
+JOB = """
+from torch import nn
+import estafeta
+
+def model():
+    return nn.Linear(64, 2)
+
+job = estafeta.Job(model=model, loss=nn.functional.cross_entropy, dataset="numbers", optimizer=estafeta.SGD(lr=0.5),
+                   batch_size=8192, micro_batch_size=2048, epochs=1, window_mb=1)
+"""
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -68,6 +79,25 @@ def test_a_table(home: Path, inline: Backend, tmp_path: Path, capsys: pytest.Cap
     last: dict[str, Any] = run.history[-1]
     assert last["valid_loss"] == pytest.approx(log_loss(target[held], expected.predict_proba(inputs[held])), abs=2e-3)
     assert last["valid_accuracy"] == pytest.approx(expected.score(inputs[held], target[held]), abs=5e-3)
+
+
+def test_the_same_bits_under_lambdas_rules(
+    home: Path, on_local: Backend, inline: Backend, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Streamed by functions that have room for two windows, and kept in memory by this process."""
+    random = np.random.default_rng(1)
+    inputs = random.standard_normal((30_000, 64)).astype(np.float32)
+    np.savez(tmp_path / "n.npz", x=inputs, y=(inputs[:, 0] > 0).astype(np.int64))
+    bring(home, "numbers", tmp_path / "n.npz", capsys=capsys)
+    (tmp_path / "numbers_job.py").write_text(JOB)
+    job, place, code = import_job(str(tmp_path / "numbers_job.py"))
+    digests = set()
+    for backend, memory_mb in ((inline, 1769), (on_local, 340)):
+        run = start(job, place, code, backend=backend, workers=2, options={"worker.memory_mb": memory_mb}).wait()
+        outcome = run.status().outcome
+        assert outcome is not None
+        digests.add(outcome.weights_sha256)
+    assert len(digests) == 1
 
 
 def test_sparse_rows(home: Path, inline: Backend, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,6 +46,7 @@ class Delimited:
         self._files, self._delimiter = files, delimiter
         self._before = 0
         self._raw: io.FileIO | None = None
+        self._types: dict[str, pa.DataType] = {}
         with self._open(files[0], {}) as reader:
             self._encoder = Encoder(reader.schema, choice, str(files[0]))
             self._types = {field.name: self._type(field) for field in reader.schema}
@@ -123,7 +124,7 @@ class Delimited:
                         return UsageError(f"{file}, line {rows.line_num}, {wrong}", hint=_HINT)
         except (OSError, UnicodeDecodeError, csv.Error, EOFError) as other:
             return UsageError(f"{file} cannot be read: {other}", hint="it must be text in UTF-8")
-        return UsageError(f"{file} cannot be read: {error}", hint="is it the right format? --format, --delimiter")
+        return UsageError(f"{file} cannot be read: {error}", hint=_OTHER_FORMAT)
 
     def _wrong(self, row: list[str], header: list[str]) -> str:
         """What is wrong with a row, or nothing."""
@@ -132,13 +133,14 @@ class Delimited:
             what = "is missing" if len(row) < len(header) else f"is one too many: {row[len(header)]!r}"
             return f"column {column}: the value {what}; the header has {len(header)} columns, the row {len(row)}"
         for name, value in zip(header, row, strict=False):
-            type_ = getattr(self, "_types", {}).get(name)
+            type_ = self._types.get(name)
             if type_ and (pa.types.is_floating(type_) or pa.types.is_integer(type_)) and not _fits(value, type_):
                 whole = "a whole number" if pa.types.is_integer(type_) else "a number"
                 return f"column {name}: {value!r} is not {whole}, as those before it"
         return ""
 
 
+_OTHER_FORMAT = "is it the right format? --format, --delimiter; line breaks inside quotes are not understood"
 _HINT = "put the row right or take it out; --ignore COLUMN leaves a column out, --target number reads the label as one"
 
 

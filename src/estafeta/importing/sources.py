@@ -98,8 +98,9 @@ def _format(place: str) -> Format:
         return "parquet"
     if not path.exists() and ":" in place:
         return "factory"
-    suffix = path.suffixes[-2] if path.suffix == ".gz" and len(path.suffixes) > 1 else path.suffix
-    if suffix.lower() not in SUFFIXES:
+    packed = path.suffix == ".gz"
+    suffix = path.with_suffix("").suffix if packed else path.suffix
+    if suffix.lower() not in SUFFIXES or (packed and SUFFIXES[suffix.lower()] not in ("csv", "tsv")):
         what = f"the format of {place} cannot be told from its name" if path.exists() else f"there is no file {place}"
         raise UsageError(what, hint=f"--format, or a name that ends with {', '.join(SUFFIXES)}")
     return SUFFIXES[suffix.lower()]
