@@ -45,11 +45,10 @@ def read_manifest(store: Store, name: str) -> Manifest:
     """
     check_name(name)
     layout = DatasetLayout(name)
-    content = b""
-    if store.exists(layout.manifest):
+    try:
         content = store.read(layout.manifest)
-    if not content:
-        raise _unknown(store, name)
+    except Gone:
+        raise _unknown(store, name) from None
     try:
         return Manifest.model_validate_json(content)
     except ValidationError as error:

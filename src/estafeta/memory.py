@@ -14,6 +14,9 @@ from estafeta.spec import RunSpec
 
 MIB = 1 << 20
 
+INDEX_BYTES = 8
+"""A row number is int64."""
+
 RUNTIME_BYTES = 320 * MIB
 """Python, PyTorch, scikit-learn and the runtime client of a worker (`benchmarks/bench_data.py` prints it)."""
 
@@ -27,7 +30,7 @@ class MemoryPlan:
         model: Parameters and buffers.
         gradient: As large as what is trained.
         optimizer: The optimiser's state.
-        windows: The window that is read and the one after it, of each stored data set.
+        windows: The window that is read and the one after it, and the order of their rows, of each stored data set.
         batch: A micro-batch, and a copy of it.
     """
 
@@ -76,17 +79,21 @@ def plan_memory(spec: RunSpec, model: int, trained: int, manifests: Sequence[Man
         manifests: The stored data sets.
         dense: Whether sparse rows become dense tensors.
     """
-    windows = sum(
-        min(m.bytes, 2 * max(spec.window_mb * MIB, *(extent.bytes for extent in m.blocks))) for m in manifests
-    )
     return MemoryPlan(
         size=spec.functions["worker"].memory_mb * MIB,
         model=model,
         gradient=trained,
         optimizer=trained * len(spec.update_rule.initial_state(1)),
-        windows=windows,
+        windows=sum(_windows(manifest, spec.window_mb * MIB) for manifest in manifests),
         batch=2 * spec.micro_batch_size * max(_row_bytes(m, dense) for m in manifests),
     )
+
+
+def _windows(manifest: Manifest, window_bytes: int) -> int:
+    """Two windows; of what is shuffled, the order of the rows in both, and as much while it is made."""
+    most = max(window_bytes, *(extent.bytes for extent in manifest.blocks))
+    share = min(1.0, 2 * most / manifest.bytes)
+    return int(share * (manifest.bytes + 2 * manifest.rows * INDEX_BYTES))
 
 
 def _row_bytes(manifest: Manifest, dense: bool) -> int:

@@ -56,7 +56,8 @@ def held_out(first: int, last: int, fraction: float, seed: int) -> npt.NDArray[n
     mask = np.zeros(last - first, bool)
     if fraction:
         fraction = max(fraction, SMALLEST)
-        strata = np.arange(int(first * fraction), int(last * fraction) + 1)
+        # One more on either side: rounding may put a row into the stratum beside the one that it is computed to be in.
+        strata = np.arange(max(0, int(first * fraction) - 1), int(last * fraction) + 2)
         starts, ends = (np.ceil(edge / fraction).astype(np.int64) for edge in (strata, strata + 1))
         drawn = starts + (_draws(strata, seed) * (ends - starts)).astype(np.int64)
         mask[drawn[(drawn >= first) & (drawn < last)] - first] = True

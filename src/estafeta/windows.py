@@ -19,6 +19,12 @@ import numpy as np
 
 from estafeta.sampling import Rows, generator, held_out
 
+PARTS = 8
+"""Parts that are remembered: each is as long as the list of blocks."""
+
+SHUFFLED = 2
+"""Windows whose order is remembered: each takes eight bytes a row."""
+
 _NOTHING: Rows = np.empty(0, np.int64)
 
 
@@ -127,7 +133,7 @@ class Part:
         return self is other
 
 
-@lru_cache(maxsize=3)
+@lru_cache(maxsize=SHUFFLED)
 def _shuffled(part: Part, window: int) -> Rows:
     rows = part.sequence.rows(*part.windows[window])
     return rows[generator("window", *part.key, window).permutation(len(rows))]
@@ -230,9 +236,9 @@ class Deal:
         return full * (self.batch_size * rank // self.workers) + short * rank // self.workers
 
     def _part(self, epoch: int, rank: int) -> Part:
-        """A rank's part of an epoch. Two are kept: at the end of one epoch the next is looked at."""
+        """A rank's part of an epoch. Some are kept: an environment may work for several ranks."""
         if (epoch, rank) not in self._parts:
-            if len(self._parts) > 1:
+            if len(self._parts) >= PARTS:
                 del self._parts[min(self._parts)]
             order = generator("blocks", self.seed, epoch).permutation(len(self.rows.sizes))
             order = order[self.rows.counts[order] > 0]

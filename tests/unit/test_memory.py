@@ -30,7 +30,8 @@ def plan_of(
 def test_the_parts() -> None:
     plan = plan_of(manifest(1000))
     batch = 2 * 4 * 4096  # two times 4 rows of 4 KiB
-    assert plan == MemoryPlan(1769 * MIB, 11 * MIB, 10 * MIB, 20 * MIB, 256 * MIB, batch)
+    order = 2 * 8 * 64 * 1024  # of the rows of 64 blocks, and as much again
+    assert plan == MemoryPlan(1769 * MIB, 11 * MIB, 10 * MIB, 20 * MIB, 256 * MIB + order, batch)
     assert plan.room == (1769 * MIB - RUNTIME_BYTES - 41 * MIB - batch) // 2
     plan.check(128)
 
@@ -46,7 +47,12 @@ def test_the_parts() -> None:
 def test_windows_are_no_larger_than_the_data_and_no_smaller_than_a_block(
     manifests: tuple[Manifest, ...], window_mb: int, windows: int
 ) -> None:
-    assert plan_of(*manifests, window_mb=window_mb).windows == windows * MIB
+    order = 2 * 8 * 1024 * windows // 4  # 1024 rows in 4 MiB
+    assert plan_of(*manifests, window_mb=window_mb).windows == windows * MIB + order
+
+
+def test_the_order_of_narrow_rows_is_as_large_as_they_are() -> None:
+    assert plan_of(manifest(1000, rows=(4 * MIB) // 16)).windows == 2 * 256 * MIB
 
 
 def test_dense_rows_of_sparse_data_are_as_long_as_they_are() -> None:
@@ -63,9 +69,9 @@ def test_blocks_have_room_for_two_windows_at_least() -> None:
 
 def test_what_does_not_fit_is_refused_with_two_ways_out() -> None:
     with pytest.raises(
-        UsageError, match=r"a worker needs 618 MB and has 512: .*the optimiser 20, two windows"
+        UsageError, match=r"a worker needs 619 MB and has 512: .*the optimiser 20, two windows"
     ) as caught:
         plan_of(manifest(1000), memory_mb=512).check(128)
-    assert caught.value.hint == "-o worker.memory_mb=772, or -o window_mb=32"
-    plan_of(manifest(1000), memory_mb=772).check(128)
+    assert caught.value.hint == "-o worker.memory_mb=773, or -o window_mb=32"
+    plan_of(manifest(1000), memory_mb=773).check(128)
     plan_of(manifest(1000), memory_mb=512, window_mb=32).check(32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -121,6 +122,13 @@ def test_which_rows_are_held_out_does_not_depend_on_who_asks(
     first = data.draw(st.integers(0, rows))
     last = data.draw(st.integers(first, rows))
     np.testing.assert_array_equal(held_out(first, last, fraction, seed), whole[first:last])
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.3, 0.7, 1 / 3, 0.9])
+def test_rounding_loses_no_row_at_a_border(fraction: float) -> None:
+    whole = held_out(0, 500, fraction, 1)
+    parts = [held_out(row, row + 1, fraction, 1) for row in range(500)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
 def test_rows_are_held_out_at_random() -> None:

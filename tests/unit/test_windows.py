@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from estafeta.sampling import Rows, held_out, steps_per_epoch
-from estafeta.windows import BlockRows, Deal, Share
+from estafeta.windows import PARTS, BlockRows, Deal, Share
 
 
 def block_rows(lengths: list[int], held: bool | None = None, fraction: float = 0.0, size: int = 100) -> BlockRows:
@@ -84,7 +84,7 @@ def test_a_window_is_all_that_is_needed_at_once(lengths: list[int], workers: int
                 assert len(ahead) <= 2 * most
                 if len(needed - set(ahead)):  # only if the micro-batch goes beyond the window after this one
                     assert len(share[part]) > most
-    assert len(deal._parts) <= 2
+    assert len(deal._parts) <= PARTS
 
 
 def test_each_block_is_read_in_one_stretch() -> None:
