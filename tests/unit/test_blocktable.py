@@ -133,6 +133,14 @@ def test_what_was_used_last_stays(stored: tuple[Store, Manifest]) -> None:
     assert files.opened == {0: 1, 1: 2, 2: 1, 3: 1}
 
 
+def test_what_is_needed_is_not_given_up_for_what_else_is_needed(stored: tuple[Store, Manifest]) -> None:
+    files = Counting()
+    table = BlockTable(Store(stored[0].root, files), stored[1], room(stored[1], 3))
+    for blocks in ([1], [2], [3], [0, 1]):
+        check(table, stored[1], np.array(blocks) * BLOCK_ROWS)
+    assert files.opened == {0: 1, 1: 1, 2: 1, 3: 1}
+
+
 def test_blocks_are_read_ahead(stored: tuple[Store, Manifest]) -> None:
     """While nobody waits for them; and what is at hand is not given up for what comes later."""
     files = Counting()
