@@ -206,11 +206,29 @@ def batches(folder: Path, megabytes: int, steps: int) -> Iterator[dict[str, Any]
         "blocks, two windows fit": lambda: blocks(store, two_windows, False),
         "blocks, two windows fit, 5 ms a call": lambda: blocks(distant, two_windows, False),
     }
+    in_memory = in_turns({place: places[place] for place in list(places)[:2]}, steps)
+    base = in_memory[next(iter(in_memory))]
+    for place, median in in_memory.items():
+        yield {"case": f"batch, in turns: {place}", "median_us": round(median, 1), "vs_base": round(median / base, 2)}
     for group, use in (("batch", len), ("step", trained)):
         means = epochs(places, use, steps)
         base = means[next(iter(places))]
         for place, mean in means.items():
             yield {"case": f"{group}: {place}", "mean_us": round(mean, 1), "vs_base": round(mean / base, 2)}
+
+
+def in_turns(places: dict[str, Any], steps: int) -> dict[str, float]:
+    """Median time of a batch in places where nothing goes on between two batches, in microseconds."""
+    makers = {place: make() for place, make in places.items()}
+    taken: dict[str, list[float]] = {place: [] for place in places}
+    for repeat in range(5):
+        for step in range(steps):
+            order = list(makers) if (step + repeat) % 2 else list(makers)[::-1]
+            for place in order:
+                before = time.perf_counter()
+                makers[place](step)
+                taken[place].append((time.perf_counter() - before) * 1e6)
+    return {place: statistics.median(times) for place, times in taken.items()}
 
 
 def epochs(places: dict[str, Any], use: Callable[[Any], None], steps: int) -> dict[str, float]:

@@ -56,6 +56,10 @@ class BlockTable:
         self._slot_of: Rows = np.full(len(manifest.blocks), -1, np.int64)
         self._loading: OrderedDict[int, Future[None] | None] = OrderedDict()  # with a slot, latest used last
         self._expected: Rows | None = None
+        # Where all blocks fit, each has the slot of its number; if all are as long as it, rows are in their places.
+        self._all_fit = self.slots == len(manifest.blocks)
+        self._in_place = self._all_fit and all(extent.rows == self._block_rows for extent in manifest.blocks[:-1])
+        self._complete = False
         self._free = list(range(self.slots))
         self._threads = ThreadPoolExecutor(LOADERS, "estafeta-blocks")
 
@@ -75,6 +79,9 @@ class BlockTable:
             UsageError: The data set has been removed.
             Corrupt: A block is damaged.
         """
+        if self._complete:
+            whole: list[Any] = [shelf.take(rows) for shelf in self._shelves]
+            return tuple(shelf.tensor(part) for shelf, part in zip(self._shelves, whole, strict=True))
         blocks = np.searchsorted(self._manifest.starts, rows, side="right") - 1
         needed = np.unique(blocks)
         if len(needed) <= self.slots:
@@ -127,11 +134,13 @@ class BlockTable:
                     self._drop(block)
                     raise
                 self._loading[block] = None
+        if self._in_place and len(self._loading) == self.slots:
+            self._complete = not any(self._loading.values())
 
     def _begin(self, block: int, keep: Container[int]) -> None:
-        if not self._free:
+        if not self._all_fit and not self._free:
             self._drop(next(held for held in self._loading if held not in keep))
-        slot = self._free.pop()
+        slot = block if self._all_fit else self._free.pop()
         self._slot_of[block] = slot
         self._loading[block] = self._threads.submit(self._read, block, slot)
 

@@ -121,6 +121,7 @@ def test_blocks_are_read_once_while_there_is_room(stored: tuple[Store, Manifest]
     files = Counting()
     table = BlockTable(Store(stored[0].root, files), stored[1], 1 << 30)
     for seed in range(5):
+        assert table._complete == (seed > 0)
         check(table, stored[1], np.random.default_rng(seed).permutation(ROWS))
     assert files.opened == dict.fromkeys(range(ROWS // BLOCK_ROWS), 1)
 
