@@ -33,6 +33,7 @@ bench: $(INSTALLED)  ## short benchmarks
 	$(BIN)/python benchmarks/bench_store.py
 	$(BIN)/python benchmarks/bench_invoke.py
 	$(BIN)/python benchmarks/bench_round.py
+	$(BIN)/python benchmarks/bench_data.py --csv-mb 50 --table-mb 64
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis runs

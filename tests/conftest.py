@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # Examples come from fixed seeds, and no timing decides a test.
-settings.register_profile("estafeta", derandomize=True, deadline=None)
+settings.register_profile("estafeta", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("estafeta")
 
 

@@ -25,12 +25,17 @@ class Table:
 
     Args:
         source: Tuple of arrays or tensors of equal length, or a map-style data set.
+        collate: Makes a batch of the rows of a map-style data set.
+
+    Attributes:
+        collated: Whether that is done here: rows of arrays are a batch as they are.
 
     Raises:
         UsageError: It is neither, or the lengths differ.
     """
 
-    def __init__(self, source: Any) -> None:
+    def __init__(self, source: Any, collate: Callable[[list[Any]], Any] | None = None) -> None:
+        self._collate = collate or default_collate
         self._tensors: tuple[torch.Tensor, ...] | None = None
         if isinstance(source, TensorDataset):
             source = source.tensors
@@ -45,6 +50,8 @@ class Table:
                 f"the data set is a {type(source).__name__}",
                 hint="return a tuple of arrays (inputs …, target) or a map-style torch.utils.data.Dataset",
             )
+
+        self.collated = self._tensors is None
 
     def __len__(self) -> int:
         return self._rows
@@ -64,7 +71,7 @@ class Table:
         with user_code("reading the data set"):
             many = getattr(self._source, "__getitems__", None)
             items = many(rows.tolist()) if many else [self._source[row] for row in rows.tolist()]
-            batch = default_collate(items)
+            batch = self._collate(items)
         if isinstance(batch, (tuple, list)) and len(batch) >= 2:
             return tuple(batch)
         raise UsageError(
@@ -73,18 +80,23 @@ class Table:
         )
 
 
-def open_table(factory: Callable[..., Any] | str, arguments: Mapping[str, Any]) -> Table:
+def open_table(
+    factory: Callable[..., Any] | str,
+    arguments: Mapping[str, Any],
+    collate: Callable[[list[Any]], Any] | None = None,
+) -> Table:
     """Make a job's data set.
 
     Args:
         factory: The job's callable, or the name of a data set that comes with scikit-learn.
         arguments: Keyword arguments for the callable.
+        collate: See `Table`.
     """
     if isinstance(factory, str):
         return Table(_bundled(factory))
     with user_code("making the data set"):
         source = factory(**arguments)
-    return Table(source)
+    return Table(source, collate)
 
 
 def _tensors(arrays: Sequence[Any]) -> tuple[torch.Tensor, ...]:

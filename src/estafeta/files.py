@@ -236,6 +236,12 @@ class SystemClock:
         time.sleep(seconds)
 
 
+def free_bytes(path: str) -> int:
+    """Room that is left for this user on the file system that a path is on."""
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
+
+
 def _write_all(descriptor: int, chunks: Iterable[Buffer], offset: int | None) -> None:
     """Write all chunks, from an offset on or where the descriptor stands."""
     views = [view for chunk in chunks if len(view := memoryview(chunk).cast("B"))]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from estafeta.errors import UsageError
 from estafeta.history import EarlyStopping
+from estafeta.layout import DATASET_NAME
 from estafeta.optim import Optimizer
 
 if TYPE_CHECKING:
@@ -31,15 +32,22 @@ class Job:
         model: Makes the model; called with the overrides `-o model.NAME=VALUE` as keyword arguments.
         loss: `loss(output, target)`: the mean over the batch (PyTorch's default reduction), or one value for each row.
         dataset: Makes the data: a tuple of arrays or tensors of equal length (inputs …, target), or a map-style
-            `torch.utils.data.Dataset` of such tuples; or the name of a data set that comes with scikit-learn.
+            `torch.utils.data.Dataset` of such tuples; or the name of a data set, one that was imported into the store
+            or one that comes with scikit-learn.
         optimizer: For instance `estafeta.AdamW(lr=3e-3)`.
         epochs: Most passes over the training rows.
         batch_size: Rows in a global batch; each worker takes its part.
         micro_batch_size: Most rows in one forward and backward pass. A worker that runs out of time hands over between
             two of them, and the sum over them is what it contributes; so it is part of the result's bits.
         drop_last: Leave out the last batch of an epoch if it is short.
-        validation: Fraction of the rows that is held out, chosen by the seed; 0 for none.
+        validation: Fraction of the rows that is held out, chosen by the seed; 0 for none. A data set that was imported
+            with a fraction keeps that one.
         valid_dataset: Makes data for validation instead; then nothing is held out.
+        window_mb: Of an imported data set, how much is shuffled together: the more, the better the order and the more
+            memory it takes. It is part of the result's bits.
+        dense: Make dense tensors of sparse rows.
+        collate: Makes a batch of a list of rows, in place of PyTorch's `default_collate`.
+        transform: `transform(inputs …, target)`: what to make of a batch before the model sees it, such a tuple again.
         metrics: By name, `metric(output, target)`: the mean over the batch, or one value for each row.
         early_stopping: When to stop early, and which epoch is the best.
         seed: Of the initial weights, the split, the order of rows, dropout.
@@ -58,19 +66,24 @@ class Job:
     drop_last: bool = False
     validation: float = 0.2
     valid_dataset: Callable[..., Any] | str | None = None
+    window_mb: int = 128
+    dense: bool = False
+    collate: Callable[[list[Any]], Any] | None = None
+    transform: Callable[..., Any] | None = None
     metrics: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     early_stopping: EarlyStopping | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "micro_batch_size"):
+        for name in ("epochs", "batch_size", "micro_batch_size", "window_mb"):
             if (value := getattr(self, name)) < 1:
                 raise UsageError(f"{name} is {value}; it must be at least 1")
         if not 0 <= self.validation < 1:
             raise UsageError(f"validation is {self.validation}; it is a fraction, at least 0 and below 1")
         for name in ("dataset", "valid_dataset"):
-            if isinstance(value := getattr(self, name), str) and value not in BUNDLED:
-                raise UsageError(f"{name} {value!r} is not known", hint=f"known by name are {', '.join(BUNDLED)}")
+            if isinstance(value := getattr(self, name), str) and not DATASET_NAME.fullmatch(value):
+                hint = f"`estafeta data ls` lists those of the store; scikit-learn has {', '.join(BUNDLED)}"
+                raise UsageError(f"{name} {value!r} cannot be the name of a data set", hint=hint)
 
     @property
     def stopping(self) -> EarlyStopping:

@@ -155,6 +155,7 @@ def start(
         drop_last=job.drop_last,
         epochs=job.epochs,
         validation=0.0 if job.valid_dataset else job.validation,
+        window_mb=job.window_mb,
         optimizer=to_dict(job.optimizer),
         early_stopping=job.stopping,
         functions=backend.with_settings(changed.settings),

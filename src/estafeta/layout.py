@@ -23,6 +23,8 @@
                ending.json                              the version that it ends with
                STOP, done.json | stopped.json | failed.json     how it ended
                reserve                                  room for the last words of a run that fills the disk
+    datasets/<name>/manifest.json                       what is in the data set; where it is, the data set is
+                    0123456789abcdef-000012.safetensors block 12, as this attempt at importing has written it
 
 Paths are strings relative to the root of the store. Nothing here touches a disk. The inverse of every name that a
 listing can show is here too, so that what a run has to do next can be computed from listings alone.
@@ -42,6 +44,10 @@ Phase = Literal["train", "valid"]
 RUNS = "runs"
 RUN_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
+DATASETS = "datasets"
+DATASET_NAME = RUN_NAME
+MANIFEST = "manifest.json"
+
 OPTIMIZER_SUFFIX = ".optimizer.safetensors"
 FROZEN = "frozen.safetensors"
 
@@ -54,6 +60,7 @@ _CONTRIBUTION = re.compile(r"(train|valid)-(\d{8})-(\d{4})\.safetensors")
 _PARTIAL = re.compile(r"(train|valid)-(\d{8})-(\d{4})-(\d{2,})\.safetensors")
 _CLAIM = re.compile(r"merge-(train|valid)-(\d{8})\.g(\d{2,})")
 _EPOCH = re.compile(r"(\d{4,})\.json")
+_BLOCK = re.compile(r"([0-9a-f]{16})-(\d{6,})\.safetensors")
 
 
 @dataclass(frozen=True, order=True)
@@ -194,6 +201,27 @@ class RunLayout:
         return f"{self.root}/{state}.json"
 
 
+@dataclass(frozen=True)
+class DatasetLayout:
+    """The paths of one data set."""
+
+    name: str
+
+    @property
+    def root(self) -> str:
+        """The data set's folder."""
+        return f"{DATASETS}/{self.name}"
+
+    @property
+    def manifest(self) -> str:
+        """`manifest.json`."""
+        return f"{self.root}/{MANIFEST}"
+
+    def block(self, attempt: str, number: int) -> str:
+        """One block. Its name is that of one attempt, so that a repeated import meets no name of an earlier one."""
+        return f"{self.root}/{attempt}-{number:06d}.safetensors"
+
+
 def contribution_name(round_: Round, rank: int) -> str:
     """File name of a contribution."""
     return f"{round_.name}-{rank:04d}.safetensors"
@@ -304,6 +332,12 @@ def generations_in(names: Iterable[str], round_: Round) -> frozenset[int]:
 def epochs_in(names: Iterable[str]) -> frozenset[int]:
     """Epochs that have a record, from a listing of `epochs/`."""
     return frozenset(int(match[1]) for name in names if (match := _EPOCH.fullmatch(name)))
+
+
+def attempt_of(name: str) -> str | None:
+    """The attempt at importing that a file of a data set's folder belongs to, or None if it is no block."""
+    match = _BLOCK.fullmatch(name)
+    return match[1] if match else None
 
 
 def round_of(name: str) -> Round | None:

@@ -95,6 +95,12 @@ class Learner:
         saved = self.model.state_dict().keys()
         return {name: buffer.detach().numpy() for name, buffer in self.model.named_buffers() if name in saved}
 
+    @property
+    def bytes(self) -> int:
+        """Size of the model: what is trained, what is not, buffers."""
+        others = [*self.frozen.values(), *self.buffers.values()]
+        return self.parameters.nbytes + sum(array.nbytes for array in others)
+
     def reset(self) -> None:
         """Begin a new sum."""
         for parameter in self._trained:

@@ -25,6 +25,7 @@ from estafeta.spec import Role
 
 NUMBERS: Mapping[str, type] = {
     "epochs": int, "batch_size": int, "micro_batch_size": int, "drop_last": bool, "validation": float, "seed": int,
+    "window_mb": int,
 }  # fmt: skip
 """The job's own fields that can be changed."""
 

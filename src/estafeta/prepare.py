@@ -54,6 +54,7 @@ def _plan(session: Session, spec: RunSpec, token: str) -> Plan:
         valid_rows=len(rows["valid"]),
         steps_per_epoch=steps,
         total_steps=steps * spec.epochs,
+        data=session.data.tokens,
         parameters=learner.slots,
         buffers=tuple(_slot(name, array) for name, array in learner.buffers.items()),
         frozen=tuple(_slot(name, array) for name, array in learner.frozen.items()),

@@ -168,7 +168,7 @@ class _Resident:
         for name, array in learner.buffers.items():
             array[...] = self._replica.weights.buffers[name]
         share = self._share(round_)
-        outgoing = self._exchange.outgoing() if round_.phase == "train" and share.parts else None
+        outgoing = self._exchange.outgoing() if round_.phase == "train" and len(share.parts) else None
 
         def ship(number: int, first: int, values: Array) -> None:
             check_gradient(values)

@@ -4,61 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from estafeta.dataset import Batch, Table, open_table
+from estafeta.data import Data
+from estafeta.dataset import Batch
 from estafeta.errors import UsageError
 from estafeta.invocation import Invocation
-from estafeta.job import Job
-from estafeta.layout import Phase, Round, RunLayout
+from estafeta.layout import RunLayout
 from estafeta.learner import Learner, seed_generators
-from estafeta.sampling import Rows, batch_of, micro_batches, share_of, split_rows
-from estafeta.spec import Plan, RunSpec
+from estafeta.spec import RunSpec
 from estafeta.store import Store
 from estafeta.tensorfile import Array, TensorFile
 from estafeta.usercode import load_job
 from estafeta.weights import read_weights
-
-
-@dataclass
-class Data:
-    """The rows of a run: where they come from, and which of them belong to each phase."""
-
-    tables: dict[Phase, Table]
-    rows: dict[Phase, Rows]
-
-    @classmethod
-    def open(cls, job: Job, spec: RunSpec) -> Data:
-        """Make the job's data sets and split them.
-
-        Raises:
-            UserCodeError: A factory of the job raised.
-            UsageError: What it made is no data set.
-        """
-        table = open_table(job.dataset, spec.arguments.get("dataset", {}))
-        if job.valid_dataset is None:
-            train, valid = split_rows(len(table), spec.validation, spec.seed)
-            return cls({"train": table, "valid": table}, {"train": train, "valid": valid})
-        valid_table = open_table(job.valid_dataset, spec.arguments.get("valid_dataset", {}))
-        return cls(
-            {"train": table, "valid": valid_table},
-            {"train": np.arange(len(table)), "valid": np.arange(len(valid_table))},
-        )
-
-    def parts(self, round_: Round, rank: int, spec: RunSpec, plan: Plan) -> list[Rows]:
-        """A rank's share of a round: the row numbers of each micro-batch."""
-        if round_.phase == "valid":
-            batch = np.arange(plan.valid_rows)
-        else:
-            batch = batch_of(
-                round_.version,
-                train_rows=plan.train_rows,
-                batch_size=spec.batch_size,
-                steps=plan.steps_per_epoch,
-                seed=spec.seed,
-            )
-        share = share_of(batch, rank, spec.workers)
-        return [self.rows[round_.phase][part] for part in micro_batches(share, spec.micro_batch_size)]
 
 
 @dataclass
@@ -117,7 +73,8 @@ def open_session(spec: RunSpec, invocation: Invocation) -> Session:
         learner = Learner(job, spec)
         if learner.frozen and store.exists(layout.frozen):
             _load_frozen(store, layout, learner)
-        session = memory[WARM] = Session(spec.token, Data.open(job, spec), learner)
+        data = Data.open(job, spec, store, learner.bytes, learner.parameters.nbytes)
+        session = memory[WARM] = Session(spec.token, data, learner)
     return session
 
 

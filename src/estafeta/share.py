@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from estafeta.contribution import BUFFER, GRADIENT, Tally, contribution, tally_of
+from estafeta.data import MicroBatches
 from estafeta.dataset import Batch
 from estafeta.deadline import Deadline
-from estafeta.errors import UsageError
 from estafeta.files import Buffer, Reader
 from estafeta.layout import Round
 from estafeta.learner import Ship, check_gradient, seed_generators
-from estafeta.sampling import Rows, seed_of
+from estafeta.sampling import seed_of
 from estafeta.session import Session
 from estafeta.spec import Plan, RunSpec
 from estafeta.store import Store
@@ -35,7 +35,7 @@ class Share:
     spec: RunSpec
     round: Round
     rank: int
-    parts: list[Rows]
+    parts: MicroBatches
     done: int = 0
 
     @classmethod
@@ -45,14 +45,8 @@ class Share:
         Raises:
             UsageError: The data set has changed since the run was prepared.
         """
-        rows, expected = len(session.data.rows[round_.phase]), plan.rows_of(round_.phase)
-        if rows != expected:
-            raise UsageError(
-                f"the data set has {rows} rows for this phase, and had {expected} when the run was prepared",
-                hint="dataset() must give the same rows in every process: fix its seeds, and its source",
-            )
         session.learner.reset()
-        return cls(session, spec, round_, rank, session.data.parts(round_, rank, spec, plan))
+        return cls(session, spec, round_, rank, session.data.micro_batches(round_, rank, spec, plan))
 
     @property
     def is_complete(self) -> bool:
@@ -122,7 +116,7 @@ class Share:
 
         The generators are left as reading it leaves them; nothing may draw from them before it is used.
         """
-        if self.parts:
+        if len(self.parts):
             self.session.prefetched = self._key(0), self._read(0)
 
     def _batch(self, part: int) -> Batch:
@@ -132,7 +126,7 @@ class Share:
 
     def _read(self, part: int) -> Batch:
         seed_generators(seed_of(self.spec.seed, self.round, self.rank, part))  # first: the rows may be augmented
-        return self.session.data.tables[self.round.phase].batch(self.parts[part])
+        return self.session.data.batch(self.round.phase, self.parts, part)
 
     def _key(self, part: int) -> tuple[object, ...]:
         return self.round, self.rank, part

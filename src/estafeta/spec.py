@@ -63,6 +63,7 @@ class RunSpec(Document):
         topology: What was asked for; the plan has what became of it.
         rounds_per_invocation: After how many rounds a resident worker hands over at the latest; None: when its time is
             short.
+        window_mb: MiB of blocks of a stored data set that are shuffled together.
     """
 
     format: Literal["estafeta-run/1"] = "estafeta-run/1"
@@ -81,6 +82,7 @@ class RunSpec(Document):
     drop_last: bool
     epochs: int = Field(ge=1)
     validation: float = Field(ge=0, lt=1)
+    window_mb: int = Field(default=128, ge=1)
     optimizer: dict[str, Any]
     early_stopping: EarlyStopping
     functions: dict[Role, FunctionSettings]
@@ -113,6 +115,7 @@ class Plan(Document):
 
     Attributes:
         topology: Who combines the contributions.
+        data: Tokens of the stored data sets; a data set that was imported since has another.
         parameters: Trained parameters, in the order of the flat vector (that of `named_parameters()`).
         buffers: Buffers that belong to the state dict.
         frozen: Parameters that do not require a gradient.
@@ -126,6 +129,7 @@ class Plan(Document):
     valid_rows: int
     steps_per_epoch: int
     total_steps: int
+    data: tuple[str, ...] = ()
     parameters: tuple[Slot, ...]
     buffers: tuple[Slot, ...]
     frozen: tuple[Slot, ...]

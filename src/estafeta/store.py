@@ -281,8 +281,12 @@ class Store:
                 # EBUSY: the name under which NFS keeps a removed file that this machine has open.
                 if error.errno not in (errno.ENOENT, errno.EBUSY):
                     raise
+        self.remove_if_empty(directory)
+
+    def remove_if_empty(self, directory: str) -> None:
+        """Remove a directory that has nothing in it; one that has, stays."""
         try:
-            self.files.rmdir(path)
+            self.files.rmdir(self.absolute(directory))
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EBUSY):
                 raise
@@ -302,7 +306,7 @@ class Store:
         temporary = f"{directory}/{temporary_name(name)}"
         try:
             self.files.create(temporary, chunks)
-        except OSError:
+        except BaseException:  # somebody at the keyboard may have interrupted it
             self._remove(temporary)
             raise
         return temporary

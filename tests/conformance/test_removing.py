@@ -107,3 +107,14 @@ def test_a_file_that_another_has_open_does_not_keep_the_tree(nfs: Nfs) -> None:
         a.store.remove_tree("runs/r")
         assert a.store.list("runs") == frozenset()
         assert reader.readinto(bytearray(1), 0) == 1
+
+
+def test_a_directory_goes_if_it_is_empty_and_stays_if_not(nfs: Nfs) -> None:
+    a, b = nfs.clients()
+    publish_all((a, b), "runs/r/f")
+    b.store.remove_if_empty("runs/r")
+    assert a.store.list("runs/r") == {"f"}
+    a.store.sweep("runs/r", ["f"])
+    b.store.remove_if_empty("runs/r")
+    assert a.store.list("runs") == frozenset()
+    b.store.remove_if_empty("runs/r")

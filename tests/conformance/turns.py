@@ -39,6 +39,10 @@ class Machine(Generic[T]):
         self._thread.start()
         _pass(self._back)
 
+    def is_elsewhere(self) -> bool:
+        """Whether the calling thread is not the machine's own."""
+        return threading.current_thread() is not self._thread
+
     def step(self) -> None:
         """Let it go on to its next pause, or its end."""
         self._go.release()

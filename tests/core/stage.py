@@ -277,7 +277,7 @@ class _Paced(Interposed):
     def around(self, call: str, path: str, carry_out: Callable[[], T]) -> T:
         """Wait for one's turn, then do the call."""
         actor = self._stage._current
-        if actor is None:
+        if actor is None or actor.machine.is_elsewhere():  # or a thread that reads ahead for it
             return carry_out()
         if not actor.dead:
             self._stage.pass_time(CALL_S)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from estafeta.files import IOV_MAX, OsFiles, SystemClock
+from estafeta.files import IOV_MAX, OsFiles, SystemClock, free_bytes
 
 FILES = OsFiles()
 
@@ -178,3 +179,7 @@ def test_the_clock_goes_forward_by_at_least_what_is_slept() -> None:
     start = clock.monotonic()
     clock.sleep(0.001)
     assert clock.monotonic() >= start + 0.001
+
+
+def test_room_that_is_left_is_what_the_system_says(tmp_path: Path) -> None:
+    assert free_bytes(str(tmp_path)) == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)

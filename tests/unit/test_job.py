@@ -24,8 +24,9 @@ def job(**changes: Any) -> Job:
         ({"micro_batch_size": -1}, "micro_batch_size is -1"),
         ({"validation": 1.0}, "validation is 1.0"),
         ({"validation": -0.1}, "validation is -0.1"),
-        ({"dataset": "mnist"}, "dataset 'mnist' is not known"),
-        ({"valid_dataset": "mnist"}, "valid_dataset 'mnist' is not known"),
+        ({"window_mb": 0}, "window_mb is 0"),
+        ({"dataset": "../x"}, "dataset '../x' cannot be the name"),
+        ({"valid_dataset": "MNIST"}, "valid_dataset 'MNIST' cannot be the name"),
     ],
 )
 def test_values_out_of_range(changes: dict[str, Any], message: str) -> None:
@@ -33,10 +34,11 @@ def test_values_out_of_range(changes: dict[str, Any], message: str) -> None:
         job(**changes)
 
 
-def test_a_data_set_that_is_not_known_lists_those_that_are() -> None:
+def test_a_name_may_be_that_of_a_data_set_in_the_store() -> None:
+    assert job(dataset="people", valid_dataset="people-2026").dataset == "people"
     with pytest.raises(UsageError) as caught:
-        job(dataset="mnist")
-    assert caught.value.hint == "known by name are breast_cancer, diabetes, digits, iris, wine"
+        job(dataset="people.csv/")
+    assert caught.value.hint.endswith("breast_cancer, diabetes, digits, iris, wine")
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from estafeta.layout import (
     RUN_NAME,
+    DatasetLayout,
     Phase,
     Round,
     RunLayout,
+    attempt_of,
     claim_of,
     claim_of_leg,
     contribution_name,
@@ -164,6 +166,14 @@ def test_all_paths_lie_in_folders_that_are_made_at_first() -> None:
     assert LAYOUT.directories(0) == LAYOUT.directories()
     top = (LAYOUT.spec, LAYOUT.plan, LAYOUT.stop, LAYOUT.reserve, LAYOUT.outcome("done"))
     assert {posixpath.dirname(path) for path in top} == {LAYOUT.root} == {"runs/amber-41"}
+
+
+def test_blocks_are_told_by_their_attempt() -> None:
+    layout = DatasetLayout("people")
+    folder, _, name = layout.block("0123456789abcdef", 12).rpartition("/")
+    assert attempt_of(name) == "0123456789abcdef"
+    assert folder == posixpath.dirname(layout.manifest) == layout.root == "datasets/people"
+    assert [attempt_of(other) for other in ("manifest.json", f".tmp-{name}", "00000001.safetensors")] == [None] * 3
 
 
 def test_names_of_runs_cannot_leave_their_folder() -> None:

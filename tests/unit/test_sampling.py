@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from estafeta.layout import Round
-from estafeta.sampling import Rows, batch_of, micro_batches, seed_of, share_of, split_rows, steps_per_epoch
+from estafeta.sampling import Rows, batch_of, held_out, micro_batches, seed_of, share_of, split_rows, steps_per_epoch
 
 SEEDS = st.integers(0, 2**40)
 ROWS = st.integers(1, 200)
@@ -110,3 +111,28 @@ def test_the_streams_are_those_of_the_first_release() -> None:
     assert split_rows(10, 0.3, 1)[1].tolist() == [1, 3, 9]
     assert epoch_of(1, 8, 8, 3)[0].tolist() == [6, 7, 2, 3, 5, 0, 4, 1]
     assert seed_of(3, Round(5, "train"), 2, 1) == 3576740661676309016
+
+
+@given(st.integers(0, 3000), st.floats(0, 0.99), st.integers(0, 5), st.data())
+def test_which_rows_are_held_out_does_not_depend_on_who_asks(
+    rows: int, fraction: float, seed: int, data: st.DataObject
+) -> None:
+    whole = held_out(0, rows, fraction, seed)
+    assert abs(whole.sum() - rows * fraction) < 1 + 1e-6
+    first = data.draw(st.integers(0, rows))
+    last = data.draw(st.integers(first, rows))
+    np.testing.assert_array_equal(held_out(first, last, fraction, seed), whole[first:last])
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.3, 0.7, 1 / 3, 0.9])
+def test_rounding_loses_no_row_at_a_border(fraction: float) -> None:
+    whole = held_out(0, 500, fraction, 1)
+    parts = [held_out(row, row + 1, fraction, 1) for row in range(500)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_rows_are_held_out_at_random() -> None:
+    drawn = [held_out(0, 10_000, 0.1, seed) for seed in range(200)]
+    assert [int(mask.sum()) for mask in drawn] == [1000] * 200
+    np.testing.assert_allclose(np.mean(drawn, 0), 0.1, atol=0.12)
+    assert (drawn[0] != drawn[1]).any()

@@ -117,6 +117,15 @@ class Console:
             self._live.start()
         self._live.update(line, refresh=True)
 
+    def portion(self, what: str, done: int, total: int, unit: str) -> None:
+        """Draw how much of something is done; without a total, what there is so far."""
+        if not total:
+            self.lively(f"{what}   {unit}")
+            return
+        grid = Table.grid(padding=(0, 2))
+        grid.add_row(what, ProgressBar(total, done, width=BAR[1]), f"{done:,} of {total:,} {unit}")
+        self.lively(grid)
+
     def still(self) -> None:
         """Take the live line away; the next `lively` brings it back."""
         if self._live is not None:

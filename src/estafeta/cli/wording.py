@@ -31,7 +31,7 @@ PLACES = {"local": "local", "inline": "in this process", "aws": "AWS Lambda"}
 def identity(status: Status, on: str) -> Lines:
     """Which run it is and what it runs on: known from the start."""
     spec = status.spec
-    workers = f"{_count(spec.workers, 'worker')} x {spec.functions['worker'].memory_mb} MB"
+    workers = f"{count(spec.workers, 'worker')} x {spec.functions['worker'].memory_mb} MB"
     return [("run", f"{spec.run}   {PLACES[on]}, {workers}")]
 
 
@@ -39,12 +39,12 @@ def plan(status: Status) -> Lines:
     """What preparing found out: model, data, plan; nothing before that."""
     if status.parameters is None or status.steps_per_epoch is None:
         return []
-    spec, steps = status.spec, _count(status.steps_per_epoch, "step")
+    spec, steps = status.spec, count(status.steps_per_epoch, "step")
     how = f"batches of {spec.batch_size}, seed {spec.seed}, {status.topology} topology"
     return [
-        ("model", f"{spec.job}   {status.parameters:,} parameters, {_size(status.parameters * BYTES_PER_PARAMETER)}"),
+        ("model", f"{spec.job}   {status.parameters:,} parameters, {size(status.parameters * BYTES_PER_PARAMETER)}"),
         ("data", f"{status.train_rows:,} rows to train, {status.valid_rows:,} to validate"),
-        ("plan", f"{_count(spec.epochs, 'epoch')} of {steps}, {how}"),
+        ("plan", f"{count(spec.epochs, 'epoch')} of {steps}, {how}"),
     ]
 
 
@@ -111,7 +111,7 @@ def _next(state: str, run: str, on: str, *, exported: bool) -> list[str]:
     return [command(verb, run, on) for verb in [*verbs, "status" if exported else "export", "clean"][:2]]
 
 
-def _size(size: float) -> str:
+def size(size: float) -> str:
     """Bytes in a unit that leaves one to four digits before the point."""
     for unit in ("B", "kB", "MB"):
         if size < 1000:
@@ -120,5 +120,6 @@ def _size(size: float) -> str:
     return f"{size:,.1f} GB"
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """A number with its noun."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

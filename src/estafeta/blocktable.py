@@ -1,0 +1,257 @@
+"""Rows of a stored data set by number, as batches of tensors; blocks are read whole, and kept while there is room.
+
+The room is divided into slots of one block each, so a batch is one selection from memory, wherever its rows come from.
+What is to be needed next is read ahead by threads. Losing a block costs time, never bits: what is in a slot is a
+function of the file and the manifest.
+
+Only the thread that asks for batches decides what is in which slot; the others fill the slots that they are given.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Container, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+
+from estafeta.blocks import Csr, open_block, read_part, stack
+from estafeta.errors import Gone, UsageError
+from estafeta.files import Reader
+from estafeta.layout import DatasetLayout
+from estafeta.manifest import Kind, Manifest
+from estafeta.sampling import Rows
+from estafeta.store import Store
+from estafeta.tensorfile import DTYPES, Array, TensorFile
+
+LOADERS = 2
+"""Threads that read ahead: while one waits for the store, the other checks digests."""
+
+
+class BlockTable:
+    """Rows of a stored data set.
+
+    Args:
+        store: Where it is.
+        manifest: What it is.
+        budget_bytes: Room for blocks. There is room for one at least, and never for more than there are.
+        dense: Make dense tensors of sparse rows.
+    """
+
+    def __init__(self, store: Store, manifest: Manifest, budget_bytes: int, *, dense: bool = False) -> None:
+        self._store, self._manifest = store, manifest
+        self._layout = DatasetLayout(manifest.name)
+        self._block_rows = max(extent.rows for extent in manifest.blocks)
+        largest = max(extent.bytes for extent in manifest.blocks)
+        self.slots = min(len(manifest.blocks), max(1, budget_bytes // largest))
+        self._shelves = [
+            _Sparse(kind, self.slots, self._block_rows, dense)
+            if kind.sparse
+            else _Dense(kind, self.slots, self._block_rows, manifest)
+            for kind in manifest.kinds
+        ]
+        self._slot_of: Rows = np.full(len(manifest.blocks), -1, np.int64)
+        self._loading: OrderedDict[int, Future[None] | None] = OrderedDict()  # with a slot, latest used last
+        self._expected: Rows | None = None
+        # Where all blocks fit, each has the slot of its number; if all are as long as it, rows are in their places.
+        self._all_fit = self.slots == len(manifest.blocks)
+        self._in_place = self._all_fit and all(extent.rows == self._block_rows for extent in manifest.blocks[:-1])
+        self._complete = False
+        self._free = list(range(self.slots))
+        self._threads = ThreadPoolExecutor(LOADERS, "estafeta-blocks")
+
+    def __len__(self) -> int:
+        return self._manifest.rows
+
+    def batch(self, rows: Rows) -> tuple[torch.Tensor, ...]:
+        """The given rows, in the given order.
+
+        Args:
+            rows: int64[n], row numbers.
+
+        Returns:
+            (inputs …, target), each with n rows.
+
+        Raises:
+            UsageError: The data set has been removed.
+            Corrupt: A block is damaged.
+        """
+        if self._complete:
+            whole: list[Any] = [shelf.take(rows) for shelf in self._shelves]
+            return tuple(shelf.tensor(part) for shelf, part in zip(self._shelves, whole, strict=True))
+        blocks = np.searchsorted(self._manifest.starts, rows, side="right") - 1
+        needed = np.unique(blocks)
+        if len(needed) <= self.slots:
+            taken = self._take(rows, blocks, needed)
+        else:  # in turns, block by block, then put in order
+            order = np.argsort(blocks, kind="stable")
+            turns = [needed[first : first + self.slots] for first in range(0, len(needed), self.slots)]
+            cuts = [np.searchsorted(blocks[order], turn[0]) for turn in turns[1:]]
+            pieces = [
+                self._take(rows[index], blocks[index], turn)
+                for index, turn in zip(np.split(order, cuts), turns, strict=True)
+            ]
+            inverse = np.argsort(order, kind="stable")
+            taken = [
+                shelf.join(list(parts), inverse)
+                for shelf, parts in zip(self._shelves, zip(*pieces, strict=True), strict=True)
+            ]
+        return tuple(shelf.tensor(part) for shelf, part in zip(self._shelves, taken, strict=True))
+
+    def expect(self, blocks: Rows) -> None:
+        """Begin to read the blocks that will be needed next, as many of the first ones as there is room for.
+
+        The same array again says nothing new.
+        """
+        if blocks is self._expected:
+            return
+        self._expected = blocks
+        keep = dict.fromkeys(blocks[: self.slots].tolist())
+        for block in keep:
+            if block not in self._loading:
+                self._begin(block, keep)
+
+    def _take(self, rows: Rows, blocks: Rows, needed: Rows) -> list[Any]:
+        self._bring(needed.tolist())
+        places = self._slot_of[blocks] * self._block_rows + rows - self._manifest.starts[blocks]
+        return [shelf.take(places) for shelf in self._shelves]
+
+    def _bring(self, needed: list[int]) -> None:
+        """Wait until all of these blocks are in their slots."""
+        keep = dict.fromkeys(needed)
+        for block in needed:
+            if block not in self._loading:
+                self._begin(block, keep)
+            self._loading.move_to_end(block)
+        for block in needed:
+            if future := self._loading[block]:
+                try:
+                    future.result()
+                except BaseException:
+                    self._drop(block)
+                    raise
+                self._loading[block] = None
+        if self._in_place and len(self._loading) == self.slots:
+            self._complete = not any(self._loading.values())
+
+    def _begin(self, block: int, keep: Container[int]) -> None:
+        if not self._all_fit and not self._free:
+            self._drop(next(held for held in self._loading if held not in keep))
+        slot = block if self._all_fit else self._free.pop()
+        self._slot_of[block] = slot
+        self._loading[block] = self._threads.submit(self._read, block, slot)
+
+    def _drop(self, block: int) -> None:
+        future = self._loading.pop(block)
+        if future and not future.cancel():
+            future.exception()  # nobody writes into the slot any more when it is given away
+        self._free.append(int(self._slot_of[block]))
+        self._slot_of[block] = -1
+
+    def _read(self, block: int, slot: int) -> None:
+        """Fill a slot; in a thread of its own."""
+
+        def fill(reader: Reader) -> None:
+            file = open_block(reader, self._manifest, block)
+            for shelf in self._shelves:
+                shelf.fill(slot, self._manifest.blocks[block].rows, file)
+
+        try:
+            self._store.reading(self._layout.block(self._manifest.attempt, block), fill)
+        except Gone as error:
+            raise UsageError(f"the data set {self._manifest.name!r} was removed while it was read",
+                             hint="import it again, and start the run anew") from error  # fmt: skip
+
+
+class _Dense:
+    """The slots of a dense kind: one tensor."""
+
+    def __init__(self, kind: Kind, slots: int, block_rows: int, manifest: Manifest) -> None:
+        self._kind, self._block_rows = kind, block_rows
+        self._array: Array = np.empty((slots * block_rows, *kind.shape), DTYPES[kind.dtype])
+        self._tensor = torch.from_numpy(self._array)
+        self._treatment = _Treatment(kind, manifest)
+
+    def fill(self, slot: int, rows: int, file: TensorFile) -> None:
+        first = slot * self._block_rows
+        out = self._array[first : first + rows]
+        file.read_into(self._kind.name, out)
+        self._treatment.apply(out)
+
+    def take(self, places: Rows) -> torch.Tensor:
+        return self._tensor.index_select(0, torch.from_numpy(places))
+
+    def join(self, pieces: list[torch.Tensor], inverse: Rows) -> torch.Tensor:
+        return torch.cat(pieces).index_select(0, torch.from_numpy(inverse))
+
+    def tensor(self, taken: torch.Tensor) -> torch.Tensor:
+        return taken
+
+
+class _Sparse:
+    """The slots of a sparse kind: the rows of a block in each."""
+
+    def __init__(self, kind: Kind, slots: int, block_rows: int, dense: bool) -> None:
+        self._kind, self._block_rows, self._dense = kind, block_rows, dense
+        self._slots: list[Csr | None] = [None] * slots
+
+    def fill(self, slot: int, rows: int, file: TensorFile) -> None:
+        part = read_part(file, self._kind)
+        assert isinstance(part, Csr)
+        self._slots[slot] = part
+
+    def take(self, places: Rows) -> Csr:
+        slots, offsets = np.divmod(places, self._block_rows)
+        order = np.argsort(slots, kind="stable")
+        pieces = []
+        for slot in np.unique(slots):
+            part = self._slots[slot]
+            assert part is not None
+            pieces.append(part.take(offsets[order][slots[order] == slot]))
+        return self.join(pieces, np.argsort(order, kind="stable"))
+
+    def join(self, pieces: Iterable[Csr], inverse: Rows) -> Csr:
+        return stack(pieces).take(inverse)
+
+    def tensor(self, taken: Csr) -> torch.Tensor:
+        shape = (len(taken), *self._kind.shape)
+        if not self._dense:
+            return _csr_tensor(taken, shape)
+        array = np.zeros(shape, np.float32)
+        array[np.repeat(np.arange(len(taken)), np.diff(taken.starts)), taken.columns] = taken.values
+        return torch.from_numpy(array)
+
+
+class _Treatment:
+    """What reading does to the numbers of a block: the mean for missing ones, mean 0 and deviation 1."""
+
+    def __init__(self, kind: Kind, manifest: Manifest) -> None:
+        table = kind.dtype == "F32" and kind in manifest.inputs and bool(kind.columns)
+        self._fill, self._standardize = table and manifest.fill_missing, table and manifest.standardize
+        self._mean = np.array([column.mean for column in kind.columns])
+        deviation = np.array([column.deviation for column in kind.columns])
+        self._deviation = np.where(deviation > 0, deviation, 1.0)
+
+    def apply(self, rows: Array) -> None:
+        """Change float32[n, columns] in place; computed in float64."""
+        if not self._fill and not self._standardize:
+            return
+        numbers = rows.astype(np.float64)
+        if self._fill:
+            np.copyto(numbers, self._mean, where=np.isnan(rows))
+        if self._standardize:
+            numbers -= self._mean
+            numbers /= self._deviation
+        rows[...] = numbers
+
+
+def _csr_tensor(rows: Csr, shape: tuple[int, ...]) -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(
+            torch.from_numpy(rows.starts), torch.from_numpy(rows.columns.astype(np.int64)),
+            torch.from_numpy(rows.values), shape, check_invariants=False,
+        )  # fmt: skip

@@ -1,0 +1,109 @@
+"""The data sets of a store: which there are, what is in one, whether it is whole, how it goes.
+
+Knows names and blocks; not how rows are imported, nor how they become batches.
+Invariant: what has a manifest is complete, and what has none is not there.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator
+
+from pydantic import ValidationError
+
+from estafeta.blocks import Part, open_block, read_part
+from estafeta.errors import Corrupt, Gone, UsageError
+from estafeta.files import Reader
+from estafeta.layout import DATASET_NAME, DATASETS, MANIFEST, DatasetLayout, attempt_of
+from estafeta.manifest import Manifest
+from estafeta.store import Store
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be the name of a data set.
+
+    Raises:
+        UsageError: It has other characters than those of a folder's name.
+    """
+    if not DATASET_NAME.fullmatch(name):
+        raise UsageError(f"{name!r} cannot be the name of a data set",
+                         hint="use a to z, 0 to 9, and after the first character '.', '_', '-'")  # fmt: skip
+
+
+def names(store: Store) -> list[str]:
+    """The data sets that there are."""
+    folders = sorted(filter(DATASET_NAME.fullmatch, store.list(DATASETS)))
+    return [name for name in folders if MANIFEST in store.list(DatasetLayout(name).root)]
+
+
+def read_manifest(store: Store, name: str) -> Manifest:
+    """What is in a data set.
+
+    Raises:
+        UsageError: There is none of that name; the hint lists those that there are.
+        Corrupt: Its manifest cannot be read.
+    """
+    check_name(name)
+    layout = DatasetLayout(name)
+    try:
+        content = store.read(layout.manifest)
+    except Gone:
+        raise _unknown(store, name) from None
+    try:
+        return Manifest.model_validate_json(content)
+    except ValidationError as error:
+        raise Corrupt(f"the manifest of data set {name!r} cannot be read: {error}") from error
+
+
+def read_block(store: Store, manifest: Manifest, number: int) -> list[Part]:
+    """All parts of the rows of one block, checked against their digests, as they were stored."""
+
+    def read(reader: Reader) -> list[Part]:
+        file = open_block(reader, manifest, number)
+        return [read_part(file, kind) for kind in manifest.kinds]
+
+    return store.reading(DatasetLayout(manifest.name).block(manifest.attempt, number), read)
+
+
+def verify(store: Store, manifest: Manifest) -> Iterator[int]:
+    """Read every block; yields its number when it has been found whole.
+
+    Raises:
+        Corrupt: A block is missing, damaged, or another's.
+    """
+    for number, extent in enumerate(manifest.blocks):
+        try:
+            parts = read_block(store, manifest, number)
+        except Gone as error:
+            raise Corrupt(f"block {number} of data set {manifest.name!r} is missing") from error
+        except (Corrupt, KeyError) as error:
+            raise Corrupt(f"block {number} of data set {manifest.name!r} is damaged: {error}") from error
+        for kind, part in zip(manifest.kinds, parts, strict=True):
+            if len(part) != extent.rows:
+                raise Corrupt(f"block {number} of data set {manifest.name!r} has {len(part)} rows of {kind.name}, "
+                              f"expected {extent.rows}")  # fmt: skip
+        yield number
+
+
+def remove(store: Store, name: str) -> None:
+    """Remove a data set: the manifest first, so that what is left after a crash is not a data set."""
+    layout = DatasetLayout(name)
+    store.sweep(layout.root, [MANIFEST])
+    store.remove_tree(layout.root)
+
+
+def sweep_blocks(store: Store, name: str, wanted: Callable[[str], bool]) -> None:
+    """Remove the blocks of the attempts at importing that are `wanted`."""
+    folder = DatasetLayout(name).root
+    found = [(file, attempt_of(file)) for file in store.list(folder)]
+    store.sweep(folder, [file for file, attempt in found if attempt and wanted(attempt)])
+
+
+def _unknown(store: Store, name: str) -> UsageError:
+    there = names(store)
+    if not there:
+        return UsageError(f"there is no data set named {name!r} in the store, which has none",
+                          hint=f"import it: estafeta data import {name} SOURCE")  # fmt: skip
+    close = difflib.get_close_matches(name, there, 1)
+    guess = f"did you mean {close[0]}? " if close else ""
+    return UsageError(f"there is no data set named {name!r} in the store", hint=f"{guess}there is: {', '.join(there)}")

@@ -1,0 +1,233 @@
+"""`estafeta data`: data sets in the store of this machine."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from estafeta.cli.options import Manners, json_output, quiet, verbose
+from estafeta.errors import UsageError
+
+if TYPE_CHECKING:
+    from estafeta.cli.console import Console
+    from estafeta.importing.importer import Progress
+    from estafeta.store import Store
+
+REDRAW_S = 0.1
+"""Least time between two looks of the live line."""
+
+
+@click.group(epilog="Example: estafeta data import census people.csv --label income")
+def data() -> None:
+    """Bring data sets into the store, and look after them.
+
+    A job names one: dataset="census". Workers read it block by block, so it may be larger than their memory.
+    """
+
+
+@data.command("import", epilog="Example: estafeta data import census people.csv --label income --standardize")
+@click.argument("name", metavar="NAME")
+@click.argument("places", metavar="SOURCE...", nargs=-1, required=True)
+@click.option("--label", metavar="COLUMN", help="The column, or the array, that is to be learnt.")
+@click.option("--ignore", metavar="COLUMN", multiple=True, help="A column to leave out; may be given again.")
+@click.option(
+    "--target",
+    type=click.Choice(["auto", "class", "number"]),
+    default="auto",
+    show_default=True,
+    help="What the label is; auto takes whole numbers and texts for classes.",
+)
+@click.option(
+    "--missing",
+    type=click.Choice(["error", "mean", "drop"]),
+    default="error",
+    show_default=True,
+    help="What becomes of missing values: refused, the column's mean, or their rows left out.",
+)
+@click.option("--standardize", is_flag=True, help="Bring columns of numbers to mean 0 and deviation 1 on reading.")
+@click.option(
+    "--validation",
+    type=click.FloatRange(min=0, max=1, max_open=True),
+    metavar="FRACTION",
+    help="Hold out so many of the rows; by default the job decides.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the rows held out.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="ROWS", help="Read only the first rows.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["csv", "tsv", "parquet", "numpy", "svmlight", "factory"]),
+    help="Format of the source; by default what its name says.",
+)
+@click.option("--delimiter", metavar="CHARACTER", help="Between the values of a row of text.")
+@click.option("--zero-based", is_flag=True, help="Columns of svmlight files are numbered from 0.")
+@json_output
+@quiet
+@verbose
+@click.pass_obj
+def import_(
+    manners: Manners, /, name: str, places: tuple[str, ...], label: str | None, ignore: tuple[str, ...], **options: Any
+) -> int:
+    """Import files under a name.
+
+    SOURCE is CSV or TSV with a header, Parquet (files or a folder), .npy or .npz, svmlight, or MODULE:FACTORY,
+    which makes a map-style PyTorch data set. It is read as a stream: it may be larger than memory.
+    """
+    from estafeta.cli import describing
+    from estafeta.importing.importer import Wishes, import_dataset
+    from estafeta.importing.sources import Reading, open_source
+    from estafeta.importing.tabular import Choice
+
+    console, store = manners.console(), _store()
+    reading = Reading(
+        options["format_"], Choice(label, ignore, options["target"]), options["delimiter"], options["zero_based"]
+    )
+    wishes = Wishes(
+        options["missing"], options["standardize"], options["validation"], options["seed"], options["limit"]
+    )
+    try:
+        source = open_source(places, reading)
+        manifest = import_dataset(store, name, source, places, wishes, _Line(console, name).show)
+    finally:
+        console.still()
+    if manners.json:
+        console.json(describing.facts(manifest))
+        return 0
+    console.results(describing.identity(manifest) + describing.schema(manifest))
+    if manifest.dropped:
+        console.talk([("note", f"{manifest.dropped:,} rows with missing values are left out")])
+    console.talk([("next", f'estafeta data show {name}   a job takes it as dataset="{name}"')])
+    return 0
+
+
+@data.command("ls", epilog="Example: estafeta data ls")
+@json_output
+@verbose
+@click.pass_obj
+def list_(manners: Manners) -> int:
+    """List the data sets."""
+    from estafeta.catalog import names, read_manifest
+    from estafeta.cli import describing
+    from estafeta.cli.epochs import ago
+    from estafeta.cli.wording import size
+
+    console, store, now = manners.console(), _store(), time.time()
+    found = [read_manifest(store, name) for name in names(store)]
+    if manners.json:
+        console.json({"datasets": [describing.facts(manifest) for manifest in found]})
+    elif not found:
+        console.talk([("data", "none yet"), ("next", "estafeta data import NAME SOURCE")])
+    else:
+        console.table(
+            ("name", "rows", "size", "blocks", "imported"),
+            [(m.name, f"{m.rows:,}", size(m.bytes), str(len(m.blocks)), ago(now - m.created_at)) for m in found],
+        )
+    return 0
+
+
+@data.command(epilog="Example: estafeta data show census --rows 3")
+@click.argument("name", metavar="NAME")
+@click.option("--rows", type=click.IntRange(min=0), default=5, show_default=True, help="Rows of the preview.")
+@json_output
+@verbose
+@click.pass_obj
+def show(manners: Manners, name: str, rows: int) -> int:
+    """Show what a data set holds, and its first rows."""
+    from estafeta.catalog import read_block, read_manifest
+    from estafeta.cli import describing
+
+    console, store = manners.console(), _store()
+    manifest = read_manifest(store, name)
+    names, cells = describing.preview(manifest, read_block(store, manifest, 0), rows)
+    if manners.json:
+        console.json({**describing.facts(manifest), "preview": {"columns": names, "rows": cells}})
+        return 0
+    console.results([*describing.identity(manifest), ("source", ", ".join(manifest.source))])
+    console.results(describing.schema(manifest))
+    if columns := describing.columns(manifest):
+        console.table(("column", "missing", "mean", "deviation", "least", "greatest"), columns)
+    if rows:
+        console.table(names, cells)
+    return 0
+
+
+@data.command(epilog="Example: estafeta data verify census")
+@click.argument("name", metavar="NAME")
+@json_output
+@quiet
+@verbose
+@click.pass_obj
+def verify(manners: Manners, name: str) -> int:
+    """Read a data set, and compare it with its digests."""
+    from estafeta.catalog import read_manifest
+    from estafeta.catalog import verify as verify_blocks
+    from estafeta.cli.wording import count
+
+    console, store = manners.console(), _store()
+    manifest = read_manifest(store, name)
+    try:
+        for number in verify_blocks(store, manifest):
+            console.portion("verifying", number + 1, len(manifest.blocks), "blocks")
+    finally:
+        console.still()
+    if manners.json:
+        console.json({"name": name, "blocks": len(manifest.blocks), "rows": manifest.rows, "whole": True})
+    else:
+        console.results([("whole", f"{name}   {manifest.rows:,} rows in {count(len(manifest.blocks), 'block')}")])
+    return 0
+
+
+@data.command("rm", epilog="Example: estafeta data rm census")
+@click.argument("wanted", metavar="NAME...", nargs=-1, required=True)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_output
+@verbose
+@click.pass_obj
+def remove(manners: Manners, wanted: tuple[str, ...], yes: bool) -> int:
+    """Remove data sets from the store.
+
+    Runs that read them fail; what was trained stays.
+    """
+    from estafeta.catalog import read_manifest
+    from estafeta.catalog import remove as remove_dataset
+
+    store = _store()
+    found = [read_manifest(store, name).name for name in dict.fromkeys(wanted)]
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError("nobody is here to be asked whether to remove data sets", hint="add --yes")
+        click.confirm(f"Remove {', '.join(found)} from the store?", abort=True, err=True)
+    for name in found:
+        remove_dataset(store, name)
+    if manners.json:
+        manners.console().json({"removed": found})
+    else:
+        manners.console().results([("removed", name) for name in found])
+    return 0
+
+
+class _Line:
+    """The live line of an import."""
+
+    def __init__(self, console: Console, name: str) -> None:
+        self._console, self._name, self._drawn = console, name, 0.0
+
+    def show(self, progress: Progress) -> None:
+        """Draw it, if it has not just been drawn."""
+        if (now := time.monotonic()) - self._drawn >= REDRAW_S:
+            self._drawn = now
+            self._console.portion(
+                f"importing {self._name}", progress.position, progress.size, f"bytes, {progress.rows:,} rows"
+            )
+
+
+def _store() -> Store:
+    from estafeta.backend import home
+    from estafeta.store import Store
+
+    root = home() / "store"
+    root.mkdir(parents=True, exist_ok=True)
+    return Store(root)

@@ -1,0 +1,114 @@
+"""A data set put into words: how large it is, what a row holds, which classes there are, how it begins.
+
+Pure: from a manifest (and the parts of a block) to texts. Knows nothing of terminals or stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from estafeta.blocks import Csr, Part
+from estafeta.cli.wording import Lines, count, size
+from estafeta.manifest import Kind, Manifest
+
+MOST_CLASSES = 10
+"""Classes that are listed."""
+
+MOST_COLUMNS = 12
+"""Columns of the preview."""
+
+MOST_NUMBERS = 6
+"""Numbers of a value that are shown in it."""
+
+
+def identity(manifest: Manifest) -> Lines:
+    """Which data set it is, and how large."""
+    blocks = count(len(manifest.blocks), "block")
+    return [("data", f"{manifest.name}   {manifest.rows:,} rows, {size(manifest.bytes)} in {blocks}")]
+
+
+def schema(manifest: Manifest) -> Lines:
+    """What a row holds, and what is done to it on reading."""
+    inputs = [(("inputs" if index == 0 else ""), _kind(kind)) for index, kind in enumerate(manifest.inputs)]
+    lines = [*inputs, ("target", _kind(manifest.target))]
+    for name, texts in manifest.categories.items():
+        listed = ", ".join(texts[:MOST_CLASSES]) + (" …" if len(texts) > MOST_CLASSES else "")
+        lines.append(("texts", f"{name}   {len(texts)}: {listed}"))
+    if manifest.labels:
+        lines.append(("classes", _classes(manifest)))
+    if manifest.validation is not None:
+        lines.append(("split", f"{manifest.validation:.0%} of the rows held out, seed {manifest.seed}"))
+    if done := _treatment(manifest):
+        lines.append(("reading", ", ".join(done)))
+    return lines
+
+
+def columns(manifest: Manifest) -> list[tuple[str, ...]]:
+    """A row for each column of numbers, as strings."""
+    numbers = [c for kind in manifest.inputs for c in kind.columns if c.name not in manifest.categories]
+    return [
+        (c.name, str(c.missing), *(f"{number:.6g}" for number in (c.mean, c.deviation, c.least, c.greatest)))
+        for c in numbers
+    ]
+
+
+def preview(manifest: Manifest, parts: Sequence[Part], rows: int) -> tuple[list[str], list[list[str]]]:
+    """Names of columns and the first rows of a block, as they were imported."""
+    names: list[str] = []
+    cells: list[list[str]] = []
+    for kind, part in zip(manifest.kinds, parts, strict=True):
+        if kind.columns and not isinstance(part, Csr):
+            table = part.reshape(len(part), -1)
+            for index, column in enumerate(kind.columns):
+                texts = manifest.categories.get(column.name)
+                values = table[:rows, index].tolist()
+                names.append(column.name)
+                cells.append([texts[value] if texts else f"{value:.6g}" for value in values])
+        else:
+            names.append(kind.name)
+            cells.append([_value(part, row) for row in range(min(rows, len(part)))])
+    if len(names) > MOST_COLUMNS:  # the target, the last one, is always shown
+        names[MOST_COLUMNS - 1 : -1], cells[MOST_COLUMNS - 1 : -1] = ["…"], [["…"] * len(cells[0])]
+    return names, [list(row) for row in zip(*cells, strict=True)]
+
+
+def facts(manifest: Manifest) -> dict[str, Any]:
+    """A data set for a machine."""
+    return {
+        "name": manifest.name, "rows": manifest.rows, "bytes": manifest.bytes, "blocks": len(manifest.blocks),
+        "dropped": manifest.dropped, "source": list(manifest.source), "created_at": manifest.created_at,
+        "inputs": [kind.model_dump(mode="json") for kind in manifest.inputs],
+        "target": manifest.target.model_dump(mode="json"), "categories": manifest.categories,
+        "labels": manifest.labels, "validation": manifest.validation, "seed": manifest.seed,
+        "standardize": manifest.standardize, "fill_missing": manifest.fill_missing,
+    }  # fmt: skip
+
+
+def _kind(kind: Kind) -> str:
+    shape = " x ".join(map(str, kind.shape)) or "1"
+    named = kind.columns[0].name if len(kind.columns) == 1 else kind.name
+    return f"{named}   {kind.dtype} {shape}{', sparse' if kind.sparse else ''}"
+
+
+def _classes(manifest: Manifest) -> str:
+    common = sorted(manifest.labels.items(), key=lambda item: -item[1])
+    listed = [f"{label} {amount / manifest.rows:.1%}" for label, amount in common[:MOST_CLASSES]]
+    left = len(common) - len(listed)
+    return f"{len(common)}: " + ", ".join(listed) + (f", {left} more" if left else "")
+
+
+def _treatment(manifest: Manifest) -> list[str]:
+    return [
+        *(["missing numbers become the mean"] if manifest.fill_missing else []),
+        *(["numbers are brought to mean 0 and deviation 1"] if manifest.standardize else []),
+    ]
+
+
+def _value(part: Part, row: int) -> str:
+    if isinstance(part, Csr):
+        span = slice(part.starts[row], part.starts[row + 1])
+        pairs = [f"{c}:{v:.6g}" for c, v in zip(part.columns[span], part.values[span], strict=True)]
+    else:
+        pairs = [f"{value:.6g}" for value in part[row].reshape(-1)[: MOST_NUMBERS + 1].tolist()]
+    return " ".join(pairs[:MOST_NUMBERS]) + (" …" if len(pairs) > MOST_NUMBERS else "")

@@ -1,0 +1,192 @@
+"""Tables of named columns: numbers become one float32 matrix, texts another of integer codes, one column the target.
+
+Role: what CSV and Parquet have in common, on Arrow's record batches.
+Invariant: the code of a text is its place in the order of first appearance, over all files of a source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from estafeta.errors import UsageError
+from estafeta.importing.chunk import Chunk, Mask
+from estafeta.manifest import TARGET, Column, Kind
+from estafeta.tensorfile import Array
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+NUMBERS, CODES = "numbers", "codes"
+"""Names of the two inputs that a table may have."""
+
+MOST_CATEGORIES = 1 << 16
+"""A column with more texts than that is not a category."""
+
+Target = Literal["auto", "class", "number"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the columns of a table are for.
+
+    Attributes:
+        label: Name of the column to learn.
+        ignore: Names of columns to leave out.
+        target: Whether the label is a class or a number; `auto` looks at its type.
+    """
+
+    label: str | None = None
+    ignore: tuple[str, ...] = ()
+    target: Target = "auto"
+
+
+class Encoder:
+    """Makes chunks of a table's record batches.
+
+    Args:
+        schema: Names and types of all columns.
+        choice: What they are for.
+        where: The table's name, for messages.
+
+    Raises:
+        UsageError: A column that is named is not there, or one has a type that is neither numbers nor text.
+    """
+
+    def __init__(self, schema: pa.Schema, choice: Choice, where: str) -> None:
+        self.names: tuple[str, ...] = tuple(schema.names)
+        self.label = _label(self.names, choice, where)
+        kinds = {
+            field.name: _kind(field.type, field.name, where) for field in schema if field.name not in choice.ignore
+        }
+        self.numbers = [n for n, kind in kinds.items() if kind == "number" and n != self.label]
+        self.texts = [n for n, kind in kinds.items() if kind == "text" and n != self.label]
+        if not self.numbers and not self.texts:
+            raise UsageError(f"{where} has no column but the label", hint="a model needs inputs")
+        self.label_kind = _label_kind(schema.field(self.label).type, kinds[self.label], self.label, choice.target)
+        self._codes: dict[str, dict[str, int]] = {name: {} for name in self.texts}
+        if self.label_kind == "text":
+            self._codes[self.label] = {}
+
+    @property
+    def inputs(self) -> tuple[Kind, ...]:
+        """One kind for the numbers, one for the codes, where there are any."""
+        kinds = []
+        for name, dtype, columns in ((NUMBERS, "F32", self.numbers), (CODES, "I64", self.texts)):
+            if columns:
+                named = tuple(Column(name=column) for column in columns)
+                kinds.append(Kind(name=name, dtype=dtype, shape=(len(columns),), columns=named))
+        return tuple(kinds)
+
+    @property
+    def target(self) -> Kind:
+        """The label."""
+        dtype = "F32" if self.label_kind == "number" else "I64"
+        return Kind(name=TARGET, dtype=dtype, columns=(Column(name=self.label),))
+
+    @property
+    def categories(self) -> dict[str, tuple[str, ...]]:
+        """By column, the texts that have codes."""
+        return {name: tuple(codes) for name, codes in self._codes.items()}
+
+    def chunk(self, batch: pa.RecordBatch, where: str, first: int) -> Chunk:
+        """The rows of a record batch that has the columns of the schema.
+
+        Raises:
+            UsageError: A column of texts has too many different ones.
+        """
+        parts: dict[str, Array] = {}
+        gaps: dict[str, Mask] = {}
+        if self.numbers:
+            parts[NUMBERS] = np.empty((batch.num_rows, len(self.numbers)), np.float32)
+            for index, name in enumerate(self.numbers):
+                parts[NUMBERS][:, index] = _floats(batch.column(name))
+        if self.texts:
+            parts[CODES] = np.empty((batch.num_rows, len(self.texts)), np.int64)
+            for index, name in enumerate(self.texts):
+                parts[CODES][:, index] = self._encode(name, column := batch.column(name), where)
+                if column.null_count:
+                    gaps[name] = _absent(column)
+        label = batch.column(self.label)
+        parts[TARGET] = self._target(label, where)
+        return Chunk(parts, where, first, gaps, _absent(label) if label.null_count else None)
+
+    def _target(self, column: pa.Array, where: str) -> Array:
+        if self.label_kind == "text":
+            return self._encode(self.label, column, where)
+        if self.label_kind == "number":
+            return np.ascontiguousarray(_floats(column))
+        import pyarrow as pa
+
+        whole = column.cast(pa.int64())
+        return np.array(whole.fill_null(0) if whole.null_count else whole, np.int64)
+
+    def _encode(self, name: str, column: pa.Array, where: str) -> Array:
+        """Codes of the texts of a column; a missing one has the code of the empty text."""
+        column = column if hasattr(column, "dictionary") else column.dictionary_encode()
+        if column.null_count:
+            column = column.cast(column.dictionary.type).fill_null("").dictionary_encode()
+        codes = self._codes[name]
+        mapping = [codes.setdefault(text, len(codes)) for text in column.dictionary.to_pylist()]
+        if len(codes) > MOST_CATEGORIES:
+            raise UsageError(f"{where}: column {name!r} has more than {MOST_CATEGORIES:,} different texts",
+                             hint=f"--ignore {name} leaves it out")  # fmt: skip
+        return np.array(mapping, np.int64)[np.asarray(column.indices)] if mapping else np.empty(0, np.int64)
+
+
+def _label(names: Sequence[str], choice: Choice, where: str) -> str:
+    listing = ", ".join(names[:50]) + (" …" if len(names) > 50 else "")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"{where} has two columns named {twice[0]!r}", hint="give each column a name of its own")
+    for name in choice.ignore:
+        if name not in names:
+            raise UsageError(f"{where} has no column {name!r} to ignore", hint=f"its columns are {listing}")
+    if choice.label is None:
+        raise UsageError(f"which column of {where} is to be learnt?", hint=f"--label COLUMN, one of {listing}")
+    if choice.label not in names or choice.label in choice.ignore:
+        raise UsageError(f"{where} has no column {choice.label!r} to learn", hint=f"its columns are {listing}")
+    return choice.label
+
+
+def _kind(type_: pa.DataType, name: str, where: str) -> Literal["number", "text"]:
+    import pyarrow as pa
+
+    types = pa.types
+    if types.is_integer(type_) or types.is_floating(type_) or types.is_boolean(type_) or types.is_null(type_):
+        return "number"
+    value = type_.value_type if types.is_dictionary(type_) else type_
+    if types.is_string(value) or types.is_large_string(value):
+        return "text"
+    raise UsageError(f"column {name!r} of {where} holds {type_}, which is neither numbers nor text",
+                     hint=f"--ignore {name} leaves it out")  # fmt: skip
+
+
+def _label_kind(
+    type_: pa.DataType, kind: Literal["number", "text"], name: str, target: Target
+) -> Literal["class", "number", "text"]:
+    import pyarrow as pa
+
+    if kind == "text":
+        if target == "number":
+            raise UsageError(f"the label {name!r} is text, not a number", hint="leave out --target number")
+        return "text"
+    whole = pa.types.is_integer(type_) or pa.types.is_boolean(type_)
+    if target == "class" and not whole:
+        raise UsageError(f"the label {name!r} is {type_}, not a class", hint="leave out --target class")
+    return "class" if whole and target != "number" else "number"
+
+
+def _floats(column: pa.Array) -> Any:
+    """float32[n], NaN where there is no value."""
+    import pyarrow as pa
+
+    if column.type != pa.float32():
+        column = column.cast(pa.float32(), safe=False)
+    return column.to_numpy(zero_copy_only=False)
+
+
+def _absent(column: pa.Array) -> Mask:
+    return np.asarray(column.is_null())

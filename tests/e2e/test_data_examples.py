@@ -1,0 +1,114 @@
+"""The examples on imported data, from the file to the weights, beside what scikit-learn makes of the same rows."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_matrix
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+
+from estafeta.backend import Backend
+from estafeta.blocks import Csr
+from estafeta.blocktable import BlockTable
+from estafeta.catalog import read_block, read_manifest
+from estafeta.cli.main import main
+from estafeta.launch import start
+from estafeta.manifest import Manifest
+from estafeta.run import Run
+from estafeta.sampling import held_out
+from estafeta.shipping import import_job
+from estafeta.store import Store
+
+JOB = """
+from torch import nn
+import estafeta
+
+def model():
+    return nn.Linear(64, 2)
+
+job = estafeta.Job(model=model, loss=nn.functional.cross_entropy, dataset="numbers", optimizer=estafeta.SGD(lr=0.5),
+                   batch_size=8192, micro_batch_size=2048, epochs=1, window_mb=1)
+"""
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def bring(home: Path, name: str, path: Path, *options: str, capsys: pytest.CaptureFixture[str]) -> Manifest:
+    """Import a file on the command line."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        main(["data", "import", name, str(path), "--validation", "0.2", "--json", *options])
+    assert caught.value.code == 0
+    assert json.loads(capsys.readouterr().out)["name"] == name
+    return read_manifest(Store(home / "store"), name)
+
+
+def train(name: str, inline: Backend) -> tuple[Run, ModuleType]:
+    job, place, code = import_job(str(EXAMPLES / name))
+    run = start(job, place, code, backend=inline, workers=2, options={}).wait()
+    return run, sys.modules[name.removesuffix(".py")]
+
+
+def write(module: str, path: Path) -> None:
+    """Make an example's data as it says."""
+    import_job(str(EXAMPLES / module))
+    sys.modules[module.removesuffix(".py")].write(str(path))
+
+
+def test_a_table(home: Path, inline: Backend, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write("tabular_csv.py", tmp_path / "customers.csv")
+    options = ("--label", "bought", "--standardize")
+    manifest = bring(home, "customers", tmp_path / "customers.csv", *options, capsys=capsys)
+    run, example = train("tabular_csv.py", inline)
+    table = BlockTable(Store(home / "store"), manifest, 1 << 30)
+    inputs, target = example.one_hot(*table.batch(np.arange(len(table))))
+    held = held_out(0, len(table), 0.2, 0)
+    assert held.sum() == 4000
+    expected = LogisticRegression(C=1e6, max_iter=1000).fit(inputs[~held], target[~held])
+    with torch.no_grad():
+        found = run.load_model("final")(inputs).softmax(1).numpy()
+    np.testing.assert_allclose(found, expected.predict_proba(inputs), atol=0.02)
+    last: dict[str, Any] = run.history[-1]
+    assert last["valid_loss"] == pytest.approx(log_loss(target[held], expected.predict_proba(inputs[held])), abs=2e-3)
+    assert last["valid_accuracy"] == pytest.approx(expected.score(inputs[held], target[held]), abs=5e-3)
+
+
+def test_the_same_bits_under_lambdas_rules(
+    home: Path, on_local: Backend, inline: Backend, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Streamed by functions that have room for two windows, and kept in memory by this process."""
+    random = np.random.default_rng(1)
+    inputs = random.standard_normal((30_000, 64)).astype(np.float32)
+    np.savez(tmp_path / "n.npz", x=inputs, y=(inputs[:, 0] > 0).astype(np.int64))
+    bring(home, "numbers", tmp_path / "n.npz", capsys=capsys)
+    (tmp_path / "numbers_job.py").write_text(JOB)
+    job, place, code = import_job(str(tmp_path / "numbers_job.py"))
+    digests = set()
+    for backend, memory_mb in ((inline, 1769), (on_local, 340)):
+        run = start(job, place, code, backend=backend, workers=2, options={"worker.memory_mb": memory_mb}).wait()
+        outcome = run.status().outcome
+        assert outcome is not None
+        digests.add(outcome.weights_sha256)
+    assert len(digests) == 1
+
+
+def test_sparse_rows(home: Path, inline: Backend, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write("sparse_libsvm.py", tmp_path / "texts.svm")
+    manifest = bring(home, "texts", tmp_path / "texts.svm", capsys=capsys)
+    run, _ = train("sparse_libsvm.py", inline)
+    rows, target = read_block(Store(home / "store"), manifest, 0)
+    assert isinstance(rows, Csr)
+    assert manifest.inputs[0].shape == (2000,)
+    inputs = csr_matrix((rows.values, rows.columns, rows.starts), shape=(len(rows), 2000))
+    held = held_out(0, len(rows), 0.2, 0)
+    expected = LogisticRegression(max_iter=1000).fit(inputs[~held], target[~held]).score(inputs[held], target[held])
+    assert expected > 0.85
+    assert run.history[-1]["valid_accuracy"] > expected - 0.015
