@@ -30,9 +30,12 @@ format: $(INSTALLED)
 	$(BIN)/ruff format
 
 bench: $(INSTALLED)  ## short benchmarks
-	$(BIN)/python benchmarks/bench_store.py
-	$(BIN)/python benchmarks/bench_invoke.py
-	$(BIN)/python benchmarks/bench_round.py
+	$(BIN)/python benchmarks/bench_store.py --short
+	$(BIN)/python benchmarks/bench_invoke.py --short
+	$(BIN)/python benchmarks/bench_round.py --short
+	$(BIN)/python benchmarks/bench_exchange.py --short
+	$(BIN)/python benchmarks/bench_training.py --short --cases mlp-784-256-10,startup
+	$(BIN)/python benchmarks/bench_handover.py --short
 	$(BIN)/python benchmarks/bench_data.py --csv-mb 50 --table-mb 64
 
 clean:

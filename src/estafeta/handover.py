@@ -122,12 +122,14 @@ class Leg:
     Attributes:
         rounds: Rounds done in this leg.
         lead_s: How long it took from being sent for to being ready.
+        relieved_at: When the leg before left, in seconds since 1970; None if this one did not wait for it.
     """
 
     def __init__(self, event: WorkerEvent, generation: int, token: str, spec: RunSpec, invocation: Invocation) -> None:
         self.rank, self.leg, self.generation, self.token = event.rank, event.leg, generation, token
         self.rounds = 0
         self.lead_s = event.lead_s
+        self.relieved_at: float | None = None
         self._sent_at, self._expires_at = event.sent_at, event.expires_at
         self._spec, self._invocation = spec, invocation
         self._store, self._layout = invocation.store, RunLayout(spec.run)
@@ -154,8 +156,10 @@ class Leg:
         mark = json.dumps({"token": self.token}).encode()
         self._store.publish(self._layout.ready(self.rank, self.leg), [mark], self.token)
         arrivals = Arrivals(self._store, [self._layout.legs], self._check_turn, writers=self._spec.workers)
+        left = self._layout.left(self.rank, self.leg - 1)
         try:
-            arrivals.collect([self._layout.left(self.rank, self.leg - 1)])[0].close()
+            arrivals.collect([left])[0].close()
+            self.relieved_at = float(json.loads(self._store.read(left))["at"])
         except _Overdue:
             publish_left(self._store, self._layout, self.rank, self.leg - 1, self.token, None)
         finally:
@@ -306,4 +310,5 @@ def publish_left(store: Store, layout: RunLayout, rank: int, leg: int, token: st
         token: Of who says it.
         version: Where it has left; None if it is dead, or is to be.
     """
-    store.publish(layout.left(rank, leg), [json.dumps({"token": token, "version": version}).encode()], token)
+    mark = {"token": token, "version": version, "at": store.clock.time()}
+    store.publish(layout.left(rank, leg), [json.dumps(mark).encode()], token)

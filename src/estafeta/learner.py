@@ -83,6 +83,7 @@ class Learner:
         size = sum(p.numel() for p in trained.values())
         self.parameters: Array = np.empty(size, np.float32)
         self._trained = tuple(trained.values())
+        self._saved_buffers = self.model.state_dict().keys() & {name for name, _ in self.model.named_buffers()}
         self.slots = self._flatten(trained)
         self._ship: Ship | None = None
         self._shipped: set[int] = set()
@@ -92,8 +93,10 @@ class Learner:
     @property
     def buffers(self) -> dict[str, Array]:
         """The buffers of the state dict by name, as they are now: a module may have put others in their place."""
-        saved = self.model.state_dict().keys()
-        return {name: buffer.detach().numpy() for name, buffer in self.model.named_buffers() if name in saved}
+        if not self._saved_buffers:
+            return {}  # without a walk through the modules, in each round
+        buffers = self.model.named_buffers()
+        return {name: buffer.detach().numpy() for name, buffer in buffers if name in self._saved_buffers}
 
     @property
     def bytes(self) -> int:

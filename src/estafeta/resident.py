@@ -87,20 +87,25 @@ class _Resident:
     def stay(self) -> str:
         """Work until the end of the run, or of the leg."""
         try:
+            return self._work()
+        except Leaving as order:
+            if not order.silently:
+                self._leg.leave(self._version, str(order))
+            return f"left: {order}"
+        finally:
+            self._invocation.note(self._spec.run, rounds=self._leg.rounds, looks=self._exchange.arrivals.looks)
+            self._exchange.close()
+
+    def _work(self) -> str:
+        try:
             self._begin()
             while (round_ := self._current_round()) is not None:
                 if why := self._in(round_):
                     return self._go(why)
             return self._end(self._last_epoch.stop if self._last_epoch else None)
-        except Leaving as order:
-            if not order.silently:
-                self._leg.leave(self._version, str(order))
-            return f"left: {order}"
         except (Corrupt, Gone):
             self._leg.check_place()  # whoever was left behind sees files that are no longer what they were
             raise
-        finally:
-            self._exchange.close()
 
     @property
     def _version(self) -> int:
@@ -149,6 +154,9 @@ class _Resident:
                 totals = gathered.totals
                 self._conclude_epoch(round_, means("valid", totals.rows, totals.sums))
         self._leg.note_round(self._store.clock.monotonic() - began)
+        if self._leg.rounds == 1 and self._leg.relieved_at is not None:
+            stall_s = self._store.clock.time() - self._leg.relieved_at
+            self._invocation.note(self._spec.run, stall_s=round(stall_s, 4))  # the first round is in it
         if why or gathered.common & Wish.CHECKPOINT:
             self._save()
         # What an earlier leg of this rank has contributed made an end of that leg, and not of this one.
