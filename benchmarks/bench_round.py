@@ -36,7 +36,8 @@ def merge_starts(run: Run) -> list[float]:
 
 def measure(backend: Backend, workers: int, epochs: int) -> tuple[Run, float]:
     """Train, and return the run with its mean milliseconds per round."""
-    run = start(*import_job(str(JOB)), backend=backend, workers=workers, options={"epochs": epochs}).wait()
+    found = import_job(str(JOB))
+    run = start(*found, backend=backend, workers=workers, topology="merge", options={"epochs": epochs}).wait()
     summary = run.summary()
     return run, summary["train_s"] * 1000 / summary["rounds"]
 

@@ -79,7 +79,7 @@ class Scene:
         form.pack(head, kind, version=version, rank=rank, token="t", round_s=round_s)
         self.store.publish(LAYOUT.message(rank, kind.name.lower(), version), [head], "t")
 
-    def mark(self, path: str, content: str = "{}") -> None:
+    def mark(self, path: str, content: str = '{"at": 7.0}') -> None:
         self.store.publish(path, [content.encode()], "")
 
     @property
@@ -240,6 +240,7 @@ def test_a_successor_says_that_it_is_ready_and_waits_until_the_leg_before_has_le
     assert name_of(LAYOUT.ready(1, 1)) in seen[0]
     assert 7 <= scene.clock.monotonic() <= 7.5
     assert leg.lead_s == 3, "the time in which it waited is none that starting took"
+    assert leg.relieved_at == 7
 
 
 def test_a_successor_goes_on_when_the_leg_before_must_be_dead(scene: Scene) -> None:
@@ -454,7 +455,7 @@ def test_looks_have_their_pace(scene: Scene, tmp_path: Path) -> None:
 def test_who_leaves_says_where_and_calls_its_successor(scene: Scene) -> None:
     leg = scene.leg(leg=4, lead_s=2.0)
     leg.leave(17, "the time of a rank is short")
-    assert json.loads(scene.store.read(LAYOUT.left(1, 4))) == {"token": leg.token, "version": 17}
+    assert json.loads(scene.store.read(LAYOUT.left(1, 4))) == {"token": leg.token, "version": 17, "at": 0.0}
     assert [(event.rank, event.leg, event.generation) for event in scene.sent] == [(1, 5, 0)]
     leg.leave(17, "again")
     assert len(scene.sent) == 1
