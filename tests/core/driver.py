@@ -210,13 +210,7 @@ class Relay:
         invocation = Invocation(
             self._seen_by_functions, lambda functions: self, event.token, self._remaining_s, event.role, quiet=True
         )
-        match event.role:
-            case "worker":
-                return work(WorkerEvent.model_validate(event.payload), invocation)
-            case "merge":
-                return merge(MergeEvent.model_validate(event.payload), invocation)
-            case "control":
-                return control(event.payload, invocation)
+        return perform(event, invocation)
 
     def _token(self) -> str:
         return f"request-{next(self._requests):08d}"
@@ -299,6 +293,17 @@ class Relay:
         else:
             content = content[8 + int.from_bytes(content[:8], "little") :]
         return hashlib.sha256(content).hexdigest()
+
+
+def perform(event: Event, invocation: Invocation) -> Any:
+    """Have the function that an event is for carry it out."""
+    match event.role:
+        case "worker":
+            return work(WorkerEvent.model_validate(event.payload), invocation)
+        case "merge":
+            return merge(MergeEvent.model_validate(event.payload), invocation)
+        case "control":
+            return control(event.payload, invocation)
 
 
 @cache

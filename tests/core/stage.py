@@ -23,16 +23,13 @@ import torch
 
 from conformance.interposed import Interposed
 from conformance.turns import Machine
-from estafeta.control import control
 from estafeta.files import Files, OsFiles, Watch
 from estafeta.invocation import Invocation
-from estafeta.merge import merge
-from estafeta.spec import MergeEvent, Role, RunSpec, WorkerEvent
+from estafeta.spec import Role, RunSpec
 from estafeta.store import Store
-from estafeta.worker import work
 
 from . import spending
-from .driver import Relay
+from .driver import Relay, perform
 from .events import Arrivals, Event, in_order
 from .faults import Killed
 from .specs import CODE
@@ -231,13 +228,7 @@ class Stage(Relay):
             quiet=True,
             memory=actor.memory,
         )
-        match event.role:
-            case "worker":
-                return work(WorkerEvent.model_validate(event.payload), invocation)
-            case "merge":
-                return merge(MergeEvent.model_validate(event.payload), invocation)
-            case "control":
-                return control(event.payload, invocation)
+        return perform(event, invocation)
 
     def _note(self, actor: Actor, *what: str) -> None:
         payload = actor.event.payload
