@@ -50,7 +50,6 @@ class Arrivals:
 
     Attributes:
         looks: Listings so far.
-        is_local: Whether all writers are on this machine.
     """
 
     def __init__(self, store: Store, directories: Sequence[str], alarm: Callable[[], None], writers: int) -> None:
@@ -162,11 +161,10 @@ class Arrivals:
         try:
             found[path] = self._store.files.open(self._store.absolute(path))
         except OSError as error:
+            # Not there, or gone again: then whoever waits for it learns from `alarm` that he was left behind.
             if error.errno not in (errno.ENOENT, errno.ESTALE):
                 raise
-            return (
-                False  # not there, or gone again: then whoever waits for it learns from `alarm` that it was left behind
-            )
+            return False
         return True
 
 

@@ -19,6 +19,7 @@ all ranks are done with everything before it, and may retire it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -144,8 +145,13 @@ class Exchange:
         readers = self.arrivals.collect(paths) if wait else self.arrivals.open(paths)
         try:
             sources = [
-                Source(*self._read(form, reader, paths[rank], kind, round_.version, rank), reader, form.vector_at)
-                for rank, reader in enumerate(readers)
+                Source(
+                    *self._read(form, reader, path, kind, round_.version, rank),
+                    reader,
+                    form.vector_at,
+                    partial(self._unfit, path),
+                )
+                for rank, (reader, path) in enumerate(zip(readers, paths, strict=True))
             ]
         except BaseException:
             for reader in readers:

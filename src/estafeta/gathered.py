@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import numpy as np
 
-from estafeta.errors import Corrupt
+from estafeta.errors import Corrupt, Gone
 from estafeta.files import Reader
 from estafeta.message import Head
 from estafeta.slices import Slice
@@ -24,11 +24,14 @@ class Source:
         memory: The vector, if it has been read along with the head; otherwise it is read as it is wanted.
         reader: The message's file.
         vector_at: Where the vector begins in it, in bytes.
+        unfit: Makes the error for a file that is not as its head says: damaged, or retired meanwhile.
     """
 
-    def __init__(self, head: Head, memory: Array | None, reader: Reader, vector_at: int) -> None:
+    def __init__(
+        self, head: Head, memory: Array | None, reader: Reader, vector_at: int, unfit: Callable[[str], Corrupt | Gone]
+    ) -> None:
         self.head = head
-        self._reader, self._vector_at, self._memory = reader, vector_at, memory
+        self._reader, self._vector_at, self._memory, self._unfit = reader, vector_at, memory, unfit
         self._seen = 0
 
     def read(self, first: int, scratch: Array) -> Array:
@@ -46,11 +49,12 @@ class Source:
 
         Raises:
             Corrupt: It is not as it was published.
+            Gone: It has been retired, and the file perhaps filled again: this reader was left behind.
         """
         seen, self._seen = self._seen, 0
         if seen != self.head.digests[index]:
             head = self.head
-            raise Corrupt(f"slice {index} of rank {head.rank}, version {head.version}, is not as it was published")
+            raise self._unfit(f"slice {index} of rank {head.rank}, version {head.version}, is not as it was published")
 
     def close(self) -> None:
         """Close the file."""
@@ -95,7 +99,7 @@ class Gathered:
             out: float32[n], n up to the length of the scratch, all within the slice; gets the sums.
 
         Raises:
-            Corrupt: With the last chunk of a slice: the bytes of a rank are not those that were published.
+            Corrupt, Gone: With the last chunk of a slice, as `Source.check`.
         """
         scratch = self._scratch[: out.size]
         begun = self._sources[0].read(first, out)

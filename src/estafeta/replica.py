@@ -88,7 +88,7 @@ def squares_of(gathered: Gathered, index: int, part: Slice, room: Array) -> Arra
     """Sums of squares of the blocks of a slice of the mean gradient, float64."""
     sums: list[Array] = [np.empty(0)]
     rows = np.float32(gathered.totals.rows)
-    for first, out in _chunks(part, room[0]):  # a chunk is a block
+    for first, out in _chunks(part, room[0]):  # a chunk is some whole blocks
         gathered.add_up(index, first, out)
         out /= rows
         sums.append(block_sums(out))
@@ -119,7 +119,7 @@ def step_slice(
 
     Raises:
         Diverged: The new parameters are not finite.
-        Corrupt: As `Gathered.add_up`.
+        Corrupt, Gone: As `Gathered.add_up`.
     """
     optimizer, rows = spec.update_rule, np.float32(gathered.totals.rows)
     lr = optimizer.lr_at(Progress(weights.version, plan.total_steps, plan.steps_per_epoch))

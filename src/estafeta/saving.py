@@ -54,7 +54,7 @@ class Saver:
 
     Attributes:
         redo_from: The newest version that all ranks are known to have saved.
-        cost_s: How long saving took last; None if that is not known yet.
+        cost_s: The longest that saving took; None if that is not known yet.
     """
 
     def __init__(

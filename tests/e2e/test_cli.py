@@ -27,21 +27,19 @@ from estafeta.cli.main import main
 pytestmark = [pytest.mark.xdist_group("local-service"), pytest.mark.timeout(180)]
 
 JOBS = """
-import time
 import estafeta
 from torch import nn
 
 print("the job file is imported")
 
 class Net(nn.Module):
-    def __init__(self, delay_s=0.0, fail_at=10**9):
+    def __init__(self, fail_at=10**9):
         super().__init__()
         self.layer = nn.Linear(64, 10)
-        self.delay_s, self.fail_at, self.calls = delay_s, fail_at, 0
+        self.fail_at, self.calls = fail_at, 0
 
     def forward(self, x):
         print("a forward pass")
-        time.sleep(self.delay_s)
         self.calls += 1
         if self.calls > self.fail_at:
             raise ValueError("one call too many")
@@ -238,7 +236,7 @@ def test_a_job_file_that_cannot_be_imported(estafeta: Command, folder: Path) -> 
 
 
 def test_a_run_on_the_local_service_from_start_to_removal(estafeta: Command, folder: Path) -> None:
-    detached = estafeta("train", "tiny.py", "--detach", "-o", "epochs=500", "-o", "model.delay_s=0.01")
+    detached = estafeta("train", "tiny.py", "--detach", "-o", "epochs=5000")
     assert detached.code == 0
     name = detached.out.splitlines()[-1]
     assert f"estafeta watch {name}" in detached.err
@@ -256,7 +254,7 @@ def test_a_run_on_the_local_service_from_start_to_removal(estafeta: Command, fol
     assert "state   stopped" in estafeta("stop", name[:-1]).out
     status = estafeta("status", name)
     assert status.code == 0
-    assert "plan    500 epochs of 3 steps" in status.out
+    assert "plan    5000 epochs of 3 steps" in status.out
     assert re.search(r"^work    \d+ worker, \d+ control invocations, 0 retries", status.out, re.MULTILINE)
     assert estafeta("status", name, "--json").json["state"] == "stopped"
 

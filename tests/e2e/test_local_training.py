@@ -34,7 +34,7 @@ def test_legs_do_not_show(on_local: Backend, inline: Backend, begin: Start, topo
     """GIVEN a limit of 3 s and steps that wait WHEN each rank lives six legs or more THEN the bits are the same."""
     options: dict[str, object] = {"epochs": 6, "batch_size": 96}
     expected = digest(begin(inline, "small.py:job", 3, options))
-    slow = {**options, "model.delay_s": 0.1, "worker.timeout_s": 3}
+    slow = {**options, "model.work_s": 0.1, "worker.timeout_s": 3}
     run = begin(on_local, "small.py:job", 3, slow, topology=topology)
     assert digest(run) == expected
     assert run.usage.legs >= 3 * 6
@@ -48,7 +48,7 @@ def test_a_share_longer_than_the_time_limit_is_continued(
     """GIVEN a share of 8 micro-batches of half a second WHEN an invocation may take 3 s THEN the bits are the same."""
     options = {**TINY, "drop_last": True}
     expected = digest(begin(inline, "small.py:job", 2, options))
-    slow = {**options, "model.delay_s": 0.5, "worker.timeout_s": 3}
+    slow = {**options, "model.work_s": 0.5, "worker.timeout_s": 3}
     run = begin(on_local, "small.py:job", 2, slow, topology=topology)
     assert digest(run) == expected
     rounds = run.status().version + run.status().epoch
@@ -103,7 +103,7 @@ def test_stop_and_resume_give_the_undisturbed_bits(
 ) -> None:
     options = {"epochs": 6}
     expected = digest(begin(inline, "small.py:job", 2, options))
-    run = begin(on_local, "small.py:job", 2, {**options, "model.delay_s": 0.1}, topology=topology)
+    run = begin(on_local, "small.py:job", 2, {**options, "model.work_s": 0.1}, topology=topology)
     next(status for status in run.follow() if status.version >= 3)
     run.stop()
     *_, stopped = run.follow()

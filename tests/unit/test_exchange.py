@@ -336,6 +336,21 @@ def test_a_slice_that_was_retired_while_it_was_read_is_gone_and_not_damaged(
     assert open_descriptors() == before
 
 
+@SIZES
+@pytest.mark.parametrize(("is_removed", "error"), [(True, Gone), (False, Corrupt)])
+def test_a_contribution_that_was_retired_while_it_was_read_is_gone_and_not_damaged(
+    is_removed: bool, error: type[Exception], size: int, tmp_path: Path
+) -> None:
+    """Who restores a version reads contributions that the others may retire, and fill again, at that moment."""
+    ring = sharded(tmp_path, size=size)
+    contribute_all(ring.join_all(patient=0), size=size)
+    files = ReadTooLate("0001/gradient-00000000")
+    files.is_removed = is_removed
+    late = ring.join(0, patient=0, files=files)
+    with late.gather(FIRST, wait=False) as gathered, pytest.raises(error):
+        add_up_all(gathered, ring.slices)
+
+
 # Housekeeping
 
 

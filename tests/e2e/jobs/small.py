@@ -12,21 +12,23 @@ import estafeta
 
 
 class Slow(nn.Module):
-    """A linear classifier whose every forward pass takes a while."""
+    """A linear classifier whose every forward pass computes for so many seconds: the work that a limit cuts short."""
 
-    def __init__(self, delay_s: float) -> None:
+    def __init__(self, work_s: float) -> None:
         super().__init__()
         self.linear = nn.Linear(64, 10)
         self.dropout = nn.Dropout(0.1)
-        self.delay_s = delay_s
+        self.work_s = work_s
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        time.sleep(self.delay_s)
+        ends_at = time.monotonic() + self.work_s
+        while time.monotonic() < ends_at:
+            x.detach().square().sum()
         return self.dropout(self.linear(x))
 
 
-def slow(delay_s: float = 0.0) -> nn.Module:
-    return Slow(delay_s)
+def slow(work_s: float = 0.0) -> nn.Module:
+    return Slow(work_s)
 
 
 def huge(megabytes: int = 1) -> nn.Module:
