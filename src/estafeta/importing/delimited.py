@@ -19,8 +19,7 @@ from pyarrow import csv as arrow
 
 from estafeta.errors import UsageError
 from estafeta.importing.chunk import Chunk
-from estafeta.importing.tabular import Choice, Encoder
-from estafeta.manifest import Kind
+from estafeta.importing.tabular import Choice, Encoded, Encoder
 
 BLOCK_BYTES = 1 << 20
 """How much text Arrow parses at once."""
@@ -29,7 +28,7 @@ NULLS = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "?"]
 """Texts that stand for a missing value."""
 
 
-class Delimited:
+class Delimited(Encoded):
     """`Source` over text files with a header.
 
     Args:
@@ -55,21 +54,6 @@ class Delimited:
     def position(self) -> int:
         """See `Source.position`."""
         return self._before + (self._raw.tell() if self._raw and not self._raw.closed else 0)
-
-    @property
-    def inputs(self) -> tuple[Kind, ...]:
-        """See `Source.inputs`."""
-        return self._encoder.inputs
-
-    @property
-    def target(self) -> Kind:
-        """See `Source.target`."""
-        return self._encoder.target
-
-    @property
-    def categories(self) -> dict[str, tuple[str, ...]]:
-        """See `Source.categories`."""
-        return self._encoder.categories
 
     def chunks(self) -> Iterator[Chunk]:
         """See `Source.chunks`."""

@@ -10,14 +10,13 @@ from pyarrow import parquet
 
 from estafeta.errors import UsageError
 from estafeta.importing.chunk import Chunk
-from estafeta.importing.tabular import Choice, Encoder
-from estafeta.manifest import Kind
+from estafeta.importing.tabular import Choice, Encoded, Encoder
 
 ROWS = 1 << 14
 """Rows of a record batch."""
 
 
-class Parquet:
+class Parquet(Encoded):
     """`Source` over Parquet files with the same columns.
 
     Args:
@@ -36,21 +35,6 @@ class Parquet:
             self._schema = first.schema_arrow
         self._encoder = Encoder(self._schema, choice, str(files[0]))
         self._columns = [self._encoder.label, *self._encoder.numbers, *self._encoder.texts]
-
-    @property
-    def inputs(self) -> tuple[Kind, ...]:
-        """See `Source.inputs`."""
-        return self._encoder.inputs
-
-    @property
-    def target(self) -> Kind:
-        """See `Source.target`."""
-        return self._encoder.target
-
-    @property
-    def categories(self) -> dict[str, tuple[str, ...]]:
-        """See `Source.categories`."""
-        return self._encoder.categories
 
     def chunks(self) -> Iterator[Chunk]:
         """See `Source.chunks`."""

@@ -137,6 +137,27 @@ class Encoder:
         return np.array(mapping, np.int64)[np.asarray(column.indices)] if mapping else np.empty(0, np.int64)
 
 
+class Encoded:
+    """The part of a `Source` that follows from its encoder."""
+
+    _encoder: Encoder
+
+    @property
+    def inputs(self) -> tuple[Kind, ...]:
+        """See `Source.inputs`."""
+        return self._encoder.inputs
+
+    @property
+    def target(self) -> Kind:
+        """See `Source.target`."""
+        return self._encoder.target
+
+    @property
+    def categories(self) -> dict[str, tuple[str, ...]]:
+        """See `Source.categories`."""
+        return self._encoder.categories
+
+
 def _label(names: Sequence[str], choice: Choice, where: str) -> str:
     listing = ", ".join(names[:50]) + (" …" if len(names) > 50 else "")
     if twice := [name for name in names if names.count(name) > 1]:
