@@ -214,7 +214,7 @@ def test_a_failed_run_says_where_and_exits_with_1(estafeta: Command) -> None:
     assert done.json["state"] == "failed"
     assert done.json["error"]["rank"] is not None
     assert "error   the forward pass raised ValueError: one call too many on rank" in done.err
-    assert 'why     tiny.py, line 19, in forward: raise ValueError("one call too many")' in done.err
+    assert 'why     tiny.py, line 17, in forward: raise ValueError("one call too many")' in done.err
 
 
 @pytest.mark.parametrize(

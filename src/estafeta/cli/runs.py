@@ -94,9 +94,15 @@ def logs(
 
     run, console = find_run(name, on), manners.console()
     wanted = journal.Wanted((role,) if role else ("worker", "merge"), rank)
+    given = 0
     for number, lines in enumerate(journal.batches(run, wanted, follow=following)):
         for line in lines[-most:] if most and number == 0 else lines:
             console.result(line)
+            given += 1
+    if not given:
+        console.talk(
+            [("note", f"no function of {run.name} that was asked for has logged anything; inline runs log nothing")]
+        )
     return 0
 
 
