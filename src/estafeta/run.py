@@ -27,6 +27,9 @@ POLL_GROWTH = 1.3
 STOP_PATIENCE_S = {"local": 15.0, "inline": 15.0, "aws": 150.0}
 """Seconds in which a run that has been asked to stop should have ended, if anybody is at work on it."""
 
+PACE_EPOCHS = 20
+"""Epochs over which the pace of a run is taken: each is a file to read, and a run may have thousands."""
+
 ENDED = ("done", "stopped", "failed")
 
 
@@ -186,7 +189,7 @@ class Run:
 
     def summary(self, *, wall_s: float | None = None, model_path: Path | None = None) -> dict[str, Any]:
         """Everything about the run in one JSON-ready object, as the last line of `estafeta train --json` has it."""
-        status = self.status(since_epoch=0)
+        status = self.status(since_epoch=max(0, self.status().epoch - PACE_EPOCHS))
         usage, outcome, spec = self.usage, status.outcome, status.spec
         ended_at = outcome.ended_at if outcome else time.time()
         return {
@@ -230,7 +233,7 @@ class Run:
 
 
 def _pace(status: Status) -> float | None:
-    """Rounds per second between the end of the first epoch and that of the last: without the start."""
+    """Rounds per second from the end of the first of these epochs to that of the last: without the start."""
     if len(status.epochs) < 2:
         return None
     first, last = status.epochs[0], status.epochs[-1]
