@@ -133,7 +133,8 @@ class Gradients:
         told = sum(int(_telling(np.arange(rounds, dtype=np.int64), rank).sum()) for rank in range(self._ranks))
         for first in range(0, self.parameters.size, 1 << 20):
             chunk = slice(first, first + (1 << 20))
-            expected = (there * self._totals[0, chunk].astype(np.float64) + back * self._totals[1, chunk]) * -lr
+            totals = self._totals[:, chunk].astype(np.float64)  # times the rounds they leave their small integers
+            expected = (there * totals[0] + back * totals[1]) * -lr
             expected[::PAGE] = -lr * told
             if not np.array_equal(self.parameters[chunk], expected.astype(np.float32)):
                 return False
