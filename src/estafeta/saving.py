@@ -214,7 +214,9 @@ def _reached(store: Store, layout: RunLayout, workers: int, saved: int) -> int:
     norms. Rounds before it are over for everybody.
     """
     version = saved
-    contributed = [messages_in(store.list(layout.outbox(rank)), "gradient") for rank in range(workers)]
+    outboxes = [store.list(layout.outbox(rank)) for rank in range(workers)]
+    # Scores tell as much as a gradient; and when all have published some, what the round before was made of is retired.
+    contributed = [messages_in(names, "gradient") | messages_in(names, "scores") for names in outboxes]
     while all(version + 1 in versions for versions in contributed):
         version += 1
     return version

@@ -170,6 +170,16 @@ def test_steps_are_taken_as_far_as_all_have_contributed(topology: str, tmp_path:
 
 
 @TOPOLOGIES
+def test_scores_of_all_tell_that_the_last_round_is_over(topology: str, tmp_path: Path) -> None:
+    """Who has gathered them has retired what was exchanged in that round, so it cannot be done any more."""
+    run = Run(tmp_path, topology, saves=(1,))
+    run.work()
+    for rank in range(3):
+        run.ring.join(rank).contribute(Round(ROUNDS, "valid"), None, rows=1, sums=(0.0,))
+    assert_restored(run, 0, run.restore(0)[0])
+
+
+@TOPOLOGIES
 def test_a_version_of_which_a_part_is_missing_is_not_taken(topology: str, tmp_path: Path) -> None:
     """A rank died before it had saved; the others' parts are there, and the redo log too."""
     run = Run(tmp_path, topology, saves=(1, 3))
