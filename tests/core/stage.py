@@ -211,7 +211,7 @@ class Stage(Relay):
         if self._draws and actor.generators is not None:
             _restore(actor.generators)
         before, self._current = self._current, actor
-        spending.spend = self.pass_time
+        spending.spend = self.work
         go()
         self._current = before
         if self._draws:
@@ -242,7 +242,12 @@ class Stage(Relay):
         for watch in self._watches:
             if directory in watch.paths and watch.actor is not None:
                 watch.fired = True
-                watch.actor.wakes_at = min(watch.actor.wakes_at, self.now)
+                if watch.waits:  # not while it computes
+                    watch.actor.wakes_at = min(watch.actor.wakes_at, self.now)
+
+    def work(self, seconds: float) -> None:
+        """Let the thread that runs be busy for so long. Called on it."""
+        self.pass_time(seconds)
 
     def pass_time(self, seconds: float) -> None:
         """Let the thread that runs go on so much later. Called on it."""
@@ -271,7 +276,7 @@ class _Paced(Interposed):
         if actor is None or actor.machine.is_elsewhere():  # or a thread that reads ahead for it
             return carry_out()
         if not actor.dead:
-            self._stage.pass_time(CALL_S)
+            self._stage.work(CALL_S)
         actor.calls += 1
         actor.dead |= actor.dies_after is not None and actor.calls > actor.dies_after
         if actor.dead:
@@ -288,14 +293,16 @@ class _Watch:
     def __init__(self, stage: Stage, paths: Sequence[str]) -> None:
         self._stage = stage
         self.paths = frozenset(paths)
-        self.fired = False
+        self.fired = self.waits = False
         self.actor = stage._current
         stage._watches.append(self)
 
     def wait(self, timeout_s: float) -> None:
         """See `Watch.wait`."""
         if not self.fired:
+            self.waits = True
             self._stage.pass_time(timeout_s)
+            self.waits = False
         self.fired = False
 
     def close(self) -> None:
