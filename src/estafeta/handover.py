@@ -211,7 +211,8 @@ class Leg:
                 wishes |= Wish.READY
         if rounds_left == 0 or self._invocation.remaining_s() < 2 * self.margin_s:
             wishes |= Wish.LEAVE
-        if self.rank == 0 and self.is_stop_requested():
+        # Whoever may be left out of rounds is not heard in them, so then all look.
+        if (self.rank == 0 or self._spec.closes_early) and self.is_stop_requested():
             wishes |= Wish.STOP
         return wishes
 

@@ -139,6 +139,11 @@ def start(
         raise UsageError(f"{workers} workers cannot train", hint="--workers takes 1 or more")
     changed = override(job, options)
     job = changed.job
+    if changed.quorum is not None and changed.quorum > workers:
+        raise UsageError(
+            f"quorum is {changed.quorum}, but there are {workers} workers",
+            hint=f"-o quorum={max(1, workers - 1)} leaves out the slowest, or --workers {changed.quorum}",
+        )
     spec = RunSpec(
         token=secrets.token_hex(16),
         run=f"{_short(place)}-{secrets.token_hex(3)}",
@@ -149,6 +154,7 @@ def start(
         workers=workers,
         topology="merge" if backend.on == "inline" else topology,
         rounds_per_invocation=changed.rounds_per_invocation,
+        quorum=changed.quorum,
         seed=job.seed,
         batch_size=job.batch_size,
         micro_batch_size=job.micro_batch_size,

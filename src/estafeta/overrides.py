@@ -29,7 +29,7 @@ NUMBERS: Mapping[str, type] = {
 }  # fmt: skip
 """The job's own fields that can be changed."""
 
-ROUNDS = "rounds_per_invocation"
+ROUNDS, QUORUM = "rounds_per_invocation", "quorum"
 
 PARTS = ("optimizer", "early_stopping")
 CALLABLES = ("model", "dataset", "valid_dataset")
@@ -46,12 +46,14 @@ class Overridden:
         arguments: Keyword arguments by callable.
         settings: Changed settings by function.
         rounds_per_invocation: After how many rounds a resident worker hands over at the latest.
+        quorum: With how many contributions a round may close when the others are late.
     """
 
     job: Job
     arguments: dict[str, dict[str, Any]] = field(default_factory=dict)
     settings: dict[Role, dict[str, int]] = field(default_factory=dict)
     rounds_per_invocation: int | None = None
+    quorum: int | None = None
 
 
 def override(job: Job, options: Mapping[str, Any]) -> Overridden:
@@ -71,7 +73,9 @@ def override(job: Job, options: Mapping[str, Any]) -> Overridden:
         if name in NUMBERS:
             result.job = dataclasses.replace(result.job, **{name: _fit(name, value, NUMBERS[name])})
         elif name == ROUNDS:
-            result.rounds_per_invocation = _rounds(value)
+            result.rounds_per_invocation = _count(name, value, "a worker does at least 1")
+        elif name == QUORUM:
+            result.quorum = _count(name, value, "a round needs at least 1 contribution")
         elif head in PARTS and rest and _part(result.job, head) is not None:
             result.job = dataclasses.replace(result.job, **{head: _replace(_part(result.job, head), rest, value, name)})
         elif head in CALLABLES and rest:
@@ -91,13 +95,13 @@ def known_names(job: Job) -> list[str]:
             names += [f"{part}.{name}" for name in _fields(value)]
     for role in CALLABLES:
         names += [f"{role}.{name}" for name in _parameters(getattr(job, role)) or ()]
-    return [*names, ROUNDS, *(f"{role}.{setting}" for role in ROLES for setting in SETTINGS)]
+    return [*names, ROUNDS, QUORUM, *(f"{role}.{setting}" for role in ROLES for setting in SETTINGS)]
 
 
-def _rounds(value: Any) -> int | None:
-    count: int | None = _fit(ROUNDS, value, int | None)
+def _count(name: str, value: Any, least: str) -> int | None:
+    count: int | None = _fit(name, value, int | None)
     if count is not None and count < 1:
-        raise UsageError(f"{ROUNDS} is {count}; a worker does at least 1")
+        raise UsageError(f"{name} is {count}; {least}", hint=f"-o {name}=1 or more, or leave it out")
     return count
 
 

@@ -10,6 +10,7 @@ import pytest
 from .driver import undisturbed, undisturbed_of
 from .events import Event, shuffled, twice
 from .faults import Killed
+from .late import Uneven
 from .specs import spec_of
 from .stage import Stage
 
@@ -135,3 +136,11 @@ def test_resuming_goes_on_after_the_loss_of_all_successors(topology: str, tmp_pa
     stage.control("resume")
     stage.drain()
     assert stage.result() == undisturbed("adamw", 3)
+
+
+def test_who_takes_over_after_a_valid_round_does_not_wait_for_what_is_retired(tmp_path: Path) -> None:
+    """A slow rank still saves when another's next leg begins, which goes on from the version saved before that one."""
+    spec = spec_of("adamw", topology="sharded", workers=3, batch_size=6, rounds_per_invocation=4)
+    stage = Uneven(tmp_path, spec, slow={1: 30.0}, seed=2)
+    assert stage.run() == undisturbed_of(spec_of("adamw", workers=3, batch_size=6))
+    assert stage.errors == []
