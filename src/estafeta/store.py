@@ -266,6 +266,10 @@ class Store:
         for name in names:
             self._remove(self.absolute(f"{directory}/{name}"))
 
+    def sweep_temporary(self, directory: str) -> None:
+        """Remove the temporary files in a directory: those of dead writers. Whoever still writes there fails."""
+        self.sweep(directory, [name for name in self._names(directory) if name.startswith(TEMPORARY)])
+
     def remove_tree(self, directory: str) -> None:
         """Remove a directory with all that is in it, temporary files of dead writers too.
 
