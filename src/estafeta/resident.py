@@ -117,7 +117,7 @@ class _Resident:
         weights, saved = restore(spec, plan, leg.rank, parameters, self._exchange, self._invocation)
         self._replica = Replica(spec, plan, leg.rank, weights)
         self._saver = Saver(self._store, self._layout, plan, rank=leg.rank, workers=spec.workers, token=leg.token,
-                            saved=saved)  # fmt: skip
+                            saved=saved, recycles=self._exchange.arrivals.is_local)  # fmt: skip
         self._last_epoch = newest_epoch(self._store, self._layout, weights.version // plan.steps_per_epoch)
         self._invocation.note(spec.run, began_at=weights.version, saved=saved, leg=leg.leg,
                               generation=leg.generation, lead_s=round(leg.lead_s, 3))  # fmt: skip
