@@ -79,7 +79,7 @@ def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:
         case RunVerb(verb="resume"):
             return _resume(_spec(verb.run, invocation), invocation)
         case RunVerb():
-            return _clean(_spec(verb.run, invocation), invocation)
+            return _clean(verb.run, invocation)
 
 
 def _start(verb: StartVerb, invocation: Invocation) -> dict[str, Any]:
@@ -216,13 +216,16 @@ def _reopen(layout: RunLayout, invocation: Invocation) -> None:
         store.move(layout.outcome(state), layout.outcome(f"{state}-{earlier + 1:02d}"))
 
 
-def _clean(spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
-    """Remove a run that has ended, with all its files."""
-    store, layout = invocation.store, RunLayout(spec.run)
-    if take_snapshot(store, layout, spec).outcome is None:
-        raise UsageError(f"{spec.run} has not ended", hint=f"estafeta stop {spec.run}")
-    store.remove_tree(layout.root)
-    return {"run": spec.run}
+def _clean(run: str, invocation: Invocation) -> dict[str, Any]:
+    """Remove a run that has ended, with all its files; go on with that if an earlier attempt was broken off."""
+    store, layout = invocation.store, RunLayout(run)
+    outcomes = [layout.outcome(state).rpartition("/")[2] for state in OUTCOMES]
+    if store.list(layout.root).isdisjoint(outcomes):
+        store.remove_if_empty(layout.root)
+        _spec(run, invocation)
+        raise UsageError(f"{run} has not ended", hint=f"estafeta stop {run}")
+    store.remove_tree(layout.root, last=[layout.spec.rpartition("/")[2], *outcomes])
+    return {"run": run}
 
 
 def _give_up(record: Any, invocation: Invocation) -> dict[str, Any]:

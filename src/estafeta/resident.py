@@ -103,8 +103,8 @@ class _Resident:
                 if why := self._in(round_):
                     return self._go(why)
             return self._end(self._last_epoch.stop if self._last_epoch else None)
-        except (Corrupt, Gone):
-            self._leg.check_place()  # whoever was left behind sees files that are no longer what they were
+        except (Corrupt, Gone, OSError):
+            self._leg.check_place()  # whoever was left behind sees files that are no longer what they were, or stale
             raise
 
     @property
