@@ -25,11 +25,11 @@ LEAST_DEVIATION = 1 / 16
 """Of the median: the limit is at least half as long again, however regular the durations are."""
 
 LOCAL_FLOOR_S, SHARED_FLOOR_S = 1.0, 90.0
-"""No limit is shorter. On a network file system a look may be answered after a fail-over of the server, which takes 30 s
-and more, or from a cache of 60 s (nfs(5), acdirmax); on one machine it is the scheduler that keeps one waiting."""
+"""No limit is shorter. On a network file system a look may be answered from a cache of 60 s (nfs(5), acdirmax), or when
+a fail-over of the server is over, after 30 s and more; on one machine it is the scheduler that keeps one waiting."""
 
 LOCAL_START_S, SHARED_START_S = 10.0, 180.0
-"""Nobody who may have to start first is given less: import, load, and on Lambda perhaps the first start of a package."""
+"""Nobody who may have to start first is given less: to import, to load, and on Lambda to have a package unpacked."""
 
 
 class Patience:
@@ -38,11 +38,14 @@ class Patience:
     Args:
         floor_s: The limit is never shorter.
         start_s: The limit while too little is known; never shorter than `floor_s`.
+
+    Attributes:
+        start_s: The same; it may be learnt later.
     """
 
     def __init__(self, *, floor_s: float, start_s: float) -> None:
+        self.start_s = start_s
         self._floor_s = floor_s
-        self._start_s = max(start_s, floor_s)
         self._durations_s: deque[float] = deque(maxlen=RECENT)
 
     def note(self, seconds: float) -> None:
@@ -61,7 +64,7 @@ class Patience:
     def limit_s(self) -> float:
         """Seconds after which something that has not happened should be taken for lost."""
         if len(self._durations_s) < KNOWN:
-            return self._start_s
+            return max(self._floor_s, self.start_s)
         usual_s = self.usual_s
         deviation_s = median(abs(seconds - usual_s) for seconds in self._durations_s)
         return max(self._floor_s, usual_s + K * max(deviation_s, LEAST_DEVIATION * usual_s))

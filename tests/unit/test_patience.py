@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from estafeta import patience
-from estafeta.patience import K, KNOWN, LEAST_DEVIATION, RECENT, Patience
+from estafeta.patience import KNOWN, LEAST_DEVIATION, RECENT, K, Patience
 
 FLOOR_S, START_S = 1.0, 10.0
 
