@@ -16,11 +16,11 @@ from estafeta.errors import Conflict, EstafetaError, Gone, RunNotFound, UsageErr
 from estafeta.failures import explain, is_failure_record, run_of
 from estafeta.files import Reader
 from estafeta.finish import export
-from estafeta.handover import publish_left
+from estafeta.handover import send_for
 from estafeta.invocation import Invocation, dispatch
 from estafeta.layout import RUN_NAME, RUNS, RunLayout
 from estafeta.outcome import RESERVE_BYTES, fail
-from estafeta.snapshot import OUTCOMES, Prepare, Reside, Snapshot, next_actions, read_epoch, take_snapshot, takeovers
+from estafeta.snapshot import OUTCOMES, Prepare, Snapshot, next_actions, read_epoch, take_snapshot, takeovers
 from estafeta.spec import (
     ControlEvent,
     FetchVerb,
@@ -191,12 +191,8 @@ def _resume(spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
 
 def _take_over(spec: RunSpec, invocation: Invocation) -> None:
     """Set a run going whose functions may all be dead, or only seem to be."""
-    store, layout = invocation.store, RunLayout(spec.run)
-    actions = takeovers(take_snapshot(store, layout, spec))
-    for action in actions:
-        if isinstance(action, Reside) and action.generation and action.leg:  # the leg before may still be at work
-            publish_left(store, layout, action.rank, action.leg - 1, invocation.token, None)
-    dispatch(actions, spec, invocation)
+    snapshot = take_snapshot(invocation.store, RunLayout(spec.run), spec)
+    send_for(takeovers(snapshot), spec, invocation)
 
 
 def _reopen(layout: RunLayout, invocation: Invocation) -> None:

@@ -25,7 +25,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from estafeta.errors import Gone, StoreError
 from estafeta.files import Buffer, Clock, Files, OsFiles, Reader, SystemClock
@@ -240,7 +240,7 @@ class Store:
 
     # Claiming
 
-    def claim(self, directory: str, name: str, *, generation: int, token: str, expires_at: float | None = None) -> bool:
+    def claim(self, directory: str, name: str, *, generation: int, token: str, **facts: Any) -> bool:
         """Claim a duty for one holder: `name` in generation 0, 1, 2 … is given away once each.
 
         A holder that may be dead is replaced by claiming the next generation, never by waiting for it.
@@ -250,13 +250,12 @@ class Store:
             name: The duty.
             generation: In which it is claimed.
             token: The holder.
-            expires_at: When the holder is dead for sure, in seconds since 1970, for those who want to know.
+            facts: What else others may want to know of the holder, JSON-ready.
 
         Returns:
             True if `token` holds the claim, now or already since an earlier attempt.
         """
-        facts = {"holder": token, "generation": generation, **({"expires_at": expires_at} if expires_at else {})}
-        content = json.dumps(facts).encode() + b"\n"
+        content = json.dumps({"holder": token, "generation": generation, **facts}).encode() + b"\n"
         return self.publish(f"{directory}/{claim_name(name, generation)}", [content], token)
 
     # Removing
