@@ -113,6 +113,12 @@ class Run:
         return self._usage
 
     @property
+    def injected(self) -> dict[str, int]:
+        """How many faults of each kind have been injected into it so far; see `estafeta.train`, `chaos`."""
+        spec = self.status().spec
+        return self._backend.faults(self.name, dict(spec.functions), spec.created_at) if spec.chaos else {}
+
+    @property
     def cost(self) -> float:
         """Dollars that the invocations cost on AWS Lambda, or would have cost there; see `estafeta.cost`."""
         return cost_usd(self.usage)
@@ -211,6 +217,7 @@ class Run:
             "rounds_per_s": _pace(status),
             "legs": usage.legs,
             "retries": usage.retries,
+            "chaos": {"faults": spec.chaos, "injected": self.injected} if spec.chaos else None,
             "billed_gb_seconds": round(usage.billed_gb_seconds, 6),
             "cost_usd": cost_usd(usage),
             "train_s": round(ended_at - spec.created_at, 3),

@@ -64,6 +64,7 @@ class RunSpec(Document):
         rounds_per_invocation: After how many rounds a resident worker hands over at the latest; None: when its time is
             short.
         window_mb: MiB of blocks of a stored data set that are shuffled together.
+        chaos: Faults that the local service injects into what the run invokes, as `--chaos` takes them.
     """
 
     format: Literal["estafeta-run/1"] = "estafeta-run/1"
@@ -86,6 +87,7 @@ class RunSpec(Document):
     optimizer: dict[str, Any]
     early_stopping: EarlyStopping
     functions: dict[Role, FunctionSettings]
+    chaos: str = ""
 
     @cached_property
     def update_rule(self) -> Optimizer:

@@ -68,6 +68,12 @@ def _pairs(_context: click.Context, _parameter: click.Parameter, texts: tuple[st
     metavar="FILE",
     help="CloudFormation template to read in place of Estafeta's own.",
 )
+@click.option(
+    "--chaos",
+    default="",
+    metavar="FAULT=P,…",
+    help="Faults to inject into this run: duplicate, drop, delay, kill, slow by probability, and a seed.",
+)
 @detach
 @json_output
 @quiet
@@ -82,6 +88,7 @@ def train(
     options: dict[str, str],
     output_dir: str,
     template: str | None,
+    chaos: str,
     detach: bool,
 ) -> int:
     """Train a job, and follow it to its end.
@@ -90,7 +97,9 @@ def train(
     """
     began = time.monotonic()
     from estafeta.cli.following import Watch
+    from estafeta.launch import check_chaos
 
+    check_chaos(chaos, on)
     if on == "inline" and detach:
         raise UsageError("an inline run takes place in this process, it cannot be left", hint="--on local --detach")
     if on == "aws" and template:
@@ -101,14 +110,16 @@ def train(
         if on != "inline":
             console.lively(f"starting   importing {job}, looking for the functions")
         try:
-            run = _start(job, on, workers, topology, options, Path(template) if template else None)
+            run = _start(job, on, workers, topology, options, chaos, Path(template) if template else None)
         finally:
             console.still()
         watch = Watch(run, console, began, Path(output_dir))
         return watch.leave() if detach else watch.attend()
 
 
-def _start(job: str, on: On, workers: int, topology: Choice, options: dict[str, str], template: Path | None) -> Run:
+def _start(
+    job: str, on: On, workers: int, topology: Choice, options: dict[str, str], chaos: str, template: Path | None
+) -> Run:
     """Import the job, which imports torch, while the service starts."""
     from estafeta.launch import connect, start
     from estafeta.shipping import import_job
@@ -118,7 +129,7 @@ def _start(job: str, on: On, workers: int, topology: Choice, options: dict[str, 
         imported = import_job(job)
         backend = connecting.result()
     try:
-        return start(*imported, backend=backend, workers=workers, topology=topology, options=options)
+        return start(*imported, backend=backend, workers=workers, topology=topology, options=options, chaos=chaos)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted while the run was being started: see `estafeta runs`") from None
 

@@ -87,6 +87,14 @@ def bill(summary: Mapping[str, Any]) -> Lines:
     ]
 
 
+def chaos(summary: Mapping[str, Any]) -> Lines:
+    """Which faults have been injected, and how often; nothing where none were asked for."""
+    if not summary["chaos"]:
+        return []
+    injected = ", ".join(f"{number} {fault}" for fault, number in sorted(summary["chaos"]["injected"].items()))
+    return [("chaos", f"{injected or 'nothing'} injected ({summary['chaos']['faults']})")]
+
+
 def ending(status: Status, summary: Mapping[str, Any], files: Mapping[str, Path]) -> Lines:
     """The last lines of a run that was followed to its end."""
     outcome = status.outcome
@@ -96,6 +104,7 @@ def ending(status: Status, summary: Mapping[str, Any], files: Mapping[str, Path]
         (status.state, f"{clock(summary['train_s'])}   {why}"),
         *best(status, summary),
         *bill(summary),
+        *chaos(summary),
         *written,
         ("next", "   ".join(_next(status.state, status.spec.run, summary["on"], exported=bool(files)))),
     ]
