@@ -17,7 +17,7 @@ from estafeta.local.config import FunctionConfig
 from estafeta.local.faults import FAULTS, FAULTS_NAME, Faults
 from estafeta.local.template import read_template
 from estafeta.overrides import override
-from estafeta.run import Run
+from estafeta.run import Run, new_name
 from estafeta.settings import to_dict
 from estafeta.shipping import find_job
 from estafeta.spec import Choice, FunctionSettings, On, RunSpec
@@ -149,7 +149,7 @@ def start(
         raise UsageError(f"{workers} workers cannot train", hint="--workers takes 1 or more")
     changed = override(job, options)
     job = changed.job
-    name = f"{_short(place)}-{secrets.token_hex(3)}"
+    name = new_name(place)
     spec = RunSpec(
         token=secrets.token_hex(16),
         run=name,
@@ -199,8 +199,3 @@ def _options(template: Path | None, root: Path) -> local.Options:
 
 def _settings(function: FunctionConfig) -> FunctionSettings:
     return FunctionSettings(name=function.name, memory_mb=function.memory_mb, timeout_s=function.timeout_s)
-
-
-def _short(place: str) -> str:
-    """The module's name as a run's name may begin with it."""
-    return place.partition(":")[0].lower().replace("_", "-").strip("-")[:40] or "run"

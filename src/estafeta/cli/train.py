@@ -1,4 +1,4 @@
-"""Commands that stay with a run until its end: `train`, `watch`, `resume`."""
+"""Commands that stay with a run until its end: `train`, `watch`, `resume`, `fork`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from estafeta.errors import UsageError
 
 if TYPE_CHECKING:
     from estafeta.run import Run
-    from estafeta.spec import Choice, On
+    from estafeta.spec import Choice, On, Which
 
 
 def _is_there(_context: click.Context, _parameter: click.Parameter, place: str) -> str:
@@ -172,4 +172,52 @@ def resume(manners: Manners, name: str, on: On, output_dir: str, detach: bool) -
     return watch.leave() if detach else watch.attend()
 
 
-COMMANDS = (train, watch, resume)
+def _version(_context: click.Context, _parameter: click.Parameter, text: str) -> str | int:
+    if text.isdecimal():
+        return int(text)
+    if text not in ("best", "final"):
+        raise UsageError(f"--from {text}: that is no version", hint="a version is a number of steps, `best` or `final`")
+    return text
+
+
+@click.command(epilog="Example: estafeta fork last --from best -o epochs=30 -o optimizer.lr=0.001")
+@run_name
+@click.option(
+    "--from",
+    "version",
+    default="final",
+    show_default=True,
+    metavar="VERSION",
+    callback=_version,
+    help="Where to begin: a number of steps, best or final.",
+)
+@click.option(
+    "-o",
+    "options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=_pairs,
+    help="What is to be different: epochs, optimizer.lr, early_stopping.patience, worker.timeout_s …",
+)
+@on_service
+@output_dir
+@detach
+@json_output
+@quiet
+@verbose
+@click.pass_obj
+def fork(
+    manners: Manners, name: str, version: Which | int, options: dict[str, str], on: On, output_dir: str, detach: bool
+) -> int:
+    """Start a new run from a version of another, and follow it as in train.
+
+    It has the other's code, data and options, but for those that are changed, and its epochs so far.
+    """
+    began = time.monotonic()
+    from estafeta.cli.following import Watch
+
+    watch = Watch(find_run(name, on).fork(version, options), manners.console(), began, Path(output_dir))
+    return watch.leave() if detach else watch.attend()
+
+
+COMMANDS = (train, watch, resume, fork)

@@ -32,7 +32,8 @@ def identity(status: Status, on: str) -> Lines:
     """Which run it is and what it runs on: known from the start."""
     spec = status.spec
     workers = f"{count(spec.workers, 'worker')} x {spec.functions['worker'].memory_mb} MB"
-    return [("run", f"{spec.run}   {PLACES[on]}, {workers}")]
+    origin = [("from", f"version {spec.origin.version} of {spec.origin.run}")] if spec.origin else []
+    return [("run", f"{spec.run}   {PLACES[on]}, {workers}"), *origin]
 
 
 def plan(status: Status) -> Lines:
