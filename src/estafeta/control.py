@@ -18,6 +18,7 @@ from estafeta.files import Reader
 from estafeta.forking import fork
 from estafeta.founding import found, publish_spec, taken
 from estafeta.handover import publish_left
+from estafeta.inspection import inspect
 from estafeta.invocation import Invocation, dispatch
 from estafeta.layout import RUNS, RunLayout
 from estafeta.outcome import RESERVE_BYTES, fail
@@ -28,6 +29,7 @@ from estafeta.spec import (
     ControlEvent,
     FetchVerb,
     ForkVerb,
+    InspectVerb,
     Outcome,
     RunSpec,
     RunsVerb,
@@ -76,6 +78,8 @@ def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:
             return {"runs": [_summary(spec, invocation) for spec in specs]}
         case StatusVerb():
             return _status(verb, invocation)
+        case InspectVerb():
+            return inspect(verb, _spec(verb.run, invocation), invocation.store).model_dump(mode="json")
         case FetchVerb():
             return _fetch(verb, invocation)
         case RunVerb(verb="stop"):

@@ -295,6 +295,12 @@ def generation_in(names: Iterable[str], rank: int, leg: int) -> int:
     return max((int(m[3]) for m in matches if m and (int(m[1]), int(m[2])) == (rank, leg)), default=-1)
 
 
+def leg_claimed_in(name: str) -> tuple[int, int, int] | None:
+    """Rank, leg and generation that a claim in `legs/` is of, or None if it is no claim to be a leg."""
+    match = _RESIDENT.fullmatch(name)
+    return (int(match[1]), int(match[2]), int(match[3])) if match else None
+
+
 def left_in(names: Iterable[str]) -> frozenset[tuple[int, int]]:
     """Ranks and legs of which it is said that they have left, in a listing of `legs/`."""
     return frozenset(mark for name in names if name.startswith("left-") and (mark := leg_of(name)))

@@ -22,6 +22,7 @@ from estafeta.spec import Status, Which
 if TYPE_CHECKING:
     import torch
 
+    from estafeta.inspection import Inspection
 POLL_S = {"local": (0.05, 0.5), "inline": (0.2, 0.2), "aws": (0.5, 5.0)}
 """Seconds between two looks at a run, the first and the longest: each look is an invocation of `control`."""
 
@@ -134,6 +135,16 @@ class Run:
         """
         spec = self.status().spec
         return self._backend.log(self.name, dict(spec.functions), max(since_s, spec.created_at))
+
+    def inspect(self, rounds: int = 4) -> Inspection:
+        """What lies in its folder, told from the files alone.
+
+        Args:
+            rounds: Of how many rounds the contributions are wanted, the newest first.
+        """
+        from estafeta.inspection import Inspection
+
+        return Inspection.model_validate(self._backend.call({"verb": "inspect", "run": self.name, "rounds": rounds}))
 
     def stop(self) -> Status:
         """Stop it; its weights are exported as they are. It can be resumed."""

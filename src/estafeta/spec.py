@@ -302,6 +302,14 @@ class StatusVerb(Document):
     since_epoch: int = 0
 
 
+class InspectVerb(Document):
+    """Ask what lies in a run's folder, with the contributions to its newest `rounds`."""
+
+    verb: Literal["inspect"]
+    run: str
+    rounds: int = Field(default=4, ge=1)
+
+
 class RunsVerb(Document):
     """Ask which runs there are."""
 
@@ -319,5 +327,6 @@ class FetchVerb(Document):
 
 
 ControlEvent = Annotated[
-    StartVerb | ForkVerb | RunVerb | CleanVerb | StatusVerb | RunsVerb | FetchVerb, Field(discriminator="verb")
+    StartVerb | ForkVerb | RunVerb | CleanVerb | StatusVerb | InspectVerb | RunsVerb | FetchVerb,
+    Field(discriminator="verb"),
 ]

@@ -185,6 +185,10 @@ class Store:
         """Names published in a directory, as the server has them now; none if there is no such directory."""
         return frozenset(name for name in self._names(directory) if not name.startswith("."))
 
+    def unpublished(self, directory: str) -> tuple[str, ...]:
+        """Temporary names in a directory: of files that are being written, or that dead writers have left."""
+        return tuple(name for name in self._names(directory) if name.startswith(TEMPORARY))
+
     def exists(self, path: str) -> bool:
         """Whether a name is published, asked of the server by listing its directory."""
         directory, _, name = path.rpartition("/")
@@ -283,7 +287,7 @@ class Store:
 
     def sweep_unpublished(self, directory: str) -> None:
         """Remove what writers that have died left under temporary names. Nobody may be writing there."""
-        self.sweep(directory, [name for name in self._names(directory) if name.startswith(TEMPORARY)])
+        self.sweep(directory, self.unpublished(directory))
 
     def remove_tree(self, directory: str) -> None:
         """Remove a directory with all that is in it, temporary files of dead writers too.
