@@ -223,10 +223,12 @@ def _reached(store: Store, layout: RunLayout, workers: int, saved: int) -> int:
     """Where the last round starts to which all ranks have contributed, without a gap, since a saved version.
 
     That round is not redone but done: the others may still wait for this rank's slice of what it makes, or for its
-    norms. Rounds before it are over for everybody.
+    norms. Rounds before it are over for everybody. Who has contributed to a valid round has its version, too: if all
+    have, nobody waits any more, and the slices that the version was made of may have been retired.
     """
     version = saved
-    contributed = [messages_in(store.list(layout.outbox(rank)), "gradient") for rank in range(workers)]
+    listings = [store.list(layout.outbox(rank)) for rank in range(workers)]
+    contributed = [messages_in(names, "gradient") | messages_in(names, "scores") for names in listings]
     while all(version + 1 in versions for versions in contributed):
         version += 1
     return version
