@@ -185,7 +185,7 @@ def _resume(spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
         raise UsageError(f"{spec.run} is done", hint=f"estafeta status {spec.run}")
     if snapshot.outcome and snapshot.plan and snapshot.version is None:
         raise UsageError(f"{spec.run} was cleaned: it has its exports, but no weights to go on from")
-    _reopen(layout, invocation)
+    _reopen(spec, invocation)
     _take_over(spec, invocation)
     return _summary(spec, invocation)
 
@@ -196,17 +196,18 @@ def _take_over(spec: RunSpec, invocation: Invocation) -> None:
     send_for(takeovers(snapshot), spec, invocation)
 
 
-def _reopen(layout: RunLayout, invocation: Invocation) -> None:
+def _reopen(spec: RunSpec, invocation: Invocation) -> None:
     """Put the markers of a run's end out of the way; outcomes are kept under names with a number."""
-    store = invocation.store
+    store, layout = invocation.store, RunLayout(spec.run)
     names = store.list(layout.root)
     ended = [state for state in OUTCOMES if f"{state}.json" in names]
     if not ended:
         return
     # First, as it is the only step that a full disk can refuse: then the run stays as it has ended.
     store.publish(layout.reserve, [invocation.token.encode().ljust(RESERVE_BYTES)], invocation.token)
-    for which in ("best", "final"):
-        store.sweep(layout.export(which), store.list(layout.export(which)))
+    outboxes = [layout.outbox(rank) for rank in range(spec.workers)] if "stopped" in ended else []
+    for folder in (*outboxes, layout.export("best"), layout.export("final")):  # of a stopped run, all is saved
+        store.sweep(folder, store.list(folder))
     store.sweep(layout.root, [path.rpartition("/")[2] for path in (layout.stop, layout.ending)])
     for state in ended:
         earlier = sum(name.startswith(f"{state}-") for name in names)
