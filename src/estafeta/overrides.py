@@ -15,13 +15,14 @@ import json
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from estafeta.errors import UsageError
 from estafeta.job import Job
-from estafeta.spec import Role
+from estafeta.settings import to_dict
+from estafeta.spec import Role, RunSpec
 
 NUMBERS: Mapping[str, type] = {
     "epochs": int, "batch_size": int, "micro_batch_size": int, "drop_last": bool, "validation": float, "seed": int,
@@ -29,7 +30,11 @@ NUMBERS: Mapping[str, type] = {
 }  # fmt: skip
 """The job's own fields that can be changed."""
 
-ROUNDS, QUORUM = "rounds_per_invocation", "quorum"
+OF_A_FORK: Mapping[str, Any] = {"epochs": Annotated[int, Field(ge=1)], "micro_batch_size": Annotated[int, Field(ge=1)]}
+"""Those that can be changed in the middle of a run: the others say which rows make up a step."""
+
+COUNTS = {"rounds_per_invocation": "a worker does at least 1", "quorum": "a round needs at least 1 contribution"}
+"""Limits of the run, none by default, and why they are not 0."""
 
 PARTS = ("optimizer", "early_stopping")
 CALLABLES = ("model", "dataset", "valid_dataset")
@@ -72,10 +77,8 @@ def override(job: Job, options: Mapping[str, Any]) -> Overridden:
         value = _parse(text)
         if name in NUMBERS:
             result.job = dataclasses.replace(result.job, **{name: _fit(name, value, NUMBERS[name])})
-        elif name == ROUNDS:
-            result.rounds_per_invocation = _count(name, value, "a worker does at least 1")
-        elif name == QUORUM:
-            result.quorum = _count(name, value, "a round needs at least 1 contribution")
+        elif name in COUNTS:
+            setattr(result, name, _count(name, value))
         elif head in PARTS and rest and _part(result.job, head) is not None:
             result.job = dataclasses.replace(result.job, **{head: _replace(_part(result.job, head), rest, value, name)})
         elif head in CALLABLES and rest:
@@ -87,6 +90,42 @@ def override(job: Job, options: Mapping[str, Any]) -> Overridden:
     return result
 
 
+def override_spec(spec: RunSpec, options: Mapping[str, Any]) -> tuple[RunSpec, dict[Role, dict[str, int]]]:
+    """Apply overrides to the spec of a run that is to be forked.
+
+    Args:
+        spec: The spec.
+        options: As in `override`.
+
+    Returns:
+        The changed spec, and the functions' settings: the spec's own, with their changes.
+
+    Raises:
+        UsageError: As `override`.
+    """
+    parts: dict[str, Any] = {"optimizer": spec.update_rule, "early_stopping": spec.early_stopping}
+    changes: dict[str, Any] = {}
+    settings = {role: {name: getattr(f, name) for name in SETTINGS} for role, f in spec.functions.items()}
+    for name, text in options.items():
+        head, _, rest = name.partition(".")
+        value = _parse(text)
+        if name in OF_A_FORK:
+            changes[name] = _fit(name, value, OF_A_FORK[name])
+        elif name in COUNTS:
+            changes[name] = _count(name, value)
+        elif head in parts and rest:
+            parts[head] = _replace(parts[head], rest, value, name)
+        elif head in ROLES and rest in SETTINGS:
+            settings[head][rest] = _fit(name, value, int)
+        else:
+            fields = [f"{part}.{known}" for part, record in parts.items() for known in _fields(record)]
+            functions = [f"{role}.{setting}" for role in ROLES for setting in SETTINGS]
+            raise _unknown(name, [*OF_A_FORK, *fields, *COUNTS, *functions])
+    check_quorum(changes.get("quorum"), spec.workers)
+    changes.update(optimizer=to_dict(parts["optimizer"]), early_stopping=parts["early_stopping"])
+    return RunSpec.model_validate({**spec.model_dump(), **changes}), settings  # a copy would keep the old rule
+
+
 def known_names(job: Job) -> list[str]:
     """Every name that can be overridden in a job."""
     names = list(NUMBERS)
@@ -95,13 +134,26 @@ def known_names(job: Job) -> list[str]:
             names += [f"{part}.{name}" for name in _fields(value)]
     for role in CALLABLES:
         names += [f"{role}.{name}" for name in _parameters(getattr(job, role)) or ()]
-    return [*names, ROUNDS, QUORUM, *(f"{role}.{setting}" for role in ROLES for setting in SETTINGS)]
+    return [*names, *COUNTS, *(f"{role}.{setting}" for role in ROLES for setting in SETTINGS)]
 
 
-def _count(name: str, value: Any, least: str) -> int | None:
+def check_quorum(quorum: int | None, workers: int) -> None:
+    """Refuse a quorum that no round can reach.
+
+    Raises:
+        UsageError: It is more than there are workers.
+    """
+    if quorum is not None and quorum > workers:
+        raise UsageError(
+            f"quorum is {quorum}, but there are {workers} workers",
+            hint=f"-o quorum={max(1, workers - 1)} leaves out the slowest, or --workers {quorum}",
+        )
+
+
+def _count(name: str, value: Any) -> int | None:
     count: int | None = _fit(name, value, int | None)
     if count is not None and count < 1:
-        raise UsageError(f"{name} is {count}; {least}", hint=f"-o {name}=1 or more, or leave it out")
+        raise UsageError(f"{name} is {count}; {COUNTS[name]}", hint=f"-o {name}=1 or more, or leave it out")
     return count
 
 

@@ -98,11 +98,11 @@ class Uneven(Stage):
         if shared:
             self._seen_by_functions.files.watch = lambda paths: None  # type: ignore[method-assign]
 
-    def work(self, seconds: float) -> None:
-        """See `Stage.work`."""
-        payload = self._current.event.payload if self._current is not None else {}
+    def spend(self, seconds: float) -> None:
+        """See `Stage.spend`."""
+        payload = self.current.event.payload if self.current is not None else {}
         is_rank = payload.get("task") in ("train", "valid", "reside")
-        super().work(seconds * self.slow.get(payload["rank"], 1.0) if is_rank else seconds)
+        super().spend(seconds * self.slow.get(payload["rank"], 1.0) if is_rank else seconds)
 
 
 def replayed(stage: Uneven) -> Result:

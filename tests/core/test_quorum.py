@@ -29,7 +29,7 @@ def quorate(topology: str, quorum: int | None = 2, name: str = "adamw", **change
     return spec_of(name, topology=topology, quorum=quorum, **changes)
 
 
-@pytest.mark.parametrize("quorum", [1, 2, 3])
+@pytest.mark.parametrize("quorum", [1, 3])
 @TOPOLOGIES
 def test_without_a_slow_rank_the_bits_are_those_of_all(topology: str, quorum: int, tmp_path: Path) -> None:
     stage = Uneven(tmp_path, quorate(topology, quorum), slow={}, seed=quorum)
@@ -37,7 +37,7 @@ def test_without_a_slow_rank_the_bits_are_those_of_all(topology: str, quorum: in
     assert stage.witness.missed == set()
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @TOPOLOGIES
 def test_a_slow_rank_is_left_out_and_the_result_follows_from_the_members(
     topology: str, seed: int, tmp_path: Path
@@ -65,7 +65,7 @@ def test_a_quorum_does_not_take_as_long_as_the_slowest(topology: str, tmp_path: 
     assert took_s[1] < 0.8 * took_s[0]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @TOPOLOGIES
 def test_deaths_do_not_show(topology: str, seed: int, tmp_path: Path) -> None:
     """One invocation in four dies at a random call, those of a slow rank, and those that close rounds, too."""
@@ -83,7 +83,7 @@ def test_deaths_do_not_show(topology: str, seed: int, tmp_path: Path) -> None:
     assert replayed(stage) == result
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @RESIDENT
 def test_resuming_after_the_death_of_all_keeps_the_members(topology: str, seed: int, tmp_path: Path) -> None:
     stage = Uneven(tmp_path, quorate(topology), slow={seed: 30.0}, seed=seed)
