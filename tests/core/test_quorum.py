@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from estafeta.quorum import MOST_IN_A_ROW
 from estafeta.spec import RunSpec
 
 from .driver import undisturbed_of
-from .events import Event
+from .faults import one_in_four
 from .late import Uneven, assert_fair, files_left, replayed
 from .specs import spec_of
 
@@ -69,14 +68,8 @@ def test_a_quorum_does_not_take_as_long_as_the_slowest(topology: str, tmp_path: 
 @TOPOLOGIES
 def test_deaths_do_not_show(topology: str, seed: int, tmp_path: Path) -> None:
     """One invocation in four dies at a random call, those of a slow rank, and those that close rounds, too."""
-    numbers = random.Random(seed)
-
-    def dies_after(event: Event) -> int | None:
-        dies = event.role == "worker" and event.attempt == 1 and numbers.random() < 0.25
-        return numbers.randrange(120) if dies else None
-
     spec = quorate(topology, rounds_per_invocation=5)
-    stage = Uneven(tmp_path, spec, slow={seed % 3: 30.0}, seed=seed, dies_after=dies_after)
+    stage = Uneven(tmp_path, spec, slow={seed % 3: 30.0}, seed=seed, dies_after=one_in_four(seed))
     result = stage.run()
     assert stage.witness.missed
     assert_fair(stage, STEPS, MOST_IN_A_ROW)
