@@ -17,13 +17,13 @@ from estafeta.failures import explain, is_failure_record, run_of
 from estafeta.files import Reader
 from estafeta.forking import fork
 from estafeta.founding import found, publish_spec, taken
-from estafeta.handover import publish_left
+from estafeta.handover import send_for
 from estafeta.inspection import inspect
 from estafeta.invocation import Invocation, dispatch
 from estafeta.layout import RUNS, RunLayout
 from estafeta.outcome import RESERVE_BYTES, fail
-from estafeta.removal import clean, empty_trash, export_if_missing
-from estafeta.snapshot import OUTCOMES, Prepare, Reside, Snapshot, next_actions, read_epoch, take_snapshot, takeovers
+from estafeta.removal import export_if_missing, strip
+from estafeta.snapshot import OUTCOMES, Prepare, Snapshot, next_actions, read_epoch, take_snapshot, takeovers
 from estafeta.spec import (
     CleanVerb,
     ControlEvent,
@@ -86,9 +86,10 @@ def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:
             return _stop(_spec(verb.run, invocation), invocation)
         case RunVerb():
             return _resume(_spec(verb.run, invocation), invocation)
+        case CleanVerb(keep_final=True):
+            return strip(_spec(verb.run, invocation), invocation)
         case CleanVerb():
-            empty_trash(invocation.store)
-            return clean(_spec(verb.run, invocation), invocation, keep_final=verb.keep_final)
+            return _clean(verb.run, invocation)
         case ForkVerb():
             return fork(verb, _spec(verb.run, invocation), invocation)
 
@@ -192,12 +193,8 @@ def _resume(spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
 
 def _take_over(spec: RunSpec, invocation: Invocation) -> None:
     """Set a run going whose functions may all be dead, or only seem to be."""
-    store, layout = invocation.store, RunLayout(spec.run)
-    actions = takeovers(take_snapshot(store, layout, spec))
-    for action in actions:
-        if isinstance(action, Reside) and action.generation and action.leg:  # the leg before may still be at work
-            publish_left(store, layout, action.rank, action.leg - 1, invocation.token, None)
-    dispatch(actions, spec, invocation)
+    snapshot = take_snapshot(invocation.store, RunLayout(spec.run), spec)
+    send_for(takeovers(snapshot), spec, invocation)
 
 
 def _reopen(layout: RunLayout, invocation: Invocation) -> None:
@@ -215,6 +212,18 @@ def _reopen(layout: RunLayout, invocation: Invocation) -> None:
     for state in ended:
         earlier = sum(name.startswith(f"{state}-") for name in names)
         store.move(layout.outcome(state), layout.outcome(f"{state}-{earlier + 1:02d}"))
+
+
+def _clean(run: str, invocation: Invocation) -> dict[str, Any]:
+    """Remove a run that has ended, with all its files; go on with that if an earlier attempt was broken off."""
+    store, layout = invocation.store, RunLayout(run)
+    outcomes = [layout.outcome(state).rpartition("/")[2] for state in OUTCOMES]
+    if store.list(layout.root).isdisjoint(outcomes):
+        store.remove_if_empty(layout.root)
+        _spec(run, invocation)
+        raise UsageError(f"{run} has not ended", hint=f"estafeta stop {run}")
+    store.remove_tree(layout.root, last=[layout.spec.rpartition("/")[2], *outcomes])
+    return {"run": run}
 
 
 def _give_up(record: Any, invocation: Invocation) -> dict[str, Any]:

@@ -14,6 +14,8 @@
                     rank-0003-02.g00                    who is leg 2 of resident rank 3 (generation 0)
                     ready-0003-02                       that leg is ready to take over
                     left-0003-01                        leg 1 has left, and where
+                    fell-0003-02.g00                    leg 2 of generation 0 has ended with an error
+                    call-train-00000012-0003.g00        who sends for rank 3, missing in step 12, the first time
                exchange/0003/gradient-00000012          what resident rank 3 found for step 12
                              scores-00000012            its part of the validation of version 12
                              slice-00000013             its slice of version 13
@@ -23,7 +25,6 @@
                ending.json                              the version that it ends with
                STOP, done.json | stopped.json | failed.json     how it ended
                reserve                                  room for the last words of a run that fills the disk
-    trash/<run>-<16 hex digits>/                        a run that is being cleaned away
     datasets/<name>/manifest.json                       what is in the data set; where it is, the data set is
                     0123456789abcdef-000012.safetensors block 12, as this attempt at importing has written it
 
@@ -45,9 +46,6 @@ Phase = Literal["train", "valid"]
 RUNS = "runs"
 RUN_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
-TRASH = "trash"
-"""Folder where runs go that are cleaned away: out of the others' sight in one step, then removed file by file."""
-
 DATASETS = "datasets"
 DATASET_NAME = RUN_NAME
 MANIFEST = "manifest.json"
@@ -58,11 +56,12 @@ FROZEN = "frozen.safetensors"
 _WEIGHTS = re.compile(r"(\d{8})\.safetensors")
 _PIECE = re.compile(r"(\d{8})-(\d{4})\.safetensors")
 _MESSAGE = re.compile(r"(gradient|scores|slice|norms)-(\d{8})")
-_MARK = re.compile(r"(?:rank|ready|left)-(\d{4})-(\d{2,})")
+_MARK = re.compile(r"(?:rank|ready|left|fell)-(\d{4})-(\d{2,})")
 _RESIDENT = re.compile(r"rank-(\d{4})-(\d{2,})\.g(\d{2,})")
 _CONTRIBUTION = re.compile(r"(train|valid)-(\d{8})-(\d{4})\.safetensors")
 _PARTIAL = re.compile(r"(train|valid)-(\d{8})-(\d{4})-(\d{2,})\.safetensors")
 _CLAIM = re.compile(r"merge-(train|valid)-(\d{8})\.g(\d{2,})")
+_CALL = re.compile(r"call-(train|valid)-(\d{8})-(\d{4})\.g(\d{2,})")
 _EPOCH = re.compile(r"(\d{4,})\.json")
 _BLOCK = re.compile(r"([0-9a-f]{16})-(\d{6,})\.safetensors")
 
@@ -189,6 +188,10 @@ class RunLayout:
         """The word that a leg has left."""
         return f"{self.legs}/left-{rank:04d}-{leg:02d}"
 
+    def fell(self, rank: int, leg: int, generation: int) -> str:
+        """The word that a leg has ended with an error, which Lambda will try again."""
+        return f"{self.legs}/fell-{rank:04d}-{leg:02d}.g{generation:02d}"
+
     def contribution(self, round_: Round, rank: int) -> str:
         """What one rank publishes for one round."""
         return f"{self.contributions}/{contribution_name(round_, rank)}"
@@ -246,6 +249,11 @@ def claim_of_leg(rank: int, leg: int) -> str:
     return f"rank-{rank:04d}-{leg:02d}"
 
 
+def claim_of_call(round_: Round, rank: int) -> str:
+    """Name of the claim to send for a resident rank that is missing in a round; each time is a generation."""
+    return f"call-{round_.name}-{rank:04d}"
+
+
 def message_name(kind: str, version: int) -> str:
     """File name of what a resident rank publishes."""
     return f"{kind}-{version:08d}"
@@ -283,6 +291,11 @@ def contributions_in(names: Iterable[str]) -> frozenset[str]:
     return frozenset(match[0] for match in matches if match and match[1] in ("gradient", "scores"))
 
 
+def rank_of_outbox(path: str) -> int:
+    """The resident rank whose message a path is of."""
+    return int(path.split("/")[-2])
+
+
 def leg_of(name: str) -> tuple[int, int] | None:
     """The resident rank and leg that a file of `legs/` belongs to, or None."""
     match = _MARK.match(name)
@@ -314,6 +327,16 @@ def residents_in(names: Iterable[str]) -> dict[int, tuple[int, int]]:
             rank, leg, generation = (int(text) for text in match.groups())
             newest[rank] = max((leg, generation), newest.get(rank, (0, 0)))
     return newest
+
+
+def calls_in(names: Iterable[str], rank: int) -> dict[Round, int]:
+    """By round, how often a resident rank has been sent for because it was missing, from a listing of `legs/`."""
+    calls: dict[Round, int] = {}
+    for match in (_CALL.fullmatch(name) for name in names):
+        if match and int(match[3]) == rank:
+            round_ = _round(match)
+            calls[round_] = max(calls.get(round_, 0), int(match[4]) + 1)
+    return calls
 
 
 def ranks_in(names: Iterable[str], round_: Round) -> frozenset[int]:

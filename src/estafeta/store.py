@@ -25,7 +25,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from estafeta.errors import Gone, StoreError
 from estafeta.files import Buffer, Clock, Files, OsFiles, Reader, SystemClock
@@ -259,7 +259,7 @@ class Store:
 
     # Claiming
 
-    def claim(self, directory: str, name: str, *, generation: int, token: str, expires_at: float | None = None) -> bool:
+    def claim(self, directory: str, name: str, *, generation: int, token: str, **facts: Any) -> bool:
         """Claim a duty for one holder: `name` in generation 0, 1, 2 … is given away once each.
 
         A holder that may be dead is replaced by claiming the next generation, never by waiting for it.
@@ -269,33 +269,37 @@ class Store:
             name: The duty.
             generation: In which it is claimed.
             token: The holder.
-            expires_at: When the holder is dead for sure, in seconds since 1970, for those who want to know.
+            facts: What else others may want to know of the holder, JSON-ready.
 
         Returns:
             True if `token` holds the claim, now or already since an earlier attempt.
         """
-        facts = {"holder": token, "generation": generation, **({"expires_at": expires_at} if expires_at else {})}
-        content = json.dumps(facts).encode() + b"\n"
+        content = json.dumps({"holder": token, "generation": generation, **facts}).encode() + b"\n"
         return self.publish(f"{directory}/{claim_name(name, generation)}", [content], token)
 
     # Removing
 
     def sweep(self, directory: str, names: Iterable[str]) -> None:
-        """Remove published files. Those that are gone already are no error."""
-        for name in names:
+        """Remove published files, in the order of their names. Those that are gone already are no error."""
+        for name in sorted(names):
             self._remove(self.absolute(f"{directory}/{name}"))
 
-    def sweep_unpublished(self, directory: str) -> None:
-        """Remove what writers that have died left under temporary names. Nobody may be writing there."""
+    def sweep_temporary(self, directory: str) -> None:
+        """Remove the temporary files in a directory: those of dead writers. Whoever still writes there fails."""
         self.sweep(directory, self.unpublished(directory))
 
-    def remove_tree(self, directory: str) -> None:
+    def remove_tree(self, directory: str, last: Sequence[str] = ()) -> None:
         """Remove a directory with all that is in it, temporary files of dead writers too.
 
         A directory that the server still holds for an open file stays behind, empty of published names.
+
+        Args:
+            directory: Which directory.
+            last: Names in it that go after all others, in this order: by them, an attempt that was broken off is known.
         """
         path = self.absolute(directory)
-        for name in self._names(directory):
+        names = self._names(directory)
+        for name in (*(name for name in names if name not in last), *(name for name in last if name in names)):
             try:
                 self.files.unlink(f"{path}/{name}")
             except (IsADirectoryError, PermissionError):
