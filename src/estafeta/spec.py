@@ -259,6 +259,13 @@ class RunVerb(Document):
     run: str
 
 
+class TendVerb(Document):
+    """Set a run going again if it stands still; None: all runs. To be called again and again."""
+
+    verb: Literal["tend"]
+    run: str | None = None
+
+
 class StatusVerb(Document):
     """Ask for the state of a run, with the records of the epochs after `since_epoch`."""
 
@@ -283,4 +290,6 @@ class FetchVerb(Document):
     offset: int = Field(default=0, ge=0)
 
 
-ControlEvent = Annotated[StartVerb | RunVerb | StatusVerb | RunsVerb | FetchVerb, Field(discriminator="verb")]
+ControlEvent = Annotated[
+    StartVerb | RunVerb | TendVerb | StatusVerb | RunsVerb | FetchVerb, Field(discriminator="verb")
+]
