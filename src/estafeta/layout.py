@@ -26,6 +26,7 @@
                STOP, done.json | stopped.json | failed.json     how it ended
                watch.json                               what the watchdog remembers
                reserve                                  room for the last words of a run that fills the disk
+    trash/<run>-<16 hex digits>/                        a run that is being cleaned away
     datasets/<name>/manifest.json                       what is in the data set; where it is, the data set is
                     0123456789abcdef-000012.safetensors block 12, as this attempt at importing has written it
 
@@ -46,6 +47,9 @@ Phase = Literal["train", "valid"]
 
 RUNS = "runs"
 RUN_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+TRASH = "trash"
+"""Folder where runs go that are cleaned away: out of the others' sight in one step, then removed file by file."""
 
 DATASETS = "datasets"
 DATASET_NAME = RUN_NAME
@@ -131,9 +135,14 @@ class RunLayout:
         """Folder of the epochs' records."""
         return f"{self.root}/epochs"
 
+    @property
+    def exchange(self) -> str:
+        """Folder of the outboxes."""
+        return f"{self.root}/exchange"
+
     def outbox(self, rank: int) -> str:
         """Folder of what one resident rank publishes for the others."""
-        return f"{self.root}/exchange/{rank:04d}"
+        return f"{self.exchange}/{rank:04d}"
 
     def directories(self, residents: int = 0) -> tuple[str, ...]:
         """All folders that a run needs from its first moment, with an outbox for each resident rank."""
@@ -307,6 +316,12 @@ def generation_in(names: Iterable[str], rank: int, leg: int) -> int:
     """The newest generation in which a leg has been claimed, from a listing of `legs/`; -1 if it has not been."""
     matches = (_RESIDENT.fullmatch(name) for name in names)
     return max((int(m[3]) for m in matches if m and (int(m[1]), int(m[2])) == (rank, leg)), default=-1)
+
+
+def leg_claimed_in(name: str) -> tuple[int, int, int] | None:
+    """Rank, leg and generation that a claim in `legs/` is of, or None if it is no claim to be a leg."""
+    match = _RESIDENT.fullmatch(name)
+    return (int(match[1]), int(match[2]), int(match[3])) if match else None
 
 
 def left_in(names: Iterable[str]) -> frozenset[tuple[int, int]]:

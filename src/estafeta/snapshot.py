@@ -39,7 +39,7 @@ class Snapshot:
         outcome: State that ended it, or None.
         stop_requested: Whether somebody asked it to stop.
         plan: What preparing found; None before that.
-        version: The newest weights version; None before preparing.
+        version: The newest weights version; None before preparing, and when only exports and records are left.
         last_epoch: The newest epoch's record.
         ranks: Ranks that have contributed to the current round.
         legs: By rank, the leg that goes on with an unfinished share of the current round.
@@ -196,9 +196,9 @@ def take_snapshot(store: Store, layout: RunLayout, spec: RunSpec, plan: Plan | N
     # Epochs before weights: a version is published before its epoch's record, so no verdict is newer than the version.
     epoch = max(epochs_in(store.list(layout.epochs)), default=0)
     version = max(versions_in(store.list(layout.weights), spec.workers), default=None)
-    if plan is None or version is None:
-        return Snapshot(spec.workers, outcome, stop_requested)
     last_epoch = read_epoch(store, layout, epoch)
+    if plan is None or version is None:
+        return Snapshot(spec.workers, outcome, stop_requested, plan, None, last_epoch)
     if plan.is_resident:
         newest = max(messages_in(store.list(layout.outbox(0)), "gradient"), default=0)
         marks = store.list(layout.legs)
