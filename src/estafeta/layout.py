@@ -24,6 +24,7 @@
                best/ final/                             model.safetensors, optimizer.safetensors, state.json
                ending.json                              the version that it ends with
                STOP, done.json | stopped.json | failed.json     how it ended
+               watch.json                               what the watchdog remembers
                reserve                                  room for the last words of a run that fills the disk
     datasets/<name>/manifest.json                       what is in the data set; where it is, the data set is
                     0123456789abcdef-000012.safetensors block 12, as this attempt at importing has written it
@@ -153,6 +154,11 @@ class RunLayout:
     def ending(self) -> str:
         """The decision with which version the run ends."""
         return f"{self.root}/ending.json"
+
+    @property
+    def watch(self) -> str:
+        """What the watchdog remembers."""
+        return f"{self.root}/watch.json"
 
     @property
     def reserve(self) -> str:
