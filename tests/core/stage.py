@@ -157,7 +157,7 @@ class Stage(Relay):
         """End an invocation now; it does nothing from here on."""
         actor.dead = True
         while not actor.machine.finished:
-            actor.machine.step()
+            self._within(actor, actor.machine.step)
 
     def kill_all(self) -> None:
         """End all that is at work, and lose all events that wait."""
@@ -249,6 +249,8 @@ class Stage(Relay):
             actor.generators = _generators()
 
     def _invoke(self, actor: Actor) -> Any:
+        if actor.dead:
+            raise Killed
         event = actor.event
         invocation = Invocation(
             actor.environment.store,
