@@ -21,6 +21,7 @@ It may end anywhere. Everything here is a function of what is published: whoever
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
 
 from estafeta.deadline import Deadline
@@ -33,6 +34,7 @@ from estafeta.history import EpochRecord, judge
 from estafeta.invocation import Invocation
 from estafeta.layout import Round, RunLayout, legs_in, partial_rank, round_of
 from estafeta.learner import check_gradient
+from estafeta.lookout import Lookout
 from estafeta.message import Wish
 from estafeta.replica import Replica, slices_of
 from estafeta.saving import Saver, restore
@@ -80,8 +82,11 @@ class _Resident:
         self._sums = tuple(session.learner.sums)
         self._exchange = Exchange(
             self._store, self._layout, rank=leg.rank, workers=spec.workers, size=plan.size,
-            slices=slices_of(spec, plan), sums=self._sums, buffers=plan.buffers, token=leg.token, alarm=leg.check,
+            slices=slices_of(spec, plan), sums=self._sums, buffers=plan.buffers, token=leg.token,
+            alarm=self._while_missing,
         )  # fmt: skip
+        self._lookout = Lookout(leg, spec, invocation)
+        self._at: Round | None = None
         self._next: Share | None = None
         self._has_shared = False
         self._last_epoch: EpochRecord | None = None
@@ -94,6 +99,11 @@ class _Resident:
             if not order.silently:
                 self._leg.leave(self._version, str(order))
             return f"left: {order}"
+        except EstafetaError:
+            raise  # the end of the run
+        except Exception:
+            self._leg.fall()
+            raise
         finally:
             self._invocation.note(self._spec.run, rounds=self._leg.rounds, looks=self._exchange.arrivals.looks)
             self._exchange.close()
@@ -145,6 +155,7 @@ class _Resident:
 
     def _in(self, round_: Round) -> str:
         """Do one round; an error learns which one it was."""
+        self._at = round_
         try:
             return self._round(round_)
         except EstafetaError as error:
@@ -179,6 +190,12 @@ class _Resident:
             self._save()
         # What an earlier leg of this rank has contributed made an end of that leg, and not of this one.
         return why if is_mine or why == STOPPED else ""
+
+    def _while_missing(self, ranks: Collection[int]) -> None:
+        """Called now and then while others are waited for: this leg may have to go, or they to be sent for."""
+        self._leg.check()
+        if self._at is not None:
+            self._lookout.miss(ranks, self._at)
 
     # A contribution
 
@@ -296,9 +313,9 @@ class _Resident:
     def _await_saved(self, version: int) -> None:
         self._store.wait(
             self._layout.weights,
-            lambda _: self._saver.is_complete(version),
+            lambda names: not self._saver.missing(version, names),
             timeout_s=float("inf"),
-            alarm=self._leg.check,
+            alarm=lambda: self._while_missing(self._saver.missing(version, self._store.list(self._layout.weights))),
         )
 
     def _go(self, why: str) -> str:

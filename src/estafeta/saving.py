@@ -7,7 +7,7 @@ log. So how often is saved is a question of cost alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 import numpy as np
@@ -98,9 +98,13 @@ class Saver:
         """Whether a version was saved by this rank, and others may not have done so yet."""
         return self._newest == version > self.redo_from
 
-    def is_complete(self, version: int) -> bool:
-        """Whether all parts of a version are published."""
-        return version in versions_in(self._store.list(self._layout.weights), self._workers)
+    def missing(self, version: int, names: Collection[str]) -> list[int]:
+        """Ranks that have not published their part of a version, by a listing of `weights/`."""
+        if version in versions_in(names, self._workers):
+            return []
+        if self._plan.topology == "sharded":
+            return [rank for rank in range(self._workers) if rank not in pieces_in(names, version)]
+        return [version % self._workers]
 
     def sweep(self, version: int, best: int | None) -> None:
         """Remove this rank's part of older versions, when all ranks have begun the round of `version`.

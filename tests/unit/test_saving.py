@@ -20,7 +20,7 @@ from estafeta.errors import Gone
 from estafeta.files import Buffer, Files, OsFiles, Reader
 from estafeta.inline import NO_LIMIT_S
 from estafeta.invocation import Invocation
-from estafeta.layout import Round, versions_in
+from estafeta.layout import Round, RunLayout, versions_in
 from estafeta.message import Wish
 from estafeta.replica import Replica, slices_of
 from estafeta.saving import ATTEMPTS, FIRST_AFTER, MOST_REDO, MOST_REDO_BYTES, SHARE, Saver, restore
@@ -363,14 +363,29 @@ def test_a_version_is_saved_once(tmp_path: Path) -> None:
     assert {path: path.stat() for path in tmp_path.rglob("*")} == before
 
 
+def listed(root: Path) -> frozenset[str]:
+    return Store(root).list(RunLayout("r").weights)
+
+
+@pytest.mark.parametrize(("topology", "missing"), [("sharded", [1, 2]), ("replicated", [1])])
+def test_who_has_not_saved_its_part_is_missing(topology: str, missing: list[int], tmp_path: Path) -> None:
+    """Replicated, it is one rank's turn to save all of it."""
+    saver = small_saver(tmp_path, topology, workers=3)
+    saver.save(small_replica(4, topology, workers=3))
+    assert saver.missing(4, listed(tmp_path)) == missing
+    for rank in missing:
+        small_saver(tmp_path, topology, workers=3, rank=rank).save(small_replica(4, topology, workers=3, rank=rank))
+    assert saver.missing(4, listed(tmp_path)) == []
+
+
 def test_a_version_is_pending_until_all_have_begun_the_next_round(tmp_path: Path) -> None:
     one, other = (small_saver(tmp_path, workers=2, rank=rank) for rank in range(2))
     assert not one.is_pending(0)
     one.save(small_replica(3, workers=2))
     assert one.is_pending(3)
-    assert not one.is_complete(3)
+    assert one.missing(3, listed(tmp_path)) == [1]
     other.save(small_replica(3, workers=2, rank=1))
-    assert one.is_complete(3)
+    assert one.missing(3, listed(tmp_path)) == []
     one.sweep(3, None)
     assert not one.is_pending(3)
     assert one.redo_from == 3
