@@ -293,6 +293,13 @@ class RunVerb(Document):
     run: str
 
 
+class TendVerb(Document):
+    """Set a run going again if it stands still; None: all runs. To be called again and again."""
+
+    verb: Literal["tend"]
+    run: str | None = None
+
+
 class CleanVerb(Document):
     """Remove a run that has ended, or all of it but its exports and records."""
 
@@ -334,6 +341,6 @@ class FetchVerb(Document):
 
 
 ControlEvent = Annotated[
-    StartVerb | ForkVerb | RunVerb | CleanVerb | StatusVerb | InspectVerb | RunsVerb | FetchVerb,
+    StartVerb | ForkVerb | RunVerb | CleanVerb | TendVerb | StatusVerb | InspectVerb | RunsVerb | FetchVerb,
     Field(discriminator="verb"),
 ]
