@@ -28,7 +28,14 @@ FIGURES = {
 }
 """The figure that a row is about, whichever it has; with its unit."""
 
-SPREAD = {"p10_us": "p10", "p999_us": "p99.9", "p10_ms": "p10", "p90_ms": "p90", "longest_stall_ms": "longest"}
+SPREAD = {
+    "p10_us": "p10",
+    "p999_us": "p99.9",
+    "p10_ms": "p10",
+    "p90_ms": "p90",
+    "longest_stall_ms": "longest",
+    "longest_ms": "longest",
+}
 
 
 def rows_in(text: str) -> list[Row]:
