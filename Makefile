@@ -41,6 +41,7 @@ bench: $(INSTALLED)  ## short benchmarks
 	$(BIN)/python benchmarks/bench_handover.py --short
 	$(BIN)/python benchmarks/bench_data.py --short
 	$(BIN)/python benchmarks/bench_memory.py --short
+	$(BIN)/python benchmarks/bench_recovery.py --short
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis runs
