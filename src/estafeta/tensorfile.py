@@ -94,6 +94,7 @@ class TensorFile:
     Attributes:
         metadata: The strings of its header, without the digests.
         entries: Where each tensor lies.
+        digests: CRC-32 of each tensor that has one in the header, as hex digits.
 
     Raises:
         Corrupt: The header is not one, or the file is shorter or longer than the header says.
@@ -113,9 +114,7 @@ class TensorFile:
             header = json.loads(text)
             strings: dict[str, str] = header.pop("__metadata__", {})
             self.metadata = {key: value for key, value in strings.items() if not key.startswith(DIGEST)}
-            self._digests = {
-                key.removeprefix(DIGEST): value for key, value in strings.items() if key.startswith(DIGEST)
-            }
+            self.digests = {key.removeprefix(DIGEST): value for key, value in strings.items() if key.startswith(DIGEST)}
             self.entries = {name: _entry(record, 8 + length) for name, record in header.items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Corrupt(f"a tensor file has an unreadable header: {error}") from error
@@ -182,7 +181,7 @@ class TensorFile:
         self._check(name, digest)
 
     def _check(self, name: str, digest: int) -> None:
-        expected = self._digests.get(name)
+        expected = self.digests.get(name)
         if expected is not None and expected != f"{digest:08x}":
             raise Corrupt(f"tensor {name!r} has digest {digest:08x}, its header says {expected}")
 
