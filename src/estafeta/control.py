@@ -22,7 +22,11 @@ from estafeta.inspection import inspect
 from estafeta.invocation import Invocation, dispatch
 from estafeta.layout import RUNS, RunLayout
 from estafeta.outcome import RESERVE_BYTES, fail
+<<<<<<< HEAD
 from estafeta.removal import export_if_missing, strip
+=======
+from estafeta.removal import clean, empty_trash, export_if_missing
+>>>>>>> main
 from estafeta.snapshot import OUTCOMES, Prepare, Snapshot, next_actions, read_epoch, take_snapshot, takeovers
 from estafeta.spec import (
     CleanVerb,
@@ -186,7 +190,7 @@ def _resume(spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
         raise UsageError(f"{spec.run} is done", hint=f"estafeta status {spec.run}")
     if snapshot.outcome and snapshot.plan and snapshot.version is None:
         raise UsageError(f"{spec.run} was cleaned: it has its exports, but no weights to go on from")
-    _reopen(layout, invocation)
+    _reopen(spec, invocation)
     _take_over(spec, invocation)
     return _summary(spec, invocation)
 
@@ -197,23 +201,25 @@ def _take_over(spec: RunSpec, invocation: Invocation) -> None:
     send_for(takeovers(snapshot), spec, invocation)
 
 
-def _reopen(layout: RunLayout, invocation: Invocation) -> None:
+def _reopen(spec: RunSpec, invocation: Invocation) -> None:
     """Put the markers of a run's end out of the way; outcomes are kept under names with a number."""
-    store = invocation.store
+    store, layout = invocation.store, RunLayout(spec.run)
     names = store.list(layout.root)
     ended = [state for state in OUTCOMES if f"{state}.json" in names]
     if not ended:
         return
     # First, as it is the only step that a full disk can refuse: then the run stays as it has ended.
     store.publish(layout.reserve, [invocation.token.encode().ljust(RESERVE_BYTES)], invocation.token)
-    for which in ("best", "final"):
-        store.sweep(layout.export(which), store.list(layout.export(which)))
+    outboxes = [layout.outbox(rank) for rank in range(spec.workers)] if "stopped" in ended else []
+    for folder in (*outboxes, layout.export("best"), layout.export("final")):  # of a stopped run, all is saved
+        store.sweep(folder, store.list(folder))
     store.sweep(layout.root, [path.rpartition("/")[2] for path in (layout.stop, layout.ending)])
     for state in ended:
         earlier = sum(name.startswith(f"{state}-") for name in names)
         store.move(layout.outcome(state), layout.outcome(f"{state}-{earlier + 1:02d}"))
 
 
+<<<<<<< HEAD
 def _clean(run: str, invocation: Invocation) -> dict[str, Any]:
     """Remove a run that has ended, with all its files; go on with that if an earlier attempt was broken off."""
     store, layout = invocation.store, RunLayout(run)
@@ -226,6 +232,8 @@ def _clean(run: str, invocation: Invocation) -> dict[str, Any]:
     return {"run": run}
 
 
+=======
+>>>>>>> main
 def _give_up(record: Any, invocation: Invocation) -> dict[str, Any]:
     """End a run as failed, for an event that Lambda could not get done."""
     run = run_of(record)

@@ -15,7 +15,7 @@
                     ready-0003-02                       that leg is ready to take over
                     left-0003-01                        leg 1 has left, and where
                     fell-0003-02.g00                    leg 2 of generation 0 has ended with an error
-                    call-train-00000012-0003.g00        who sends for rank 3, missing in step 12, the first time
+                    call-0003-00000012.g00              who sends for rank 3, missing at version 12, the first time
                exchange/0003/gradient-00000012          what resident rank 3 found for step 12
                              scores-00000012            its part of the validation of version 12
                              slice-00000013             its slice of version 13
@@ -61,7 +61,7 @@ _RESIDENT = re.compile(r"rank-(\d{4})-(\d{2,})\.g(\d{2,})")
 _CONTRIBUTION = re.compile(r"(train|valid)-(\d{8})-(\d{4})\.safetensors")
 _PARTIAL = re.compile(r"(train|valid)-(\d{8})-(\d{4})-(\d{2,})\.safetensors")
 _CLAIM = re.compile(r"merge-(train|valid)-(\d{8})\.g(\d{2,})")
-_CALL = re.compile(r"call-(train|valid)-(\d{8})-(\d{4})\.g(\d{2,})")
+_CALL = re.compile(r"call-(\d{4})-(\d{8})\.g(\d{2,})")
 _EPOCH = re.compile(r"(\d{4,})\.json")
 _BLOCK = re.compile(r"([0-9a-f]{16})-(\d{6,})\.safetensors")
 
@@ -249,9 +249,9 @@ def claim_of_leg(rank: int, leg: int) -> str:
     return f"rank-{rank:04d}-{leg:02d}"
 
 
-def claim_of_call(round_: Round, rank: int) -> str:
-    """Name of the claim to send for a resident rank that is missing in a round; each time is a generation."""
-    return f"call-{round_.name}-{rank:04d}"
+def claim_of_call(rank: int, version: int) -> str:
+    """Name of the claim to send for a resident rank that is missing at a version; each time is a generation."""
+    return f"call-{rank:04d}-{version:08d}"
 
 
 def message_name(kind: str, version: int) -> str:
@@ -329,13 +329,12 @@ def residents_in(names: Iterable[str]) -> dict[int, tuple[int, int]]:
     return newest
 
 
-def calls_in(names: Iterable[str], rank: int) -> dict[Round, int]:
-    """By round, how often a resident rank has been sent for because it was missing, from a listing of `legs/`."""
-    calls: dict[Round, int] = {}
+def calls_in(names: Iterable[str], rank: int) -> dict[int, int]:
+    """By version, how often a resident rank has been sent for because it was missing, from a listing of `legs/`."""
+    calls: dict[int, int] = {}
     for match in (_CALL.fullmatch(name) for name in names):
-        if match and int(match[3]) == rank:
-            round_ = _round(match)
-            calls[round_] = max(calls.get(round_, 0), int(match[4]) + 1)
+        if match and int(match[1]) == rank:
+            calls[int(match[2])] = max(calls.get(int(match[2]), 0), int(match[3]) + 1)
     return calls
 
 

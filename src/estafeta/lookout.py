@@ -25,7 +25,7 @@ from estafeta.snapshot import replacement
 from estafeta.spec import Failure, RunSpec
 
 MOST_CALLS = 5
-"""How often a rank is sent for in one round. One that still does not contribute fails the run."""
+"""How often a rank is sent for at one version. If it is still missing then, the run fails."""
 
 SHARES_OF_PATIENCE = 2.0
 """A peer may take as many times longer than this rank took for its own share of the round."""
@@ -84,8 +84,7 @@ class Lookout:
             wait = self._wait = _Wait(round_)
         others = [rank for rank in ranks if rank != self._leg.rank]
         wait.missing = {rank: wait.missing.get(rank) or _Missing(now) for rank in others}
-        first_s = max(self._leg.pace.limit_s, SHARES_OF_PATIENCE * self._leg.share_s)
-        overdue = [rank for rank in others if wait.missing[rank].seen or now - wait.missing[rank].since > first_s]
+        overdue = [rank for rank in others if wait.missing[rank].seen or self._is_overdue(rank, others, now)]
         if not overdue or now < wait.look_at:
             return
         wait.look_at = now + CHECK_S
@@ -93,9 +92,16 @@ class Lookout:
         for rank in overdue:
             self._look_after(rank, round_, names, now)
 
+    def _is_overdue(self, rank: int, others: Collection[int], now: float) -> bool:
+        """Whether a rank has been missing for too long for the first time."""
+        limit_s = max(self._leg.pace.limit_s, SHARES_OF_PATIENCE * self._leg.share_s)
+        if rank == 0 and len(others) > 1:  # which may itself wait for the others to save
+            limit_s = max(limit_s, self._leg.pace.start_s)
+        return now - self._wait.missing[rank].since > limit_s
+
     def _look_after(self, rank: int, round_: Round, names: Collection[str], now: float) -> None:
         missing = self._wait.missing[rank]
-        calls = calls_in(names, rank).get(round_, 0)
+        calls = calls_in(names, rank).get(round_.version, 0)
         seen = calls, residents_in(names).get(rank), frozenset(mark for mark in left_in(names) if mark[0] == rank)
         if seen != missing.seen:  # it has been called, or has come: now it has to start
             is_first_look, missing.seen = missing.seen is None, seen
@@ -106,7 +112,8 @@ class Lookout:
             return
         if calls >= MOST_CALLS:
             self._give_up(rank, round_, names)
-        if self._store.claim(self._layout.legs, claim_of_call(round_, rank), generation=calls, token=self._leg.token):
+        call = claim_of_call(rank, round_.version)
+        if self._store.claim(self._layout.legs, call, generation=calls, token=self._leg.token):
             self._call(rank, round_, names)
 
     def _limit_s(self, calls: int) -> float:
@@ -120,7 +127,7 @@ class Lookout:
             publish_left(self._store, self._layout, rank, leg - 1, self._leg.token, None)
         else:
             send_for((replacement(rank, residents, left, self._leg.lead_s),), self._spec, self._invocation)
-        old = [claim_of_call(r, rank) for r in calls_in(names, rank) if r < round_]
+        old = [claim_of_call(rank, version) for version in calls_in(names, rank) if version < round_.version]
         self._store.sweep(self._layout.legs, [name for name in names if name.rpartition(".")[0] in old])
         self._invocation.note(self._spec.run, sent_for=rank, missing_in=round_.name)
 

@@ -22,6 +22,7 @@ It may end anywhere. Everything here is a function of what is published: whoever
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 
 from estafeta.deadline import Deadline
 from estafeta.errors import Corrupt, EstafetaError, Gone
@@ -110,6 +111,8 @@ class _Resident:
     def _work(self) -> str:
         try:
             self._begin()
+            if self._was_the_last_stop():
+                return self._go(STOPPED)
             while (round_ := self._current_round()) is not None:
                 if why := self._in(round_):
                     return self._go(why)
@@ -132,6 +135,20 @@ class _Resident:
         self._last_epoch = newest_epoch(self._store, self._layout, weights.version // plan.steps_per_epoch)
         self._invocation.note(spec.run, began_at=weights.version, saved=saved, leg=leg.leg,
                               generation=leg.generation, lead_s=round(leg.lead_s, 3))  # fmt: skip
+
+    def _was_the_last_stop(self) -> bool:
+        """Whether the train round that made this version had the run stop: others may have ended, and wait for nobody.
+
+        If its contributions are retired, all ranks have gone on.
+        """
+        last = Round(self._version - 1, "train")
+        if not self._exchange.has_contributed(last):
+            return False
+        try:
+            with self._exchange.gather(last, wait=False) as gathered:
+                return bool(gathered.wishes & Wish.STOP)
+        except Gone:
+            return False
 
     def _current_round(self) -> Round | None:
         return current_round(self._plan, self._version, self._last_epoch)
@@ -237,7 +254,9 @@ class _Resident:
             if not self._has_shared:  # the leg before may have left in the middle
                 legs = legs_in(self._store.list(self._layout.partial), round_)
                 if self._leg.rank in legs:
-                    share.resume(self._store, self._layout.partial_of(round_, share.rank, legs[self._leg.rank]))
+                    # It is gone if another incarnation has published all of the share meanwhile: then ours is in vain.
+                    with suppress(Gone):
+                        share.resume(self._store, self._layout.partial_of(round_, share.rank, legs[self._leg.rank]))
         return share
 
     def _sweep_partials(self, round_: Round) -> None:

@@ -220,13 +220,15 @@ def _no_state(_part: Slice) -> dict[str, Array]:
 
 
 def _reached(store: Store, layout: RunLayout, workers: int, saved: int) -> int:
-    """Where the last round starts to which all ranks have contributed, without a gap, since a saved version.
+    """The newest version that all ranks are known to have had, without a gap, since a saved version.
 
-    That round is not redone but done: the others may still wait for this rank's slice of what it makes, or for its
-    norms. Rounds before it are over for everybody.
+    They have contributed to a round that starts from it, be it only the scoring of it. The round that makes the next
+    version is not redone but done: the others may still wait for this rank's slice of that, or for its norms. Slices
+    and norms of earlier rounds may have been retired: those are over for everybody.
     """
     version = saved
-    contributed = [messages_in(store.list(layout.outbox(rank)), "gradient") for rank in range(workers)]
+    listings = [store.list(layout.outbox(rank)) for rank in range(workers)]
+    contributed = [messages_in(names, "gradient") | messages_in(names, "scores") for names in listings]
     while all(version + 1 in versions for versions in contributed):
         version += 1
     return version

@@ -28,7 +28,7 @@ from estafeta.spec import Role, RunSpec
 from estafeta.store import Store
 
 from . import spending
-from .driver import Relay, perform
+from .driver import ATTEMPTS, Relay, perform
 from .events import Arrivals, Event, in_order
 from .faults import Killed
 from .specs import CODE
@@ -68,6 +68,7 @@ class Actor:
         began: When, in virtual seconds.
         wakes_at: When it goes on.
         dies_after: After how many calls it is killed, if it is.
+        frozen_until: It does not go on before that.
     """
 
     event: Event
@@ -77,8 +78,14 @@ class Actor:
     dies_after: int | None = None
     calls: int = 0
     dead: bool = False
+    frozen_until: float = 0.0
     generators: tuple[Any, ...] | None = None
     machine: Machine[Any] = field(init=False)
+
+    @property
+    def goes_on_at(self) -> float:
+        """When it goes on."""
+        return max(self.wakes_at, self.frozen_until)
 
 
 class Stage(Relay):
@@ -95,6 +102,7 @@ class Stage(Relay):
         draws: Whether the job draws random numbers while it trains.
         files: What carries the calls out.
         store: See `Relay`.
+        attempts: How often an event is tried.
     """
 
     def __init__(
@@ -110,8 +118,9 @@ class Stage(Relay):
         dies_after: Callable[[Event], int | None] = lambda event: None,
         files: Files | None = None,
         store: Store | None = None,
+        attempts: int = ATTEMPTS,
     ) -> None:
-        super().__init__(root, spec, code, arrivals=arrivals, store=store)
+        super().__init__(root, spec, code, arrivals=arrivals, store=store, attempts=attempts)
         self.now = 0.0
         self.turns = 0
         self.most_turns = MOST_TURNS
@@ -132,9 +141,9 @@ class Stage(Relay):
         self.turns += 1
         assert self.turns < self.most_turns, "\n".join(("the run does not end:", *self.history[-60:]))
         self._deliver_due()
-        ready = [actor for actor in self._actors if actor.wakes_at <= self.now]
+        ready = [actor for actor in self._actors if actor.goes_on_at <= self.now]
         if not ready:
-            times = [actor.wakes_at for actor in self._actors] + self._next_delivery()
+            times = [actor.goes_on_at for actor in self._actors] + self._next_delivery()
             if not times:
                 return False
             self.now = max(self.now, min(times))
@@ -154,16 +163,20 @@ class Stage(Relay):
         return actor.machine.results[0]
 
     def kill(self, actor: Actor) -> None:
-        """End an invocation now; it does nothing from here on."""
+        """End an invocation now; it does nothing from here on, and Lambda does not try again."""
         actor.dead = True
         while not actor.machine.finished:
-            actor.machine.step()
+            self._within(actor, actor.machine.step)
+        self._actors.remove(actor)
+
+    def freeze(self, actor: Actor, seconds: float) -> None:
+        """Have an invocation stand still for so long, whatever it waits for."""
+        actor.frozen_until = self.now + seconds
 
     def kill_all(self) -> None:
         """End all that is at work, and lose all events that wait."""
         for actor in list(self._actors):
             self.kill(actor)
-        self._actors.clear()
         self._queue.clear()
 
     def lose(self, which: Callable[[Event], bool]) -> None:

@@ -170,6 +170,18 @@ def test_steps_are_taken_as_far_as_all_have_contributed(topology: str, tmp_path:
 
 
 @TOPOLOGIES
+def test_a_step_is_over_when_all_have_scored_what_it_made(topology: str, tmp_path: Path) -> None:
+    """They have retired their slices of it: who took it once more would wait for ever."""
+    run = Run(tmp_path, topology, saves=(1,))
+    run.work()
+    for rank in range(run.spec.workers):
+        run.ring.store.publish(run.ring.layout.message(rank, "scores", ROUNDS), [b"token"], "token")
+    found, saved = run.restore(0)
+    assert saved == 1
+    assert_restored(run, 0, found)
+
+
+@TOPOLOGIES
 def test_a_version_of_which_a_part_is_missing_is_not_taken(topology: str, tmp_path: Path) -> None:
     """A rank died before it had saved; the others' parts are there, and the redo log too."""
     run = Run(tmp_path, topology, saves=(1, 3))
