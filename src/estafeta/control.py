@@ -22,11 +22,7 @@ from estafeta.inspection import inspect
 from estafeta.invocation import Invocation, dispatch
 from estafeta.layout import RUNS, RunLayout
 from estafeta.outcome import RESERVE_BYTES, fail
-<<<<<<< HEAD
-from estafeta.removal import export_if_missing, strip
-=======
 from estafeta.removal import clean, empty_trash, export_if_missing
->>>>>>> main
 from estafeta.snapshot import OUTCOMES, Prepare, Snapshot, next_actions, read_epoch, take_snapshot, takeovers
 from estafeta.spec import (
     CleanVerb,
@@ -90,10 +86,9 @@ def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:
             return _stop(_spec(verb.run, invocation), invocation)
         case RunVerb():
             return _resume(_spec(verb.run, invocation), invocation)
-        case CleanVerb(keep_final=True):
-            return strip(_spec(verb.run, invocation), invocation)
         case CleanVerb():
-            return _clean(verb.run, invocation)
+            empty_trash(invocation.store)
+            return clean(_spec(verb.run, invocation), invocation, keep_final=verb.keep_final)
         case ForkVerb():
             return fork(verb, _spec(verb.run, invocation), invocation)
 
@@ -219,21 +214,6 @@ def _reopen(spec: RunSpec, invocation: Invocation) -> None:
         store.move(layout.outcome(state), layout.outcome(f"{state}-{earlier + 1:02d}"))
 
 
-<<<<<<< HEAD
-def _clean(run: str, invocation: Invocation) -> dict[str, Any]:
-    """Remove a run that has ended, with all its files; go on with that if an earlier attempt was broken off."""
-    store, layout = invocation.store, RunLayout(run)
-    outcomes = [layout.outcome(state).rpartition("/")[2] for state in OUTCOMES]
-    if store.list(layout.root).isdisjoint(outcomes):
-        store.remove_if_empty(layout.root)
-        _spec(run, invocation)
-        raise UsageError(f"{run} has not ended", hint=f"estafeta stop {run}")
-    store.remove_tree(layout.root, last=[layout.spec.rpartition("/")[2], *outcomes])
-    return {"run": run}
-
-
-=======
->>>>>>> main
 def _give_up(record: Any, invocation: Invocation) -> dict[str, Any]:
     """End a run as failed, for an event that Lambda could not get done."""
     run = run_of(record)

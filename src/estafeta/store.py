@@ -284,19 +284,11 @@ class Store:
         for name in sorted(names):
             self._remove(self.absolute(f"{directory}/{name}"))
 
-<<<<<<< HEAD
-    def sweep_temporary(self, directory: str) -> None:
-        """Remove the temporary files in a directory: those of dead writers. Whoever still writes there fails."""
-        self.sweep(directory, self.unpublished(directory))
-
-    def remove_tree(self, directory: str, last: Sequence[str] = ()) -> None:
-=======
     def sweep_unpublished(self, directory: str) -> None:
         """Remove what writers that have died left under temporary names. Nobody may be writing there."""
         self.sweep(directory, self.unpublished(directory))
 
     def remove_tree(self, directory: str) -> None:
->>>>>>> main
         """Remove a directory with all that is in it, temporary files of dead writers too.
 
         A directory that the server still holds for an open file stays behind, empty of published names.
