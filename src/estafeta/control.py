@@ -91,10 +91,9 @@ def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:
             return _stop(_spec(verb.run, invocation), invocation)
         case RunVerb():
             return _resume(_spec(verb.run, invocation), invocation)
-        case CleanVerb(keep_final=True):
-            return strip(_spec(verb.run, invocation), invocation)
         case CleanVerb():
-            return _clean(verb.run, invocation)
+            empty_trash(invocation.store)
+            return clean(_spec(verb.run, invocation), invocation, keep_final=verb.keep_final)
         case ForkVerb():
             return fork(verb, _spec(verb.run, invocation), invocation)
 
