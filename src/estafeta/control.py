@@ -91,9 +91,10 @@ def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:
             return _stop(_spec(verb.run, invocation), invocation)
         case RunVerb():
             return _resume(_spec(verb.run, invocation), invocation)
+        case CleanVerb(keep_final=True):
+            return strip(_spec(verb.run, invocation), invocation)
         case CleanVerb():
-            empty_trash(invocation.store)
-            return clean(_spec(verb.run, invocation), invocation, keep_final=verb.keep_final)
+            return _clean(verb.run, invocation)
         case ForkVerb():
             return fork(verb, _spec(verb.run, invocation), invocation)
 
