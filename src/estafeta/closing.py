@@ -14,7 +14,7 @@ from estafeta.invocation import Invocation
 from estafeta.layout import Round, RunLayout, closing_of, contribution_name, ranks_in
 from estafeta.patience import Patience
 from estafeta.quorum import may_miss, new_patience
-from estafeta.snapshot import read_plan
+from estafeta.snapshot import is_current, read_plan
 from estafeta.spec import RunSpec
 from estafeta.store import Store
 from estafeta.tensorfile import TensorFile
@@ -62,7 +62,9 @@ def await_others(round_: Round, rank: int, began: float, spec: RunSpec, invocati
     )
     if over is None:
         there = ranks_in(store.list(layout.contributions), round_)
-        if any(_rows(round_, member, layout, store) for member in there):  # there is no mean of none
+        # Asked after the listing: of a round that is over, contributions have perhaps been swept, which are not missing.
+        is_open = is_current(round_, store, spec)
+        if is_open and any(_rows(round_, member, layout, store) for member in there):  # there is no mean of none
             for late in sorted(everybody - there):
                 content = stand_in(round_, late, invocation.token)
                 store.publish(layout.contribution(round_, late), content, invocation.token)
