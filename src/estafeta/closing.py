@@ -62,7 +62,7 @@ def await_others(round_: Round, rank: int, began: float, spec: RunSpec, invocati
     )
     if over is None:
         there = ranks_in(store.list(layout.contributions), round_)
-        # Asked after the listing: in a round that is over, contributions have perhaps been swept, and are not missing.
+        # Asked after the listing: of a round that is over, contributions may have been swept; they are not missing.
         is_open = is_current(round_, store, spec)
         if is_open and any(_rows(round_, member, layout, store) for member in there):  # there is no mean of none
             for late in sorted(everybody - there):
