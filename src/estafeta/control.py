@@ -22,7 +22,7 @@ from estafeta.inspection import inspect
 from estafeta.invocation import Invocation, dispatch
 from estafeta.layout import RUNS, RunLayout
 from estafeta.outcome import RESERVE_BYTES, fail
-from estafeta.removal import clean, empty_trash, export_if_missing
+from estafeta.removal import export_if_missing, strip
 from estafeta.snapshot import OUTCOMES, Prepare, Snapshot, next_actions, read_epoch, take_snapshot, takeovers
 from estafeta.spec import (
     CleanVerb,
@@ -91,9 +91,10 @@ def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:
             return _stop(_spec(verb.run, invocation), invocation)
         case RunVerb():
             return _resume(_spec(verb.run, invocation), invocation)
+        case CleanVerb(keep_final=True):
+            return strip(_spec(verb.run, invocation), invocation)
         case CleanVerb():
-            empty_trash(invocation.store)
-            return clean(_spec(verb.run, invocation), invocation, keep_final=verb.keep_final)
+            return _clean(verb.run, invocation)
         case ForkVerb():
             return fork(verb, _spec(verb.run, invocation), invocation)
 
@@ -217,6 +218,18 @@ def _reopen(spec: RunSpec, invocation: Invocation) -> None:
     for state in ended:
         earlier = sum(name.startswith(f"{state}-") for name in names)
         store.move(layout.outcome(state), layout.outcome(f"{state}-{earlier + 1:02d}"))
+
+
+def _clean(run: str, invocation: Invocation) -> dict[str, Any]:
+    """Remove a run that has ended, with all its files; go on with that if an earlier attempt was broken off."""
+    store, layout = invocation.store, RunLayout(run)
+    outcomes = [layout.outcome(state).rpartition("/")[2] for state in OUTCOMES]
+    if store.list(layout.root).isdisjoint(outcomes):
+        store.remove_if_empty(layout.root)
+        _spec(run, invocation)
+        raise UsageError(f"{run} has not ended", hint=f"estafeta stop {run}")
+    store.remove_tree(layout.root, last=[layout.spec.rpartition("/")[2], *outcomes])
+    return {"run": run}
 
 
 def _give_up(record: Any, invocation: Invocation) -> dict[str, Any]:

@@ -26,7 +26,6 @@
                STOP, done.json | stopped.json | failed.json     how it ended
                watch.json                               what the watchdog remembers
                reserve                                  room for the last words of a run that fills the disk
-    trash/<run>-<16 hex digits>/                        a run that is being cleaned away
     datasets/<name>/manifest.json                       what is in the data set; where it is, the data set is
                     0123456789abcdef-000012.safetensors block 12, as this attempt at importing has written it
 
@@ -47,9 +46,6 @@ Phase = Literal["train", "valid"]
 
 RUNS = "runs"
 RUN_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-
-TRASH = "trash"
-"""Folder where runs go that are cleaned away: out of the others' sight in one step, then removed file by file."""
 
 DATASETS = "datasets"
 DATASET_NAME = RUN_NAME
