@@ -6,8 +6,8 @@ killed      `kill -9` of the execution environment of a worker that is at work, 
             warm local service. An epoch is a single round, so the epoch records say when each round ended: the
             stall is the longest gap between two of them after a kill, less a normal round. It has in it that the
             peers notice, that another environment starts and loads, and that it gets back to where the run is.
-duplicate   every event is delivered twice (`--chaos duplicate=1`): how long the invocations are billed that found
-            out that they are the second. Lambda bills whole milliseconds.
+duplicate   every event is delivered twice (`--chaos duplicate=1`): how long the invocations last that find out
+            that they are the second. Where no environment is idle, Lambda starts one; that is not in it.
 looking     the same of rank 0, whose second deliveries wait until the rank publishes something
 """
 
@@ -124,19 +124,19 @@ def duplicates(home: Home, options: argparse.Namespace) -> list[Result]:
                      rounds_per_invocation=LEG_ROUNDS, **job_options(options))  # fmt: skip
     run.wait()
     _, round_ms = stalls_ms(run, [])
-    found = list(billed_ms(run))
+    found = list(second_deliveries(run))
     return [
-        result(case, run, options, [billed for rank, billed in found if (rank == 0) == looks], round_ms)
+        result(case, run, options, [lasted_ms for rank, lasted_ms in found if (rank == 0) == looks], round_ms)
         for case, looks in (("duplicate", False), ("looking", True))
     ]
 
 
-def billed_ms(run: Run) -> Iterator[tuple[int, float]]:
-    """The rank of each second delivery, and what it is billed for."""
+def second_deliveries(run: Run) -> Iterator[tuple[int, float]]:
+    """The rank of each, and how many milliseconds it lasted."""
     for entry in run.log():
-        billed = re.search(r"Billed Duration: (\d+) ms", entry.report)
-        if billed and any(f'"done": "{SECOND}' in line for line in entry.lines):
-            yield int(entry.note["rank"]), float(billed[1])
+        lasted = re.search(r"\tDuration: ([\d.]+) ms", entry.report)
+        if lasted and any(f'"done": "{SECOND}' in line for line in entry.lines):
+            yield int(entry.note["rank"]), float(lasted[1])
 
 
 def job_options(options: argparse.Namespace) -> dict[str, object]:

@@ -79,7 +79,8 @@ def _proceed(spec: RunSpec, invocation: Invocation) -> str:
                 return ", ".join([*steps, f"finished: {end.why}"])
             case (Work(round_), *_):
                 mark = spec.token, round_
-                if not steps and (invocation.memory.get(INVOKED) == mark or not _concluded(snapshot, spec, invocation)):
+                has_invoked = invocation.memory.get(INVOKED) == mark
+                if not steps and (has_invoked or not _concluded(snapshot, spec, invocation)):
                     return "left: the workers are at it"
                 dispatch(actions, spec, invocation)
                 invocation.memory[INVOKED] = mark
