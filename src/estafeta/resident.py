@@ -30,7 +30,7 @@ from estafeta.errors import Corrupt, EstafetaError, Gone
 from estafeta.exchange import Exchange
 from estafeta.finish import finish
 from estafeta.gathered import Gathered
-from estafeta.handover import Leaving, Leg, take
+from estafeta.handover import Leaving, Leg
 from estafeta.history import EpochRecord, judge
 from estafeta.invocation import Invocation
 from estafeta.layout import Round, RunLayout, legs_in, partial_rank, round_of
@@ -44,7 +44,7 @@ from estafeta.saving import Saver, restore
 from estafeta.session import Session, open_session
 from estafeta.share import Share
 from estafeta.snapshot import Finish, current_round, newest_epoch, read_plan, take_snapshot
-from estafeta.spec import Plan, RunSpec, WorkerEvent
+from estafeta.spec import Plan, RunSpec
 from estafeta.tensorfile import Array
 from estafeta.totals import means
 
@@ -54,8 +54,8 @@ LOOK_S = 0.05
 """Between two looks whether a round has been closed while this rank still works on its share of it."""
 
 
-def reside(event: WorkerEvent, spec: RunSpec, invocation: Invocation) -> str:
-    """Be a leg of a rank.
+def reside(leg: Leg, spec: RunSpec, invocation: Invocation) -> str:
+    """Be a leg of a rank, which has been claimed.
 
     Returns:
         What was done, for the log.
@@ -63,9 +63,6 @@ def reside(event: WorkerEvent, spec: RunSpec, invocation: Invocation) -> str:
     Raises:
         UserCodeError, NotFinite, Diverged, UsageError, Corrupt: What fails every time.
     """
-    leg = take(event, spec, invocation)
-    if isinstance(leg, str):
-        return leg
     plan = read_plan(invocation.store, RunLayout(spec.run))
     session = open_session(spec, invocation)
     session.version = None  # its parameters will be those of no saved version

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from estafeta.closing import await_others, patience_of
 from estafeta.deadline import Deadline
 from estafeta.errors import EstafetaError, Gone
+from estafeta.handover import take
 from estafeta.invocation import Invocation, dispatch, read_spec
 from estafeta.layout import RunLayout, claim_of, contribution_name, ranks_in
 from estafeta.outcome import fail
@@ -47,9 +48,7 @@ def work(event: WorkerEvent, invocation: Invocation) -> dict[str, Any]:
 
             done = prepare(spec, invocation)
         elif event.task == "reside":
-            from estafeta.resident import reside
-
-            done = reside(event, spec, invocation)
+            done = _reside(event, spec, invocation)
         else:
             done = contribute(event, spec, invocation)
     except Gone as error:
@@ -61,6 +60,16 @@ def work(event: WorkerEvent, invocation: Invocation) -> dict[str, Any]:
         fail(invocation, layout, _failure(error, event))
     invocation.note(event.run, done=done)
     return {"done": done}
+
+
+def _reside(event: WorkerEvent, spec: RunSpec, invocation: Invocation) -> str:
+    """Be a leg of a resident rank; who finds that there is nothing to do has not imported torch for it."""
+    leg = take(event, spec, invocation)
+    if isinstance(leg, str):
+        return leg
+    from estafeta.resident import reside
+
+    return reside(leg, spec, invocation)
 
 
 def contribute(event: WorkerEvent, spec: RunSpec, invocation: Invocation) -> str:

@@ -187,6 +187,11 @@ class Relay:
         if self._queue:
             heapq.heappop(self._queue)
 
+    def lose_last(self) -> None:
+        """Lose the event that was sent last."""
+        self._queue.remove(max(self._queue, key=lambda entry: entry[1]))
+        heapq.heapify(self._queue)
+
     def drain(self) -> None:
         """Deliver until nothing is queued."""
         while self.step():

@@ -52,7 +52,7 @@ def test_nobody_is_late_while_it_is_not_known_what_is_usual() -> None:
     wait = closing(clock, *[1.0] * (KNOWN - 1))
     assert wait.left_s(3) == inf
     wait.learn()
-    assert wait.left_s(3) == 1.5
+    assert wait.left_s(3) == 1.5, "half as long again as usual"
 
 
 def test_too_few_wait_for_ever_and_a_quorum_half_as_long_again() -> None:
