@@ -219,6 +219,9 @@ def _give_up(record: Any, invocation: Invocation) -> dict[str, Any]:
     run = run_of(record)
     spec = _spec(run, invocation)
     failure = explain(record, spec.functions)
+    if spec.chaos:  # who was killed on purpose looks as if he had run out of memory
+        hint = f"faults are injected into this run ({spec.chaos}); it goes on with: estafeta resume {run}"
+        failure = failure.model_copy(update={"hint": hint})
     invocation.note(run, gave_up=failure.reason)
     fail(invocation, RunLayout(run), failure)
     return {"run": run}
