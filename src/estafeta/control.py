@@ -239,6 +239,9 @@ def _give_up(record: Any, invocation: Invocation) -> dict[str, Any]:
     spec = _spec(run, invocation)
     snapshot = take_snapshot(invocation.store, RunLayout(run), spec)
     failure, event = explain(record, spec.functions), record["requestPayload"]
+    if spec.chaos:  # who was killed on purpose looks as if he had run out of memory
+        hint = f"faults are injected into this run ({spec.chaos}); it goes on with: estafeta resume {run}"
+        failure = failure.model_copy(update={"hint": hint})
     invocation.note(run, gave_up=failure.reason)
     if is_due(event, snapshot) and not _is_replaced(event, failure.request_id, snapshot, invocation):
         fail(invocation, RunLayout(run), failure)

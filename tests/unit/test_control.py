@@ -13,6 +13,7 @@ import pytest
 
 from core.driver import Relay
 from core.environment import forget
+from core.events import failure_record
 from core.faults import Killed, Mortal
 from core.specs import CODE, spec_of
 from estafeta import control as module
@@ -238,6 +239,24 @@ def test_a_running_run_may_be_resumed(relay: Relay) -> None:
         relay.control("resume")
     relay.drain()
     assert relay.outcome().state == "done"
+
+
+# events that Lambda has given up
+
+
+@pytest.mark.parametrize(("chaos", "hint"), [("", "give it more"), ("kill=1,seed=3", "estafeta resume r")])
+def test_a_run_that_was_killed_on_purpose_is_not_told_to_take_more_memory(
+    chaos: str, hint: str, tmp_path: Path
+) -> None:
+    relay = Relay(tmp_path, spec_of("plain", chaos=chaos))
+    relay.start()
+    (event,) = relay.queued()
+    relay.drop()
+    relay.call("control", failure_record(event, "Runtime.ExitError", "Runtime exited with error: signal: killed"))
+    failure = relay.outcome().failure
+    assert failure is not None
+    assert hint in failure.hint
+    assert relay.control("resume")["state"] == "preparing"
 
 
 # fetch
