@@ -18,13 +18,25 @@ from estafeta.files import Reader
 from estafeta.finish import export
 from estafeta.handover import publish_left
 from estafeta.invocation import Invocation, dispatch
-from estafeta.layout import RUN_NAME, RUNS, RunLayout
+from estafeta.layout import RUN_NAME, RUNS, RunLayout, limits_in
+from estafeta.limits import limit_reached, limits_after, newest_limits, spent_so_far
 from estafeta.outcome import RESERVE_BYTES, fail
-from estafeta.snapshot import OUTCOMES, Prepare, Reside, Snapshot, next_actions, read_epoch, take_snapshot, takeovers
+from estafeta.snapshot import (
+    OUTCOMES,
+    Prepare,
+    Reside,
+    Snapshot,
+    current_round,
+    next_actions,
+    read_epoch,
+    take_snapshot,
+    takeovers,
+)
 from estafeta.spec import (
     ControlEvent,
     FetchVerb,
     Outcome,
+    ResumeVerb,
     RunSpec,
     RunsVerb,
     RunVerb,
@@ -55,7 +67,10 @@ def control(event: Any, invocation: Invocation) -> dict[str, Any]:
             return _give_up(event, invocation)
         verb = _verbs.validate_python(event)
         invocation.note(_run_of(verb), verb=verb.verb)
-        return _answer(verb, invocation)
+        try:
+            return _answer(verb, invocation)
+        finally:
+            invocation.note_end(_run_of(verb), verb.verb)
     except ValidationError as error:
         return _error(UsageError(f"control does not understand the event: {error}"))
     except EstafetaError as error:
@@ -76,8 +91,8 @@ def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:
             return _fetch(verb, invocation)
         case RunVerb(verb="stop"):
             return _stop(_spec(verb.run, invocation), invocation)
-        case RunVerb(verb="resume"):
-            return _resume(_spec(verb.run, invocation), invocation)
+        case ResumeVerb():
+            return _resume(verb, _spec(verb.run, invocation), invocation)
         case RunVerb():
             return _clean(_spec(verb.run, invocation), invocation)
 
@@ -137,6 +152,8 @@ def _summary(
         parameters=plan.size if plan else None,
         epoch=newest,
         epochs=tuple(record for record in records if record),
+        limits=newest_limits(store, layout, spec, store.list(layout.root)),
+        spent_usd=snapshot.last_epoch.spent_usd if snapshot.last_epoch else 0.0,
     )
     return status.model_dump(mode="json")
 
@@ -179,14 +196,37 @@ def _stop(spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
     return _summary(spec, invocation)
 
 
-def _resume(spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
+def _resume(verb: ResumeVerb, spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
     """Set a run going again from its newest version: after a stop, a failure, or when its last hint was lost."""
     store, layout = invocation.store, RunLayout(spec.run)
-    if take_snapshot(store, layout, spec).outcome == "done":
+    snapshot = take_snapshot(store, layout, spec)
+    if snapshot.outcome == "done":
         raise UsageError(f"{spec.run} is done", hint=f"estafeta status {spec.run}")
+    _renew_limits(verb, snapshot, spec, invocation)
     _reopen(layout, invocation)
     _take_over(spec, invocation)
     return _summary(spec, invocation)
+
+
+def _renew_limits(verb: ResumeVerb, snapshot: Snapshot, spec: RunSpec, invocation: Invocation) -> None:
+    """Publish the limits that hold from now on.
+
+    Raises:
+        UsageError: One of them is reached already.
+    """
+    store, layout = invocation.store, RunLayout(spec.run)
+    names = store.list(layout.root)
+    limits = limits_after(newest_limits(store, layout, spec, names), verb.limits, invocation.token, store.clock.time())
+    if snapshot.plan and snapshot.version is not None:
+        following = current_round(snapshot.plan, snapshot.version, snapshot.last_epoch)
+        spent_usd = spent_so_far(store, layout, snapshot.version, snapshot.last_epoch)
+        why = limit_reached(limits, following, spent_usd=spent_usd, now=limits.since)
+    else:
+        why = ""
+    if why:
+        raise UsageError(f"{spec.run} is at a limit: {why}", hint="raise or lift it: --max-cost, --max-rounds; or none")
+    number = max(limits_in(names), default=0) + 1
+    store.publish(layout.limits(number), [limits.to_json()], invocation.token)
 
 
 def _take_over(spec: RunSpec, invocation: Invocation) -> None:

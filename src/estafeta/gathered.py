@@ -83,7 +83,7 @@ class Gathered:
         self.wishes, self.common = 0, ~0
         for source in sources:
             head = source.head
-            self.totals.add(head.rows, dict(zip(names, head.sums, strict=True)), head.buffers)
+            self.totals.add(head.rows, dict(zip(names, head.sums, strict=True)), head.buffers, head.spent_usd)
             self.wishes |= head.wishes
             self.common &= head.wishes
         self._all = sources

@@ -68,6 +68,7 @@ class EpochRecord(BaseModel):
         stale_epochs: Epochs since then.
         stop: Why training ends here, or None.
         ended_at: When, in seconds since 1970. Nothing is decided by it.
+        spent_usd: What the run had cost, as its functions know it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
@@ -82,6 +83,7 @@ class EpochRecord(BaseModel):
     stale_epochs: int
     stop: str | None
     ended_at: float
+    spent_usd: float = 0.0
 
     def to_json(self) -> bytes:
         """As UTF-8 text, one line; NaN and infinities are written as such."""
@@ -97,6 +99,7 @@ def judge(
     metrics: Mapping[str, float],
     token: str,
     now: float,
+    spent_usd: float = 0.0,
 ) -> EpochRecord:
     """The record of an epoch, from its metrics and the record before.
 
@@ -128,4 +131,5 @@ def judge(
         stale_epochs=stale,
         stop=stop,
         ended_at=now,
+        spent_usd=spent_usd,
     )

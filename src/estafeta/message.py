@@ -3,7 +3,8 @@
 A round of a small model is over in some ten microseconds, in which a JSON header would be the longest part. So the head
 is packed binary, little endian, and its length is the same all through a run:
 
-    0    magic, format version, kind, wishes, version, rank, rows, element count, round time, digest of the head
+    0    magic, format version, kind, wishes, version, rank, dollars spent, rows, element count, round time, digest of
+         the head
     64   token: the writer's, zero padded
     128  digests   uint32[slices]   of each slice of the vector
          sums      float64[sums]    loss and metrics, summed over the rows
@@ -41,7 +42,7 @@ SMALL = 16_384
 ALIGNMENT = 64
 """The vector begins at a multiple of this (a cache line)."""
 
-_FIXED = struct.Struct("<8sHHIQIIQQdI4x64s")
+_FIXED = struct.Struct("<8sHHIQIfQQdI4x64s")
 _CRC_AT = 56
 
 
@@ -62,6 +63,7 @@ class Wish(IntFlag):
     READY = 2  # its successor is ready to take over
     LEAVE = 4  # it cannot stay for another round
     STOP = 8  # the run has been asked to stop
+    LIMIT = 16  # a limit of the run is reached
 
 
 class Head(NamedTuple):  # a tuple is made in a fifth of the time of a frozen dataclass, and each round makes one a rank
@@ -74,6 +76,7 @@ class Head(NamedTuple):  # a tuple is made in a fifth of the time of a frozen da
         rows: Rows that were summed over.
         wishes: What the rank would like to happen.
         round_s: How long its rounds take, by the median; 0 if it does not know yet.
+        spent_usd: What the rank has cost since it said so last; single precision.
         token: Of its writer.
         digests: Of each slice of the vector.
         sums: Loss and metrics, summed over the rows.
@@ -86,6 +89,7 @@ class Head(NamedTuple):  # a tuple is made in a fifth of the time of a frozen da
     rows: int
     wishes: int
     round_s: float
+    spent_usd: float
     token: str
     digests: tuple[int, ...]
     sums: tuple[float, ...]
@@ -137,6 +141,7 @@ class Form:
         rows: int = 0,
         wishes: int = Wish.NONE,
         round_s: float = 0.0,
+        spent_usd: float = 0.0,
         digests: Sequence[int] = (),
         sums: Sequence[float] = (),
         buffers: Mapping[str, Array] | None = None,
@@ -145,7 +150,7 @@ class Form:
         """Write a head; the arguments are as in `Head`, and `empty` says that there is no vector."""
         count = 0 if empty else self._count
         _FIXED.pack_into(
-            head, 0, MAGIC, FORMAT, kind, wishes, version, rank, 0, rows, count, round_s, 0, token.encode()
+            head, 0, MAGIC, FORMAT, kind, wishes, version, rank, spent_usd, rows, count, round_s, 0, token.encode()
         )
         digests = digests or (0,) * self._slices
         self._small.pack_into(head, FIXED_BYTES, *digests, *sums)
@@ -172,7 +177,7 @@ class Form:
         return head, vector
 
     def _unpack(self, head: bytearray) -> tuple[Head, int]:
-        magic, form, kind, wishes, version, rank, _, rows, count, round_s, crc, token = _FIXED.unpack_from(head)
+        magic, form, kind, wishes, version, rank, spent_usd, rows, count, round_s, crc, token = _FIXED.unpack_from(head)
         head[_CRC_AT : _CRC_AT + 4] = bytes(4)
         fits = (magic, form) == (MAGIC, FORMAT) and (count == self._count or count == rows == 0)
         if not fits or zlib.crc32(head) != crc:
@@ -180,7 +185,7 @@ class Form:
         small = self._small.unpack_from(head, FIXED_BYTES)
         buffers = {name: np.frombuffer(bytes(head[where]), dtype).reshape(shape)
                    for name, (where, dtype, shape) in self._buffers.items()}  # fmt: skip
-        return Head(kind, version, rank, rows, wishes, round_s, token.rstrip(b"\0").decode(),
+        return Head(kind, version, rank, rows, wishes, round_s, spent_usd, token.rstrip(b"\0").decode(),
                     small[: self._slices], small[self._slices :], buffers), count  # fmt: skip
 
 

@@ -12,12 +12,13 @@ from estafeta.sampling import steps_per_epoch
 from estafeta.session import Session, check_rows, open_session
 from estafeta.snapshot import next_actions, take_snapshot
 from estafeta.spec import Plan, RunSpec, Slot
+from estafeta.spending import Tab
 from estafeta.tensorfile import CODES, Array, encode
 from estafeta.topology import choose
 from estafeta.weights import Weights, publish_weights
 
 
-def prepare(spec: RunSpec, invocation: Invocation) -> str:
+def prepare(spec: RunSpec, invocation: Invocation, tab: Tab) -> str:
     """Publish the first weights and the plan, then do what is next.
 
     Returns:
@@ -36,7 +37,9 @@ def prepare(spec: RunSpec, invocation: Invocation) -> str:
         if learner.frozen:
             store.publish(layout.frozen, encode(learner.frozen, {"token": token}), token)
         state = spec.update_rule.initial_state(plan.size)
-        publish_weights(store, layout, Weights(0, learner.parameters, dict(learner.buffers), state), token)
+        first = Weights(0, learner.parameters, dict(learner.buffers), state, spent_usd=tab.usd())
+        if publish_weights(store, layout, first, token):
+            tab.said(first.spent_usd)
         store.publish(layout.plan, [plan.to_json()], token)
     actions = next_actions(take_snapshot(store, layout, spec))
     dispatch(actions, spec, invocation)

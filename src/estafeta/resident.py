@@ -31,20 +31,23 @@ from estafeta.history import EpochRecord, judge
 from estafeta.invocation import Invocation
 from estafeta.layout import Round, RunLayout, legs_in, partial_rank, round_of
 from estafeta.learner import check_gradient
+from estafeta.limits import limit_reached, newest_limits
 from estafeta.message import Wish
 from estafeta.replica import Replica, slices_of
 from estafeta.saving import Saver, restore
 from estafeta.session import Session, open_session
 from estafeta.share import Share
-from estafeta.snapshot import Finish, current_round, newest_epoch, read_plan, take_snapshot
+from estafeta.snapshot import Finish, current_round, newest_epoch, read_plan, round_after, take_snapshot
 from estafeta.spec import Plan, RunSpec, WorkerEvent
+from estafeta.spending import Tab
 from estafeta.tensorfile import Array
 from estafeta.totals import means
 
 STOPPED = "the run is to stop"
+LIMITED = "a limit of the run is reached"
 
 
-def reside(event: WorkerEvent, spec: RunSpec, invocation: Invocation) -> str:
+def reside(event: WorkerEvent, spec: RunSpec, invocation: Invocation, tab: Tab) -> str:
     """Be a leg of a rank.
 
     Returns:
@@ -66,14 +69,15 @@ def reside(event: WorkerEvent, spec: RunSpec, invocation: Invocation) -> str:
             leg.leave(None, str(order))
         return f"left: {order}"
     leg.sweep()
-    return _Resident(leg, session, spec, plan, invocation).stay()
+    return _Resident(leg, session, spec, plan, invocation, tab).stay()
 
 
 class _Resident:
     """A leg at work."""
 
-    def __init__(self, leg: Leg, session: Session, spec: RunSpec, plan: Plan, invocation: Invocation) -> None:
+    def __init__(self, leg: Leg, session: Session, spec: RunSpec, plan: Plan, invocation: Invocation, tab: Tab) -> None:
         self._leg, self._session, self._spec, self._plan, self._invocation = leg, session, spec, plan, invocation
+        self._tab = tab
         self._store, self._layout = invocation.store, RunLayout(spec.run)
         self._sums = tuple(session.learner.sums)
         self._exchange = Exchange(
@@ -83,6 +87,7 @@ class _Resident:
         self._next: Share | None = None
         self._has_shared = False
         self._last_epoch: EpochRecord | None = None
+        self._limit = ""
 
     def stay(self) -> str:
         """Work until the end of the run, or of the leg."""
@@ -99,6 +104,8 @@ class _Resident:
     def _work(self) -> str:
         try:
             self._begin()
+            if self._is_at_limit():
+                return self._end(self._limit, stopped=True, limited=True)
             while (round_ := self._current_round()) is not None:
                 if why := self._in(round_):
                     return self._go(why)
@@ -119,6 +126,9 @@ class _Resident:
         self._saver = Saver(self._store, self._layout, plan, rank=leg.rank, workers=spec.workers, token=leg.token,
                             saved=saved)  # fmt: skip
         self._last_epoch = newest_epoch(self._store, self._layout, weights.version // plan.steps_per_epoch)
+        if self._last_epoch:  # it knows what the valid round has cost
+            weights.spent_usd = max(weights.spent_usd, self._last_epoch.spent_usd)
+        self._limits = newest_limits(self._store, self._layout, spec, self._store.list(self._layout.root))
         self._invocation.note(spec.run, began_at=weights.version, saved=saved, leg=leg.leg,
                               generation=leg.generation, lead_s=round(leg.lead_s, 3))  # fmt: skip
 
@@ -152,6 +162,7 @@ class _Resident:
                 self._replica.advance(gathered, self._exchange)
             else:
                 totals = gathered.totals
+                self._replica.weights.spent_usd += totals.spent_usd
                 self._conclude_epoch(round_, means("valid", totals.rows, totals.sums))
         self._leg.note_round(self._store.clock.monotonic() - began)
         if self._leg.rounds == 1 and self._leg.relieved_at is not None:
@@ -160,7 +171,7 @@ class _Resident:
         if why or gathered.common & Wish.CHECKPOINT:
             self._save()
         # What an earlier leg of this rank has contributed made an end of that leg, and not of this one.
-        return why if is_mine or why == STOPPED else ""
+        return why if is_mine or why in (STOPPED, LIMITED) else ""
 
     # A contribution
 
@@ -193,22 +204,27 @@ class _Resident:
                 self._exchange.drop(outgoing)
             raise
         leg.note_share(clock.monotonic() - began)
-        wishes = leg.wishes() | self._saver.wish(round_.version, leg.round_s)
+        spent_usd = share.spent_usd + self._tab.usd()
+        wishes = leg.wishes() | self._saver.wish(round_.version, leg.round_s) | self._limit_wish(round_, spent_usd)
         train = round_.phase == "train"
         mine = self._exchange.contribute(
-            round_, outgoing, rows=learner.rows, wishes=wishes, round_s=leg.round_s,
+            round_, outgoing, rows=learner.rows, wishes=wishes, round_s=leg.round_s, spent_usd=spent_usd,
             sums=tuple(learner.sums.values()), buffers=learner.buffers if train and learner.rows else None,
         )  # fmt: skip
         self._sweep_partials(round_)
-        if not mine:
+        if mine:
+            self._tab.said(spent_usd - share.spent_usd)
+        else:
             leg.check_place()  # another incarnation was first: with the same bits, but perhaps in our place
         return wishes
 
     def _hand_on(self, share: Share, deadline: Deadline) -> None:
         path = self._layout.partial_of(share.round, share.rank, self._leg.leg + 1)
-        content = share.content(self._leg.token)
+        spent_usd = self._tab.usd()
+        content = share.content(self._leg.token, spent_usd)
         with deadline.transfer():
-            self._store.publish(path, content, self._leg.token)
+            if self._store.publish(path, content, self._leg.token):
+                self._tab.said(spent_usd)
         self._session.transfer_s = deadline.transfer_s
         raise Leaving("its share did not fit the time")
 
@@ -239,9 +255,35 @@ class _Resident:
 
     # What a round decides
 
+    def _is_at_limit(self) -> bool:
+        """Whether rank 0 begins where the run is to stop: then the others have saved that version and may have left."""
+        if self._leg.rank != 0:
+            return False
+        self._limit = self._limit_before(self._current_round(), 0.0)
+        return bool(self._limit) and self._saver.is_complete(self._version)
+
+    def _limit_wish(self, round_: Round, spent_usd: float) -> Wish:
+        """Rank 0 looks whether a limit of the run will be reached with this round.
+
+        Args:
+            round_: This round.
+            spent_usd: What this rank has cost since it said so last; what the others have is not known yet.
+        """
+        if self._leg.rank != 0:
+            return Wish.NONE
+        following = round_after(self._plan, round_)
+        self._limit = self._limit_before(following, self._spec.workers * spent_usd)
+        return Wish.LIMIT if self._limit else Wish.NONE
+
+    def _limit_before(self, following: Round | None, unsaid_usd: float) -> str:
+        spent_usd = self._replica.weights.spent_usd + unsaid_usd
+        return limit_reached(self._limits, following, spent_usd=spent_usd, now=self._store.clock.time())
+
     def _why_to_go(self, gathered: Gathered) -> str:
         if gathered.wishes & Wish.STOP:
             return STOPPED
+        if gathered.wishes & Wish.LIMIT:
+            return LIMITED
         if gathered.wishes & Wish.LEAVE:
             return "the time of a rank is short"
         return "all successors are ready" if gathered.common & Wish.READY else ""
@@ -257,6 +299,7 @@ class _Resident:
             metrics={**means("train", weights.rows, weights.sums), **valid},
             token=self._leg.token,
             now=self._store.clock.time(),
+            spent_usd=weights.spent_usd,
         )
         ends = record.stop is not None or round_.version >= plan.total_steps
         if record.best_version == round_.version or ends:
@@ -283,16 +326,20 @@ class _Resident:
 
     def _go(self, why: str) -> str:
         if why == STOPPED:
-            return self._end(None, stopped=True)
+            return self._end("on request", stopped=True)
+        if why == LIMITED:
+            if self._current_round() is None:  # the valid round has ended the training anyway
+                return self._end(self._last_epoch.stop if self._last_epoch else None)
+            return self._end(self._limit or why, stopped=True, limited=True)
         self._leg.leave(self._version, why)
         return f"handed over at version {self._version}: {why}"
 
-    def _end(self, why: str | None, *, stopped: bool = False) -> str:
+    def _end(self, why: str | None, *, stopped: bool = False, limited: bool = False) -> str:
         """Save; rank 0 waits for the others' parts and exports."""
         self._save()
         if self._leg.rank == 0:
             self._await_saved(self._version)
-            end = Finish("stopped", "on request") if stopped else Finish("done", why or "all epochs are done")
+            end = Finish("stopped", why or "", limited) if stopped else Finish("done", why or "all epochs are done")
             finish(end, take_snapshot(self._store, self._layout, self._spec), self._spec, self._invocation)
             for rank in range(self._spec.workers):  # what was exchanged, and kept as redo log, serves nobody any more
                 outbox = self._layout.outbox(rank)

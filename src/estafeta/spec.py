@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from estafeta.cost import Basis
 from estafeta.history import EarlyStopping, EpochRecord
 from estafeta.layout import Phase, Round
 from estafeta.optim import Optimizer, from_dict
@@ -52,6 +53,24 @@ class FunctionSettings(Document):
         return max(1, self.memory_mb // MB_PER_VCPU)
 
 
+class Limits(Document):
+    """What ends a run before its last epoch, as far as it is set: it stops then, and can be resumed.
+
+    Attributes:
+        max_cost_usd: Dollars that the run may cost, from its beginning on.
+        max_hours: Hours since it was started, or resumed.
+        max_rounds: Train rounds from its beginning on.
+        since: When it was started or resumed, in seconds since 1970.
+    """
+
+    format: Literal["estafeta-limits/1"] = "estafeta-limits/1"
+    token: str = ""
+    max_cost_usd: float | None = Field(default=None, gt=0)
+    max_hours: float | None = Field(default=None, gt=0)
+    max_rounds: int | None = Field(default=None, ge=1)
+    since: float = 0.0
+
+
 class RunSpec(Document):
     """Everything that a run was started with. The bits of its result are a function of this and the user's code.
 
@@ -63,6 +82,8 @@ class RunSpec(Document):
         topology: What was asked for; the plan has what became of it.
         rounds_per_invocation: After how many rounds a resident worker hands over at the latest; None: when its time is
             short.
+        limits: What ends it before its last epoch, until it is resumed.
+        basis: What its price depends on.
         window_mb: MiB of blocks of a stored data set that are shuffled together.
     """
 
@@ -85,6 +106,8 @@ class RunSpec(Document):
     window_mb: int = Field(default=128, ge=1)
     optimizer: dict[str, Any]
     early_stopping: EarlyStopping
+    limits: Limits = Limits()
+    basis: Basis = Basis()
     functions: dict[Role, FunctionSettings]
 
     @cached_property
@@ -167,7 +190,11 @@ class Failure(Document):
 
 
 class Outcome(Document):
-    """The end of a run: `done.json`, `stopped.json` or `failed.json`."""
+    """The end of a run: `done.json`, `stopped.json` or `failed.json`.
+
+    Attributes:
+        limited: Whether a limit of its own has stopped it.
+    """
 
     format: Literal["estafeta-outcome/1"] = "estafeta-outcome/1"
     token: str
@@ -176,6 +203,7 @@ class Outcome(Document):
     best_version: int | None = None
     weights_sha256: str | None = None
     why: str = ""
+    limited: bool = False
     failure: Failure | None = None
     ended_at: float
 
@@ -188,6 +216,8 @@ class Status(Document):
         version: Steps done.
         epoch: Epochs done.
         epochs: Records of the epochs that were asked for.
+        limits: The limits that hold now.
+        spent_usd: What it had cost at the end of the newest epoch, as its functions know it.
     """
 
     spec: RunSpec
@@ -202,6 +232,8 @@ class Status(Document):
     parameters: int | None
     epoch: int
     epochs: tuple[EpochRecord, ...]
+    limits: Limits = Limits()
+    spent_usd: float = 0.0
 
 
 class WorkerEvent(Document):
@@ -255,8 +287,20 @@ class StartVerb(Document):
 class RunVerb(Document):
     """A verb that needs no more than the run's name."""
 
-    verb: Literal["stop", "resume", "clean"]
+    verb: Literal["stop", "clean"]
     run: str
+
+
+class ResumeVerb(Document):
+    """Set a run going again.
+
+    Attributes:
+        limits: The limits that change, by their names in `Limits`; null lifts one.
+    """
+
+    verb: Literal["resume"]
+    run: str
+    limits: dict[str, float | None] = {}
 
 
 class StatusVerb(Document):
@@ -283,4 +327,6 @@ class FetchVerb(Document):
     offset: int = Field(default=0, ge=0)
 
 
-ControlEvent = Annotated[StartVerb | RunVerb | StatusVerb | RunsVerb | FetchVerb, Field(discriminator="verb")]
+ControlEvent = Annotated[
+    StartVerb | RunVerb | ResumeVerb | StatusVerb | RunsVerb | FetchVerb, Field(discriminator="verb")
+]

@@ -18,16 +18,19 @@ class Totals:
     Attributes:
         rows: Rows that were summed over.
         sums: Loss and metrics, summed over these rows.
+        spent_usd: What the contributions say they have cost.
     """
 
     def __init__(self) -> None:
         self.rows = 0
+        self.spent_usd = 0.0
         self.sums: dict[str, float] = {}
         self._buffers: dict[str, Array] = {}
 
-    def add(self, rows: int, sums: Mapping[str, float], buffers: Mapping[str, Array]) -> None:
+    def add(self, rows: int, sums: Mapping[str, float], buffers: Mapping[str, Array], spent_usd: float = 0.0) -> None:
         """Add the next rank's."""
         self.rows += rows
+        self.spent_usd += spent_usd
         for name, value in sums.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
         for name, array in buffers.items() if rows else ():

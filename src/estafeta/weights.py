@@ -1,7 +1,8 @@
 """A weights version on disk: parameters with buffers, and the optimiser's state.
 
     <version>.safetensors             parameters float32[P], buffer.<name>; metadata: format, token, version,
-                                      rows and sums of the epoch so far (they become `train_loss` at its end)
+                                      rows and sums of the epoch so far (they become `train_loss` at its end),
+                                      spent (dollars that the run has cost so far)
     <version>.optimizer.safetensors   one float32[P] for each state vector of the optimiser
 
 or, where each rank keeps a slice, one file for each rank:
@@ -47,6 +48,7 @@ class Weights:
         state: The optimiser's state vectors by name; float32[P] each, or of the slice that this rank keeps.
         rows: Rows of the epoch so far.
         sums: Loss and metrics, summed over these rows.
+        spent_usd: What the run has cost so far, as its functions know it (`spending.py`).
     """
 
     version: int
@@ -55,14 +57,16 @@ class Weights:
     state: dict[str, Array] = field(default_factory=dict)
     rows: int = 0
     sums: dict[str, float] = field(default_factory=dict)
+    spent_usd: float = 0.0
 
     def advance(self, totals: Totals, plan: Plan) -> None:
-        """Count a step whose update is done: the version, the buffers, and the tally of the epoch."""
+        """Count a step whose update is done: the version, the buffers, the tally of the epoch, the dollars."""
         begins = self.version % plan.steps_per_epoch == 0
         self.rows = totals.rows + (0 if begins else self.rows)
         self.sums = {name: value + (0.0 if begins else self.sums[name]) for name, value in totals.sums.items()}
         if self.buffers:
             self.buffers = totals.buffers(self.buffers)
+        self.spent_usd += totals.spent_usd
         self.version += 1
 
 
@@ -122,6 +126,7 @@ def read_weights(store: Store, layout: RunLayout, version: int, parameters: Arra
         buffers = {name.removeprefix(BUFFER): file.read(name) for name in file.entries if name.startswith(BUFFER)}
         weights.buffers.update(buffers)
         weights.rows, weights.sums = int(file.metadata["rows"]), json.loads(file.metadata["sums"])
+        weights.spent_usd = max(weights.spent_usd, float(file.metadata["spent"]))  # ranks may know more or less of it
         return weights
 
     def read_next(reader: Reader) -> None:
@@ -180,6 +185,14 @@ def token_of_version(store: Store, layout: RunLayout, version: int) -> str:
     return store.reading(layout.version(version), lambda reader: TensorFile(reader).metadata["token"])
 
 
+def spent_at(store: Store, layout: RunLayout, version: int) -> float:
+    """Dollars that a run had cost when a version was published; raises `Gone` as `read_weights` does."""
+    spent: list[float] = []
+    _read(store, layout, version, layout.version(version),
+          lambda reader: spent.append(float(TensorFile(reader).metadata["spent"])))  # fmt: skip
+    return max(spent)
+
+
 def _read(store: Store, layout: RunLayout, version: int, whole: str, read: Callable[[Reader], None]) -> None:
     """Read the one file of a version, or all pieces.
 
@@ -205,4 +218,4 @@ def _header(weights: Weights, token: str) -> dict[str, str]:
 
 
 def _tally(weights: Weights) -> dict[str, str]:
-    return {"rows": str(weights.rows), "sums": json.dumps(weights.sums)}
+    return {"rows": str(weights.rows), "sums": json.dumps(weights.sums), "spent": repr(weights.spent_usd)}

@@ -15,6 +15,7 @@ from estafeta.spec import (
     ControlEvent,
     FunctionSettings,
     Plan,
+    ResumeVerb,
     RunSpec,
     RunVerb,
     Slot,
@@ -83,7 +84,8 @@ def test_verbs_are_told_apart() -> None:
     spec = spec_of("plain")
     assert isinstance(verbs.validate_python({"verb": "start", "spec": spec.model_dump(), "code": {}}), StartVerb)
     assert isinstance(verbs.validate_python({"verb": "status", "run": "r"}), StatusVerb)
-    for verb in ("stop", "resume", "clean"):
+    assert verbs.validate_python({"verb": "resume", "run": "r"}) == ResumeVerb(verb="resume", run="r")
+    for verb in ("stop", "clean"):
         assert verbs.validate_python({"verb": verb, "run": "r"}) == RunVerb(verb=verb, run="r")
     for wrong in ({}, {"verb": "dance"}, {"verb": "stop"}, {"verb": "stop", "run": "r", "now": True}):
         with pytest.raises(ValidationError):

@@ -7,12 +7,23 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from estafeta.cli.finding import find_run
-from estafeta.cli.options import Manners, detach, json_output, on_service, output_dir, quiet, run_name, verbose
+from estafeta.cli.options import (
+    Manners,
+    detach,
+    json_output,
+    limit_options,
+    limits_of,
+    on_service,
+    output_dir,
+    quiet,
+    run_name,
+    verbose,
+)
 from estafeta.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,6 +72,7 @@ def _pairs(_context: click.Context, _parameter: click.Parameter, texts: tuple[st
     callback=_pairs,
     help="Change the job or the functions: epochs, optimizer.lr, model.hidden, worker.timeout_s …",
 )
+@limit_options
 @output_dir
 @click.option(
     "--template",
@@ -75,6 +87,7 @@ def _pairs(_context: click.Context, _parameter: click.Parameter, texts: tuple[st
 @click.pass_obj
 def train(
     manners: Manners,
+    /,
     job: str,
     workers: int,
     topology: Choice,
@@ -83,10 +96,12 @@ def train(
     output_dir: str,
     template: str | None,
     detach: bool,
+    **limits: Any,
 ) -> int:
     """Train a job, and follow it to its end.
 
-    Ctrl-C leaves the run to itself; Ctrl-C twice stops it.
+    A run that reaches a limit (--max-cost, --max-hours, --max-rounds) stops by itself within a round, keeps its
+    weights, and can be resumed; the exit code is 0. Ctrl-C leaves the run to itself; Ctrl-C twice stops it.
     """
     began = time.monotonic()
     from estafeta.cli.following import Watch
@@ -101,14 +116,23 @@ def train(
         if on != "inline":
             console.lively(f"starting   importing {job}, looking for the functions")
         try:
-            run = _start(job, on, workers, topology, options, Path(template) if template else None)
+            place = Path(template) if template else None
+            run = _start(job, on, workers, topology, options, limits_of(**limits), place)
         finally:
             console.still()
         watch = Watch(run, console, began, Path(output_dir))
         return watch.leave() if detach else watch.attend()
 
 
-def _start(job: str, on: On, workers: int, topology: Choice, options: dict[str, str], template: Path | None) -> Run:
+def _start(
+    job: str,
+    on: On,
+    workers: int,
+    topology: Choice,
+    options: dict[str, str],
+    limits: dict[str, float | None],
+    template: Path | None,
+) -> Run:
     """Import the job, which imports torch, while the service starts."""
     from estafeta.launch import connect, start
     from estafeta.shipping import import_job
@@ -118,7 +142,7 @@ def _start(job: str, on: On, workers: int, topology: Choice, options: dict[str, 
         imported = import_job(job)
         backend = connecting.result()
     try:
-        return start(*imported, backend=backend, workers=workers, topology=topology, options=options)
+        return start(*imported, backend=backend, workers=workers, topology=topology, options=options, limits=limits)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted while the run was being started: see `estafeta runs`") from None
 
@@ -141,22 +165,24 @@ def watch(manners: Manners, name: str, on: On) -> int:
 @click.command(epilog="Example: estafeta resume last")
 @run_name
 @on_service
+@limit_options
 @output_dir
 @detach
 @json_output
 @quiet
 @verbose
 @click.pass_obj
-def resume(manners: Manners, name: str, on: On, output_dir: str, detach: bool) -> int:
+def resume(manners: Manners, /, name: str, on: On, output_dir: str, detach: bool, **limits: Any) -> int:
     """Set a stopped or failed run going again.
 
-    It goes on from its newest weights, and is followed as in train.
+    It goes on from its newest weights, and is followed as in train. Its limits hold on, but for those that are given
+    anew, or lifted with "none".
     """
     began = time.monotonic()
     from estafeta.cli.following import Watch
 
     run = find_run(name, on)
-    run.resume()
+    run.resume(**limits_of(**limits))
     watch = Watch(run, manners.console(), began, Path(output_dir))
     return watch.leave() if detach else watch.attend()
 
