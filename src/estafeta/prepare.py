@@ -31,7 +31,7 @@ def prepare(spec: RunSpec, invocation: Invocation, tab: Tab) -> str:
     store, layout, token = invocation.store, RunLayout(spec.run), invocation.token
     if not store.exists(layout.plan):
         session = open_session(spec, invocation)
-        plan = _plan(session, spec, token)
+        plan = plan_of(session, spec, token)
         learner = session.learner
         learner.check_metrics(spec.early_stopping.monitor, validates=plan.valid_rows > 0)
         if learner.frozen:
@@ -46,7 +46,8 @@ def prepare(spec: RunSpec, invocation: Invocation, tab: Tab) -> str:
     return f"prepared, dispatched {len(actions)}"
 
 
-def _plan(session: Session, spec: RunSpec, token: str) -> Plan:
+def plan_of(session: Session, spec: RunSpec, token: str) -> Plan:
+    """What there is to know of a run before it begins; raises as `prepare` does."""
     learner, rows = session.learner, session.data.rows
     steps = steps_per_epoch(len(rows["train"]), spec.batch_size, spec.drop_last)
     check_rows(session.data, spec, steps)

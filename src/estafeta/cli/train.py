@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from estafeta.spec import Choice, On
 
 
-def _is_there(_context: click.Context, _parameter: click.Parameter, place: str) -> str:
+def job_file(_context: click.Context, _parameter: click.Parameter, place: str) -> str:
     """Refuse a job file that does not exist before anything is started for it."""
     file = place.partition(":")[0]
     if not Path(file).is_file():
@@ -39,7 +39,8 @@ def _is_there(_context: click.Context, _parameter: click.Parameter, place: str) 
     return place
 
 
-def _pairs(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+def pairs(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+    """What `-o` gives, by name."""
     pairs = [text.partition("=") for text in texts]
     for name, equals, _ in pairs:
         if not name or not equals:
@@ -48,7 +49,7 @@ def _pairs(_context: click.Context, _parameter: click.Parameter, texts: tuple[st
 
 
 @click.command(epilog="Example: estafeta train digits.py -n 4 -o epochs=5 -o optimizer.lr=0.01")
-@click.argument("job", metavar="JOB.py[:NAME]", callback=_is_there)
+@click.argument("job", metavar="JOB.py[:NAME]", callback=job_file)
 @click.option("-n", "--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Workers for a batch.")
 @click.option(
     "--topology",
@@ -69,7 +70,7 @@ def _pairs(_context: click.Context, _parameter: click.Parameter, texts: tuple[st
     "options",
     multiple=True,
     metavar="KEY=VALUE",
-    callback=_pairs,
+    callback=pairs,
     help="Change the job or the functions: epochs, optimizer.lr, model.hidden, worker.timeout_s …",
 )
 @limit_options
