@@ -9,14 +9,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator
 
+import numpy as np
 from pydantic import ValidationError
 
-from estafeta.blocks import Part, open_block, read_part
+from estafeta.blocks import Part, read_rows
 from estafeta.errors import Corrupt, Gone, UsageError
 from estafeta.files import Reader
 from estafeta.layout import DATASET_NAME, DATASETS, MANIFEST, DatasetLayout, attempt_of
 from estafeta.manifest import Manifest
 from estafeta.store import Store
+from estafeta.tensorfile import DTYPES
 
 
 def check_name(name: str) -> None:
@@ -34,6 +36,12 @@ def names(store: Store) -> list[str]:
     """The data sets that there are."""
     folders = sorted(filter(DATASET_NAME.fullmatch, store.list(DATASETS)))
     return [name for name in folders if MANIFEST in store.list(DatasetLayout(name).root)]
+
+
+def unfinished(store: Store) -> list[str]:
+    """Names that an import has begun to write under: it goes on, or was killed."""
+    folders = sorted(filter(DATASET_NAME.fullmatch, store.list(DATASETS)))
+    return [name for name in folders if MANIFEST not in store.list(DatasetLayout(name).root)]
 
 
 def read_manifest(store: Store, name: str) -> Manifest:
@@ -57,10 +65,11 @@ def read_manifest(store: Store, name: str) -> Manifest:
 
 def read_block(store: Store, manifest: Manifest, number: int) -> list[Part]:
     """All parts of the rows of one block, checked against their digests, as they were stored."""
+    rows = manifest.blocks[number].rows
+    room = [np.empty((rows, *kind.shape), DTYPES[kind.dtype]) for kind in manifest.kinds if not kind.sparse]
 
     def read(reader: Reader) -> list[Part]:
-        file = open_block(reader, manifest, number)
-        return [read_part(file, kind) for kind in manifest.kinds]
+        return read_rows(reader, manifest, number, room)
 
     return store.reading(DatasetLayout(manifest.name).block(manifest.attempt, number), read)
 
@@ -76,8 +85,6 @@ def verify(store: Store, manifest: Manifest) -> Iterator[int]:
             parts = read_block(store, manifest, number)
         except Gone as error:
             raise Corrupt(f"block {number} of data set {manifest.name!r} is missing") from error
-        except (Corrupt, KeyError) as error:
-            raise Corrupt(f"block {number} of data set {manifest.name!r} is damaged: {error}") from error
         for kind, part in zip(manifest.kinds, parts, strict=True):
             if len(part) != extent.rows:
                 raise Corrupt(f"block {number} of data set {manifest.name!r} has {len(part)} rows of {kind.name}, "
@@ -93,13 +100,16 @@ def remove(store: Store, name: str) -> None:
 
 
 def sweep_blocks(store: Store, name: str, wanted: Callable[[str], bool]) -> None:
-    """Remove the blocks of the attempts at importing that are `wanted`."""
+    """Remove the blocks of some attempts at importing: those that are `wanted` away."""
     folder = DatasetLayout(name).root
     found = [(file, attempt_of(file)) for file in store.list(folder)]
     store.sweep(folder, [file for file, attempt in found if attempt and wanted(attempt)])
 
 
 def _unknown(store: Store, name: str) -> UsageError:
+    if name in unfinished(store):
+        return UsageError(f"there is no data set named {name!r} in the store; an import of it goes on, or was killed",
+                          hint=f"import it again, or remove what it has left: estafeta data rm {name}")  # fmt: skip
     there = names(store)
     if not there:
         return UsageError(f"there is no data set named {name!r} in the store, which has none",

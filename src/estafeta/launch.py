@@ -15,9 +15,10 @@ from estafeta.errors import UsageError
 from estafeta.job import Job
 from estafeta.limits import limits_after
 from estafeta.local.config import FunctionConfig
+from estafeta.local.faults import FAULTS, FAULTS_NAME, Faults
 from estafeta.local.template import read_template
 from estafeta.overrides import override
-from estafeta.run import Run
+from estafeta.run import Run, new_name
 from estafeta.settings import to_dict
 from estafeta.shipping import find_job
 from estafeta.spec import Choice, FunctionSettings, Limits, On, RunSpec
@@ -40,6 +41,7 @@ def train(
     max_cost: float | None = None,
     max_hours: float | None = None,
     max_rounds: int | None = None,
+    chaos: str = "",
     wait: bool = True,
 ) -> Run:
     """Train a job.
@@ -56,6 +58,9 @@ def train(
         max_cost: Stop when the run has cost so many dollars, or locally when it would have on AWS.
         max_hours: Stop after so many hours.
         max_rounds: Stop after so many train rounds.
+        chaos: Faults for the local service to inject into this run, such as `"duplicate=0.1,kill=0.05,seed=3"`:
+            probabilities of `duplicate`, `drop` and `delay` for each event, of `kill` for each invocation, of `slow`
+            for each execution environment. The bits stay the same.
         wait: Wait for the end; otherwise return at once. An inline run always waits.
 
     Returns:
@@ -71,9 +76,10 @@ def train(
             "the job's module trains while a function imports it",
             hint='put the call under: if __name__ == "__main__":',
         )
+    check_chaos(chaos, on)
     limits = {"max_cost_usd": max_cost, "max_hours": max_hours, "max_rounds": max_rounds}
     run = start(*find_job(job), backend=connect(on), workers=workers, topology=topology, options=options or {},
-                limits=limits)  # fmt: skip
+                chaos=chaos, limits=limits)  # fmt: skip
     return run.wait() if wait or on == "inline" else run
 
 
@@ -142,11 +148,13 @@ def start(
     workers: int,
     topology: Choice = "auto",
     options: Mapping[str, Any],
+    chaos: str = "",
     limits: Mapping[str, float | None] | None = None,
 ) -> Run:
     """Start a run of a job that has been found, with those of `Limits` that are set; else as `train` does."""
+    check_chaos(chaos, backend.on)
     spec, job = spec_for(job, place, backend=backend, workers=workers, topology=topology, options=options,
-                         limits=limits or {})  # fmt: skip
+                         chaos=chaos, limits=limits or {})  # fmt: skip
     backend.call({"verb": "start", "spec": spec.model_dump(mode="json"), "code": code})
     return Run(spec.run, backend, job)
 
@@ -159,16 +167,17 @@ def spec_for(
     workers: int,
     topology: Choice,
     options: Mapping[str, Any],
+    chaos: str = "",
     limits: Mapping[str, float | None],
 ) -> tuple[RunSpec, Job]:
     """What a job and some choices make of a run, and the job as the options have changed it; raises as `train`."""
     if workers < 1:
         raise UsageError(f"{workers} workers cannot train", hint="--workers takes 1 or more")
     changed = override(job, options)
-    job, now = changed.job, time.time()
+    job, now, name = changed.job, time.time(), new_name(place)
     spec = RunSpec(
         token=secrets.token_hex(16),
-        run=f"{_short(place)}-{secrets.token_hex(3)}",
+        run=name,
         created_at=now,
         estafeta=version("estafeta"),
         job=place,
@@ -187,9 +196,21 @@ def spec_for(
         early_stopping=job.stopping,
         limits=limits_after(Limits(), limits, "", now),
         basis=backend.basis,
-        functions=backend.with_settings(changed.settings),
+        functions=backend.with_settings(changed.settings, {FAULTS: chaos, FAULTS_NAME: name} if chaos else None),
+        chaos=chaos,
     )
     return spec, job
+
+
+def check_chaos(chaos: str, on: str) -> None:
+    """Refuse faults that cannot be injected.
+
+    Raises:
+        UsageError: They cannot be read, or the run does not take place under the local service.
+    """
+    if chaos and on != "local":
+        raise UsageError("only the local service injects faults", hint="leave out --chaos, or run it --on local")
+    Faults.parse(chaos)
 
 
 def _options(template: Path | None, root: Path) -> local.Options:
@@ -204,8 +225,3 @@ def _options(template: Path | None, root: Path) -> local.Options:
 
 def _settings(function: FunctionConfig) -> FunctionSettings:
     return FunctionSettings(name=function.name, memory_mb=function.memory_mb, timeout_s=function.timeout_s)
-
-
-def _short(place: str) -> str:
-    """The module's name as a run's name may begin with it."""
-    return place.partition(":")[0].lower().replace("_", "-").strip("-")[:40] or "run"

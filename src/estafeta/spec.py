@@ -71,6 +71,14 @@ class Limits(Document):
     since: float = 0.0
 
 
+class Origin(Document):
+    """Where a forked run begins: a version of another run, and that run's token."""
+
+    run: str
+    token: str
+    version: int = Field(ge=0)
+
+
 class RunSpec(Document):
     """Everything that a run was started with. The bits of its result are a function of this and the user's code.
 
@@ -85,6 +93,8 @@ class RunSpec(Document):
         limits: What ends it before its last epoch, until it is resumed.
         basis: What its price depends on.
         window_mb: MiB of blocks of a stored data set that are shuffled together.
+        origin: What it was forked from; None: it begins with a new model.
+        chaos: Faults that the local service injects into what the run invokes, as `--chaos` takes them.
     """
 
     format: Literal["estafeta-run/1"] = "estafeta-run/1"
@@ -109,6 +119,8 @@ class RunSpec(Document):
     limits: Limits = Limits()
     basis: Basis = Basis()
     functions: dict[Role, FunctionSettings]
+    origin: Origin | None = None
+    chaos: str = ""
 
     @cached_property
     def update_rule(self) -> Optimizer:
@@ -284,10 +296,25 @@ class StartVerb(Document):
     code: dict[str, str]
 
 
+class ForkVerb(Document):
+    """Publish a new run that begins with a version of another, and set it going.
+
+    Attributes:
+        run: The other.
+        version: Steps done, or which of its exported versions.
+        spec: Of the new run; `origin` is filled in.
+    """
+
+    verb: Literal["fork"]
+    run: str
+    version: Which | int
+    spec: RunSpec
+
+
 class RunVerb(Document):
     """A verb that needs no more than the run's name."""
 
-    verb: Literal["stop", "clean"]
+    verb: Literal["stop"]
     run: str
 
 
@@ -303,12 +330,28 @@ class ResumeVerb(Document):
     limits: dict[str, float | None] = {}
 
 
+class CleanVerb(Document):
+    """Remove a run that has ended, or all of it but its exports and records."""
+
+    verb: Literal["clean"]
+    run: str
+    keep_final: bool = False
+
+
 class StatusVerb(Document):
     """Ask for the state of a run, with the records of the epochs after `since_epoch`."""
 
     verb: Literal["status"]
     run: str
     since_epoch: int = 0
+
+
+class InspectVerb(Document):
+    """Ask what lies in a run's folder, with the contributions to its newest `rounds`."""
+
+    verb: Literal["inspect"]
+    run: str
+    rounds: int = Field(default=4, ge=1)
 
 
 class RunsVerb(Document):
@@ -328,5 +371,6 @@ class FetchVerb(Document):
 
 
 ControlEvent = Annotated[
-    StartVerb | RunVerb | ResumeVerb | StatusVerb | RunsVerb | FetchVerb, Field(discriminator="verb")
+    StartVerb | ForkVerb | RunVerb | ResumeVerb | CleanVerb | StatusVerb | InspectVerb | RunsVerb | FetchVerb,
+    Field(discriminator="verb"),
 ]

@@ -28,7 +28,7 @@ SUMMARY: dict[str, Any] = {
     "on": "local", "train_s": 79.0, "wall_s": 83.0, "best": {"step": 6, "valid_loss": 1.5},
     "invocations": {"control": 5, "merge": 3, "worker": 8}, "retries": 1, "billed_gb_seconds": 35.1,
     "cost_usd": 0.00047, "costs": {"compute": 0.000467, "requests": 0.000003, "efs": 0.0, "logs": 0.0},
-    "prices": "list prices of a day",
+    "prices": "list prices of a day", "chaos": None,
 }  # fmt: skip
 
 

@@ -163,7 +163,8 @@ def test_the_protocol_knows_the_formats() -> None:
         spec.RunSpec, spec.FunctionSettings, spec.Plan, spec.Slot, spec.Outcome, spec.Failure, spec.WorkerEvent,
         manifest.Manifest, manifest.Kind, manifest.Column, manifest.Extent,
         spec.ResumeVerb, spec.Limits, cost.Basis,
-        spec.MergeEvent, spec.StartVerb, spec.RunVerb, spec.StatusVerb, spec.FetchVerb, history.EpochRecord,
+        spec.MergeEvent, spec.StartVerb, spec.RunVerb, spec.StatusVerb, spec.CleanVerb, spec.InspectVerb,
+        spec.ForkVerb, spec.Origin, spec.FetchVerb, history.EpochRecord,
         history.EarlyStopping,
     ],
 )  # fmt: skip

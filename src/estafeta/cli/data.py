@@ -33,6 +33,7 @@ def data() -> None:
 @click.argument("places", metavar="SOURCE...", nargs=-1, required=True)
 @click.option("--label", metavar="COLUMN", help="The column, or the array, that is to be learnt.")
 @click.option("--ignore", metavar="COLUMN", multiple=True, help="A column to leave out; may be given again.")
+@click.option("--category", metavar="COLUMN", multiple=True, help="A column to take as texts; may be given again.")
 @click.option(
     "--target",
     type=click.Choice(["auto", "class", "number"]),
@@ -68,9 +69,7 @@ def data() -> None:
 @quiet
 @verbose
 @click.pass_obj
-def import_(
-    manners: Manners, /, name: str, places: tuple[str, ...], label: str | None, ignore: tuple[str, ...], **options: Any
-) -> int:
+def import_(manners: Manners, /, name: str, places: tuple[str, ...], label: str | None, **options: Any) -> int:
     """Import files under a name.
 
     SOURCE is CSV or TSV with a header, Parquet (files or a folder), .npy or .npz, svmlight, or MODULE:FACTORY,
@@ -82,9 +81,8 @@ def import_(
     from estafeta.importing.tabular import Choice
 
     console, store = manners.console(), _store()
-    reading = Reading(
-        options["format_"], Choice(label, ignore, options["target"]), options["delimiter"], options["zero_based"]
-    )
+    choice = Choice(label, options["ignore"], options["target"], options["category"])
+    reading = Reading(options["format_"], choice, options["delimiter"], options["zero_based"])
     wishes = Wishes(
         options["missing"], options["standardize"], options["validation"], options["seed"], options["limit"]
     )
@@ -109,22 +107,25 @@ def import_(
 @click.pass_obj
 def list_(manners: Manners) -> int:
     """List the data sets."""
-    from estafeta.catalog import names, read_manifest
+    from estafeta.catalog import names, read_manifest, unfinished
     from estafeta.cli import describing
     from estafeta.cli.epochs import ago
     from estafeta.cli.wording import size
 
     console, store, now = manners.console(), _store(), time.time()
-    found = [read_manifest(store, name) for name in names(store)]
+    found, begun = [read_manifest(store, name) for name in names(store)], unfinished(store)
     if manners.json:
-        console.json({"datasets": [describing.facts(manifest) for manifest in found]})
-    elif not found:
-        console.talk([("data", "none yet"), ("next", "estafeta data import NAME SOURCE")])
-    else:
+        console.json({"datasets": [describing.facts(manifest) for manifest in found], "unfinished": begun})
+        return 0
+    if found:
         console.table(
             ("name", "rows", "size", "blocks", "imported"),
             [(m.name, f"{m.rows:,}", size(m.bytes), str(len(m.blocks)), ago(now - m.created_at)) for m in found],
         )
+    elif not begun:
+        console.talk([("data", "none yet"), ("next", "estafeta data import NAME SOURCE")])
+    for name in begun:
+        console.talk([("note", f"an import of {name} goes on, or was killed; its files: estafeta data rm {name}")])
     return 0
 
 
@@ -187,15 +188,16 @@ def verify(manners: Manners, name: str) -> int:
 @verbose
 @click.pass_obj
 def remove(manners: Manners, wanted: tuple[str, ...], yes: bool) -> int:
-    """Remove data sets from the store.
+    """Remove data sets from the store, or what imports that were killed have left.
 
     Runs that read them fail; what was trained stays.
     """
-    from estafeta.catalog import read_manifest
+    from estafeta.catalog import read_manifest, unfinished
     from estafeta.catalog import remove as remove_dataset
 
     store = _store()
-    found = [read_manifest(store, name).name for name in dict.fromkeys(wanted)]
+    begun = unfinished(store)
+    found = [name if name in begun else read_manifest(store, name).name for name in dict.fromkeys(wanted)]
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError("nobody is here to be asked whether to remove data sets", hint="add --yes")

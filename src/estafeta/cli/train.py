@@ -1,4 +1,4 @@
-"""Commands that stay with a run until its end: `train`, `watch`, `resume`."""
+"""Commands that stay with a run until its end: `train`, `watch`, `resume`, `fork`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from estafeta.errors import UsageError
 
 if TYPE_CHECKING:
     from estafeta.run import Run
-    from estafeta.spec import Choice, On
+    from estafeta.spec import Choice, On, Which
 
 
 def job_file(_context: click.Context, _parameter: click.Parameter, place: str) -> str:
@@ -81,6 +81,12 @@ def pairs(_context: click.Context, _parameter: click.Parameter, texts: tuple[str
     metavar="FILE",
     help="CloudFormation template to read in place of Estafeta's own.",
 )
+@click.option(
+    "--chaos",
+    default="",
+    metavar="FAULT=P,…",
+    help="Faults to inject into this run: duplicate, drop, delay, kill, slow by probability, and a seed.",
+)
 @detach
 @json_output
 @quiet
@@ -96,6 +102,7 @@ def train(
     options: dict[str, str],
     output_dir: str,
     template: str | None,
+    chaos: str,
     detach: bool,
     **limits: Any,
 ) -> int:
@@ -106,7 +113,9 @@ def train(
     """
     began = time.monotonic()
     from estafeta.cli.following import Watch
+    from estafeta.launch import check_chaos
 
+    check_chaos(chaos, on)
     if on == "inline" and detach:
         raise UsageError("an inline run takes place in this process, it cannot be left", hint="--on local --detach")
     if on == "aws" and template:
@@ -118,7 +127,7 @@ def train(
             console.lively(f"starting   importing {job}, looking for the functions")
         try:
             place = Path(template) if template else None
-            run = _start(job, on, workers, topology, options, limits_of(**limits), place)
+            run = _start(job, on, workers, topology, options, chaos, limits_of(**limits), place)
         finally:
             console.still()
         watch = Watch(run, console, began, Path(output_dir))
@@ -131,6 +140,7 @@ def _start(
     workers: int,
     topology: Choice,
     options: dict[str, str],
+    chaos: str,
     limits: dict[str, float | None],
     template: Path | None,
 ) -> Run:
@@ -143,7 +153,8 @@ def _start(
         imported = import_job(job)
         backend = connecting.result()
     try:
-        return start(*imported, backend=backend, workers=workers, topology=topology, options=options, limits=limits)
+        return start(*imported, backend=backend, workers=workers, topology=topology, options=options, chaos=chaos,
+                     limits=limits)  # fmt: skip
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted while the run was being started: see `estafeta runs`") from None
 
@@ -188,4 +199,52 @@ def resume(manners: Manners, /, name: str, on: On, output_dir: str, detach: bool
     return watch.leave() if detach else watch.attend()
 
 
-COMMANDS = (train, watch, resume)
+def _version(_context: click.Context, _parameter: click.Parameter, text: str) -> str | int:
+    if text.isdecimal():
+        return int(text)
+    if text not in ("best", "final"):
+        raise UsageError(f"--from {text}: that is no version", hint="a version is a number of steps, `best` or `final`")
+    return text
+
+
+@click.command(epilog="Example: estafeta fork last --from best -o epochs=30 -o optimizer.lr=0.001")
+@run_name
+@click.option(
+    "--from",
+    "version",
+    default="final",
+    show_default=True,
+    metavar="VERSION",
+    callback=_version,
+    help="Where to begin: a number of steps, best or final.",
+)
+@click.option(
+    "-o",
+    "options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=pairs,
+    help="What is to be different: epochs, optimizer.lr, early_stopping.patience, worker.timeout_s …",
+)
+@on_service
+@output_dir
+@detach
+@json_output
+@quiet
+@verbose
+@click.pass_obj
+def fork(
+    manners: Manners, name: str, version: Which | int, options: dict[str, str], on: On, output_dir: str, detach: bool
+) -> int:
+    """Start a new run from a version of another, and follow it as in train.
+
+    It has the other's code, data and options, but for those that are changed, and its epochs so far.
+    """
+    began = time.monotonic()
+    from estafeta.cli.following import Watch
+
+    watch = Watch(find_run(name, on).fork(version, options), manners.console(), began, Path(output_dir))
+    return watch.leave() if detach else watch.attend()
+
+
+COMMANDS = (train, watch, resume, fork)

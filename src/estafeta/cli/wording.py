@@ -33,7 +33,8 @@ def identity(status: Status, on: str) -> Lines:
     """Which run it is and what it runs on: known from the start."""
     spec = status.spec
     workers = f"{count(spec.workers, 'worker')} x {spec.functions['worker'].memory_mb} MB"
-    return [("run", f"{spec.run}   {PLACES[on]}, {workers}")]
+    origin = [("from", f"version {spec.origin.version} of {spec.origin.run}")] if spec.origin else []
+    return [("run", f"{spec.run}   {PLACES[on]}, {workers}"), *origin]
 
 
 def plan(status: Status) -> Lines:
@@ -92,6 +93,14 @@ def bill(summary: Mapping[str, Any]) -> Lines:
     ]
 
 
+def chaos(summary: Mapping[str, Any]) -> Lines:
+    """Which faults have been injected, and how often; nothing where none were asked for."""
+    if not summary["chaos"]:
+        return []
+    injected = ", ".join(f"{number} {fault}" for fault, number in sorted(summary["chaos"]["injected"].items()))
+    return [("chaos", f"{injected or 'nothing'} injected ({summary['chaos']['faults']})")]
+
+
 def ending(status: Status, summary: Mapping[str, Any], files: Mapping[str, Path]) -> Lines:
     """The last lines of a run that was followed to its end."""
     outcome = status.outcome
@@ -101,6 +110,7 @@ def ending(status: Status, summary: Mapping[str, Any], files: Mapping[str, Path]
         (status.state, f"{clock(summary['train_s'])}   {why}"),
         *best(status, summary),
         *bill(summary),
+        *chaos(summary),
         *written,
         ("next", "   ".join(_next(status, summary["on"], exported=bool(files)))),
     ]
