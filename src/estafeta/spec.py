@@ -330,6 +330,13 @@ class ResumeVerb(Document):
     limits: dict[str, float | None] = {}
 
 
+class TendVerb(Document):
+    """Set a run going again if it stands still; None: all runs. To be called again and again."""
+
+    verb: Literal["tend"]
+    run: str | None = None
+
+
 class CleanVerb(Document):
     """Remove a run that has ended, or all of it but its exports and records."""
 
@@ -371,6 +378,15 @@ class FetchVerb(Document):
 
 
 ControlEvent = Annotated[
-    StartVerb | ForkVerb | RunVerb | ResumeVerb | CleanVerb | StatusVerb | InspectVerb | RunsVerb | FetchVerb,
+    StartVerb
+    | ForkVerb
+    | RunVerb
+    | ResumeVerb
+    | CleanVerb
+    | TendVerb
+    | StatusVerb
+    | InspectVerb
+    | RunsVerb
+    | FetchVerb,
     Field(discriminator="verb"),
 ]
