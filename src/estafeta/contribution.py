@@ -2,10 +2,12 @@
 
 tensors   gradient         float32[P], summed over the rows (train rounds; absent if the rank had no rows)
           buffer.<name>    the model's buffers after the rank's rows (train rounds)
-metadata  format, token, round, rank, rows, sums (JSON: loss and metrics, summed over the rows), parts, absent, spent
+metadata  format, token, round, rank, rows, sums (JSON: loss and metrics, summed over the rows), parts, absent, spent,
+          missed
           parts: micro-batches in it; in an unfinished one, where the next leg goes on
           absent: of an unfinished one, parameters that have no gradient yet (JSON: their numbers)
           spent: dollars that it cost
+          missed: of a stand-in alone, which somebody else has published because the rank was late
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ class Tally:
         parts: Micro-batches that were summed over.
         absent: Parameters that had no gradient in any of them, by number.
         spent_usd: What it cost, with the legs before.
+        missed: It is a stand-in: the round was closed without the rank.
     """
 
     rows: int
@@ -40,6 +43,7 @@ class Tally:
     parts: int
     absent: Sequence[int] = ()
     spent_usd: float = 0.0
+    missed: bool = False
 
 
 def contribution(
@@ -58,8 +62,14 @@ def contribution(
         "parts": str(tally.parts),
         "absent": json.dumps(list(tally.absent)),
         "spent": repr(tally.spent_usd),
+        **({"missed": "1"} if tally.missed else {}),
     }
     return encode(tensors, metadata)
+
+
+def stand_in(round_: Round, rank: int, token: str) -> list[Buffer]:
+    """Content of what is published in the place of a rank without which a round is closed."""
+    return contribution(round_, rank, Tally(0, {}, 0, missed=True), None, {}, token)
 
 
 def tally_of(file: TensorFile) -> Tally:
@@ -71,4 +81,5 @@ def tally_of(file: TensorFile) -> Tally:
         int(metadata["parts"]),
         tuple(json.loads(metadata["absent"])),
         float(metadata["spent"]),
+        "missed" in metadata,
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -67,6 +68,7 @@ class EpochRecord(BaseModel):
         best_value: The monitored metric there; None while there is no number yet.
         stale_epochs: Epochs since then.
         stop: Why training ends here, or None.
+        missed: By rank, how many rounds have been closed without it since the beginning of the run.
         ended_at: When, in seconds since 1970. Nothing is decided by it.
         spent_usd: What the run had cost, as its functions know it.
     """
@@ -82,6 +84,7 @@ class EpochRecord(BaseModel):
     best_value: float | None
     stale_epochs: int
     stop: str | None
+    missed: dict[int, int] = {}
     ended_at: float
     spent_usd: float = 0.0
 
@@ -97,6 +100,7 @@ def judge(
     epoch: int,
     version: int,
     metrics: Mapping[str, float],
+    missed: Mapping[int, int] = MappingProxyType({}),
     token: str,
     now: float,
     spent_usd: float = 0.0,
@@ -130,6 +134,7 @@ def judge(
         best_value=best if not improved else None if math.isnan(value) else value,
         stale_epochs=stale,
         stop=stop,
+        missed=dict(missed),
         ended_at=now,
         spent_usd=spent_usd,
     )

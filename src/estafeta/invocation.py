@@ -56,6 +56,7 @@ class Invocation:
         log_group: Where its log goes.
         log_stream: Where its log goes.
         quiet: Write no notes to standard output: there is a user, not a log, at its other end.
+        is_alone: No other function is at work before this one ends, so it would wait for them in vain.
         memory: What the execution environment keeps from one invocation to the next. Losing it costs time, never bits.
         meter: Counts its file operations.
         init_s: How long starting the environment took, if it was started for this invocation. It is billed too.
@@ -69,6 +70,7 @@ class Invocation:
     log_group: str = ""
     log_stream: str = ""
     quiet: bool = False
+    is_alone: bool = False
     memory: dict[str, Any] = field(default_factory=lambda: PROCESS_MEMORY)
     meter: Meter = field(default_factory=Meter)
     init_s: float = 0.0

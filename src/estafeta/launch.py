@@ -17,7 +17,7 @@ from estafeta.limits import limits_after
 from estafeta.local.config import FunctionConfig
 from estafeta.local.faults import FAULTS, FAULTS_NAME, Faults
 from estafeta.local.template import read_template
-from estafeta.overrides import override
+from estafeta.overrides import check_quorum, override
 from estafeta.run import Run, new_name
 from estafeta.settings import to_dict
 from estafeta.shipping import find_job
@@ -175,6 +175,7 @@ def spec_for(
         raise UsageError(f"{workers} workers cannot train", hint="--workers takes 1 or more")
     changed = override(job, options)
     job, now, name = changed.job, time.time(), new_name(place)
+    check_quorum(changed.quorum, workers)
     spec = RunSpec(
         token=secrets.token_hex(16),
         run=name,
@@ -185,6 +186,7 @@ def spec_for(
         workers=workers,
         topology="merge" if backend.on == "inline" else topology,
         rounds_per_invocation=changed.rounds_per_invocation,
+        quorum=changed.quorum,
         seed=job.seed,
         batch_size=job.batch_size,
         micro_batch_size=job.micro_batch_size,

@@ -2,7 +2,8 @@
 
     <version>.safetensors             parameters float32[P], buffer.<name>; metadata: format, token, version,
                                       rows and sums of the epoch so far (they become `train_loss` at its end),
-                                      spent (dollars that the run has cost so far)
+                                      spent (dollars that the run has cost so far),
+                                      attendance, if a rank has missed a round
     <version>.optimizer.safetensors   one float32[P] for each state vector of the optimiser
 
 or, where each rank keeps a slice, one file for each rank:
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from estafeta.attendance import NOTHING_MISSED, Attendance
 from estafeta.contribution import BUFFER
 from estafeta.errors import Gone
 from estafeta.files import Reader
@@ -49,6 +51,7 @@ class Weights:
         rows: Rows of the epoch so far.
         sums: Loss and metrics, summed over these rows.
         spent_usd: What the run has cost so far, as its functions know it (`spending.py`).
+        attendance: Which ranks have missed rounds.
     """
 
     version: int
@@ -58,6 +61,7 @@ class Weights:
     rows: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     spent_usd: float = 0.0
+    attendance: Attendance = NOTHING_MISSED
 
     def advance(self, totals: Totals, plan: Plan) -> None:
         """Count a step whose update is done: the version, the buffers, the tally of the epoch, the dollars."""
@@ -67,6 +71,7 @@ class Weights:
         if self.buffers:
             self.buffers = totals.buffers(self.buffers)
         self.spent_usd += totals.spent_usd
+        self.attendance = self.attendance.after(totals.missed)
         self.version += 1
 
 
@@ -127,6 +132,7 @@ def read_weights(store: Store, layout: RunLayout, version: int, parameters: Arra
         weights.buffers.update(buffers)
         weights.rows, weights.sums = int(file.metadata["rows"]), json.loads(file.metadata["sums"])
         weights.spent_usd = max(weights.spent_usd, float(file.metadata["spent"]))  # ranks may know more or less of it
+        weights.attendance = _attendance(file)
         return weights
 
     def read_next(reader: Reader) -> None:
@@ -193,6 +199,11 @@ def spent_at(store: Store, layout: RunLayout, version: int) -> float:
     return max(spent)
 
 
+def attendance_at(store: Store, layout: RunLayout, version: int) -> Attendance:
+    """Which ranks had missed rounds at a version in one file; raises `Gone` as `read_weights` does."""
+    return store.reading(layout.version(version), lambda reader: _attendance(TensorFile(reader)))
+
+
 def _read(store: Store, layout: RunLayout, version: int, whole: str, read: Callable[[Reader], None]) -> None:
     """Read the one file of a version, or all pieces.
 
@@ -218,4 +229,11 @@ def _header(weights: Weights, token: str) -> dict[str, str]:
 
 
 def _tally(weights: Weights) -> dict[str, str]:
-    return {"rows": str(weights.rows), "sums": json.dumps(weights.sums), "spent": repr(weights.spent_usd)}
+    missed = {"attendance": weights.attendance.to_json()} if weights.attendance.missed else {}
+    spent = {"spent": repr(weights.spent_usd)}
+    return {"rows": str(weights.rows), "sums": json.dumps(weights.sums), **spent, **missed}
+
+
+def _attendance(file: TensorFile) -> Attendance:
+    text = file.metadata.get("attendance")
+    return Attendance.from_json(text) if text else NOTHING_MISSED

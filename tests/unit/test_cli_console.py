@@ -28,7 +28,7 @@ SUMMARY: dict[str, Any] = {
     "on": "local", "train_s": 79.0, "wall_s": 83.0, "best": {"step": 6, "valid_loss": 1.5},
     "invocations": {"control": 5, "merge": 3, "worker": 8}, "retries": 1, "billed_gb_seconds": 35.1,
     "cost_usd": 0.00047, "costs": {"compute": 0.000467, "requests": 0.000003, "efs": 0.0, "logs": 0.0},
-    "prices": "list prices of a day", "chaos": None,
+    "prices": "list prices of a day", "missed": {}, "chaos": None,
 }  # fmt: skip
 
 
@@ -177,6 +177,11 @@ def test_the_ending_says_what_became_of_the_run(tmp_path: Any) -> None:
         ("", "list prices of a day; without what is kept on EFS, for functions as fast as this machine's"),
     ]
     assert dict(lines)["files"] == str(tmp_path)
+
+
+def test_who_was_late_is_told() -> None:
+    lines = wording.ending(status(state="done"), {**SUMMARY, "missed": {0: 1, 3: 12}}, {})
+    assert ("late", "rank 0 missed 1 round, rank 3 missed 12 rounds") in lines
 
 
 def test_on_aws_the_price_is_no_if_and_commands_say_where() -> None:
