@@ -12,16 +12,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from estafeta import errors
-from estafeta.cost import Usage
+from estafeta.cost import Basis, Usage
 from estafeta.errors import EnvironmentProblem, EstafetaError, UsageError
 from estafeta.inline import InlineInvoker
 from estafeta.invoke import FunctionError, Invoker, LambdaInvoker, make_client, reaching
 from estafeta.logbook import Entry, entries, faults_of, usage_of
+from estafeta.prices import DEFAULT_REGION
 from estafeta.spec import FunctionSettings, Role
 
 ROLES: tuple[Role, ...] = ("worker", "merge", "control")
 STACK = "estafeta"
 """Default name of the CloudFormation stack; its functions are `estafeta-worker` and so on."""
+
+THROUGHPUT_VARIABLE = "ESTAFETA_EFS_THROUGHPUT"
+"""By it the template tells the throughput mode of its file system."""
 
 LOG_LAG_S = 2.0
 """How long a REPORT line may be behind what its function did last, before a run is summed up without it."""
@@ -36,10 +40,12 @@ class Backend(Protocol):
     Attributes:
         on: Its name: `local`, `inline`, `aws`.
         functions: The functions as they are deployed.
+        basis: What prices depend on.
     """
 
     on: str
     functions: Functions
+    basis: Basis
 
     def call(self, verb: Mapping[str, Any]) -> Any:
         """Have `control` carry out a verb; return its answer, or raise the error that it answered with."""
@@ -81,6 +87,7 @@ class LambdaBackend:
         self.on = on
         self._lambda = make_client("lambda", **options)
         self._logs = make_client("logs", **options)
+        self.basis = Basis()
         self.functions: Functions = {role: self._deployed(f"{stack}-{role}") for role in ROLES}
         self._control: Invoker = LambdaInvoker(self.functions, self._lambda)
 
@@ -123,7 +130,7 @@ class LambdaBackend:
         while True:
             found = self.log(run, functions, since_s)
             if all(entry.report for entry in found) or time.monotonic() >= deadline:
-                return usage_of(found)
+                return usage_of(found, None if ended else functions, time.time())
             time.sleep(LOG_LAG_S / 20)
 
     def faults(self, run: str, functions: Functions, since_s: float) -> dict[str, int]:
@@ -134,6 +141,7 @@ class LambdaBackend:
     def _deployed(self, name: str) -> FunctionSettings:
         with reaching(f"the function {name}"):
             answer = self._lambda.get_function_configuration(FunctionName=name)
+        self.basis = basis_of(answer, self._lambda.meta.region_name if self.on == "aws" else DEFAULT_REGION)
         return FunctionSettings(name=name, memory_mb=answer["MemorySize"], timeout_s=answer["Timeout"])
 
     def _publish_version(
@@ -188,6 +196,7 @@ class InlineBackend:
     def __init__(self, root: Path, functions: Functions) -> None:
         root.mkdir(parents=True, exist_ok=True)
         self.functions = functions
+        self.basis = Basis()
         self._invoker = InlineInvoker(str(root), {role: f.memory_mb for role, f in functions.items()})
 
     def call(self, verb: Mapping[str, Any]) -> Any:
@@ -216,6 +225,21 @@ class InlineBackend:
     def faults(self, run: str, functions: Functions, since_s: float) -> dict[str, int]:
         """See `Backend.faults`: nothing injects any."""
         return {}
+
+
+def basis_of(configuration: Mapping[str, Any], region: str) -> Basis:
+    """What prices depend on, by the configuration of one of a stack's functions as Lambda describes it.
+
+    Args:
+        configuration: Answer of GetFunctionConfiguration.
+        region: Where the stack is; locally the one whose prices are shown.
+    """
+    variables = configuration.get("Environment", {}).get("Variables", {})
+    return Basis(
+        region=region,
+        architecture=configuration.get("Architectures", ["x86_64"])[0],
+        throughput=variables.get(THROUGHPUT_VARIABLE, "bursting"),
+    )
 
 
 def home() -> Path:

@@ -17,7 +17,7 @@ from estafeta.schedules import Progress
 from estafeta.spec import Plan, RunSpec
 from estafeta.store import Store
 from estafeta.tensorfile import Array, TensorFile, scratch_buffer
-from estafeta.totals import Totals, means
+from estafeta.totals import Totals
 from estafeta.vectors import is_finite
 from estafeta.weights import Weights
 
@@ -69,7 +69,7 @@ class GradientSum:
 
         tally, has_gradient = store.reading(path, read)
         self._begun |= has_gradient
-        self.totals.add(tally.rows, tally.sums, buffers, missed=tally.missed)
+        self.totals.add(tally.rows, tally.sums, buffers, spent_usd=tally.spent_usd, missed=tally.missed)
 
 
 def combine(store: Store, layout: RunLayout, spec: RunSpec, plan: Plan, round_: Round, weights: Weights) -> None:
@@ -111,9 +111,9 @@ def check_parameters(parameters: Array, version: int, lr: float) -> None:
         )
 
 
-def valid_metrics(store: Store, layout: RunLayout, spec: RunSpec, round_: Round) -> dict[str, float]:
-    """Metrics on the validation split, from the contributions of all ranks; raises as `GradientSum.add` does."""
+def valid_totals(store: Store, layout: RunLayout, spec: RunSpec, round_: Round) -> Totals:
+    """Sums over the validation split, from the contributions of all ranks; raises as `GradientSum.add` does."""
     added = GradientSum(0)
     for rank in range(spec.workers):
         added.add(store, layout.contribution(round_, rank))
-    return means("valid", added.totals.rows, added.totals.sums)
+    return added.totals

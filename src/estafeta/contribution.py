@@ -2,9 +2,11 @@
 
 tensors   gradient         float32[P], summed over the rows (train rounds; absent if the rank had no rows)
           buffer.<name>    the model's buffers after the rank's rows (train rounds)
-metadata  format, token, round, rank, rows, sums (JSON: loss and metrics, summed over the rows), parts, absent, missed
+metadata  format, token, round, rank, rows, sums (JSON: loss and metrics, summed over the rows), parts, absent, spent,
+          missed
           parts: micro-batches in it; in an unfinished one, where the next leg goes on
           absent: of an unfinished one, parameters that have no gradient yet (JSON: their numbers)
+          spent: dollars that it cost
           missed: of a stand-in alone, which somebody else has published because the rank was late
 """
 
@@ -32,6 +34,7 @@ class Tally:
         sums: Loss and metrics by name, summed over these rows.
         parts: Micro-batches that were summed over.
         absent: Parameters that had no gradient in any of them, by number.
+        spent_usd: What it cost, with the legs before.
         missed: It is a stand-in: the round was closed without the rank.
     """
 
@@ -39,6 +42,7 @@ class Tally:
     sums: Mapping[str, float]
     parts: int
     absent: Sequence[int] = ()
+    spent_usd: float = 0.0
     missed: bool = False
 
 
@@ -57,6 +61,7 @@ def contribution(
         "sums": json.dumps(dict(tally.sums)),
         "parts": str(tally.parts),
         "absent": json.dumps(list(tally.absent)),
+        "spent": repr(tally.spent_usd),
         **({"missed": "1"} if tally.missed else {}),
     }
     return encode(tensors, metadata)
@@ -75,5 +80,6 @@ def tally_of(file: TensorFile) -> Tally:
         json.loads(metadata["sums"]),
         int(metadata["parts"]),
         tuple(json.loads(metadata["absent"])),
+        float(metadata["spent"]),
         "missed" in metadata,
     )

@@ -20,10 +20,20 @@ from estafeta.founding import found, publish_spec, taken
 from estafeta.handover import read_claim, send_for
 from estafeta.inspection import inspect
 from estafeta.invocation import Invocation, dispatch
-from estafeta.layout import RUNS, RunLayout, all_calls_in
+from estafeta.layout import RUNS, RunLayout, all_calls_in, limits_in
+from estafeta.limits import limit_reached, limits_after, newest_limits, spent_so_far
 from estafeta.outcome import RESERVE_BYTES, fail
 from estafeta.removal import export_if_missing, strip
-from estafeta.snapshot import OUTCOMES, Prepare, Snapshot, next_actions, read_epoch, take_snapshot, takeovers
+from estafeta.snapshot import (
+    OUTCOMES,
+    Prepare,
+    Snapshot,
+    current_round,
+    next_actions,
+    read_epoch,
+    take_snapshot,
+    takeovers,
+)
 from estafeta.spec import (
     CleanVerb,
     ControlEvent,
@@ -31,6 +41,7 @@ from estafeta.spec import (
     ForkVerb,
     InspectVerb,
     Outcome,
+    ResumeVerb,
     RunSpec,
     RunsVerb,
     RunVerb,
@@ -63,7 +74,10 @@ def control(event: Any, invocation: Invocation) -> dict[str, Any]:
             return _give_up(event, invocation)
         verb = _verbs.validate_python(event)
         invocation.note(_run_of(verb), verb=verb.verb)
-        return _answer(verb, invocation)
+        try:
+            return _answer(verb, invocation)
+        finally:
+            invocation.note_end(_run_of(verb), verb.verb)
     except ValidationError as error:
         return _error(UsageError(f"control does not understand the event: {error}"))
     except EstafetaError as error:
@@ -87,10 +101,10 @@ def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:
         case TendVerb():
             one = verb.run and {verb.run: tend(_spec(verb.run, invocation), invocation)}
             return {"tended": one or tend_all(invocation)}
-        case RunVerb(verb="stop"):
-            return _stop(_spec(verb.run, invocation), invocation)
         case RunVerb():
-            return _resume(_spec(verb.run, invocation), invocation)
+            return _stop(_spec(verb.run, invocation), invocation)
+        case ResumeVerb():
+            return _resume(verb, _spec(verb.run, invocation), invocation)
         case CleanVerb(keep_final=True):
             return strip(_spec(verb.run, invocation), invocation)
         case CleanVerb():
@@ -148,6 +162,8 @@ def _summary(
         parameters=plan.size if plan else None,
         epoch=newest,
         epochs=tuple(record for record in records if record),
+        limits=newest_limits(store, layout, spec, store.list(layout.root)),
+        spent_usd=snapshot.last_epoch.spent_usd if snapshot.last_epoch else 0.0,
     )
     return status.model_dump(mode="json")
 
@@ -183,7 +199,7 @@ def _stop(spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
     return _summary(spec, invocation)
 
 
-def _resume(spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
+def _resume(verb: ResumeVerb, spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
     """Set a run going again from its newest version: after a stop, a failure, or when its last hint was lost."""
     store, layout = invocation.store, RunLayout(spec.run)
     snapshot = take_snapshot(store, layout, spec)
@@ -191,9 +207,31 @@ def _resume(spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
         raise UsageError(f"{spec.run} is done", hint=f"estafeta status {spec.run}")
     if snapshot.outcome and snapshot.plan and snapshot.version is None:
         raise UsageError(f"{spec.run} was cleaned: it has its exports, but no weights to go on from")
+    _renew_limits(verb, snapshot, spec, invocation)
     _reopen(spec, invocation)
     _take_over(spec, invocation)
     return _summary(spec, invocation)
+
+
+def _renew_limits(verb: ResumeVerb, snapshot: Snapshot, spec: RunSpec, invocation: Invocation) -> None:
+    """Publish the limits that hold from now on.
+
+    Raises:
+        UsageError: One of them is reached already.
+    """
+    store, layout = invocation.store, RunLayout(spec.run)
+    names = store.list(layout.root)
+    limits = limits_after(newest_limits(store, layout, spec, names), verb.limits, invocation.token, store.clock.time())
+    if snapshot.plan and snapshot.version is not None:
+        following = current_round(snapshot.plan, snapshot.version, snapshot.last_epoch)
+        spent_usd = spent_so_far(store, layout, snapshot.version, snapshot.last_epoch)
+        why = limit_reached(limits, following, spent_usd=spent_usd, now=limits.since)
+    else:
+        why = ""
+    if why:
+        raise UsageError(f"{spec.run} is at a limit: {why}", hint="raise or lift it: --max-cost, --max-rounds; or none")
+    number = max(limits_in(names), default=0) + 1
+    store.publish(layout.limits(number), [limits.to_json()], invocation.token)
 
 
 def _take_over(spec: RunSpec, invocation: Invocation) -> None:

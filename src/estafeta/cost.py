@@ -1,17 +1,52 @@
-"""What a run's invocations cost on AWS Lambda: GB-seconds and requests, at dated list prices.
+"""What a run costs on AWS: functions, requests, access to the file system, logs; and what is kept, by the month.
 
-Storage and throughput of EFS, the logs and data transfer are not in it.
+Pure arithmetic on what was counted (`Usage`) and on dated list prices (`prices.py`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
-PRICES_AS_OF = "2026-11-23"
-"""When the prices were read off https://aws.amazon.com/lambda/pricing/ (us-east-1, first tier, without free tier)."""
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as document
 
-USD_PER_GB_SECOND = {"arm64": 0.0000133334, "x86_64": 0.0000166667}
-USD_PER_REQUEST = 0.20e-6
+from estafeta.metering import Traffic
+from estafeta.prices import PRICES_AS_OF, Prices, prices_of
+
+GIB = 1 << 30
+MB_PER_GB = 1024
+"""Lambda counts a gigabyte of memory as 1,024 MB."""
+
+Architecture = Literal["arm64", "x86_64"]
+Throughput = Literal["bursting", "elastic"]
+
+
+@document(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Basis:
+    """What a price depends on beside what was used.
+
+    Attributes:
+        region: AWS region.
+        architecture: Of the functions.
+        throughput: Throughput mode of the file system: `bursting` has no price for access, `elastic` one for each byte.
+    """
+
+    region: str = "us-east-1"
+    architecture: Architecture = "arm64"
+    throughput: Throughput = "bursting"
+
+    @property
+    def prices(self) -> Prices:
+        """The prices that hold."""
+        return prices_of(self.region)
+
+    def describe(self) -> str:
+        """In words, for people: date, region, architecture, throughput mode."""
+        prices = self.prices
+        region = self.region if prices.region == self.region else f"{prices.region} (none known of {self.region})"
+        return f"list prices of {PRICES_AS_OF}, {region}, {self.architecture}, EFS {self.throughput}"
 
 
 @dataclass(frozen=True)
@@ -23,16 +58,84 @@ class Usage:
         retries: How many of them were further attempts at an event.
         legs: Invocations of ranks for a round, without further attempts: more than one leg makes a round where a share
             did not fit the time limit.
-        billed_gb_seconds: Billed duration times memory size, in GB-seconds.
+        billed_gb_seconds: Billed duration, init included, times memory size, in GB-seconds; of invocations that have
+            no REPORT line yet, the time since their start.
+        traffic: File operations of the invocations that have said what they were: those that ended by themselves.
+        log_bytes: What they wrote to their logs.
     """
 
-    invocations: dict[str, int]
+    invocations: Mapping[str, int]
     retries: int
     legs: int
     billed_gb_seconds: float
+    traffic: Traffic = field(default_factory=Traffic)
+    log_bytes: int = 0
 
 
-def cost_usd(usage: Usage, architecture: str = "arm64") -> float:
-    """Dollars for compute and requests."""
-    requests = sum(usage.invocations.values())
-    return usage.billed_gb_seconds * USD_PER_GB_SECOND[architecture] + requests * USD_PER_REQUEST
+@dataclass(frozen=True)
+class Bill:
+    """Dollars, by what they are for.
+
+    Attributes:
+        compute: GB-seconds.
+        requests: Invocations.
+        efs: Access to the file system; none where throughput is bursting.
+        efs_if_elastic: What it is, or would be, with Elastic throughput. It is not part of the total.
+        logs: What CloudWatch takes in.
+    """
+
+    compute: float
+    requests: float
+    efs: float
+    efs_if_elastic: float
+    logs: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.compute + self.requests + self.efs + self.logs
+
+    def to_dict(self) -> dict[str, float]:
+        """JSON-ready, in dollars."""
+        return {
+            "compute": self.compute, "requests": self.requests, "efs": self.efs, "logs": self.logs,
+            "efs_if_elastic": self.efs_if_elastic,
+        }  # fmt: skip
+
+
+def bill(usage: Usage, basis: Basis) -> Bill:
+    """What a run's usage costs."""
+    prices = basis.prices
+    elastic = access_usd(usage.traffic, prices)
+    return Bill(
+        compute=usage.billed_gb_seconds * prices.gb_second[basis.architecture],
+        requests=sum(usage.invocations.values()) * prices.request,
+        efs=elastic if basis.throughput == "elastic" else 0.0,
+        efs_if_elastic=elastic,
+        logs=usage.log_bytes / GIB * prices.log_gb,
+    )
+
+
+def access_usd(traffic: Traffic, prices: Prices) -> float:
+    """Dollars for access to a file system with Elastic throughput."""
+    read, written = traffic.elastic_read_bytes, traffic.elastic_write_bytes
+    return read / GIB * prices.efs_read_gb + written / GIB * prices.efs_write_gb
+
+
+def second_usd(memory_mb: int, basis: Basis) -> float:
+    """Dollars for a billed second of a function."""
+    return memory_mb / MB_PER_GB * basis.prices.gb_second[basis.architecture]
+
+
+def storage_usd(stored_bytes: float, months: float, prices: Prices) -> float:
+    """Dollars for keeping bytes on the file system."""
+    return stored_bytes / GIB * months * prices.efs_gb_month
+
+
+def upload_usd(uploaded_bytes: float, parts: int, prices: Prices, days: float = 1.0) -> float:
+    """Dollars for bringing bytes in through S3: parts up, parts down, and the days that they lie there.
+
+    Transfer in from the internet, and between S3 and functions of one region, has no price.
+    """
+    kept = uploaded_bytes / GIB * prices.s3_gb_month * days / 30
+    return parts * (prices.s3_put + prices.s3_get) + kept

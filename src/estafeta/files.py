@@ -17,6 +17,7 @@ from typing import Protocol, Self
 import numpy as np
 
 from estafeta.inotify import LOCAL, filesystem_of, watch
+from estafeta.metering import SETTLE_AFTER, Meter
 
 Buffer = bytes | bytearray | memoryview
 """Bytes to write, or room to read into (numpy arrays by their `.data`)."""
@@ -125,10 +126,13 @@ class Clock(Protocol):
 class OsReader:
     """`Reader` over a file descriptor of its own."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, meter: Meter | None = None) -> None:
         self._path = path
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.size = os.fstat(self._descriptor).st_size
+        self._sizes = [] if meter is None else meter.reads
+        if meter is not None:
+            meter.opened.append(self.size)
 
     def readinto(self, buffer: Buffer, offset: int) -> int:
         """See `Reader.readinto`."""
@@ -146,6 +150,7 @@ class OsReader:
         while views and (count := os.preadv(self._descriptor, views[:IOV_MAX], offset + done)):
             done += count
             _pass(views, count)
+        self._sizes.append(done)
         return done
 
     def close(self) -> None:
@@ -164,12 +169,14 @@ class OsReader:
 class OsWriter:
     """`Writer` over a file descriptor of its own."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, meter: Meter) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        self._sizes = meter.writes
+        meter.calls["create"] += 1
 
     def write(self, chunks: Sequence[Buffer], offset: int) -> None:
         """See `Writer.write`."""
-        _write_all(self._descriptor, chunks, offset)
+        self._sizes.append(_write_all(self._descriptor, chunks, offset))
 
     def close(self) -> None:
         """See `Writer.close`."""
@@ -177,15 +184,24 @@ class OsWriter:
 
 
 class OsFiles:
-    """`Files` as the operating system has them: a local directory, or a mounted one."""
+    """`Files` as the operating system has them: a local directory, or a mounted one.
+
+    Args:
+        meter: Gets to know each call that succeeds.
+    """
+
+    def __init__(self, meter: Meter | None = None) -> None:
+        self._meter = meter or Meter()
 
     def listdir(self, path: str) -> list[str]:
         """See `Files.listdir`."""
-        return os.listdir(path)
+        names = os.listdir(path)
+        self._meter.calls["list"] += 1
+        return names
 
     def create(self, path: str, chunks: Sequence[Buffer]) -> None:
         """See `Files.create`."""
-        writer = OsWriter(path)
+        writer = OsWriter(path, self._meter)
         try:
             writer.write(chunks, 0)
         except BaseException:
@@ -195,7 +211,7 @@ class OsFiles:
 
     def write(self, path: str) -> Writer:
         """See `Files.write`."""
-        return OsWriter(path)
+        return OsWriter(path, self._meter)
 
     def watch(self, paths: Sequence[str]) -> Watch | None:
         """See `Files.watch`: on a file system of this machine alone, by inotify(7)."""
@@ -203,35 +219,43 @@ class OsFiles:
 
     def open(self, path: str) -> Reader:
         """See `Files.open`."""
-        return OsReader(path)
+        return OsReader(path, self._meter)
 
     def append(self, path: str, data: bytes) -> None:
         """See `Files.append`."""
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
-            _write_all(descriptor, [data], None)
+            self._meter.writes.append(_write_all(descriptor, [data], None))
         finally:
             os.close(descriptor)
+        self._meter.calls["append"] += 1
 
     def link(self, source: str, target: str) -> None:
         """See `Files.link`."""
         os.link(source, target)
+        self._meter.calls["link"] += 1
+        if len(self._meter.reads) > SETTLE_AFTER:
+            self._meter.settle()
 
     def rename(self, source: str, target: str) -> None:
         """See `Files.rename`."""
         os.rename(source, target)
+        self._meter.calls["rename"] += 1
 
     def unlink(self, path: str) -> None:
         """See `Files.unlink`."""
         os.unlink(path)
+        self._meter.calls["unlink"] += 1
 
     def mkdir(self, path: str) -> None:
         """See `Files.mkdir`."""
         os.mkdir(path)
+        self._meter.calls["mkdir"] += 1
 
     def rmdir(self, path: str) -> None:
         """See `Files.rmdir`."""
         os.rmdir(path)
+        self._meter.calls["rmdir"] += 1
 
 
 class SystemClock:
@@ -256,9 +280,9 @@ def free_bytes(path: str) -> int:
     return status.f_bavail * status.f_frsize
 
 
-def _write_all(descriptor: int, chunks: Iterable[Buffer], offset: int | None) -> None:
-    """Write all chunks, from an offset on or where the descriptor stands."""
-    views = _views(chunks)
+def _write_all(descriptor: int, chunks: Iterable[Buffer], offset: int | None) -> int:
+    """Write all chunks, from an offset on or where the descriptor stands; return the number of bytes."""
+    views, total = _views(chunks), 0
     while views:
         some = views[:IOV_MAX]
         if offset is None:
@@ -266,7 +290,9 @@ def _write_all(descriptor: int, chunks: Iterable[Buffer], offset: int | None) ->
         else:
             written = os.pwritev(descriptor, some, offset)
             offset += written
+        total += written
         _pass(views, written)
+    return total
 
 
 def _copy(mapped: mmap.mmap, offset: int, buffers: Sequence[Buffer]) -> int:

@@ -34,6 +34,7 @@ def finish(end: Finish, snapshot: Snapshot, spec: RunSpec, invocation: Invocatio
         version=snapshot.version if snapshot.plan else None,
         best_version=last.best_version if last else snapshot.version if snapshot.plan else None,
         why=end.why,
+        limited=end.limited,
         ended_at=store.clock.time(),
     )
     store.publish(layout.ending, [outcome.to_json()], invocation.token)

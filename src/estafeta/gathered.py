@@ -84,7 +84,7 @@ class Gathered:
         for source in sources:
             head = source.head
             sums = dict(zip(names, head.sums, strict=True))
-            self.totals.add(head.rows, sums, head.buffers, missed=head.is_stand_in)
+            self.totals.add(head.rows, sums, head.buffers, spent_usd=head.spent_usd, missed=head.is_stand_in)
             if not head.is_stand_in:  # who was late is not asked
                 self.wishes |= head.wishes
                 self.common &= head.wishes

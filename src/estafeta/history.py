@@ -70,6 +70,7 @@ class EpochRecord(BaseModel):
         stop: Why training ends here, or None.
         missed: By rank, how many rounds have been closed without it since the beginning of the run.
         ended_at: When, in seconds since 1970. Nothing is decided by it.
+        spent_usd: What the run had cost, as its functions know it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
@@ -85,6 +86,7 @@ class EpochRecord(BaseModel):
     stop: str | None
     missed: dict[int, int] = {}
     ended_at: float
+    spent_usd: float = 0.0
 
     def to_json(self) -> bytes:
         """As UTF-8 text, one line; NaN and infinities are written as such."""
@@ -101,6 +103,7 @@ def judge(
     missed: Mapping[int, int] = MappingProxyType({}),
     token: str,
     now: float,
+    spent_usd: float = 0.0,
 ) -> EpochRecord:
     """The record of an epoch, from its metrics and the record before.
 
@@ -133,4 +136,5 @@ def judge(
         stop=stop,
         missed=dict(missed),
         ended_at=now,
+        spent_usd=spent_usd,
     )

@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from estafeta.cost import Usage
+from estafeta.cost import MB_PER_GB, Usage
+from estafeta.files import OsFiles
 from estafeta.invocation import Invocation
+from estafeta.metering import Meter
 from estafeta.spec import FunctionSettings, MergeEvent, Role, WorkerEvent
 from estafeta.store import Store
 
@@ -25,7 +27,7 @@ class InlineInvoker:
     """`Invoker` that carries out the events itself.
 
     Args:
-        root: The store's directory. It must exist.
+        root: The store's directory. It must exist. File operations are counted.
         memory_mb: By role, the memory size that the duration is billed with in `gb_seconds`.
 
     Attributes:
@@ -34,7 +36,8 @@ class InlineInvoker:
 
     def __init__(self, root: str, memory_mb: Mapping[Role, int]) -> None:
         self.usage: dict[str, Usage] = {}
-        self._store = Store(root)
+        self._meter = Meter()
+        self._store = Store(root, OsFiles(self._meter))
         self._memory_mb = memory_mb
         self._queue: deque[tuple[Role, Mapping[str, Any]]] = deque()
 
@@ -55,7 +58,8 @@ class InlineInvoker:
 
     def _carry_out(self, role: Role, event: Mapping[str, Any]) -> Any:
         invocation = Invocation(self._store, self._connect, secrets.token_hex(16), lambda: NO_LIMIT_S, role,
-                                quiet=True, is_alone=True)  # fmt: skip
+                                quiet=True, is_alone=True, meter=self._meter)  # fmt: skip
+        self._meter.reset()
         started = time.perf_counter()
         try:
             match role:
@@ -81,7 +85,8 @@ class InlineInvoker:
             before,
             invocations={**before.invocations, role: before.invocations.get(role, 0) + 1},
             legs=before.legs + (event.get("task") in ("train", "valid")),
-            billed_gb_seconds=before.billed_gb_seconds + seconds * self._memory_mb[role] / 1024,
+            billed_gb_seconds=before.billed_gb_seconds + seconds * self._memory_mb[role] / MB_PER_GB,
+            traffic=before.traffic + self._meter.traffic(),
         )
 
     def _connect(self, _functions: Mapping[Role, FunctionSettings]) -> InlineInvoker:

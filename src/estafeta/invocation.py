@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from estafeta.files import OsFiles
 from estafeta.invoke import Invoker, LambdaInvoker
 from estafeta.layout import RunLayout
+from estafeta.metering import Meter
 from estafeta.snapshot import Action, Finish, Merge, Prepare, Reside, Work
 from estafeta.spec import FunctionSettings, MergeEvent, Role, RunSpec, WorkerEvent
 from estafeta.store import Store
@@ -19,6 +22,24 @@ Connect = Callable[[Mapping[Role, FunctionSettings]], Invoker]
 
 PROCESS_MEMORY: dict[str, Any] = {}
 """What this process keeps between invocations: on Lambda, a process is an execution environment."""
+
+
+def _age_s() -> float:
+    """Seconds since this process was started: proc(5), field 22."""
+    with open("/proc/self/stat", encoding="ascii") as file:
+        ticks = int(file.read().rpartition(")")[2].split()[19])
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+
+
+INIT_S = _age_s()
+"""How long the init phase took, if this is a function's process. Lambda does not tell, but the phase ends when the
+handler is imported, of which this module is one of the last parts; and it began a little before the process did."""
+
+STARTED = "started"
+"""Under which an environment keeps whether it has had an invocation."""
+
+METER = Meter()
+"""Counts the file operations of the invocation that this process is at: there is one at a time."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +58,8 @@ class Invocation:
         quiet: Write no notes to standard output: there is a user, not a log, at its other end.
         is_alone: No other function is at work before this one ends, so it would wait for them in vain.
         memory: What the execution environment keeps from one invocation to the next. Losing it costs time, never bits.
+        meter: Counts its file operations.
+        init_s: How long starting the environment took, if it was started for this invocation. It is billed too.
     """
 
     store: Store
@@ -49,10 +72,15 @@ class Invocation:
     quiet: bool = False
     is_alone: bool = False
     memory: dict[str, Any] = field(default_factory=lambda: PROCESS_MEMORY)
+    meter: Meter = field(default_factory=Meter)
+    init_s: float = 0.0
 
     @classmethod
     def of_lambda(cls, context: Any) -> Invocation:
         """From the context object that Lambda hands to a handler, and the environment variables of the template."""
+        METER.reset()
+        init_s = 0.0 if STARTED in PROCESS_MEMORY else INIT_S
+        PROCESS_MEMORY[STARTED] = True
         return cls(
             store=_store(os.environ["ESTAFETA_ROOT"]),
             connect=LambdaInvoker,
@@ -61,12 +89,18 @@ class Invocation:
             function=context.function_name,
             log_group=context.log_group_name or "",
             log_stream=context.log_stream_name or "",
+            meter=METER,
+            init_s=init_s,
         )
 
     def note(self, run: str, **facts: Any) -> None:
         """Write one line to the function's log: it ties the request to its run, and says what was done."""
         if not self.quiet:
             print(json.dumps({"run": run, "request_id": self.token, **facts}))  # noqa: T201
+
+    def note_end(self, run: str, done: str) -> None:
+        """Write the last line: what was done, and which file operations it took (`logbook.py` adds them up)."""
+        self.note(run, done=done, traffic=asdict(self.meter.traffic()))
 
 
 def dispatch(actions: tuple[Action, ...], spec: RunSpec, invocation: Invocation, generation: int = 0) -> None:
@@ -102,4 +136,4 @@ def read_spec(store: Store, run: str) -> RunSpec:
 
 @lru_cache(maxsize=4)
 def _store(root: str) -> Store:
-    return Store(root)
+    return Store(root, OsFiles(METER))

@@ -13,6 +13,7 @@ from estafeta import local
 from estafeta.backend import ROLES, STACK, Backend, InlineBackend, LambdaBackend, home
 from estafeta.errors import UsageError
 from estafeta.job import Job
+from estafeta.limits import limits_after
 from estafeta.local.config import FunctionConfig
 from estafeta.local.faults import FAULTS, FAULTS_NAME, Faults
 from estafeta.local.template import read_template
@@ -20,7 +21,7 @@ from estafeta.overrides import check_quorum, override
 from estafeta.run import Run, new_name
 from estafeta.settings import to_dict
 from estafeta.shipping import find_job
-from estafeta.spec import Choice, FunctionSettings, On, RunSpec
+from estafeta.spec import Choice, FunctionSettings, Limits, On, RunSpec
 from estafeta.usercode import is_importing
 
 TEMPLATE = Path(__file__).with_name("template.yaml")
@@ -37,6 +38,9 @@ def train(
     on: On = "local",
     topology: Choice = "auto",
     options: Mapping[str, Any] | None = None,
+    max_cost: float | None = None,
+    max_hours: float | None = None,
+    max_rounds: int | None = None,
     chaos: str = "",
     wait: bool = True,
 ) -> Run:
@@ -51,6 +55,9 @@ def train(
             `replicated`: each worker all of them; `auto`: one of the last two. An inline run has one process, so it
             merges; the bits are the same.
         options: Overrides by name, as `-o` takes them: `{"epochs": 5, "optimizer.lr": 0.01, "worker.timeout_s": 60}`.
+        max_cost: Stop when the run has cost so many dollars, or locally when it would have on AWS.
+        max_hours: Stop after so many hours.
+        max_rounds: Stop after so many train rounds.
         chaos: Faults for the local service to inject into this run, such as `"duplicate=0.1,kill=0.05,seed=3"`:
             probabilities of `duplicate`, `drop` and `delay` for each event, of `kill` for each invocation, of `slow`
             for each execution environment. The bits stay the same.
@@ -70,9 +77,9 @@ def train(
             hint='put the call under: if __name__ == "__main__":',
         )
     check_chaos(chaos, on)
-    run = start(
-        *find_job(job), backend=connect(on), workers=workers, topology=topology, options=options or {}, chaos=chaos
-    )
+    limits = {"max_cost_usd": max_cost, "max_hours": max_hours, "max_rounds": max_rounds}
+    run = start(*find_job(job), backend=connect(on), workers=workers, topology=topology, options=options or {},
+                chaos=chaos, limits=limits)  # fmt: skip
     return run.wait() if wait or on == "inline" else run
 
 
@@ -142,19 +149,37 @@ def start(
     topology: Choice = "auto",
     options: Mapping[str, Any],
     chaos: str = "",
+    limits: Mapping[str, float | None] | None = None,
 ) -> Run:
-    """Start a run of a job that has been found; returns and raises as `train` does."""
+    """Start a run of a job that has been found, with those of `Limits` that are set; else as `train` does."""
     check_chaos(chaos, backend.on)
+    spec, job = spec_for(job, place, backend=backend, workers=workers, topology=topology, options=options,
+                         chaos=chaos, limits=limits or {})  # fmt: skip
+    backend.call({"verb": "start", "spec": spec.model_dump(mode="json"), "code": code})
+    return Run(spec.run, backend, job)
+
+
+def spec_for(
+    job: Job,
+    place: str,
+    *,
+    backend: Backend,
+    workers: int,
+    topology: Choice,
+    options: Mapping[str, Any],
+    chaos: str = "",
+    limits: Mapping[str, float | None],
+) -> tuple[RunSpec, Job]:
+    """What a job and some choices make of a run, and the job as the options have changed it; raises as `train`."""
     if workers < 1:
         raise UsageError(f"{workers} workers cannot train", hint="--workers takes 1 or more")
     changed = override(job, options)
-    job = changed.job
+    job, now, name = changed.job, time.time(), new_name(place)
     check_quorum(changed.quorum, workers)
-    name = new_name(place)
     spec = RunSpec(
         token=secrets.token_hex(16),
         run=name,
-        created_at=time.time(),
+        created_at=now,
         estafeta=version("estafeta"),
         job=place,
         arguments=changed.arguments,
@@ -171,11 +196,12 @@ def start(
         window_mb=job.window_mb,
         optimizer=to_dict(job.optimizer),
         early_stopping=job.stopping,
+        limits=limits_after(Limits(), limits, "", now),
+        basis=backend.basis,
         functions=backend.with_settings(changed.settings, {FAULTS: chaos, FAULTS_NAME: name} if chaos else None),
         chaos=chaos,
     )
-    backend.call({"verb": "start", "spec": spec.model_dump(mode="json"), "code": code})
-    return Run(spec.run, backend, job)
+    return spec, job
 
 
 def check_chaos(chaos: str, on: str) -> None:

@@ -24,6 +24,7 @@
                epochs/0003.json                         metrics after 3 epochs, best so far, verdict
                best/ final/                             model.safetensors, optimizer.safetensors, state.json
                ending.json                              the version that it ends with
+               limits-0001.json                         the limits since it was resumed for the first time
                STOP, done.json | stopped.json | failed.json     how it ended
                watch.json                               what the watchdog remembers
                reserve                                  room for the last words of a run that fills the disk
@@ -64,6 +65,7 @@ _CONTRIBUTION = re.compile(r"(train|valid)-(\d{8})-(\d{4})\.safetensors")
 _PARTIAL = re.compile(r"(train|valid)-(\d{8})-(\d{4})-(\d{2,})\.safetensors")
 _CLAIM = re.compile(r"merge-(train|valid)-(\d{8})\.g(\d{2,})")
 _CALL = re.compile(r"call-(\d{4})-(\d{8})\.g(\d{2,})")
+_LIMITS = re.compile(r"limits-(\d{4,})\.json")
 _EPOCH = re.compile(r"(\d{4,})\.json")
 _BLOCK = re.compile(r"([0-9a-f]{16})-(\d{6,})\.safetensors")
 
@@ -101,6 +103,10 @@ class RunLayout:
     def plan(self) -> str:
         """`plan.json`."""
         return f"{self.root}/plan.json"
+
+    def limits(self, number: int) -> str:
+        """The limits since a resumption, counted from 1."""
+        return f"{self.root}/limits-{number:04d}.json"
 
     @property
     def code(self) -> str:
@@ -381,6 +387,11 @@ def generations_in(names: Iterable[str], round_: Round) -> frozenset[int]:
     """Generations in which the merge of a round has been claimed, from a listing of `legs/`."""
     matches = (_CLAIM.fullmatch(name) for name in names)
     return frozenset(int(match[3]) for match in matches if match and _round(match) == round_)
+
+
+def limits_in(names: Iterable[str]) -> set[int]:
+    """Resumptions that have documents of limits."""
+    return {int(match[1]) for name in names if (match := _LIMITS.fullmatch(name))}
 
 
 def epochs_in(names: Iterable[str]) -> frozenset[int]:

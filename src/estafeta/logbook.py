@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from estafeta.cost import Usage
+from estafeta.metering import Traffic
 from estafeta.spec import FunctionSettings, Role
 
 _REQUEST = re.compile(r"(START|END|REPORT) RequestId: (\S+)")
@@ -32,6 +33,8 @@ class Entry:
         lines: What was written between START and END.
         note: The first line that the function wrote about its run, decoded.
         report: The REPORT line; empty while it runs.
+        traffic: File operations; none if it has not come to its end.
+        size: Bytes of all its lines.
     """
 
     role: Role
@@ -40,6 +43,8 @@ class Entry:
     lines: list[str] = field(default_factory=list)
     note: Mapping[str, Any] = field(default_factory=dict)
     report: str = ""
+    traffic: Traffic = field(default_factory=Traffic)
+    size: int = 0
 
     @property
     def gb_seconds(self) -> float:
@@ -66,16 +71,35 @@ def entries(client: Any, functions: Mapping[Role, FunctionSettings], run: str, s
     return sorted(found, key=lambda entry: entry.started_at)
 
 
-def usage_of(found: Iterable[Entry]) -> Usage:
-    """What a run's invocations add up to."""
+def usage_of(
+    found: Iterable[Entry], running: Mapping[Role, FunctionSettings] | None = None, now_s: float = 0.0
+) -> Usage:
+    """What a run's invocations add up to.
+
+    Args:
+        found: The invocations.
+        running: The run's functions, while it goes on: an invocation without a REPORT line is at work then, and counts
+            up to now. Once the run has ended, there will be none.
+        now_s: Seconds since 1970.
+    """
     found = list(found)
+    at_work = [entry for entry in found if not entry.report] if running else []
     first = {entry.request_id: entry for entry in found}
     return Usage(
         invocations=dict(Counter(entry.role for entry in found)),
         retries=len(found) - len(first),
         legs=sum(entry.note.get("task") in ("train", "valid", "reside") for entry in first.values()),
-        billed_gb_seconds=sum(entry.gb_seconds for entry in found),
+        billed_gb_seconds=sum(entry.gb_seconds for entry in found)
+        + sum(_so_far(entry, running[entry.role], now_s) for entry in at_work if running),
+        traffic=sum((entry.traffic for entry in found), Traffic()),
+        log_bytes=sum(entry.size for entry in found),
     )
+
+
+def _so_far(entry: Entry, function: FunctionSettings, now_s: float) -> float:
+    """GB-seconds of an invocation that is at work; none has more than its time limit."""
+    seconds = min(max(0.0, now_s - entry.started_at / 1000), function.timeout_s)
+    return seconds * function.memory_mb / 1024
 
 
 def faults_of(client: Any, functions: Mapping[Role, FunctionSettings], run: str, since_s: float) -> dict[str, int]:
@@ -106,12 +130,16 @@ def _invocations(role: Role, events: Iterable[Mapping[str, Any]]) -> Iterator[En
         stream, message = event["logStreamName"], event["message"].rstrip("\n")
         match = _REQUEST.match(message)
         if match and match[1] == "START":
-            current[stream] = Entry(role, match[2], event["timestamp"])
+            current[stream] = Entry(role, match[2], event["timestamp"], size=len(event["message"].encode()))
             yield current[stream]
         elif entry := current.get(stream):
+            entry.size += len(event["message"].encode())
             if match and match[1] == "REPORT":
                 entry.report = message
             elif not match:
                 entry.lines.append(message)
-                if not entry.note and message.startswith('{"run": '):
-                    entry.note = json.loads(message)
+                if message.startswith('{"run": '):
+                    note = json.loads(message)
+                    entry.note = entry.note or note
+                    if "traffic" in note:
+                        entry.traffic = Traffic(**note["traffic"])

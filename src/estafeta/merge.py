@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from estafeta.combine import combine, valid_metrics
+from estafeta.combine import combine, valid_totals
 from estafeta.errors import EstafetaError, Gone
 from estafeta.finish import finish
 from estafeta.history import judge
@@ -27,6 +27,7 @@ from estafeta.layout import Round, RunLayout, round_of, version_of
 from estafeta.outcome import fail
 from estafeta.snapshot import Finish, Merge, Snapshot, Work, is_current, next_actions, read_plan, take_snapshot
 from estafeta.spec import Failure, MergeEvent, RunSpec
+from estafeta.spending import Tab
 from estafeta.store import Store
 from estafeta.totals import means
 from estafeta.weights import Weights, publish_weights, read_state, read_weights, token_of_version
@@ -48,8 +49,9 @@ def merge(event: MergeEvent, invocation: Invocation) -> dict[str, Any]:
     invocation.note(event.run, **event.model_dump(exclude={"run"}))
     layout = RunLayout(event.run)
     spec = read_spec(invocation.store, event.run)
+    tab = Tab("merge", spec, invocation)
     try:
-        done = _proceed(spec, invocation)
+        done = _proceed(spec, invocation, tab)
     except Gone as error:
         if is_current(round_of(event.round), invocation.store, spec):
             raise
@@ -58,11 +60,13 @@ def merge(event: MergeEvent, invocation: Invocation) -> dict[str, Any]:
         done = f"failed: {error}"
         fail(invocation, layout, Failure(reason=type(error).__name__, message=str(error), hint=error.hint,
                                          exit_code=error.exit_code, round=event.round or None))  # fmt: skip
-    invocation.note(event.run, done=done)
+    finally:
+        tab.close()
+    invocation.note_end(event.run, done)
     return {"done": done}
 
 
-def _proceed(spec: RunSpec, invocation: Invocation) -> str:
+def _proceed(spec: RunSpec, invocation: Invocation, tab: Tab) -> str:
     """Do what is next, again and again, until it is the workers' turn or the end."""
     store, layout = invocation.store, RunLayout(spec.run)
     steps: list[str] = []
@@ -71,7 +75,7 @@ def _proceed(spec: RunSpec, invocation: Invocation) -> str:
         actions = next_actions(snapshot)
         match actions:
             case (Merge(round_),):
-                if not _merge_round(round_, snapshot, spec, invocation):
+                if not _merge_round(round_, snapshot, spec, invocation, tab):
                     return "left: another merge was first"
                 steps.append(f"merged {round_.name}")
             case (Finish() as end,):
@@ -90,30 +94,42 @@ def _proceed(spec: RunSpec, invocation: Invocation) -> str:
                 return ", ".join([*steps, "left: nothing to do"])
 
 
-def _merge_round(round_: Round, snapshot: Snapshot, spec: RunSpec, invocation: Invocation) -> bool:
+def _merge_round(round_: Round, snapshot: Snapshot, spec: RunSpec, invocation: Invocation, tab: Tab) -> bool:
     """Conclude a complete round; return whether it was this invocation that did."""
     if round_.phase == "valid":
-        return _publish_epoch(round_, snapshot, spec, invocation)
+        return _publish_epoch(round_, snapshot, spec, invocation, tab)
     store, layout = invocation.store, RunLayout(spec.run)
     weights = _weights_at(round_.version, spec, invocation)
     invocation.memory.pop(WARM)  # until the next version is published, memory is ahead of the store
     if not weights.state and spec.update_rule.state_slots:
         weights.state = read_state(store, layout, round_.version)
+    if snapshot.last_epoch:  # it knows what the valid round has cost
+        weights.spent_usd = max(weights.spent_usd, snapshot.last_epoch.spent_usd)
     combine(store, layout, spec, read_plan(store, layout), round_, weights)
+    spent_usd = tab.usd()
+    weights.spent_usd += spent_usd
     mine = publish_weights(store, layout, weights, invocation.token)
+    if mine:
+        tab.said(spent_usd)
+    else:
+        weights.spent_usd -= spent_usd
     invocation.memory[WARM] = spec.token, weights
     return mine
 
 
-def _publish_epoch(round_: Round, snapshot: Snapshot, spec: RunSpec, invocation: Invocation) -> bool:
+def _publish_epoch(round_: Round, snapshot: Snapshot, spec: RunSpec, invocation: Invocation, tab: Tab) -> bool:
     """Publish the record of the epoch that ended with the round's version."""
     store, layout = invocation.store, RunLayout(spec.run)
     plan = read_plan(store, layout)
     epoch = round_.version // plan.steps_per_epoch
     trained = _weights_at(round_.version, spec, invocation)
     metrics = means("train", trained.rows, trained.sums)
+    spent_usd = tab.usd()
+    total_usd = trained.spent_usd + spent_usd
     if plan.valid_rows:
-        metrics.update(valid_metrics(store, layout, spec, round_))
+        totals = valid_totals(store, layout, spec, round_)
+        metrics.update(means("valid", totals.rows, totals.sums))
+        total_usd += totals.spent_usd
     record = judge(
         spec.early_stopping,
         snapshot.last_epoch,
@@ -123,8 +139,12 @@ def _publish_epoch(round_: Round, snapshot: Snapshot, spec: RunSpec, invocation:
         missed=trained.attendance.missed,
         token=invocation.token,
         now=store.clock.time(),
+        spent_usd=total_usd,
     )
-    return store.publish(layout.epoch(epoch), [record.to_json()], invocation.token)
+    mine = store.publish(layout.epoch(epoch), [record.to_json()], invocation.token)
+    if mine:
+        tab.said(spent_usd)
+    return mine
 
 
 def _weights_at(version: int, spec: RunSpec, invocation: Invocation) -> Weights:

@@ -4,7 +4,7 @@ A round of a small model is over in some ten microseconds, in which a JSON heade
 is packed binary, little endian, and its length is the same all through a run:
 
     0    magic, format version, kind, wishes, version, rank, whether it is a stand-in, rows, element count, round time,
-         digest of the head
+         digest of the head, dollars spent
     64   token: the writer's, zero padded
     128  digests   uint32[slices]   of each slice of the vector
          sums      float64[sums]    loss and metrics, summed over the rows
@@ -42,7 +42,7 @@ SMALL = 16_384
 ALIGNMENT = 64
 """The vector begins at a multiple of this (a cache line)."""
 
-_FIXED = struct.Struct("<8sHHIQIIQQdI4x64s")
+_FIXED = struct.Struct("<8sHHIQIIQQdIf64s")
 _CRC_AT = 56
 
 
@@ -63,6 +63,7 @@ class Wish(IntFlag):
     READY = 2  # its successor is ready to take over
     LEAVE = 4  # it cannot stay for another round
     STOP = 8  # the run has been asked to stop
+    LIMIT = 16  # a limit of the run is reached
 
 
 class Head(NamedTuple):  # a tuple is made in a fifth of the time of a frozen dataclass, and each round makes one a rank
@@ -75,6 +76,7 @@ class Head(NamedTuple):  # a tuple is made in a fifth of the time of a frozen da
         rows: Rows that were summed over.
         wishes: What the rank would like to happen.
         round_s: How long its rounds take, by the median; 0 if it does not know yet.
+        spent_usd: What the rank has cost since it said so last; single precision.
         token: Of its writer.
         digests: Of each slice of the vector.
         sums: Loss and metrics, summed over the rows.
@@ -88,6 +90,7 @@ class Head(NamedTuple):  # a tuple is made in a fifth of the time of a frozen da
     rows: int
     wishes: int
     round_s: float
+    spent_usd: float
     token: str
     digests: tuple[int, ...]
     sums: tuple[float, ...]
@@ -141,6 +144,7 @@ class Form:
         rows: int = 0,
         wishes: int = Wish.NONE,
         round_s: float = 0.0,
+        spent_usd: float = 0.0,
         digests: Sequence[int] = (),
         sums: Sequence[float] = (),
         buffers: Mapping[str, Array] | None = None,
@@ -148,9 +152,8 @@ class Form:
     ) -> None:
         """Write a head; the arguments are as in `Head`, and `empty` says that there is no vector."""
         count = 0 if empty else self._count
-        _FIXED.pack_into(
-            head, 0, MAGIC, FORMAT, kind, wishes, version, rank, is_stand_in, rows, count, round_s, 0, token.encode()
-        )
+        fields = (kind, wishes, version, rank, is_stand_in, rows, count, round_s, 0, spent_usd, token.encode())
+        _FIXED.pack_into(head, 0, MAGIC, FORMAT, *fields)
         digests = digests or (0,) * self._slices
         self._small.pack_into(head, FIXED_BYTES, *digests, *sums)
         for name, array in (buffers or {}).items():
@@ -176,7 +179,9 @@ class Form:
         return head, vector
 
     def _unpack(self, head: bytearray) -> tuple[Head, int]:
-        magic, form, kind, wishes, version, rank, absent, rows, count, round_s, crc, token = _FIXED.unpack_from(head)
+        magic, form, kind, wishes, version, rank, absent, rows, count, round_s, crc, spent_usd, token = (
+            _FIXED.unpack_from(head)
+        )
         head[_CRC_AT : _CRC_AT + 4] = bytes(4)
         fits = (magic, form) == (MAGIC, FORMAT) and (count == self._count or count == rows == 0)
         if not fits or zlib.crc32(head) != crc:
@@ -184,7 +189,7 @@ class Form:
         small = self._small.unpack_from(head, FIXED_BYTES)
         buffers = {name: np.frombuffer(bytes(head[where]), dtype).reshape(shape)
                    for name, (where, dtype, shape) in self._buffers.items()}  # fmt: skip
-        return Head(kind, version, rank, rows, wishes, round_s, token.rstrip(b"\0").decode(),
+        return Head(kind, version, rank, rows, wishes, round_s, spent_usd, token.rstrip(b"\0").decode(),
                     small[: self._slices], small[self._slices :], buffers, bool(absent)), count  # fmt: skip
 
 
@@ -201,14 +206,15 @@ def glance(reader: Reader, slices: int) -> Head:
     fixed = bytearray(FIXED_BYTES)
     if reader.readinto(fixed, 0) < FIXED_BYTES or not fixed.startswith(MAGIC):
         raise Corrupt("a file that should be a message is none")
-    _, _, kind, wishes, version, rank, absent, rows, count, round_s, crc, token = _FIXED.unpack(fixed)
+    _, _, kind, wishes, version, rank, absent, rows, count, round_s, crc, spent_usd, token = _FIXED.unpack(fixed)
     head = bytearray(max(FIXED_BYTES + 4 * slices, reader.size - 4 * count))
     length = reader.readinto(head, 0)
     head[_CRC_AT : _CRC_AT + 4] = bytes(4)
     if length < len(head) or zlib.crc32(head) != crc:
         raise Corrupt(f"the head of a message of {count} elements does not fit its digest")
     digests = struct.unpack_from(f"<{slices}I", head, FIXED_BYTES)
-    return Head(kind, version, rank, rows, wishes, round_s, token.rstrip(b"\0").decode(), digests, (), {}, bool(absent))
+    return Head(kind, version, rank, rows, wishes, round_s, spent_usd, token.rstrip(b"\0").decode(), digests, (), {},
+                bool(absent))  # fmt: skip
 
 
 def round_time_of(reader: Reader) -> float:

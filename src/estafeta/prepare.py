@@ -12,12 +12,13 @@ from estafeta.sampling import steps_per_epoch
 from estafeta.session import Session, check_rows, open_session
 from estafeta.snapshot import next_actions, take_snapshot
 from estafeta.spec import Plan, RunSpec, Slot
+from estafeta.spending import Tab
 from estafeta.tensorfile import CODES, Array, encode
 from estafeta.topology import choose
 from estafeta.weights import Weights, publish_weights
 
 
-def prepare(spec: RunSpec, invocation: Invocation) -> str:
+def prepare(spec: RunSpec, invocation: Invocation, tab: Tab) -> str:
     """Publish the first weights and the plan, then do what is next.
 
     Returns:
@@ -30,20 +31,23 @@ def prepare(spec: RunSpec, invocation: Invocation) -> str:
     store, layout, token = invocation.store, RunLayout(spec.run), invocation.token
     if not store.exists(layout.plan):
         session = open_session(spec, invocation)
-        plan = _plan(session, spec, token)
+        plan = plan_of(session, spec, token)
         learner = session.learner
         learner.check_metrics(spec.early_stopping.monitor, validates=plan.valid_rows > 0)
         if learner.frozen:
             store.publish(layout.frozen, encode(learner.frozen, {"token": token}), token)
         state = spec.update_rule.initial_state(plan.size)
-        publish_weights(store, layout, Weights(0, learner.parameters, dict(learner.buffers), state), token)
+        first = Weights(0, learner.parameters, dict(learner.buffers), state, spent_usd=tab.usd())
+        if publish_weights(store, layout, first, token):
+            tab.said(first.spent_usd)
         store.publish(layout.plan, [plan.to_json()], token)
     actions = next_actions(take_snapshot(store, layout, spec))
     dispatch(actions, spec, invocation)
     return f"prepared, dispatched {len(actions)}"
 
 
-def _plan(session: Session, spec: RunSpec, token: str) -> Plan:
+def plan_of(session: Session, spec: RunSpec, token: str) -> Plan:
+    """What there is to know of a run before it begins; raises as `prepare` does."""
     learner, rows = session.learner, session.data.rows
     steps = steps_per_epoch(len(rows["train"]), spec.batch_size, spec.drop_last)
     check_rows(session.data, spec, steps)

@@ -25,6 +25,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from functools import partial
 
+from estafeta.budget import Budget
 from estafeta.deadline import Deadline
 from estafeta.errors import Corrupt, EstafetaError, Gone
 from estafeta.exchange import Exchange
@@ -45,16 +46,18 @@ from estafeta.session import Session, open_session
 from estafeta.share import Share
 from estafeta.snapshot import Finish, current_round, newest_epoch, read_plan, take_snapshot
 from estafeta.spec import Plan, RunSpec
+from estafeta.spending import Tab
 from estafeta.tensorfile import Array
 from estafeta.totals import means
 
 STOPPED = "the run is to stop"
+LIMITED = "a limit of the run is reached"
 
 LOOK_S = 0.05
 """Between two looks whether a round has been closed while this rank still works on its share of it."""
 
 
-def reside(leg: Leg, spec: RunSpec, invocation: Invocation) -> str:
+def reside(leg: Leg, spec: RunSpec, invocation: Invocation, tab: Tab) -> str:
     """Be a leg of a rank, which has been claimed.
 
     Returns:
@@ -73,14 +76,15 @@ def reside(leg: Leg, spec: RunSpec, invocation: Invocation) -> str:
             leg.leave(None, str(order))
         return f"left: {order}"
     leg.sweep()
-    return _Resident(leg, session, spec, plan, invocation).stay()
+    return _Resident(leg, session, spec, plan, invocation, tab).stay()
 
 
 class _Resident:
     """A leg at work."""
 
-    def __init__(self, leg: Leg, session: Session, spec: RunSpec, plan: Plan, invocation: Invocation) -> None:
+    def __init__(self, leg: Leg, session: Session, spec: RunSpec, plan: Plan, invocation: Invocation, tab: Tab) -> None:
         self._leg, self._session, self._spec, self._plan, self._invocation = leg, session, spec, plan, invocation
+        self._tab = tab
         self._store, self._layout = invocation.store, RunLayout(spec.run)
         self._sums = tuple(session.learner.sums)
         self._exchange = Exchange(
@@ -120,8 +124,10 @@ class _Resident:
     def _work(self) -> str:
         try:
             self._begin()
-            if self._was_the_last_stop():
-                return self._go(STOPPED)
+            if why := self._why_the_last_ended():
+                return self._go(why)
+            if self._is_at_limit():
+                return self._end(self._budget.reached, stopped=True, limited=True)
             while (round_ := self._current_round()) is not None:
                 if why := self._in(round_):
                     return self._go(why)
@@ -142,22 +148,26 @@ class _Resident:
         self._saver = Saver(self._store, self._layout, plan, rank=leg.rank, workers=spec.workers, token=leg.token,
                             saved=saved, recycles=self._exchange.arrivals.is_local)  # fmt: skip
         self._last_epoch = newest_epoch(self._store, self._layout, weights.version // plan.steps_per_epoch)
+        if self._last_epoch:  # it knows what the valid round has cost
+            weights.spent_usd = max(weights.spent_usd, self._last_epoch.spent_usd)
+        self._budget = Budget(spec, plan, leg.rank, self._invocation)
         self._invocation.note(spec.run, began_at=weights.version, saved=saved, leg=leg.leg,
                               generation=leg.generation, lead_s=round(leg.lead_s, 3))  # fmt: skip
 
-    def _was_the_last_stop(self) -> bool:
-        """Whether the train round that made this version had the run stop: others may have ended, and wait for nobody.
+    def _why_the_last_ended(self) -> str:
+        """Whether the train round that made this version had the run end: others may have ended, and wait for nobody.
 
         If its contributions are retired, all ranks have gone on.
         """
         last = Round(self._version - 1, "train")
         if not self._exchange.has_contributed(last):
-            return False
+            return ""
         try:
             with self._exchange.gather(last, wait=False) as gathered:
-                return bool(gathered.wishes & Wish.STOP)
+                why = self._why_to_go(gathered, Wish.NONE)
         except Gone:
-            return False
+            return ""
+        return why if why in (STOPPED, LIMITED) else ""
 
     def _current_round(self) -> Round | None:
         return current_round(self._plan, self._version, self._last_epoch)
@@ -195,6 +205,7 @@ class _Resident:
                 self._missed = self._replica.weights.attendance.missed
             else:
                 totals = gathered.totals
+                self._replica.weights.spent_usd += totals.spent_usd
                 self._conclude_epoch(round_, means("valid", totals.rows, totals.sums))
         self._leg.note_round(self._store.clock.monotonic() - began)
         if self._leg.rounds == 1 and self._leg.relieved_at is not None:
@@ -203,7 +214,7 @@ class _Resident:
         if why or gathered.common & Wish.CHECKPOINT:
             self._save()
         # What an earlier leg of this rank has contributed made an end of that leg, and not of this one.
-        return why if is_mine or why == STOPPED else ""
+        return why if is_mine or why in (STOPPED, LIMITED) else ""
 
     def _while_missing(self, ranks: Collection[int]) -> None:
         """Called now and then while others are waited for: this leg may have to go, or they to be sent for."""
@@ -245,23 +256,29 @@ class _Resident:
         if not share.is_complete:
             return self._pass(round_, outgoing)
         leg.note_share(clock.monotonic() - began)
+        spent_usd = share.spent_usd + self._tab.usd()
         wishes = leg.wishes() | self._saver.wish(round_.version, leg.round_s)
+        wishes |= self._budget.wish(round_, self._replica.weights.spent_usd, spent_usd)
         train = round_.phase == "train"
         mine = self._exchange.contribute(
-            round_, outgoing, rows=learner.rows, wishes=wishes, round_s=leg.round_s,
+            round_, outgoing, rows=learner.rows, wishes=wishes, round_s=leg.round_s, spent_usd=spent_usd,
             sums=tuple(learner.sums.values()), buffers=learner.buffers if train and learner.rows else None,
         )  # fmt: skip
         self._sweep_partials(round_)
-        if not mine:
+        if mine:
+            self._tab.said(spent_usd - share.spent_usd)
+        else:
             self._is_behind = True
             leg.check_place()  # another incarnation was first: with the same bits, but perhaps in our place
         return wishes
 
     def _hand_on(self, share: Share, deadline: Deadline) -> None:
         path = self._layout.partial_of(share.round, share.rank, self._leg.leg + 1)
-        content = share.content(self._leg.token)
+        spent_usd = self._tab.usd()
+        content = share.content(self._leg.token, spent_usd)
         with deadline.transfer():
-            self._store.publish(path, content, self._leg.token)
+            if self._store.publish(path, content, self._leg.token):
+                self._tab.said(spent_usd)
         self._session.transfer_s = deadline.transfer_s
         raise Leaving("its share did not fit the time")
 
@@ -333,9 +350,18 @@ class _Resident:
 
     # What a round decides
 
+    def _is_at_limit(self) -> bool:
+        """Whether rank 0 begins where the run is to stop: then the others have saved that version and may have left."""
+        at = self._current_round()
+        if self._leg.rank != 0 or not self._budget.is_reached(at, self._replica.weights.spent_usd):
+            return False
+        return not self._saver.missing(self._version, self._store.list(self._layout.weights))
+
     def _why_to_go(self, gathered: Gathered, own: Wish) -> str:
         if gathered.wishes & Wish.STOP:
             return STOPPED
+        if gathered.wishes & Wish.LIMIT:
+            return LIMITED
         if gathered.wishes & Wish.LEAVE:
             return "the time of a rank is short"
         if own & Wish.LEAVE:  # not heard: the round was closed without this rank
@@ -354,6 +380,7 @@ class _Resident:
             missed=weights.attendance.missed,
             token=self._leg.token,
             now=self._store.clock.time(),
+            spent_usd=weights.spent_usd,
         )
         ends = record.stop is not None or round_.version >= plan.total_steps
         if record.best_version == round_.version or ends:
@@ -380,17 +407,21 @@ class _Resident:
 
     def _go(self, why: str) -> str:
         if why == STOPPED:
-            return self._end(None, stopped=True)
+            return self._end("on request", stopped=True)
+        if why == LIMITED:
+            if self._current_round() is None:  # the valid round has ended the training anyway
+                return self._end(self._last_epoch.stop if self._last_epoch else None)
+            return self._end(self._budget.reached or why, stopped=True, limited=True)
         self._leg.leave(self._version, why)
         return f"handed over at version {self._version}: {why}"
 
-    def _end(self, why: str | None, *, stopped: bool = False) -> str:
+    def _end(self, why: str | None, *, stopped: bool = False, limited: bool = False) -> str:
         """Save; rank 0 waits for the others' parts and exports."""
         self._save()
         if self._leg.rank == 0:
             self._await_saved(self._version)
             self._replica.weights.state.clear()  # it is read again for the export: both may not fit the memory
-            end = Finish("stopped", "on request") if stopped else Finish("done", why or "all epochs are done")
+            end = Finish("stopped", why or "", limited) if stopped else Finish("done", why or "all epochs are done")
             finish(end, take_snapshot(self._store, self._layout, self._spec), self._spec, self._invocation)
             for rank in range(self._spec.workers):  # what was exchanged, and kept as redo log, serves nobody any more
                 outbox = self._layout.outbox(rank)

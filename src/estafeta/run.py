@@ -8,17 +8,18 @@ import math
 import secrets
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from estafeta.backend import Backend
-from estafeta.cost import Usage, cost_usd
+from estafeta.cost import Bill, Usage, bill
 from estafeta.errors import RunFailed, UsageError
 from estafeta.job import Job
 from estafeta.logbook import Entry
 from estafeta.overrides import override_spec
-from estafeta.spec import Status, Which
+from estafeta.spec import Limits, Status, Which
 
 if TYPE_CHECKING:
     import torch
@@ -132,8 +133,13 @@ class Run:
 
     @property
     def cost(self) -> float:
-        """Dollars that the invocations cost on AWS Lambda, or would have cost there; see `estafeta.cost`."""
-        return cost_usd(self.usage)
+        """Dollars so far: what the run has cost on AWS, or would have cost there; see `bill`."""
+        return self.bill.total
+
+    @property
+    def bill(self) -> Bill:
+        """Dollars so far, by what they are for."""
+        return bill(self.usage, self.status().spec.basis)
 
     def log(self, since_s: float = 0.0) -> list[Entry]:
         """The run's invocations as the functions' logs have them.
@@ -168,10 +174,18 @@ class Run:
                 asked_at = time.monotonic()
         return status
 
-    def resume(self) -> Status:
-        """Set it going again from its newest weights, after a stop or a failure."""
+    def resume(self, **limits: float | None) -> Status:
+        """Set it going again from its newest weights, after a stop or a failure.
+
+        Args:
+            limits: Those that change: `max_cost_usd`, `max_hours`, `max_rounds`; None lifts one.
+
+        Raises:
+            UsageError: It is done, or at one of its limits.
+        """
         self._usage = None
-        return Status.model_validate(self._backend.call({"verb": "resume", "run": self.name}))
+        verb = {"verb": "resume", "run": self.name, "limits": limits}
+        return Status.model_validate(self._backend.call(verb))
 
     def fork(self, version: Which | int = "final", options: Mapping[str, Any] | None = None) -> Run:
         """Start a new run that begins with a version of this one: weights, optimiser state, epochs so far.
@@ -188,6 +202,7 @@ class Run:
         spec = spec.model_copy(update={
             "token": secrets.token_hex(16), "run": new_name(spec.job), "created_at": time.time(),
             "estafeta": version_of("estafeta"), "functions": self._backend.with_settings(settings), "chaos": "",
+            "limits": Limits(since=time.time()),
         })  # fmt: skip
         verb = {"verb": "fork", "run": self.name, "version": version, "spec": spec.model_dump(mode="json")}
         self._backend.call(verb)
@@ -243,6 +258,7 @@ class Run:
         """Everything about the run in one JSON-ready object, as the last line of `estafeta train --json` has it."""
         status = self.status(since_epoch=max(0, self.status().epoch - PACE_EPOCHS))
         usage, outcome, spec = self.usage, status.outcome, status.spec
+        price = bill(usage, spec.basis)
         ended_at = outcome.ended_at if outcome else time.time()
         return {
             "run": self.name,
@@ -266,7 +282,11 @@ class Run:
             "retries": usage.retries,
             "chaos": {"faults": spec.chaos, "injected": self.injected} if spec.chaos else None,
             "billed_gb_seconds": round(usage.billed_gb_seconds, 6),
-            "cost_usd": cost_usd(usage),
+            "cost_usd": price.total,
+            "costs": price.to_dict(),
+            "prices": spec.basis.describe(),
+            "traffic": asdict(usage.traffic),
+            "limits": status.limits.model_dump(exclude={"format", "token", "since"}, exclude_none=True),
             "train_s": round(ended_at - spec.created_at, 3),
             "wall_s": round(wall_s if wall_s is not None else ended_at - spec.created_at, 3),
             "model_path": str(model_path.absolute()) if model_path else None,

@@ -30,6 +30,7 @@ class Share:
     Attributes:
         parts: Row numbers of each micro-batch.
         done: Micro-batches done.
+        spent_usd: What the legs before have said it cost.
     """
 
     session: Session
@@ -38,6 +39,7 @@ class Share:
     rank: int
     parts: MicroBatches
     done: int = 0
+    spent_usd: float = 0.0
 
     @classmethod
     def of(cls, session: Session, spec: RunSpec, plan: Plan, round_: Round, rank: int) -> Share:
@@ -73,7 +75,8 @@ class Share:
                 learner.rows, learner.sums = tally.rows, dict(tally.sums)
             return tally
 
-        self.done = store.reading(path, read).parts
+        tally = store.reading(path, read)
+        self.done, self.spent_usd = tally.parts, tally.spent_usd
 
     def work(self, deadline: Deadline, ship: Ship | None = None, in_vain: Callable[[], bool] | None = None) -> None:
         """Do micro-batches until all are done or the time is short; one is always done.
@@ -101,8 +104,12 @@ class Share:
         if self.round.phase == "train":
             learner.check_loss()
 
-    def content(self, token: str) -> list[Buffer]:
+    def content(self, token: str, spent_usd: float) -> list[Buffer]:
         """What has been summed so far as a tensor file, complete or not.
+
+        Args:
+            token: Of the publication.
+            spent_usd: What this leg has cost.
 
         Raises:
             NotFinite: The gradient is NaN or infinite.
@@ -112,7 +119,8 @@ class Share:
         gradient = learner.gradient() if train else None
         if gradient is not None:
             check_gradient(gradient)
-        tally = Tally(learner.rows, learner.sums, self.done, () if self.is_complete else learner.absent)
+        absent = () if self.is_complete else learner.absent
+        tally = Tally(learner.rows, learner.sums, self.done, absent, self.spent_usd + spent_usd)
         return contribution(self.round, self.rank, tally, gradient, learner.buffers if train else {}, token)
 
     def prefetch(self) -> None:

@@ -23,6 +23,7 @@ from estafeta.layout import (
     residents_in,
     versions_in,
 )
+from estafeta.limits import limit_at
 from estafeta.spec import Plan, RunSpec
 from estafeta.store import Store
 
@@ -46,6 +47,7 @@ class Snapshot:
         residents: By rank, the newest leg and generation that have been claimed.
         left: Ranks and legs that have left.
         reached: Of residents, the newest version that has been worked on; it may be ahead of the newest saved one.
+        limit: Which limit of the run is reached; nothing if none. Residents find that out by themselves.
     """
 
     workers: int
@@ -59,6 +61,7 @@ class Snapshot:
     residents: tuple[tuple[int, tuple[int, int]], ...] = ()
     left: frozenset[tuple[int, int]] = frozenset()
     reached: int = 0
+    limit: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ class Finish:
 
     state: str
     why: str
+    limited: bool = False
 
 
 Action = Prepare | Work | Merge | Reside | Finish
@@ -118,6 +122,8 @@ def next_actions(snapshot: Snapshot) -> tuple[Action, ...]:
     if round_ is None:
         last = snapshot.last_epoch
         return (Finish("done", last.stop if last and last.stop else "all epochs are done"),)
+    if snapshot.limit and not snapshot.ranks:
+        return (Finish("stopped", snapshot.limit, limited=True),)
     legs = dict(snapshot.legs)
     missing = [rank for rank in ranks_of(snapshot.plan, round_, snapshot.workers) if rank not in snapshot.ranks]
     if missing:
@@ -174,6 +180,14 @@ def current_round(plan: Plan, version: int, last_epoch: EpochRecord | None) -> R
     return Round(version, "train")
 
 
+def round_after(plan: Plan, round_: Round) -> Round | None:
+    """The round that follows another, if no verdict ends the run before it."""
+    if round_.phase == "valid":
+        return Round(round_.version, "train") if round_.version < plan.total_steps else None
+    version = round_.version + 1
+    return Round(version, "valid" if version % plan.steps_per_epoch == 0 else "train")
+
+
 def ranks_of(plan: Plan, round_: Round, workers: int) -> range:
     """The ranks that contribute to a round: all, but nobody where there is nothing to validate."""
     return range(workers if round_.phase == "train" or plan.valid_rows else 0)
@@ -212,7 +226,7 @@ def take_snapshot(store: Store, layout: RunLayout, spec: RunSpec, plan: Plan | N
         legs = legs_in(store.list(layout.partial), round_)
     return Snapshot(
         spec.workers, outcome, stop_requested, plan, version, last_epoch, ranks, tuple(sorted(legs.items())),
-        reached=version,
+        reached=version, limit=limit_at(store, layout, spec, top, round_, last_epoch),
     )  # fmt: skip
 
 

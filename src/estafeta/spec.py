@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from estafeta.cost import Basis
 from estafeta.history import EarlyStopping, EpochRecord
 from estafeta.layout import Phase, Round
 from estafeta.optim import Optimizer, from_dict
@@ -52,6 +53,24 @@ class FunctionSettings(Document):
         return max(1, self.memory_mb // MB_PER_VCPU)
 
 
+class Limits(Document):
+    """What ends a run before its last epoch, as far as it is set: it stops then, and can be resumed.
+
+    Attributes:
+        max_cost_usd: Dollars that the run may cost, from its beginning on.
+        max_hours: Hours since it was started, or resumed.
+        max_rounds: Train rounds from its beginning on.
+        since: When it was started or resumed, in seconds since 1970.
+    """
+
+    format: Literal["estafeta-limits/1"] = "estafeta-limits/1"
+    token: str = ""
+    max_cost_usd: float | None = Field(default=None, gt=0)
+    max_hours: float | None = Field(default=None, gt=0)
+    max_rounds: int | None = Field(default=None, ge=1)
+    since: float = 0.0
+
+
 class Origin(Document):
     """Where a forked run begins: a version of another run, and that run's token."""
 
@@ -71,6 +90,8 @@ class RunSpec(Document):
         topology: What was asked for; the plan has what became of it.
         rounds_per_invocation: After how many rounds a resident worker hands over at the latest; None: when its time is
             short.
+        limits: What ends it before its last epoch, until it is resumed.
+        basis: What its price depends on.
         quorum: With how many contributions a round may close when the others are late; None: with those of all.
         window_mb: MiB of blocks of a stored data set that are shuffled together.
         origin: What it was forked from; None: it begins with a new model.
@@ -97,6 +118,8 @@ class RunSpec(Document):
     window_mb: int = Field(default=128, ge=1)
     optimizer: dict[str, Any]
     early_stopping: EarlyStopping
+    limits: Limits = Limits()
+    basis: Basis = Basis()
     functions: dict[Role, FunctionSettings]
     origin: Origin | None = None
     chaos: str = ""
@@ -186,7 +209,11 @@ class Failure(Document):
 
 
 class Outcome(Document):
-    """The end of a run: `done.json`, `stopped.json` or `failed.json`."""
+    """The end of a run: `done.json`, `stopped.json` or `failed.json`.
+
+    Attributes:
+        limited: Whether a limit of its own has stopped it.
+    """
 
     format: Literal["estafeta-outcome/1"] = "estafeta-outcome/1"
     token: str
@@ -195,6 +222,7 @@ class Outcome(Document):
     best_version: int | None = None
     weights_sha256: str | None = None
     why: str = ""
+    limited: bool = False
     failure: Failure | None = None
     ended_at: float
 
@@ -207,6 +235,8 @@ class Status(Document):
         version: Steps done.
         epoch: Epochs done.
         epochs: Records of the epochs that were asked for.
+        limits: The limits that hold now.
+        spent_usd: What it had cost at the end of the newest epoch, as its functions know it.
     """
 
     spec: RunSpec
@@ -221,6 +251,8 @@ class Status(Document):
     parameters: int | None
     epoch: int
     epochs: tuple[EpochRecord, ...]
+    limits: Limits = Limits()
+    spent_usd: float = 0.0
 
 
 class WorkerEvent(Document):
@@ -289,8 +321,20 @@ class ForkVerb(Document):
 class RunVerb(Document):
     """A verb that needs no more than the run's name."""
 
-    verb: Literal["stop", "resume"]
+    verb: Literal["stop"]
     run: str
+
+
+class ResumeVerb(Document):
+    """Set a run going again.
+
+    Attributes:
+        limits: The limits that change, by their names in `Limits`; null lifts one.
+    """
+
+    verb: Literal["resume"]
+    run: str
+    limits: dict[str, float | None] = {}
 
 
 class TendVerb(Document):
@@ -341,6 +385,15 @@ class FetchVerb(Document):
 
 
 ControlEvent = Annotated[
-    StartVerb | ForkVerb | RunVerb | CleanVerb | TendVerb | StatusVerb | InspectVerb | RunsVerb | FetchVerb,
+    StartVerb
+    | ForkVerb
+    | RunVerb
+    | ResumeVerb
+    | CleanVerb
+    | TendVerb
+    | StatusVerb
+    | InspectVerb
+    | RunsVerb
+    | FetchVerb,
     Field(discriminator="verb"),
 ]

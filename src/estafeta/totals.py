@@ -18,22 +18,33 @@ class Totals:
     Attributes:
         rows: Rows that were summed over.
         sums: Loss and metrics, summed over these rows.
+        spent_usd: What the contributions say they have cost.
         missed: Ranks that have missed the round: a stand-in was added in their place.
     """
 
     def __init__(self) -> None:
         self.rows = 0
+        self.spent_usd = 0.0
         self.sums: dict[str, float] = {}
         self.missed: list[int] = []
         self._ranks = 0
         self._buffers: dict[str, Array] = {}
 
-    def add(self, rows: int, sums: Mapping[str, float], buffers: Mapping[str, Array], *, missed: bool = False) -> None:
+    def add(
+        self,
+        rows: int,
+        sums: Mapping[str, float],
+        buffers: Mapping[str, Array],
+        *,
+        spent_usd: float = 0.0,
+        missed: bool = False,
+    ) -> None:
         """Add the next rank's."""
         if missed:
             self.missed.append(self._ranks)
         self._ranks += 1
         self.rows += rows
+        self.spent_usd += spent_usd
         for name, value in sums.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
         for name, array in buffers.items() if rows else ():

@@ -2,6 +2,7 @@
 
     <version>.safetensors             parameters float32[P], buffer.<name>; metadata: format, token, version,
                                       rows and sums of the epoch so far (they become `train_loss` at its end),
+                                      spent (dollars that the run has cost so far),
                                       attendance, if a rank has missed a round
     <version>.optimizer.safetensors   one float32[P] for each state vector of the optimiser
 
@@ -49,6 +50,7 @@ class Weights:
         state: The optimiser's state vectors by name; float32[P] each, or of the slice that this rank keeps.
         rows: Rows of the epoch so far.
         sums: Loss and metrics, summed over these rows.
+        spent_usd: What the run has cost so far, as its functions know it (`spending.py`).
         attendance: Which ranks have missed rounds.
     """
 
@@ -58,15 +60,17 @@ class Weights:
     state: dict[str, Array] = field(default_factory=dict)
     rows: int = 0
     sums: dict[str, float] = field(default_factory=dict)
+    spent_usd: float = 0.0
     attendance: Attendance = NOTHING_MISSED
 
     def advance(self, totals: Totals, plan: Plan) -> None:
-        """Count a step whose update is done: the version, the buffers, and the tally of the epoch."""
+        """Count a step whose update is done: the version, the buffers, the tally of the epoch, the dollars."""
         begins = self.version % plan.steps_per_epoch == 0
         self.rows = totals.rows + (0 if begins else self.rows)
         self.sums = {name: value + (0.0 if begins else self.sums[name]) for name, value in totals.sums.items()}
         if self.buffers:
             self.buffers = totals.buffers(self.buffers)
+        self.spent_usd += totals.spent_usd
         self.attendance = self.attendance.after(totals.missed)
         self.version += 1
 
@@ -127,6 +131,7 @@ def read_weights(store: Store, layout: RunLayout, version: int, parameters: Arra
         buffers = {name.removeprefix(BUFFER): file.read(name) for name in file.entries if name.startswith(BUFFER)}
         weights.buffers.update(buffers)
         weights.rows, weights.sums = int(file.metadata["rows"]), json.loads(file.metadata["sums"])
+        weights.spent_usd = max(weights.spent_usd, float(file.metadata["spent"]))  # ranks may know more or less of it
         weights.attendance = _attendance(file)
         return weights
 
@@ -186,6 +191,14 @@ def token_of_version(store: Store, layout: RunLayout, version: int) -> str:
     return store.reading(layout.version(version), lambda reader: TensorFile(reader).metadata["token"])
 
 
+def spent_at(store: Store, layout: RunLayout, version: int) -> float:
+    """Dollars that a run had cost when a version was published; raises `Gone` as `read_weights` does."""
+    spent: list[float] = []
+    _read(store, layout, version, layout.version(version),
+          lambda reader: spent.append(float(TensorFile(reader).metadata["spent"])))  # fmt: skip
+    return max(spent)
+
+
 def attendance_at(store: Store, layout: RunLayout, version: int) -> Attendance:
     """Which ranks had missed rounds at a version in one file; raises `Gone` as `read_weights` does."""
     return store.reading(layout.version(version), lambda reader: _attendance(TensorFile(reader)))
@@ -217,7 +230,8 @@ def _header(weights: Weights, token: str) -> dict[str, str]:
 
 def _tally(weights: Weights) -> dict[str, str]:
     missed = {"attendance": weights.attendance.to_json()} if weights.attendance.missed else {}
-    return {"rows": str(weights.rows), "sums": json.dumps(weights.sums), **missed}
+    spent = {"spent": repr(weights.spent_usd)}
+    return {"rows": str(weights.rows), "sums": json.dumps(weights.sums), **spent, **missed}
 
 
 def _attendance(file: TensorFile) -> Attendance:

@@ -26,6 +26,7 @@ from estafeta.layout import RunLayout, claim_of, contribution_name, ranks_in
 from estafeta.outcome import fail
 from estafeta.snapshot import Merge, Work, is_current, read_plan
 from estafeta.spec import Failure, Plan, RunSpec, WorkerEvent
+from estafeta.spending import Tab
 
 
 def handler(event: Any, context: Any) -> dict[str, Any]:
@@ -42,15 +43,16 @@ def work(event: WorkerEvent, invocation: Invocation) -> dict[str, Any]:
     invocation.note(event.run, **event.model_dump(exclude={"run", "sent_at", "lead_s", "expires_at"}))
     layout = RunLayout(event.run)
     spec = read_spec(invocation.store, event.run)
+    tab = Tab("worker", spec, invocation)
     try:
         if event.task == "prepare":
             from estafeta.prepare import prepare
 
-            done = prepare(spec, invocation)
+            done = prepare(spec, invocation, tab)
         elif event.task == "reside":
-            done = _reside(event, spec, invocation)
+            done = _reside(event, spec, invocation, tab)
         else:
-            done = contribute(event, spec, invocation)
+            done = contribute(event, spec, invocation, tab)
     except Gone as error:
         if event.task in ("prepare", "reside") or is_current(event.round, invocation.store, spec):
             raise
@@ -58,21 +60,23 @@ def work(event: WorkerEvent, invocation: Invocation) -> dict[str, Any]:
     except EstafetaError as error:
         done = f"failed: {error}"
         fail(invocation, layout, _failure(error, event))
-    invocation.note(event.run, done=done)
+    finally:
+        tab.close()
+    invocation.note_end(event.run, done)
     return {"done": done}
 
 
-def _reside(event: WorkerEvent, spec: RunSpec, invocation: Invocation) -> str:
+def _reside(event: WorkerEvent, spec: RunSpec, invocation: Invocation, tab: Tab) -> str:
     """Be a leg of a resident rank; who finds that there is nothing to do has not imported torch for it."""
     leg = take(event, spec, invocation)
     if isinstance(leg, str):
         return leg
     from estafeta.resident import reside
 
-    return reside(leg, spec, invocation)
+    return reside(leg, spec, invocation, tab)
 
 
-def contribute(event: WorkerEvent, spec: RunSpec, invocation: Invocation) -> str:
+def contribute(event: WorkerEvent, spec: RunSpec, invocation: Invocation, tab: Tab) -> str:
     """Publish a rank's contribution to a round, or as much of it as the time allows.
 
     Returns:
@@ -87,7 +91,7 @@ def contribute(event: WorkerEvent, spec: RunSpec, invocation: Invocation) -> str
     began, done = store.clock.monotonic(), "a duplicate"
     if contribution_name(round_, event.rank) not in store.list(layout.contributions):
         plan = read_plan(store, layout)
-        reached = _publish_share(event, spec, plan, invocation)
+        reached = _publish_share(event, spec, plan, invocation, tab)
         if reached == "overtaken":
             return "left: a duplicate has got to the next leg"
         if reached == "unfinished":
@@ -108,7 +112,7 @@ def contribute(event: WorkerEvent, spec: RunSpec, invocation: Invocation) -> str
 
 
 def _publish_share(
-    event: WorkerEvent, spec: RunSpec, plan: Plan, invocation: Invocation
+    event: WorkerEvent, spec: RunSpec, plan: Plan, invocation: Invocation, tab: Tab
 ) -> Literal["complete", "unfinished", "overtaken"]:
     """Go on with a rank's share; publish it, or how far it got.
 
@@ -128,11 +132,14 @@ def _publish_share(
     if event.leg:
         share.resume(store, layout.partial_of(round_, rank, event.leg))
     share.work(deadline)
-    content = share.content(invocation.token)
+    spent_usd = tab.usd()
+    content = share.content(invocation.token, spent_usd)
     complete = share.is_complete
     path = layout.contribution(round_, rank) if complete else layout.partial_of(round_, rank, event.leg + 1)
     with deadline.transfer():
         mine = store.publish(path, content, invocation.token)
+    if mine:
+        tab.said(spent_usd)
     session.transfer_s = deadline.transfer_s
     return "complete" if complete else "unfinished" if mine else "overtaken"
 

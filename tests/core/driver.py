@@ -245,7 +245,7 @@ class Relay:
             for which in ("best", "final")
             for name in sorted(self.store.list(self.layout.export(which)))
         ]
-        records = [record.model_dump(exclude={"token", "ended_at"}) for record in self.epochs()]
+        records = [record.model_dump(exclude={"token", "ended_at", "spent_usd"}) for record in self.epochs()]
         return Result(
             outcome.state,
             outcome.version,

@@ -51,9 +51,11 @@ def begin() -> Start:
         options: dict[str, object] | None = None,
         topology: Choice = "auto",
         chaos: str = "",
+        limits: dict[str, float | None] | None = None,
     ) -> Run:
         found = import_job(str(JOBS / place))
-        return start(*found, backend=backend, workers=workers, topology=topology, options=options or {}, chaos=chaos)
+        return start(*found, backend=backend, workers=workers, topology=topology, options=options or {}, chaos=chaos,
+                     limits=limits)  # fmt: skip
 
     return begin
 

@@ -174,7 +174,7 @@ def test_train_prints_a_table_and_leaves_the_weights(estafeta: Command, folder: 
     at = next(i for i, line in enumerate(lines) if "train_loss" in line)
     assert lines[at].split()[:3] == ["epoch", "train_loss", "valid_loss"]
     assert [line.split()[0] for line in lines[at + 1 : at + 4]] == ["1", "2", "done"]
-    assert re.search(r"^price   \$0\.\d+ if it had run on AWS Lambda", done.out, re.MULTILINE)
+    assert re.search(r"^price   \$0\.\d+ if it had run on AWS", done.out, re.MULTILINE)
     assert re.search(r"^run     tiny-\w+   in this process, 2 workers x \d+ MB", done.err, re.MULTILINE)
     assert "model   tiny:job   650 parameters, 2.6 kB" in done.err
     assert "plan    2 epochs of 3 steps, batches of 512" in done.err

@@ -27,7 +27,8 @@ RECORD = EpochRecord(token="t", epoch=1, version=6, metrics={"train_loss": 2.0, 
 SUMMARY: dict[str, Any] = {
     "on": "local", "train_s": 79.0, "wall_s": 83.0, "best": {"step": 6, "valid_loss": 1.5},
     "invocations": {"control": 5, "merge": 3, "worker": 8}, "retries": 1, "billed_gb_seconds": 35.1,
-    "cost_usd": 0.00047, "missed": {}, "chaos": None,
+    "cost_usd": 0.00047, "costs": {"compute": 0.000467, "requests": 0.000003, "efs": 0.0, "logs": 0.0},
+    "prices": "list prices of a day", "missed": {}, "chaos": None,
 }  # fmt: skip
 
 
@@ -171,9 +172,10 @@ def test_the_ending_says_what_became_of_the_run(tmp_path: Any) -> None:
         ("best", "valid_loss 1.5000 (epoch 1)"),
         ("work", "8 worker, 3 merge, 5 control invocations, 1 retry, 35.1 GB-seconds"),
     ]
-    price = dict(lines)["price"]
-    assert price.startswith("$0.000470 if it had run on AWS Lambda (compute and requests at list prices of 20")
-    assert "us-east-1, arm64; EFS storage and log storage not included" in price
+    assert lines[3:5] == [
+        ("price", "$0.000470 if it had run on AWS: compute $0.000467, requests $0.000003"),
+        ("", "list prices of a day; without what is kept on EFS, for functions as fast as this machine's"),
+    ]
     assert dict(lines)["files"] == str(tmp_path)
 
 
@@ -184,7 +186,7 @@ def test_who_was_late_is_told() -> None:
 
 def test_on_aws_the_price_is_no_if_and_commands_say_where() -> None:
     lines = dict(wording.ending(status(state="stopped"), {**SUMMARY, "on": "aws"}, {}))
-    assert lines["price"].startswith("$0.000470 (compute")
+    assert lines["price"] == "$0.000470: compute $0.000467, requests $0.000003"
     assert lines["next"].startswith("estafeta resume digits-1a2b3c --on aws")
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
-import pytest
-
-from estafeta.cost import USD_PER_GB_SECOND, USD_PER_REQUEST, Usage, cost_usd
 from estafeta.logbook import entries, faults_of, usage_of
+from estafeta.metering import Traffic, traffic_of
 from estafeta.spec import FunctionSettings, Role
 
 FUNCTIONS: Mapping[Role, FunctionSettings] = {
@@ -102,10 +102,30 @@ def test_injected_faults_are_counted_by_kind() -> None:
 
 def test_usage_adds_up_and_counts_second_attempts_as_retries() -> None:
     usage = usage_of(entries(CLIENT, FUNCTIONS, "mine", 0.0))
-    assert usage == Usage(invocations={"worker": 3}, retries=1, legs=1, billed_gb_seconds=2 * (0.5 + 0.25 + 1.0))
+    assert (usage.invocations, usage.retries, usage.legs) == ({"worker": 3}, 1, 1)
+    assert usage.billed_gb_seconds == 2 * (0.5 + 0.25 + 1.0)
 
 
-def test_the_price_is_that_of_compute_and_requests() -> None:
-    usage = Usage({"worker": 3, "merge": 2}, retries=0, legs=3, billed_gb_seconds=100.0)
-    assert cost_usd(usage) == pytest.approx(100 * USD_PER_GB_SECOND["arm64"] + 5 * USD_PER_REQUEST)
-    assert cost_usd(usage, "x86_64") > cost_usd(usage)
+def test_usage_adds_up_what_each_invocation_says_of_its_file_operations_and_of_its_log() -> None:
+    """GIVEN two invocations that came to their end and one that was killed WHEN they are added THEN it says nothing."""
+    first, second = traffic_of({"list": 2}, {100: 3}, {}), traffic_of({"open": 1, "link": 1}, {}, {1 << 20: 1})
+    said = [f'{{"run": "mine", "done": "x", "traffic": {json.dumps(asdict(traffic))}}}' for traffic in (first, second)]
+    begun = '{"run": "mine", "request_id": "w"}'
+    lines = [
+        f"{line}"
+        for request, note in zip(("a", "b", "c"), (*said, "killed"), strict=True)
+        for line in (f"START RequestId: {request} Version: 1", begun, note, f"REPORT RequestId: {request}\tx")
+    ]
+    found = entries(Logs({("/aws/lambda/s-worker", "one"): lines}), FUNCTIONS, "mine", 0.0)
+    usage = usage_of(found)
+    assert usage.traffic == first + second
+    assert usage.log_bytes == sum(len(line) + 1 for line in lines)
+    assert [entry.traffic for entry in found] == [first, second, Traffic()]
+
+
+def test_an_invocation_that_is_at_work_counts_up_to_now_and_no_longer_than_it_may() -> None:
+    lines = ["START RequestId: w1 Version: 1", '{"run": "mine", "request_id": "w1"}']
+    found = entries(Logs({("/aws/lambda/s-worker", "one"): lines}), FUNCTIONS, "mine", 100.0)
+    assert usage_of(found).billed_gb_seconds == 0
+    assert usage_of(found, FUNCTIONS, 103.0).billed_gb_seconds == 3.0 * 2
+    assert usage_of(found, FUNCTIONS, 1000.0).billed_gb_seconds == 9.0 * 2

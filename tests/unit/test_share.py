@@ -88,7 +88,7 @@ def test_how_often_it_was_broken_off_does_not_show(name: str, is_shipped: bool, 
         assert share.is_complete == (leg == 3)
         if leg < 3:
             assert np.isnan(flat).all(), "only what is complete is shipped"
-            store.publish(path(FIRST, 0, leg + 1), share.content(f"t{leg}"), f"t{leg}")
+            store.publish(path(FIRST, 0, leg + 1), share.content(f"t{leg}", 0.25), f"t{leg}")
     found = flat if is_shipped else session.learner.gradient()
     assert found.tobytes() == expected.tobytes()
     assert (session.learner.rows, session.learner.sums) == (whole.rows, whole.sums)
@@ -133,7 +133,7 @@ def test_scores_are_broken_off_and_gone_on_with_too(tmp_path: Path) -> None:
     expected = learner.rows, dict(learner.sums)
     share = bench.share(valid)
     share.work(short())
-    bench.relay.store.publish("partial", share.content("t"), "t")
+    bench.relay.store.publish("partial", share.content("t", 0.0), "t")
     share = bench.share(valid, bench.open_session())
     share.resume(bench.relay.store, "partial")
     share.work(plenty())
@@ -158,7 +158,7 @@ def test_a_gradient_that_is_no_number_is_not_published(tmp_path: Path) -> None:
     learner = bench.session.learner
     learner.resume(gradient, learner.absent, learner.rows, learner.sums)
     with pytest.raises(NotFinite, match="the gradient"):
-        share.content("t")
+        share.content("t", 0.0)
 
 
 def test_a_partial_that_was_swept_is_gone(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from estafeta.spec import (
     ForkVerb,
     FunctionSettings,
     Plan,
+    ResumeVerb,
     RunSpec,
     RunVerb,
     Slot,
@@ -85,12 +86,12 @@ def test_verbs_are_told_apart() -> None:
     spec = spec_of("plain")
     assert isinstance(verbs.validate_python({"verb": "start", "spec": spec.model_dump(), "code": {}}), StartVerb)
     assert isinstance(verbs.validate_python({"verb": "status", "run": "r"}), StatusVerb)
+    assert verbs.validate_python({"verb": "resume", "run": "r"}) == ResumeVerb(verb="resume", run="r")
     fork = {"verb": "fork", "run": "r", "version": "best", "spec": spec.model_dump()}
     assert isinstance(verbs.validate_python(fork), ForkVerb)
     assert isinstance(verbs.validate_python({**fork, "version": 12}), ForkVerb)
     assert verbs.validate_python({"verb": "clean", "run": "r"}) == CleanVerb(verb="clean", run="r", keep_final=False)
-    for verb in ("stop", "resume"):
-        assert verbs.validate_python({"verb": verb, "run": "r"}) == RunVerb(verb=verb, run="r")
+    assert verbs.validate_python({"verb": "stop", "run": "r"}) == RunVerb(verb="stop", run="r")
     for wrong in ({}, {"verb": "dance"}, {"verb": "stop"}, {"verb": "stop", "run": "r", "now": True}):
         with pytest.raises(ValidationError):
             verbs.validate_python(wrong)

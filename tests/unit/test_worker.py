@@ -164,4 +164,7 @@ def test_the_handler_writes_what_it_was_asked_and_what_it_did(
     asked, did = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert asked == {"run": "r", "request_id": "1234", "task": "train", "version": 0, "rank": 1, "leg": 0,
                      "generation": 0}  # fmt: skip
+    traffic = did.pop("traffic")
+    assert traffic["calls"]["create"] == traffic["calls"]["link"] == 1
+    assert traffic["write_bytes"] > 0
     assert did == {"run": "r", "request_id": "1234", "done": "contributed"}

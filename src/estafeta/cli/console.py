@@ -37,7 +37,7 @@ RATE_WINDOW_S = 10.0
 BAR = (10, 40)
 """Least and most columns of the progress bar."""
 
-BESIDE_BAR = 60
+BESIDE_BAR = 70
 """Columns that the words beside it take, about."""
 
 
@@ -162,7 +162,7 @@ class EpochView:
 
 
 class ProgressLine:
-    """The live line under the table: state, epoch, a bar for the steps of the run, their rate, the time left.
+    """The live line under the table: state, epoch, a bar for the steps, their rate, time left, dollars up to the epoch.
 
     Args:
         width: Most columns.
@@ -181,7 +181,7 @@ class ProgressLine:
         rate = self._rate(status.version)
         left = f"{clock((status.total_steps - status.version) / rate)} left" if rate else self._waited()
         grid = Table.grid(padding=(0, 2))
-        for _ in range(6):
+        for _ in range(7):
             grid.add_column(no_wrap=True)
         grid.add_row(
             state,
@@ -190,6 +190,7 @@ class ProgressLine:
             f"step {status.version}/{status.total_steps}",
             f"{rate:.1f}/s",
             left,
+            wording.dollars(status.spent_usd) if status.spent_usd else "",
         )
         return grid
 

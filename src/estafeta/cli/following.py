@@ -115,7 +115,8 @@ class Watch:
             complaint = of_failure(failure, self.run.name, self.run.on)
             self.console.complaint(complaint)
             return complaint.exit_code
-        return 0 if status.state == "done" else INTERRUPTED_EXIT
+        limited = status.outcome is not None and status.outcome.limited
+        return 0 if status.state == "done" or limited else INTERRUPTED_EXIT
 
     def _summary(self, model_path: Path | None = None) -> dict[str, Any]:
         return self.run.summary(wall_s=time.monotonic() - self.began, model_path=model_path)

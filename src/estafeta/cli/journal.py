@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from estafeta.cli.wording import size
 from estafeta.logbook import Entry
 from estafeta.run import ENDED, Run
 from estafeta.spec import Role
@@ -83,4 +84,8 @@ def _readable(line: str) -> str:
         return line
     facts = json.loads(line)
     told = {key: value for key, value in facts.items() if key not in ("run", "request_id") and value != ""}
+    if traffic := told.get("traffic"):
+        told["traffic"] = f"{size(traffic['read_bytes'])} read and {size(traffic['write_bytes'])} written" + (
+            f" in {sum(traffic['calls'].values())} file operations"
+        )
     return ", ".join(f"{key} {value}" for key, value in told.items())

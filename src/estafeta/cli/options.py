@@ -57,3 +57,47 @@ output_dir = click.option(
     "--output-dir", type=click.Path(file_okay=False, writable=True), default="runs", show_default=True,
     help="Where the weights go: DIR/RUN/final and DIR/RUN/best.", metavar="DIR",
 )  # fmt: skip
+
+
+NO_LIMIT = "none"
+"""Lifts a limit."""
+
+
+def _limit(kind: type[int] | type[float]) -> Callable[..., float | str | None]:
+    def parse(_context: click.Context, _parameter: click.Parameter, text: str | None) -> float | str | None:
+        if text is None or text == NO_LIMIT:
+            return text
+        try:
+            number = kind(text.removeprefix("$"))
+        except ValueError as error:
+            raise click.BadParameter(f"{text!r} is neither a number nor {NO_LIMIT!r}") from error
+        if not 0 < number < float("inf"):
+            raise click.BadParameter(f"{text} is not above zero, or has no end")
+        return number
+
+    return parse
+
+
+LIMITS = {
+    "max_cost": ("max_cost_usd", "USD", float, "Stop when it has cost so many dollars; locally: would have on AWS."),
+    "max_hours": ("max_hours", "H", float, "Stop after so many hours since the start, or since it was resumed."),
+    "max_rounds": ("max_rounds", "N", int, "Stop after so many train rounds."),
+}
+"""By parameter: the limit's name in the spec, its unit, its type, what it does."""
+
+
+def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that limit a run."""
+    for parameter, (_, unit, kind, text) in reversed(LIMITS.items()):
+        flag = "--" + parameter.replace("_", "-")
+        command = click.option(flag, parameter, callback=_limit(kind), metavar=unit, help=text)(command)
+    return command
+
+
+def limits_of(**options: Any) -> dict[str, float | None]:
+    """The limits that were given, by their names in the spec; None lifts one."""
+    return {
+        LIMITS[parameter][0]: None if value == NO_LIMIT else value
+        for parameter, value in options.items()
+        if value is not None
+    }

@@ -7,12 +7,23 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from estafeta.cli.finding import find_run
-from estafeta.cli.options import Manners, detach, json_output, on_service, output_dir, quiet, run_name, verbose
+from estafeta.cli.options import (
+    Manners,
+    detach,
+    json_output,
+    limit_options,
+    limits_of,
+    on_service,
+    output_dir,
+    quiet,
+    run_name,
+    verbose,
+)
 from estafeta.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +31,7 @@ if TYPE_CHECKING:
     from estafeta.spec import Choice, On, Which
 
 
-def _is_there(_context: click.Context, _parameter: click.Parameter, place: str) -> str:
+def job_file(_context: click.Context, _parameter: click.Parameter, place: str) -> str:
     """Refuse a job file that does not exist before anything is started for it."""
     file = place.partition(":")[0]
     if not Path(file).is_file():
@@ -28,7 +39,8 @@ def _is_there(_context: click.Context, _parameter: click.Parameter, place: str) 
     return place
 
 
-def _pairs(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+def pairs(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+    """What `-o` gives, by name."""
     pairs = [text.partition("=") for text in texts]
     for name, equals, _ in pairs:
         if not name or not equals:
@@ -37,7 +49,7 @@ def _pairs(_context: click.Context, _parameter: click.Parameter, texts: tuple[st
 
 
 @click.command(epilog="Example: estafeta train digits.py -n 4 -o epochs=5 -o optimizer.lr=0.01")
-@click.argument("job", metavar="JOB.py[:NAME]", callback=_is_there)
+@click.argument("job", metavar="JOB.py[:NAME]", callback=job_file)
 @click.option("-n", "--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Workers for a batch.")
 @click.option(
     "--topology",
@@ -58,9 +70,10 @@ def _pairs(_context: click.Context, _parameter: click.Parameter, texts: tuple[st
     "options",
     multiple=True,
     metavar="KEY=VALUE",
-    callback=_pairs,
+    callback=pairs,
     help="Change the job or the functions: epochs, optimizer.lr, model.hidden, worker.timeout_s …",
 )
+@limit_options
 @output_dir
 @click.option(
     "--template",
@@ -81,6 +94,7 @@ def _pairs(_context: click.Context, _parameter: click.Parameter, texts: tuple[st
 @click.pass_obj
 def train(
     manners: Manners,
+    /,
     job: str,
     workers: int,
     topology: Choice,
@@ -90,10 +104,12 @@ def train(
     template: str | None,
     chaos: str,
     detach: bool,
+    **limits: Any,
 ) -> int:
     """Train a job, and follow it to its end.
 
-    Ctrl-C leaves the run to itself; Ctrl-C twice stops it.
+    A run that reaches a limit (--max-cost, --max-hours, --max-rounds) stops by itself within a round, keeps its
+    weights, and can be resumed; the exit code is 0. Ctrl-C leaves the run to itself; Ctrl-C twice stops it.
     """
     began = time.monotonic()
     from estafeta.cli.following import Watch
@@ -110,7 +126,8 @@ def train(
         if on != "inline":
             console.lively(f"starting   importing {job}, looking for the functions")
         try:
-            run = _start(job, on, workers, topology, options, chaos, Path(template) if template else None)
+            place = Path(template) if template else None
+            run = _start(job, on, workers, topology, options, chaos, limits_of(**limits), place)
         finally:
             console.still()
         watch = Watch(run, console, began, Path(output_dir))
@@ -118,7 +135,14 @@ def train(
 
 
 def _start(
-    job: str, on: On, workers: int, topology: Choice, options: dict[str, str], chaos: str, template: Path | None
+    job: str,
+    on: On,
+    workers: int,
+    topology: Choice,
+    options: dict[str, str],
+    chaos: str,
+    limits: dict[str, float | None],
+    template: Path | None,
 ) -> Run:
     """Import the job, which imports torch, while the service starts."""
     from estafeta.launch import connect, start
@@ -129,7 +153,8 @@ def _start(
         imported = import_job(job)
         backend = connecting.result()
     try:
-        return start(*imported, backend=backend, workers=workers, topology=topology, options=options, chaos=chaos)
+        return start(*imported, backend=backend, workers=workers, topology=topology, options=options, chaos=chaos,
+                     limits=limits)  # fmt: skip
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted while the run was being started: see `estafeta runs`") from None
 
@@ -152,22 +177,24 @@ def watch(manners: Manners, name: str, on: On) -> int:
 @click.command(epilog="Example: estafeta resume last")
 @run_name
 @on_service
+@limit_options
 @output_dir
 @detach
 @json_output
 @quiet
 @verbose
 @click.pass_obj
-def resume(manners: Manners, name: str, on: On, output_dir: str, detach: bool) -> int:
+def resume(manners: Manners, /, name: str, on: On, output_dir: str, detach: bool, **limits: Any) -> int:
     """Set a stopped or failed run going again.
 
-    It goes on from its newest weights, and is followed as in train.
+    It goes on from its newest weights, and is followed as in train. Its limits hold on, but for those that are given
+    anew, or lifted with "none".
     """
     began = time.monotonic()
     from estafeta.cli.following import Watch
 
     run = find_run(name, on)
-    run.resume()
+    run.resume(**limits_of(**limits))
     watch = Watch(run, manners.console(), began, Path(output_dir))
     return watch.leave() if detach else watch.attend()
 
@@ -196,7 +223,7 @@ def _version(_context: click.Context, _parameter: click.Parameter, text: str) ->
     "options",
     multiple=True,
     metavar="KEY=VALUE",
-    callback=_pairs,
+    callback=pairs,
     help="What is to be different: epochs, optimizer.lr, early_stopping.patience, worker.timeout_s …",
 )
 @on_service

@@ -11,8 +11,7 @@ from typing import Any
 
 from estafeta.backend import ROLES
 from estafeta.cli.epochs import ago, clock, number
-from estafeta.cost import PRICES_AS_OF
-from estafeta.spec import Status
+from estafeta.spec import Limits, Status
 
 Lines = list[tuple[str, str]]
 """Label and text; the label is empty where a line goes on with what the line before began."""
@@ -20,10 +19,12 @@ Lines = list[tuple[str, str]]
 BYTES_PER_PARAMETER = 4
 """They are float32."""
 
-BASIS = (
-    f"compute and requests at list prices of {PRICES_AS_OF}, us-east-1, arm64; EFS storage and log storage not included"
-)
-"""What a price is made of."""
+ASSUMED = {
+    "local": ", for functions as fast as this machine's",
+    "inline": ", for functions as fast as this process, without starting them",
+    "aws": "",
+}
+"""What a price rests on that was not measured on AWS."""
 
 PLACES = {"local": "local", "inline": "in this process", "aws": "AWS Lambda"}
 
@@ -86,11 +87,15 @@ def bill(summary: Mapping[str, Any]) -> Lines:
         return []
     invocations = ", ".join(f"{count} {role}" for role in ROLES if (count := summary["invocations"].get(role)))
     retries = "1 retry" if summary["retries"] == 1 else f"{summary['retries']} retries"
-    price = f"${summary['cost_usd']:.6f}" if summary["cost_usd"] < 0.01 else f"${summary['cost_usd']:.2f}"
-    where = "" if summary["on"] == "aws" else " if it had run on AWS Lambda"
+    where = "" if summary["on"] == "aws" else " if it had run on AWS"
+    costs = summary["costs"]
+    parts = ", ".join(
+        f"{what} {dollars(costs[what])}" for what in ("compute", "requests", "efs", "logs") if costs[what]
+    )
     return [
         ("work", f"{invocations} invocations, {retries}, {summary['billed_gb_seconds']:,.1f} GB-seconds"),
-        ("price", f"{price}{where} ({BASIS})"),
+        ("price", f"{dollars(summary['cost_usd'])}{where}: {parts}"),
+        ("", f"{summary['prices']}; without what is kept on EFS{ASSUMED[summary['on']]}"),
     ]
 
 
@@ -114,7 +119,7 @@ def ending(status: Status, summary: Mapping[str, Any], files: Mapping[str, Path]
         *bill(summary),
         *chaos(summary),
         *written,
-        ("next", "   ".join(_next(status.state, status.spec.run, summary["on"], exported=bool(files)))),
+        ("next", "   ".join(_next(status, summary["on"], exported=bool(files)))),
     ]
 
 
@@ -123,9 +128,32 @@ def command(verb: str, run: str, on: str) -> str:
     return f"estafeta {verb} {run}" + (" --on aws" if on == "aws" else "")
 
 
-def _next(state: str, run: str, on: str, *, exported: bool) -> list[str]:
-    verbs = ["resume"] if state != "done" else []
-    return [command(verb, run, on) for verb in [*verbs, "status" if exported else "export", "clean"][:2]]
+def _next(status: Status, on: str, *, exported: bool) -> list[str]:
+    run, verbs = status.spec.run, ["resume"] if status.state != "done" else []
+    commands = [command(verb, run, on) for verb in [*verbs, "status" if exported else "export", "clean"][:2]]
+    if status.outcome and status.outcome.limited:
+        commands[0] += f" {_limit_flag(status.limits)}"
+    return commands
+
+
+def _limit_flag(limits: Limits) -> str:
+    """The option that would let a run go on that has stopped at a limit: the same again."""
+    if limits.max_cost_usd is not None:
+        return f"--max-cost {2 * limits.max_cost_usd:.6g}"
+    if limits.max_rounds is not None:
+        return f"--max-rounds {2 * limits.max_rounds}"
+    return f"--max-hours {limits.max_hours:.6g}"
+
+
+def limits(status: Status) -> Lines:
+    """The limits of a run, if it has any."""
+    known = status.limits
+    parts = [
+        f"{dollars(known.max_cost_usd)}" if known.max_cost_usd is not None else "",
+        f"{known.max_hours:.6g} hours" if known.max_hours is not None else "",
+        count(known.max_rounds, "round") if known.max_rounds is not None else "",
+    ]
+    return [("limits", ", ".join(filter(None, parts)))] if any(parts) else []
 
 
 def size(size: float) -> str:
@@ -140,3 +168,8 @@ def size(size: float) -> str:
 def count(number: int, noun: str) -> str:
     """A number with its noun."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def dollars(amount: float) -> str:
+    """An amount of money, as exact as its size wants it."""
+    return f"${amount:.6f}" if amount < 0.01 else f"${amount:,.2f}"

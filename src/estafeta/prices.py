@@ -1,0 +1,74 @@
+"""AWS's list prices, dated: a table by region, read by `cost.py`.
+
+On demand, first tier, without the free tier. A region of which no price was looked up has no row: `prices_of` then
+gives those of us-east-1 and says so, since most prices are the same in the large regions and none is far off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+PRICES_AS_OF = "2026-11-23"
+"""When they were looked up."""
+
+DEFAULT_REGION = "us-east-1"
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Dollars for each unit. A gigabyte of memory, of a file system and of a log has 2**30 bytes.
+
+    Attributes:
+        region: Where they hold.
+        gb_second: Lambda, memory size times billed duration, by architecture.
+        request: Lambda, each invocation.
+        efs_read_gb: Elastic throughput, as metered. Bursting throughput has no price.
+        efs_write_gb: The same, written.
+        efs_gb_month: Regional Standard storage.
+        log_gb: CloudWatch Logs, taken in.
+        s3_gb_month: Standard storage.
+        s3_put: Each PUT, or part of an upload.
+        s3_get: Each GET.
+        vm_hour: An EC2 instance of the m7g family, each vCPU with its 4 GiB; the price is linear in the size.
+    """
+
+    region: str
+    gb_second: Mapping[str, float]
+    request: float
+    efs_read_gb: float
+    efs_write_gb: float
+    efs_gb_month: float
+    log_gb: float
+    s3_gb_month: float
+    s3_put: float
+    s3_get: float
+    vm_hour: float
+
+
+# Lambda: https://aws.amazon.com/lambda/pricing/. EFS: re:Post "estimate Elastic Throughput mode costs", and
+# factualminds.com (June 2026), as for m7g (m7g.large, 2 vCPU: $0.0816 an hour). Logs and S3: their pricing pages.
+_US_EAST_1 = Prices(
+    region="us-east-1",
+    gb_second={"arm64": 0.0000133334, "x86_64": 0.0000166667},
+    request=0.20e-6,
+    efs_read_gb=0.03,
+    efs_write_gb=0.06,
+    efs_gb_month=0.30,
+    log_gb=0.50,
+    s3_gb_month=0.023,
+    s3_put=5e-6,
+    s3_get=0.4e-6,
+    vm_hour=0.0408,
+)
+
+PRICES: Mapping[str, Prices] = {
+    "us-east-1": _US_EAST_1,
+    # Only what is known to differ; the rest of the row is that of us-east-1.
+    "eu-west-1": replace(_US_EAST_1, region="eu-west-1", efs_write_gb=0.07),
+}
+
+
+def prices_of(region: str) -> Prices:
+    """The prices of a region, or those of us-east-1 (see their `region`) where there is no row."""
+    return PRICES.get(region, PRICES[DEFAULT_REGION])

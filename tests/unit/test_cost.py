@@ -1,0 +1,108 @@
+"""Prices, worked out by hand from the list prices that `facts` in the comments name; and what adds up to them."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from estafeta.cost import GIB, Basis, Usage, access_usd, bill, second_usd, storage_usd, upload_usd
+from estafeta.metering import KIB, Traffic, traffic_of
+from estafeta.prices import PRICES, prices_of
+
+US = PRICES["us-east-1"]
+
+
+def used(**changes: object) -> Usage:
+    facts: dict[str, object] = {"invocations": {"worker": 3}, "retries": 0, "legs": 3, "billed_gb_seconds": 0.0}
+    return Usage(**{**facts, **changes})  # type: ignore[arg-type]
+
+
+def test_compute_and_requests() -> None:
+    """100,000 GB-seconds: $1.33334 on arm64, $1.66667 on x86-64; 5,000,000 requests at $0.20 a million: $1."""
+    usage = used(invocations={"worker": 4_000_000, "merge": 1_000_000}, billed_gb_seconds=100_000.0)
+    arm, intel = bill(usage, Basis()), bill(usage, Basis(architecture="x86_64"))
+    assert arm.compute == pytest.approx(1.33334)
+    assert intel.compute == pytest.approx(1.66667)
+    assert arm.requests == intel.requests == pytest.approx(1.0)
+    assert arm.total == pytest.approx(2.33334)
+
+
+def test_an_hour_of_a_worker() -> None:
+    """1,769 MB are 1.7275390625 GB: $0.0829 an hour on arm64, $0.1037 on x86-64; 10,240 MB are 10 GB: $0.48, $0.60."""
+    assert 3600 * second_usd(1769, Basis()) == pytest.approx(0.082922, abs=1e-6)
+    assert 3600 * second_usd(1769, Basis(architecture="x86_64")) == pytest.approx(0.103653, abs=1e-6)
+    assert 3600 * second_usd(10_240, Basis()) == pytest.approx(0.480002, abs=1e-6)
+    assert 3600 * second_usd(10_240, Basis(architecture="x86_64")) == pytest.approx(0.600001, abs=1e-6)
+
+
+def test_access_has_a_price_where_throughput_is_elastic() -> None:
+    """100 GB read at $0.03 and 50 GB written at $0.06 are $6; in eu-west-1, written at $0.07, $6.50."""
+    usage = used(traffic=Traffic(elastic_read_bytes=100 * GIB, elastic_write_bytes=50 * GIB))
+    elastic = bill(usage, Basis(throughput="elastic"))
+    assert elastic.efs == elastic.efs_if_elastic == pytest.approx(6.0)
+    bursting = bill(usage, Basis())
+    assert (bursting.efs, bursting.efs_if_elastic) == (0.0, pytest.approx(6.0))
+    assert elastic.total - bursting.total == pytest.approx(6.0)
+    assert bill(usage, Basis(region="eu-west-1", throughput="elastic")).efs == pytest.approx(6.5)
+
+
+def test_one_step_of_8_workers_on_10_mib_costs_a_cent_for_access_and_a_27th_of_that_for_compute() -> None:
+    """Each reads 2 times 10 MiB and the 8 write 9 times 10 MiB: 160 and 90 MiB, in requests of 1 MiB.
+
+    160 / 1,024 * $0.03 + 90 / 1,024 * $0.06 = $0.0099609; 8 * 2 s * 1.7275390625 GB * $0.0000133334 = $0.00036855.
+    """
+    traffic = traffic_of({}, {10 << 20: 16}, {10 << 20: 9})
+    assert access_usd(traffic, US) == pytest.approx(0.009960937)
+    usage = used(billed_gb_seconds=8 * 2 * 1769 / 1024, traffic=traffic)
+    costs = bill(usage, Basis(throughput="elastic"))
+    assert costs.compute == pytest.approx(0.00036855, rel=1e-4)
+    assert costs.efs / costs.compute == pytest.approx(27, abs=0.1)
+    assert traffic.burst_credit_bytes == (90 << 20) + (160 << 20) // 3, "137 to 143 MiB of credit, and no fee"
+
+
+def test_logs_storage_and_uploads() -> None:
+    """4 GiB of log at $0.50; 10 GiB for half a month at $0.30; 3 GiB in 400 parts, a day in S3 at $0.023 a month."""
+    assert bill(used(log_bytes=4 * GIB), Basis()).logs == pytest.approx(2.0)
+    assert storage_usd(10 * GIB, 0.5, US) == pytest.approx(1.5)
+    assert upload_usd(3 * GIB, 400, US) == pytest.approx(400 * 0.000005 + 400 * 0.0000004 + 3 * 0.023 / 30)
+
+
+def test_least_sizes_of_what_is_metered() -> None:
+    """A byte counts as 32 KiB where throughput is elastic, as 4 KiB where it is bursting; then in steps of 1 KiB."""
+    for size, elastic, bursting in (
+        (1, 32, 4), (4 * KIB, 32, 4), (4 * KIB + 1, 32, 5), (32 * KIB + 1, 33, 33), (1 << 20, 1024, 1024),
+        ((1 << 20) + 1, 1024 + 32, 1024 + 4), ((5 << 20) - 1, 5 * 1024, 5 * 1024), (0, 0, 0),
+    ):  # fmt: skip
+        read, written = traffic_of({}, {size: 3}, {}), traffic_of({}, {}, {size: 2})
+        assert (read.elastic_read_bytes, read.burst_read_bytes) == (3 * elastic * KIB, 3 * bursting * KIB)
+        assert (written.elastic_write_bytes, written.burst_write_bytes) == (2 * elastic * KIB, 2 * bursting * KIB)
+        assert (read.read_bytes, written.write_bytes) == (3 * size, 2 * size)
+
+
+def test_calls_without_data_are_metered_too() -> None:
+    """Five listings, two openings of two requests each: 9 * 4 KiB; a link and a creation of two: 3 * 4 KiB."""
+    traffic = traffic_of({"list": 5, "open": 2, "link": 1, "create": 1}, {}, {})
+    assert traffic.elastic_read_bytes == traffic.burst_read_bytes == 36 * KIB
+    assert traffic.elastic_write_bytes == traffic.burst_write_bytes == 12 * KIB
+    assert traffic.read_bytes == traffic.write_bytes == 0
+
+
+def test_traffic_adds_up() -> None:
+    one, other = traffic_of({"list": 1}, {10: 1}, {}), traffic_of({"list": 2, "link": 1}, {}, {7: 2})
+    total = one + other
+    assert total.calls == {"list": 3, "read": 1, "link": 1, "write": 2}
+    assert (total.read_bytes, total.write_bytes) == (10, 14)
+    assert access_usd(total, US) == pytest.approx(access_usd(one, US) + access_usd(other, US))
+    assert sum((one, other), Traffic()) == total
+
+
+def test_a_region_without_prices_is_said_to_have_those_of_us_east_1() -> None:
+    assert prices_of("ap-south-2") is US
+    assert "us-east-1 (none known of ap-south-2)" in Basis(region="ap-south-2").describe()
+    assert Basis(region="eu-west-1").describe() == "list prices of 2026-11-23, eu-west-1, arm64, EFS bursting"
+
+
+@pytest.mark.parametrize("wrong", [{"architecture": "sparc"}, {"throughput": "fast"}, {"zone": "a"}])
+def test_a_basis_that_is_none(wrong: dict[str, str]) -> None:
+    with pytest.raises(ValidationError):
+        Basis(**wrong)  # type: ignore[arg-type]

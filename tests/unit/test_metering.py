@@ -1,0 +1,99 @@
+"""Every file operation is counted once, where it happens."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conformance.interposed import Interposed
+from core.driver import Relay
+from core.specs import spec_of
+from estafeta.files import Buffer, OsFiles, Reader
+from estafeta.layout import RunLayout
+from estafeta.metering import Meter, Traffic
+from estafeta.store import Store
+
+
+class Witness(Interposed):
+    """Keeps a list of its own of what was done."""
+
+    def __init__(self, files: OsFiles) -> None:
+        super().__init__(files)
+        self.calls: Counter[str] = Counter()
+        self.read = self.written = 0
+
+    def around(self, call: str, path: str, carry_out: Callable[[], Any]) -> Any:
+        result = carry_out()
+        self.calls[{"listdir": "list", "write": "create"}.get(call, call)] += 1
+        return _Seen(result, self) if call == "open" else result
+
+    def create(self, path: str, chunks: Sequence[Buffer]) -> None:
+        super().create(path, chunks)
+        self.calls["write"] += 1
+        self.written += sum(len(memoryview(chunk).cast("B")) for chunk in chunks)
+
+
+class _Seen:
+    def __init__(self, reader: Reader, witness: Witness) -> None:
+        self.size, self.close, self._reader, self._witness = reader.size, reader.close, reader, witness
+
+    def readinto(self, buffer: Buffer, offset: int) -> int:
+        count = self._reader.readinto(buffer, offset)
+        self._witness.calls["read"] += 1
+        self._witness.read += count
+        return count
+
+    def __enter__(self) -> _Seen:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def test_the_figures_of_a_run_are_what_a_witness_has_seen(tmp_path: Path) -> None:
+    """A whole run, and its removal: listings, files that are read in parts, links, sweeping."""
+    meter = Meter()
+    witness = Witness(OsFiles(meter))
+    relay = Relay(tmp_path, spec_of("adamw", epochs=1), files=witness)
+    relay.run()
+    relay.control("clean")
+    traffic = meter.traffic()
+    assert traffic.calls == witness.calls
+    assert {"list", "open", "read", "create", "write", "link", "unlink", "mkdir", "rmdir"} <= traffic.calls.keys()
+    assert (traffic.read_bytes, traffic.write_bytes) == (witness.read, witness.written)
+    assert relay.store.list(RunLayout("r").root) == frozenset()
+
+
+@given(st.lists(st.integers(0, 5000), min_size=1, max_size=5), st.integers(1, 4000))
+def test_a_writer_and_a_reader(tmp_path_factory: Any, sizes: list[int], part: int) -> None:
+    meter = Meter()
+    files = OsFiles(meter)
+    path = str(tmp_path_factory.mktemp("files") / "a")
+    writer = files.write(path)
+    for size in sizes:
+        writer.write([bytes(size // 2), bytes(size - size // 2)], 0)
+    writer.close()
+    with files.open(path) as reader:
+        got = reader.readinto(bytearray(part), 0)
+    traffic = meter.traffic()
+    assert traffic.calls == {"create": 1, "write": len(sizes), "open": 1, "read": 1}
+    assert (traffic.write_bytes, traffic.read_bytes) == (sum(sizes), got)
+
+
+def test_what_fails_is_not_counted_and_a_reset_begins_anew(tmp_path: Path) -> None:
+    meter = Meter()
+    store = Store(tmp_path, OsFiles(meter))
+    assert not store.list("nowhere")
+    listed = meter.traffic().calls
+    assert listed == {"list": 1}, "of the directory above; the one that is not there gave an error"
+    store.publish("a", [b"token"], "token")
+    assert not store.publish("a", [b"other"], "other")
+    calls = meter.traffic().calls
+    assert (calls["create"], calls["link"], calls["unlink"]) == (2, 1, 2)
+    meter.reset()
+    assert meter.traffic() == Traffic()
