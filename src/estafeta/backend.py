@@ -18,11 +18,9 @@ from estafeta.inline import InlineInvoker
 from estafeta.invoke import FunctionError, Invoker, LambdaInvoker, make_client, reaching
 from estafeta.logbook import Entry, entries, usage_of
 from estafeta.spec import FunctionSettings, Role
+from estafeta.stack import STACK
 
 ROLES: tuple[Role, ...] = ("worker", "merge", "control")
-STACK = "estafeta"
-"""Default name of the CloudFormation stack; its functions are `estafeta-worker` and so on."""
-
 LOG_LAG_S = 2.0
 """How long a REPORT line may be behind what its function did last, before a run is summed up without it."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from estafeta import local
-from estafeta.backend import ROLES, STACK, Backend, InlineBackend, LambdaBackend, home
+from estafeta.backend import ROLES, Backend, InlineBackend, LambdaBackend, home
 from estafeta.errors import UsageError
 from estafeta.job import Job
 from estafeta.local.config import FunctionConfig
@@ -20,6 +20,7 @@ from estafeta.run import Run
 from estafeta.settings import to_dict
 from estafeta.shipping import find_job
 from estafeta.spec import Choice, FunctionSettings, On, RunSpec
+from estafeta.stack import STACK
 from estafeta.usercode import is_importing
 
 TEMPLATE = Path(__file__).with_name("template.yaml")
