@@ -35,14 +35,14 @@ def moto() -> Iterator[str]:
 @pytest.fixture
 def account(moto: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let boto3 find that account, and nothing of this machine's user."""
-    _point_at(moto, monkeypatch)
+    point_at(moto, monkeypatch)
 
 
 @pytest.fixture(scope="session")
 def _kept_bucket(moto: str) -> Bucket:
     """Making a client takes longer than most tests do."""
     with pytest.MonkeyPatch.context() as patch:
-        _point_at(moto, patch)
+        point_at(moto, patch)
         client = patient_client("s3")
     client.create_bucket(Bucket="bucket")
     return Bucket("bucket", client)
@@ -82,7 +82,8 @@ def invocation(store: Store, remaining_s: float = 300.0) -> Invocation:
                       lambda: remaining_s, quiet=True)  # fmt: skip
 
 
-def _point_at(moto: str, patch: pytest.MonkeyPatch) -> None:
+def point_at(moto: str, patch: pytest.MonkeyPatch) -> None:
+    """Have boto3 find the account in environment variables, and nothing of this machine's user."""
     for service in ("S3", "CLOUDFORMATION", "STS"):
         patch.setenv(f"AWS_ENDPOINT_URL_{service}", moto)
     settings = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": REGION,
