@@ -20,6 +20,7 @@ from estafeta.handover import publish_left
 from estafeta.invocation import Invocation, dispatch
 from estafeta.layout import RUN_NAME, RUNS, RunLayout
 from estafeta.outcome import RESERVE_BYTES, fail
+from estafeta.probes import probe
 from estafeta.receiving import receive
 from estafeta.s3 import Bucket
 from estafeta.snapshot import OUTCOMES, Prepare, Reside, Snapshot, next_actions, read_epoch, take_snapshot, takeovers
@@ -28,6 +29,7 @@ from estafeta.spec import (
     DatasetsVerb,
     FetchVerb,
     Outcome,
+    ProbeVerb,
     ReceiveVerb,
     RemoveVerb,
     RunSpec,
@@ -84,6 +86,8 @@ def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:
         case RemoveVerb():
             remove(invocation.store, read_manifest(invocation.store, verb.dataset).name)
             return {"dataset": verb.dataset}
+        case ProbeVerb():
+            return probe(verb, invocation)
         case RunVerb(verb="stop"):
             return _stop(_spec(verb.run, invocation), invocation)
         case RunVerb(verb="resume"):

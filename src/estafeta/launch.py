@@ -107,9 +107,9 @@ def connect(
         functions = {role: deployed[f"{STACK}-{role}"] for role in ROLES}
         return InlineBackend(root, {role: _settings(function) for role, function in functions.items()})
     if on == "aws":
-        return _on_stack(stack, region, profile)
+        return on_stack(stack, region, profile)
     root.mkdir(parents=True, exist_ok=True)
-    return _on_service(local.ensure(home(), _options(template, root)))
+    return on_service(local.ensure(home(), _options(template, root)))
 
 
 def attach(on: On, *, stack: str = STACK, region: str | None = None, profile: str | None = None) -> Backend:
@@ -125,7 +125,7 @@ def attach(on: On, *, stack: str = STACK, region: str | None = None, profile: st
         EnvironmentProblem: It cannot be reached.
     """
     if on == "local" and (running := local.find(home())):
-        return _on_service(running)
+        return on_service(running)
     return connect(on, stack=stack, region=region, profile=profile)
 
 
@@ -196,13 +196,15 @@ def start(
     return Run(spec.run, backend, job)
 
 
-def _on_service(endpoint: local.Endpoint) -> Backend:
+def on_service(endpoint: local.Endpoint) -> Backend:
+    """The place that a local service is."""
     options = endpoint.client_options()
     names: dict[Role, str] = {role: f"{STACK}-{role}" for role in ROLES}
     return LambdaBackend("local", names, make_client("lambda", **options), make_client("logs", **options))
 
 
-def _on_stack(stack: str, region: str | None, profile: str | None) -> Backend:
+def on_stack(stack: str, region: str | None, profile: str | None) -> Backend:
+    """The place that a deployed stack is."""
     session = Session(region, profile)
     deployed = deployment(session, stack)
     words = ["--on aws"]

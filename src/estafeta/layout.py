@@ -25,6 +25,7 @@
                reserve                                  room for the last words of a run that fills the disk
     datasets/<name>/manifest.json                       what is in the data set; where it is, the data set is
                     0123456789abcdef-000012.safetensors block 12, as this attempt at importing has written it
+    probes/<token>/                                     where two functions meet that try the file system out
 
 Paths are strings relative to the root of the store. Nothing here touches a disk. The inverse of every name that a
 listing can show is here too, so that what a run has to do next can be computed from listings alone.
@@ -220,6 +221,11 @@ class DatasetLayout:
     def block(self, attempt: str, number: int) -> str:
         """One block. Its name is that of one attempt, so that a repeated import meets no name of an earlier one."""
         return f"{self.root}/{attempt}-{number:06d}.safetensors"
+
+
+def probe_folder(token: str) -> str:
+    """Folder where two functions meet that try the file system out."""
+    return f"probes/{token}"
 
 
 def contribution_name(round_: Round, rank: int) -> str:

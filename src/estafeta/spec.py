@@ -209,7 +209,7 @@ class WorkerEvent(Document):
 
     Attributes:
         task: `prepare` builds the run's plan; `train` and `valid` are a rank's share of one round; `reside` is a rank's
-            life for as many rounds as fit.
+            life for as many rounds as fit; `probe` belongs to no run: it says whether PyTorch is there.
         version: Of the round.
         rank: Which rank.
         leg: Which of the rank's successive invocations; counted anew in each round, but for residents.
@@ -220,7 +220,7 @@ class WorkerEvent(Document):
     """
 
     run: str
-    task: Literal["prepare", "train", "valid", "reside"]
+    task: Literal["prepare", "train", "valid", "reside", "probe"]
     version: int = 0
     rank: int = 0
     leg: int = 0
@@ -314,7 +314,23 @@ class RemoveVerb(Document):
     dataset: str
 
 
+class ProbeVerb(Document):
+    """Try something out where the functions run, for `estafeta doctor`.
+
+    Attributes:
+        what: `mount`: how the store is mounted; `meet`: have a second invocation of `control` started, and exchange
+            files with it; `answer`: be that second one; `worker`: call the worker function.
+        functions: Whom to invoke.
+        token: Names the folder where the two meet.
+    """
+
+    verb: Literal["probe"]
+    what: Literal["mount", "meet", "answer", "worker"]
+    functions: dict[Role, FunctionSettings] = {}
+    token: str = Field(default="", pattern=r"[0-9a-f]*")
+
+
 ControlEvent = Annotated[
-    StartVerb | RunVerb | StatusVerb | RunsVerb | FetchVerb | DatasetsVerb | ReceiveVerb | RemoveVerb,
+    StartVerb | RunVerb | StatusVerb | RunsVerb | FetchVerb | DatasetsVerb | ReceiveVerb | RemoveVerb | ProbeVerb,
     Field(discriminator="verb"),
 ]

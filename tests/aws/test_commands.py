@@ -1,77 +1,21 @@
-"""The commands of the README's section on AWS, one after the other, against moto's server and the local service.
-
-The local service stands for Lambda and CloudWatch Logs, moto for S3, CloudFormation and STS. The command line is told
-by the environment variables that every AWS SDK knows; that functions find moto's S3 is said in their template.
-"""
+"""The commands of the README's section on AWS, one after the other, and others on the same stack (`account.py`)."""
 
 from __future__ import annotations
 
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
 
-from estafeta import local
-from estafeta.cli.main import main
-from estafeta.launch import TEMPLATE
 from estafeta.s3 import Bucket
 from estafeta.stack import patient_client
 
-from .conftest import point_at
+from .conftest import ROOT, Command
 
 pytestmark = [pytest.mark.xdist_group("local-service"), pytest.mark.timeout(180)]
-
-ROOT = Path(__file__).parents[2]
-BUCKET = "estafeta-files"
-OUTPUTS = {"WorkerFunction": "estafeta-worker", "MergeFunction": "estafeta-merge",
-           "ControlFunction": "estafeta-control", "Bucket": BUCKET, "FileSystemId": "fs-0123456789abcdef0"}  # fmt: skip
-
-Command = Callable[..., str]
-
-
-@pytest.fixture(scope="module")
-def aws(moto: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An account with a stack, whose functions run in the local service; gives the folder that stands for EFS."""
-    home = tmp_path_factory.mktemp("aws")
-    variables = f'AWS_USE_DUALSTACK_ENDPOINT: "true"\n          AWS_ENDPOINT_URL_S3: {moto}\n'
-    template = home / "template.yaml"
-    template.write_text(TEMPLATE.read_text().replace('AWS_USE_DUALSTACK_ENDPOINT: "true"\n', variables))
-    service = local.ensure(home / "service", local.Options(template=template, root=home / "efs"))
-    with pytest.MonkeyPatch.context() as patch:
-        point_at(moto, patch)
-        for name in ("LAMBDA", "CLOUDWATCH_LOGS"):
-            patch.setenv(f"AWS_ENDPOINT_URL_{name}", service.url)
-        patch.setenv("AWS_ACCESS_KEY_ID", service.access_key)
-        patch.setenv("AWS_SECRET_ACCESS_KEY", service.secret_key)
-        patch.setenv("ESTAFETA_HOME", str(home / "here"))
-        resources = {"Bucket": {"Type": "AWS::S3::Bucket", "Properties": {"BucketName": BUCKET}}}
-        outputs = {name: {"Value": value} for name, value in OUTPUTS.items()}
-        patient_client("cloudformation").create_stack(
-            StackName="estafeta", TemplateBody=json.dumps({"Resources": resources, "Outputs": outputs})
-        )
-        yield home / "efs"
-        local.stop(home / "service")
-
-
-@pytest.fixture
-def estafeta(aws: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Carry out a command in a folder of the test's own; gives its standard output."""
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
-    monkeypatch.chdir(tmp_path)
-
-    def estafeta(*arguments: str, code: int = 0) -> str:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main(arguments)
-        out, err = capsys.readouterr()
-        assert caught.value.code == code, err
-        return out if code == 0 else err
-
-    return estafeta
 
 
 def commands() -> list[list[str]]:
@@ -87,7 +31,7 @@ NOT_HERE = ("deploy", "destroy")
 
 def test_the_commands_of_the_readme(estafeta: Command, aws: Path, tmp_path: Path) -> None:
     """GIVEN a run on AWS that is stopped and resumed THEN its weights have the bits of one in this process."""
-    assert [words[0] for words in commands()] == ["train", "status", "stop", "resume", "logs", "export"]
+    assert [words[0] for words in commands()] == ["doctor", "train", "status", "stop", "resume", "logs", "export"]
     train = next(words for words in commands() if words[0] == "train")
     here = [word for word in train if word not in ("--detach", "--on", "aws")]
     expected = json.loads(estafeta(*here, "--on", "inline", "--json"))
@@ -123,7 +67,7 @@ def test_a_data_set_goes_there_with_the_run(estafeta: Command, aws: Path, tmp_pa
     assert estafeta("data", "rm", "rows", "--yes", "--on", "aws") == "removed rows\n"
     assert "none yet" not in estafeta("data", "ls"), "it was removed here"
     assert estafeta("data", "ls", "--on", "aws") == ""
-    assert list(Bucket(BUCKET, patient_client("s3")).objects()) == []
+    assert list(Bucket("estafeta", patient_client("s3")).objects()) == []
 
 
 JOB = """
