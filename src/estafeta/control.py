@@ -62,7 +62,8 @@ def control(event: Any, invocation: Invocation) -> dict[str, Any]:
         invocation.note(_run_of(verb), verb=verb.verb)
         return _answer(verb, invocation)
     except ValidationError as error:
-        return _error(UsageError(f"control does not understand the event: {error}"))
+        return _error(UsageError(f"control does not understand the event: {error}",
+                                 hint="are client and functions of one version? estafeta deploy"))  # fmt: skip
     except EstafetaError as error:
         return _error(error)
 
