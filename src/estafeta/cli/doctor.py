@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from estafeta.cli.options import Manners, Place, json_output, on_doctor, verbose
+
+if TYPE_CHECKING:
+    from estafeta.doctor.check import Finding
+
+WORDS = {True: "pass", False: "fail", None: "-"}
+"""Labels of what passed, of what failed, and of what could not be tried."""
 
 
 @click.command(epilog="Example: estafeta doctor --on aws")
@@ -44,13 +50,11 @@ def doctor(manners: Manners, on: Place) -> int:
 
 COMMANDS = (doctor,)
 
-WORDS = {True: "pass", False: "fail", None: "-"}
 
-
-def _lines(finding: Any, width: int) -> list[tuple[str, str]]:
+def _lines(finding: Finding, width: int) -> list[tuple[str, str]]:
     lines = [(WORDS[finding.passed], f"{finding.name:{width}}  {finding.detail}")]
     return [*lines, ("", f"{'':{width}}  try: {finding.cure}")] if finding.cure else lines
 
 
-def _facts(finding: Any) -> dict[str, Any]:
+def _facts(finding: Finding) -> dict[str, Any]:
     return {"name": finding.name, "passed": finding.passed, "detail": finding.detail, "cure": finding.cure}
