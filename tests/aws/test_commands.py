@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from estafeta.cli import wording
+from estafeta.launch import connect
 from estafeta.s3 import Bucket
 from estafeta.stack import patient_client
 
@@ -100,3 +102,10 @@ def test_errors(arguments: list[str], code: int, error: str, remedy: str, estafe
     said = estafeta(*arguments, code=code)
     assert error in said
     assert remedy in said
+
+
+def test_hints_name_the_stack_that_was_chosen(aws: Path) -> None:
+    assert connect("aws").words == "--on aws"
+    assert connect("aws", stack="estafeta", region="us-east-1").words == "--on aws --region us-east-1"
+    command = wording.command("watch", "r", connect("aws", region="us-east-1").words)
+    assert command == "estafeta watch r --on aws --region us-east-1"
