@@ -8,6 +8,7 @@ could save.
 from __future__ import annotations
 
 import base64
+import os
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -19,11 +20,14 @@ from estafeta.finish import export
 from estafeta.handover import publish_left
 from estafeta.invocation import Invocation, dispatch
 from estafeta.layout import RUN_NAME, RUNS, RunLayout
+from estafeta.library import install
 from estafeta.outcome import RESERVE_BYTES, fail
+from estafeta.s3 import Bucket
 from estafeta.snapshot import OUTCOMES, Prepare, Reside, Snapshot, next_actions, read_epoch, take_snapshot, takeovers
 from estafeta.spec import (
     ControlEvent,
     FetchVerb,
+    InstallVerb,
     Outcome,
     RunSpec,
     RunsVerb,
@@ -32,6 +36,7 @@ from estafeta.spec import (
     Status,
     StatusVerb,
 )
+from estafeta.stack import patient_client
 
 FETCH_BYTES = 4 << 20
 """Bytes of a file in one answer: with base64 and the rest of the answer it stays under 6 MB."""
@@ -74,6 +79,9 @@ def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:
             return _status(verb, invocation)
         case FetchVerb():
             return _fetch(verb, invocation)
+        case InstallVerb():
+            bucket = Bucket(os.environ["ESTAFETA_BUCKET"], patient_client("s3"))
+            return install(verb.library, invocation.store, bucket, invocation.remaining_s).model_dump(mode="json")
         case RunVerb(verb="stop"):
             return _stop(_spec(verb.run, invocation), invocation)
         case RunVerb(verb="resume"):
@@ -236,7 +244,9 @@ def _give_up(record: Any, invocation: Invocation) -> dict[str, Any]:
 
 
 def _run_of(verb: ControlEvent) -> str:
-    return verb.spec.run if isinstance(verb, StartVerb) else "" if isinstance(verb, RunsVerb) else verb.run
+    if isinstance(verb, RunsVerb | InstallVerb):
+        return ""
+    return verb.spec.run if isinstance(verb, StartVerb) else verb.run
 
 
 def _spec(run: str, invocation: Invocation) -> RunSpec:

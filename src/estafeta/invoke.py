@@ -16,6 +16,7 @@ from estafeta.errors import EnvironmentProblem, EstafetaError
 from estafeta.spec import FunctionSettings, Role
 
 if TYPE_CHECKING:
+    import boto3.session
     from mypy_boto3_lambda.client import LambdaClient
 
 READ_TIMEOUT_S = 960
@@ -89,9 +90,15 @@ def lambda_client() -> LambdaClient:
     return client
 
 
-def make_client(service: str, **options: Any) -> Any:
-    """A boto3 client that makes one attempt and outwaits the longest function."""
-    import boto3
+def make_client(service: str, session: boto3.session.Session | None = None, **options: Any) -> Any:
+    """A boto3 client that makes one attempt and outwaits the longest function.
+
+    Args:
+        service: Its name.
+        session: Where region and credentials come from; by default the environment.
+        options: Keyword arguments of the client: endpoint, region, credentials.
+    """
+    import boto3.session
     from botocore.config import Config
 
     config = Config(
@@ -100,7 +107,7 @@ def make_client(service: str, **options: Any) -> Any:
         user_agent="estafeta", parameter_validation=False,  # putting these together anew costs a fifth of each call
     )  # fmt: skip
     with reaching("AWS"):
-        return boto3.session.Session().client(service, config=config, **options)  # type: ignore[call-overload]
+        return (session or boto3.session.Session()).client(service, config=config, **options)  # type: ignore[call-overload]
 
 
 @contextmanager

@@ -30,6 +30,16 @@ READ_BYTES = 1 << 20
 LINK_S = 3600
 """Seconds that a signed address holds."""
 
+CODE = "code/"
+"""Prefix of the functions' code packages. The stack's permissions and the bucket's lifecycle name the prefixes too."""
+
+LIBRARIES = "libraries/"
+UPLOADS = "uploads/"
+"""Prefix of what is on its way to the file system; removed after some days."""
+
+EXPORTS = "exports/"
+"""Prefix of what is on its way to the client; removed after some days."""
+
 KEYS_AT_A_TIME = 1000
 """Most keys in one request to remove some (S3 API, "DeleteObjects")."""
 
@@ -59,7 +69,20 @@ class Bucket:
         self.name = name
         self._client = client
 
-    def upload(self, key: str, source: Path | bytes, progress: Progress = lambda count: None) -> None:
+    def exists(self) -> bool:
+        """Whether there is such a bucket, in this account."""
+        from botocore.exceptions import ClientError
+
+        with self._reaching():
+            try:
+                self._client.head_bucket(Bucket=self.name)
+            except ClientError as error:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                    return False
+                raise
+        return True
+
+    def upload(self, key: str, source: Path | bytes, progress: Progress | None = None) -> None:
         """Store a file, or bytes, under a key; what was there is replaced when all has arrived."""
         if isinstance(source, bytes):
             return self._upload(key, io.BytesIO(source), progress)
@@ -111,7 +134,7 @@ class Bucket:
                 "get_object", Params={"Bucket": self.name, "Key": key}, ExpiresIn=lifetime_s
             )
 
-    def list(self, prefix: str = "") -> Iterator[Object]:
+    def objects(self, prefix: str = "") -> Iterator[Object]:
         """All objects whose keys begin with `prefix`, in order of their keys."""
         with self._reaching():
             for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix):
@@ -124,7 +147,7 @@ class Bucket:
         Returns:
             How many objects there were.
         """
-        keys = [found.key for found in self.list(prefix)]
+        keys = [found.key for found in self.objects(prefix)]
         with self._reaching():
             for start in range(0, len(keys), KEYS_AT_A_TIME):
                 some = keys[start : start + KEYS_AT_A_TIME]
@@ -140,7 +163,7 @@ class Bucket:
                 self._client.abort_multipart_upload(Bucket=self.name, Key=upload[0], UploadId=upload[1])
         return len(keys)
 
-    def _upload(self, key: str, stream: BinaryIO, progress: Progress) -> None:
+    def _upload(self, key: str, stream: BinaryIO, progress: Progress | None) -> None:
         from boto3.s3.transfer import TransferConfig
 
         config = TransferConfig(

@@ -283,4 +283,13 @@ class FetchVerb(Document):
     offset: int = Field(default=0, ge=0)
 
 
-ControlEvent = Annotated[StartVerb | RunVerb | StatusVerb | RunsVerb | FetchVerb, Field(discriminator="verb")]
+class InstallVerb(Document):
+    """Unpack a library from the bucket, as far as the time allows."""
+
+    verb: Literal["install"]
+    library: str = Field(pattern="[0-9a-f]{16}")
+
+
+ControlEvent = Annotated[
+    StartVerb | RunVerb | StatusVerb | RunsVerb | FetchVerb | InstallVerb, Field(discriminator="verb")
+]

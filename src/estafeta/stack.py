@@ -101,7 +101,9 @@ def deployment(session: Session, stack: str = STACK) -> Deployment:
             file_system=outputs["FileSystemId"],
         )  # fmt: skip
     except KeyError as missing:
-        raise EnvironmentProblem(f"the stack {stack!r} is not complete: it has no {missing.args[0]}", hint=cure) from None
+        raise EnvironmentProblem(
+            f"the stack {stack!r} is not complete: it has no {missing.args[0]}", hint=cure
+        ) from None
 
 
 def stack_outputs(client: Any, stack: str) -> dict[str, str] | None:
@@ -134,7 +136,7 @@ def patient_client(service: str, boto: boto3.session.Session | None = None) -> A
         read_timeout=READ_TIMEOUT_S,
         tcp_keepalive=True,
         user_agent_extra="estafeta",
-        **({"signature_version": "s3v4"} if service == "s3" else {}),  # presigned addresses too
+        signature_version="s3v4" if service == "s3" else None,  # of presigned addresses too
     )
     with reaching("AWS"):
         return (boto or boto3.session.Session()).client(service, config=config)  # type: ignore[call-overload]
