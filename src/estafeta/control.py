@@ -7,28 +7,31 @@ could save.
 
 from __future__ import annotations
 
-import base64
-import os
+from functools import lru_cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from estafeta.catalog import names, read_manifest, remove
 from estafeta.errors import Conflict, EstafetaError, Gone, RunNotFound, UsageError
 from estafeta.failures import explain, is_failure_record, run_of
-from estafeta.files import Reader
-from estafeta.finish import export
+from estafeta.fetching import fetch
 from estafeta.handover import publish_left
 from estafeta.invocation import Invocation, dispatch
 from estafeta.layout import RUN_NAME, RUNS, RunLayout
 from estafeta.library import install
 from estafeta.outcome import RESERVE_BYTES, fail
+from estafeta.receiving import receive
 from estafeta.s3 import Bucket
 from estafeta.snapshot import OUTCOMES, Prepare, Reside, Snapshot, next_actions, read_epoch, take_snapshot, takeovers
 from estafeta.spec import (
     ControlEvent,
+    DatasetsVerb,
     FetchVerb,
     InstallVerb,
     Outcome,
+    ReceiveVerb,
+    RemoveVerb,
     RunSpec,
     RunsVerb,
     RunVerb,
@@ -37,9 +40,6 @@ from estafeta.spec import (
     StatusVerb,
 )
 from estafeta.stack import patient_client
-
-FETCH_BYTES = 4 << 20
-"""Bytes of a file in one answer: with base64 and the rest of the answer it stays under 6 MB."""
 
 _verbs: TypeAdapter[ControlEvent] = TypeAdapter(ControlEvent)
 
@@ -72,16 +72,22 @@ def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:
         case StartVerb():
             return _start(verb, invocation)
         case RunsVerb():
-            names = sorted(invocation.store.list(RUNS))
-            specs = [_spec(run, invocation) for run in names if invocation.store.exists(RunLayout(run).spec)]
+            found = sorted(invocation.store.list(RUNS))
+            specs = [_spec(run, invocation) for run in found if invocation.store.exists(RunLayout(run).spec)]
             return {"runs": [_summary(spec, invocation) for spec in specs]}
         case StatusVerb():
             return _status(verb, invocation)
         case FetchVerb():
-            return _fetch(verb, invocation)
+            return fetch(verb, _spec(verb.run, invocation), invocation, _bucket)
         case InstallVerb():
-            bucket = Bucket(os.environ["ESTAFETA_BUCKET"], patient_client("s3"))
-            return install(verb.library, invocation.store, bucket, invocation.remaining_s).model_dump(mode="json")
+            return install(verb.library, invocation.store, _bucket(verb.bucket), invocation.remaining_s).model_dump()
+        case DatasetsVerb():
+            return {"datasets": [_dataset(name, invocation) for name in names(invocation.store)]}
+        case ReceiveVerb():
+            return receive(_bucket(verb.bucket), verb.token, invocation)
+        case RemoveVerb():
+            remove(invocation.store, read_manifest(invocation.store, verb.dataset).name)
+            return {"dataset": verb.dataset}
         case RunVerb(verb="stop"):
             return _stop(_spec(verb.run, invocation), invocation)
         case RunVerb(verb="resume"):
@@ -147,32 +153,6 @@ def _summary(
         epochs=tuple(record for record in records if record),
     )
     return status.model_dump(mode="json")
-
-
-def _fetch(verb: FetchVerb, invocation: Invocation) -> dict[str, Any]:
-    """A part of an exported file. A failed run has none of its own accord: its last good version is exported now."""
-    spec = _spec(verb.run, invocation)
-    store, layout = invocation.store, RunLayout(spec.run)
-    path = f"{layout.export(verb.which)}/{verb.file}"
-    if not store.exists(f"{layout.export(verb.which)}/state.json"):
-        snapshot = take_snapshot(store, layout, spec)
-        if snapshot.outcome is None:
-            raise UsageError(f"{spec.run} is still running", hint=f"wait for its end, or: estafeta stop {spec.run}")
-        if snapshot.version is None:
-            raise UsageError(f"{spec.run} ended before it had any weights")
-        best = snapshot.last_epoch.best_version if snapshot.last_epoch else snapshot.version
-        export(verb.which, best if verb.which == "best" else snapshot.version, spec, invocation)
-
-    def read(reader: Reader) -> tuple[bytes, int]:
-        buffer = bytearray(max(0, min(FETCH_BYTES, reader.size - verb.offset)))
-        reader.readinto(buffer, verb.offset)
-        return bytes(buffer), reader.size
-
-    try:
-        data, size = store.reading(path, read)
-    except Gone as error:
-        raise UsageError(f"{spec.run} has no {verb.which}/{verb.file}") from error
-    return {"data": base64.b64encode(data).decode(), "size": size}
 
 
 def _stop(spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
@@ -243,10 +223,21 @@ def _give_up(record: Any, invocation: Invocation) -> dict[str, Any]:
     return {"run": run}
 
 
+def _dataset(name: str, invocation: Invocation) -> dict[str, Any]:
+    """A data set in the list: what tells it from others, and how large it is."""
+    manifest = read_manifest(invocation.store, name)
+    return {"name": name, "token": manifest.token, "created_at": manifest.created_at, "rows": manifest.rows,
+            "bytes": manifest.bytes, "blocks": len(manifest.blocks)}  # fmt: skip
+
+
 def _run_of(verb: ControlEvent) -> str:
-    if isinstance(verb, RunsVerb | InstallVerb):
-        return ""
-    return verb.spec.run if isinstance(verb, StartVerb) else verb.run
+    """The run that a verb is about; empty if it is about none, or about all."""
+    return verb.spec.run if isinstance(verb, StartVerb) else str(getattr(verb, "run", ""))
+
+
+@lru_cache(maxsize=4)
+def _bucket(name: str) -> Bucket:
+    return Bucket(name, patient_client("s3"))
 
 
 def _spec(run: str, invocation: Invocation) -> RunSpec:

@@ -12,15 +12,19 @@ from typing import Any
 from estafeta import local
 from estafeta.backend import ROLES, Backend, InlineBackend, LambdaBackend, home
 from estafeta.errors import UsageError
+from estafeta.invoke import make_client
 from estafeta.job import Job
 from estafeta.local.config import FunctionConfig
 from estafeta.local.template import read_template
 from estafeta.overrides import override
 from estafeta.run import Run
+from estafeta.s3 import Bucket
+from estafeta.sending import Show, in_silence, send_missing
 from estafeta.settings import to_dict
 from estafeta.shipping import find_job
-from estafeta.spec import Choice, FunctionSettings, On, RunSpec
-from estafeta.stack import STACK
+from estafeta.spec import Choice, FunctionSettings, On, Role, RunSpec
+from estafeta.stack import STACK, Session, deployment
+from estafeta.store import Store
 from estafeta.usercode import is_importing
 
 TEMPLATE = Path(__file__).with_name("template.yaml")
@@ -38,6 +42,9 @@ def train(
     topology: Choice = "auto",
     options: Mapping[str, Any] | None = None,
     wait: bool = True,
+    stack: str = STACK,
+    region: str | None = None,
+    profile: str | None = None,
 ) -> Run:
     """Train a job.
 
@@ -51,6 +58,9 @@ def train(
             merges; the bits are the same.
         options: Overrides by name, as `-o` takes them: `{"epochs": 5, "optimizer.lr": 0.01, "worker.timeout_s": 60}`.
         wait: Wait for the end; otherwise return at once. An inline run always waits.
+        stack: Of `aws`: name of the stack that was deployed.
+        region: Of `aws`: where it was deployed; by default what every AWS tool would take.
+        profile: Of `aws`: of the AWS configuration files; likewise.
 
     Returns:
         The run's handle.
@@ -65,16 +75,27 @@ def train(
             "the job's module trains while a function imports it",
             hint='put the call under: if __name__ == "__main__":',
         )
-    run = start(*find_job(job), backend=connect(on), workers=workers, topology=topology, options=options or {})
+    backend = connect(on, stack=stack, region=region, profile=profile)
+    run = start(*find_job(job), backend=backend, workers=workers, topology=topology, options=options or {})
     return run.wait() if wait or on == "inline" else run
 
 
-def connect(on: On, *, template: Path | None = None) -> Backend:
+def connect(
+    on: On,
+    *,
+    template: Path | None = None,
+    stack: str = STACK,
+    region: str | None = None,
+    profile: str | None = None,
+) -> Backend:
     """The place to run; the local service is started if it does not run.
 
     Args:
         on: As in `train`.
         template: A template to use instead of Estafeta's own.
+        stack: As in `train`; so are the others.
+        region: Likewise.
+        profile: Likewise.
 
     Raises:
         EnvironmentProblem: It cannot be reached.
@@ -86,21 +107,28 @@ def connect(on: On, *, template: Path | None = None) -> Backend:
         functions = {role: deployed[f"{STACK}-{role}"] for role in ROLES}
         return InlineBackend(root, {role: _settings(function) for role, function in functions.items()})
     if on == "aws":
-        return LambdaBackend("aws")
+        chosen = {"--stack": stack if stack != STACK else None, "--region": region, "--profile": profile}
+        words = ["--on aws", *(f"{name} {value}" for name, value in chosen.items() if value)]
+        return on_stack(Session(region, profile), stack, " ".join(words))
     root.mkdir(parents=True, exist_ok=True)
-    endpoint = local.ensure(home(), _options(template, root))
-    return LambdaBackend("local", **endpoint.client_options())
+    return _on_service(local.ensure(home(), _options(template, root)))
 
 
-def attach(on: On) -> Backend:
+def attach(on: On, *, stack: str = STACK, region: str | None = None, profile: str | None = None) -> Backend:
     """The place where runs are; a local service that runs is taken as it is, whatever it was started with.
+
+    Args:
+        on: As in `train`; so are the others.
+        stack: Likewise.
+        region: Likewise.
+        profile: Likewise.
 
     Raises:
         EnvironmentProblem: It cannot be reached.
     """
     if on == "local" and (running := local.find(home())):
-        return LambdaBackend("local", **running.client_options())
-    return connect(on)
+        return _on_service(running)
+    return connect(on, stack=stack, region=region, profile=profile)
 
 
 def serve(options: local.Options, say: Callable[[str], None]) -> None:
@@ -134,12 +162,17 @@ def start(
     workers: int,
     topology: Choice = "auto",
     options: Mapping[str, Any],
+    show: Show = in_silence,
 ) -> Run:
-    """Start a run of a job that has been found; returns and raises as `train` does."""
+    """Start a run of a job that has been found; returns and raises as `train` does.
+
+    What it needs of the data sets of this machine is sent along first; `show` is told how far that is.
+    """
     if workers < 1:
         raise UsageError(f"{workers} workers cannot train", hint="--workers takes 1 or more")
     changed = override(job, options)
     job = changed.job
+    send_missing(job, backend, Store(home() / "store"), show)
     spec = RunSpec(
         token=secrets.token_hex(16),
         run=f"{_short(place)}-{secrets.token_hex(3)}",
@@ -163,6 +196,29 @@ def start(
     )
     backend.call({"verb": "start", "spec": spec.model_dump(mode="json"), "code": code})
     return Run(spec.run, backend, job)
+
+
+def on_stack(session: Session, stack: str, words: str = "") -> LambdaBackend:
+    """A stack on AWS as a place to run.
+
+    Args:
+        session: Account and Region.
+        stack: Name.
+        words: As in `Backend`.
+
+    Raises:
+        EnvironmentProblem: There is none of that name.
+    """
+    deployed = deployment(session, stack)
+    bucket = Bucket(deployed.bucket, session.client("s3"))
+    functions, logs = make_client("lambda", session.boto), session.client("logs")
+    return LambdaBackend("aws", deployed.functions, functions, logs, bucket, words)
+
+
+def _on_service(endpoint: local.Endpoint) -> Backend:
+    options = endpoint.client_options()
+    names: dict[Role, str] = {role: f"{STACK}-{role}" for role in ROLES}
+    return LambdaBackend("local", names, make_client("lambda", **options), make_client("logs", **options))
 
 
 def _options(template: Path | None, root: Path) -> local.Options:

@@ -274,22 +274,60 @@ class RunsVerb(Document):
 
 
 class FetchVerb(Document):
-    """Ask for a part of an exported file."""
+    """Ask for a part of an exported file.
+
+    Attributes:
+        bucket: An S3 bucket through which a part may come that is too large for an answer.
+    """
 
     verb: Literal["fetch"]
     run: str
     which: Which
     file: Literal["model.safetensors", "optimizer.safetensors", "state.json"] = "model.safetensors"
     offset: int = Field(default=0, ge=0)
+    bucket: str | None = None
 
 
 class InstallVerb(Document):
-    """Unpack a library from the bucket, as far as the time allows."""
+    """Unpack a library, or as much of it as the time allows, from S3 on the store.
+
+    Attributes:
+        bucket: Where its parts were uploaded.
+        library: The digest of what was asked for.
+    """
 
     verb: Literal["install"]
+    bucket: str
     library: str = Field(pattern="[0-9a-f]{16}")
 
 
+class DatasetsVerb(Document):
+    """Ask which data sets there are."""
+
+    verb: Literal["datasets"]
+
+
+class ReceiveVerb(Document):
+    """Copy a data set, or as much of it as the time allows, from S3 to the store.
+
+    Attributes:
+        bucket: Where its files were uploaded, under the keys of `receiving.upload_of`.
+        token: Which data set: the token of its manifest.
+    """
+
+    verb: Literal["receive"]
+    bucket: str
+    token: str
+
+
+class RemoveVerb(Document):
+    """Remove a data set."""
+
+    verb: Literal["remove"]
+    dataset: str
+
+
 ControlEvent = Annotated[
-    StartVerb | RunVerb | StatusVerb | RunsVerb | FetchVerb | InstallVerb, Field(discriminator="verb")
+    StartVerb | RunVerb | StatusVerb | RunsVerb | FetchVerb | DatasetsVerb | ReceiveVerb | RemoveVerb | InstallVerb,
+    Field(discriminator="verb"),
 ]

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from estafeta.cli.finding import all_runs, attach, find_run
-from estafeta.cli.options import Manners, json_output, on_service, run_name, verbose
+from estafeta.cli.options import Manners, Place, json_output, on_service, run_name, verbose
 from estafeta.errors import UsageError
 
 if TYPE_CHECKING:
-    from estafeta.spec import On, Role, Status, Which
+    from estafeta.spec import Role, Status, Which
 
 MOST_RUNS = 20
 MOST_EPOCHS = 20
@@ -26,7 +26,7 @@ MOST_EPOCHS = 20
 @json_output
 @verbose
 @click.pass_obj
-def runs(manners: Manners, on: On, everything: bool) -> int:
+def runs(manners: Manners, on: Place, everything: bool) -> int:
     """List the runs, the newest last."""
     from estafeta.cli.epochs import ago
 
@@ -56,7 +56,7 @@ def runs(manners: Manners, on: On, everything: bool) -> int:
 @json_output
 @verbose
 @click.pass_obj
-def status(manners: Manners, name: str, on: On) -> int:
+def status(manners: Manners, name: str, on: Place) -> int:
     """Show how a run stands, its epochs and its cost."""
     from estafeta.cli import wording
     from estafeta.cli.failing import of_failure
@@ -66,10 +66,10 @@ def status(manners: Manners, name: str, on: On) -> int:
         console.json({**run.summary(), "history": run.history})
         return 0
     summary, status = run.summary(), run.status(since_epoch=0)
-    console.results(wording.identity(status, on) + wording.plan(status) + wording.standing(status, time.time()))
+    console.results(wording.identity(status, run.on) + wording.plan(status) + wording.standing(status, time.time()))
     console.results(wording.best(status, summary) + wording.bill(summary))
     if status.outcome and (failure := status.outcome.failure):
-        console.results(of_failure(failure, run.name, on).lines())
+        console.results(of_failure(failure, run.name, run.on, run.words).lines())
     console.epochs(status).show(status, last=MOST_EPOCHS)
     return 0
 
@@ -84,7 +84,7 @@ def status(manners: Manners, name: str, on: On) -> int:
 @verbose
 @click.pass_obj
 def logs(
-    manners: Manners, name: str, on: On, role: Role | None, rank: int | None, following: bool, most: int | None
+    manners: Manners, name: str, on: Place, role: Role | None, rank: int | None, following: bool, most: int | None
 ) -> int:
     """Print what the functions of a run have logged.
 
@@ -112,7 +112,7 @@ def logs(
 @json_output
 @verbose
 @click.pass_obj
-def stop(manners: Manners, name: str, on: On) -> int:
+def stop(manners: Manners, name: str, on: Place) -> int:
     """Stop a run; its weights are kept, and it can be resumed."""
     from estafeta.cli import wording
 
@@ -142,7 +142,7 @@ def stop(manners: Manners, name: str, on: On) -> int:
 @json_output
 @verbose
 @click.pass_obj
-def export(manners: Manners, name: str, on: On, which: Which, folder: str | None) -> int:
+def export(manners: Manners, name: str, on: Place, which: Which, folder: str | None) -> int:
     """Fetch a run's weights as safetensors."""
     run, console = find_run(name, on), manners.console()
     path = run.export(folder or Path("runs", run.name, which), which)
@@ -160,7 +160,7 @@ def export(manners: Manners, name: str, on: On, which: Which, folder: str | None
 @json_output
 @verbose
 @click.pass_obj
-def clean(manners: Manners, names: tuple[str, ...], on: On, yes: bool) -> int:
+def clean(manners: Manners, names: tuple[str, ...], on: Place, yes: bool) -> int:
     """Remove runs that have ended from the store.
 
     Their weights go with them; what was exported stays.

@@ -6,18 +6,31 @@ import contextlib
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from estafeta.cli.finding import find_run
-from estafeta.cli.options import Manners, detach, json_output, on_service, output_dir, quiet, run_name, verbose
+from estafeta.cli.options import (
+    Manners,
+    Place,
+    detach,
+    json_output,
+    on_any,
+    on_service,
+    output_dir,
+    quiet,
+    run_name,
+    verbose,
+)
 from estafeta.errors import UsageError
 
 if TYPE_CHECKING:
+    from estafeta.cli.console import Console
     from estafeta.run import Run
-    from estafeta.spec import Choice, On
+    from estafeta.spec import Choice
 
 
 def _is_there(_context: click.Context, _parameter: click.Parameter, place: str) -> str:
@@ -46,13 +59,7 @@ def _pairs(_context: click.Context, _parameter: click.Parameter, texts: tuple[st
     show_default=True,
     help="Who combines the gradients: a merge function, each worker a slice, each worker everything.",
 )
-@click.option(
-    "--on",
-    type=click.Choice(["local", "inline", "aws"]),
-    default="local",
-    show_default=True,
-    help="On this machine under Lambda's rules, in this process, or on AWS Lambda.",
-)
+@on_any
 @click.option(
     "-o",
     "options",
@@ -78,7 +85,7 @@ def train(
     job: str,
     workers: int,
     topology: Choice,
-    on: On,
+    on: Place,
     options: dict[str, str],
     output_dir: str,
     template: str | None,
@@ -91,34 +98,43 @@ def train(
     began = time.monotonic()
     from estafeta.cli.following import Watch
 
-    if on == "inline" and detach:
+    if on.name == "inline" and detach:
         raise UsageError("an inline run takes place in this process, it cannot be left", hint="--on local --detach")
-    if on == "aws" and template:
+    if on.name == "aws" and template:
         raise UsageError("on AWS the functions are those that are deployed", hint="leave out --template")
     console = manners.console()
     # With --json, what the user's own code prints must not get between us and the reader.
     with contextlib.redirect_stdout(sys.stderr) if manners.json else contextlib.nullcontext():
-        if on != "inline":
+        if on.name != "inline":
             console.lively(f"starting   importing {job}, looking for the functions")
         try:
-            run = _start(job, on, workers, topology, options, Path(template) if template else None)
+            run = _start(job, on, workers, topology, options, Path(template) if template else None, console)
         finally:
             console.still()
         watch = Watch(run, console, began, Path(output_dir))
         return watch.leave() if detach else watch.attend()
 
 
-def _start(job: str, on: On, workers: int, topology: Choice, options: dict[str, str], template: Path | None) -> Run:
+def _start(
+    job: str,
+    on: Place,
+    workers: int,
+    topology: Choice,
+    options: dict[str, str],
+    template: Path | None,
+    console: Console,
+) -> Run:
     """Import the job, which imports torch, while the service starts."""
     from estafeta.launch import connect, start
     from estafeta.shipping import import_job
 
     with ThreadPoolExecutor(1) as pool:
-        connecting = pool.submit(connect, on, template=template)
+        connecting = pool.submit(connect, on.name, template=template, **on.choices)
         imported = import_job(job)
         backend = connecting.result()
     try:
-        return start(*imported, backend=backend, workers=workers, topology=topology, options=options)
+        show = partial(console.portion, unit="bytes")
+        return start(*imported, backend=backend, workers=workers, topology=topology, options=options, show=show)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted while the run was being started: see `estafeta runs`") from None
 
@@ -130,7 +146,7 @@ def _start(job: str, on: On, workers: int, topology: Choice, options: dict[str, 
 @quiet
 @verbose
 @click.pass_obj
-def watch(manners: Manners, name: str, on: On) -> int:
+def watch(manners: Manners, name: str, on: Place) -> int:
     """Follow a run to its end."""
     began = time.monotonic()
     from estafeta.cli.following import Watch
@@ -147,7 +163,7 @@ def watch(manners: Manners, name: str, on: On) -> int:
 @quiet
 @verbose
 @click.pass_obj
-def resume(manners: Manners, name: str, on: On, output_dir: str, detach: bool) -> int:
+def resume(manners: Manners, name: str, on: Place, output_dir: str, detach: bool) -> int:
     """Set a stopped or failed run going again.
 
     It goes on from its newest weights, and is followed as in train.

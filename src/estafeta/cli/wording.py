@@ -87,8 +87,8 @@ def bill(summary: Mapping[str, Any]) -> Lines:
     ]
 
 
-def ending(status: Status, summary: Mapping[str, Any], files: Mapping[str, Path]) -> Lines:
-    """The last lines of a run that was followed to its end."""
+def ending(status: Status, summary: Mapping[str, Any], files: Mapping[str, Path], words: str) -> Lines:
+    """The last lines of a run that was followed to its end; `words` as in `command`."""
     outcome = status.outcome
     why = outcome.why if outcome and outcome.failure is None else progress(status)
     written = [(("files" if i == 0 else ""), str(path)) for i, path in enumerate(files.values())]
@@ -97,18 +97,18 @@ def ending(status: Status, summary: Mapping[str, Any], files: Mapping[str, Path]
         *best(status, summary),
         *bill(summary),
         *written,
-        ("next", "   ".join(_next(status.state, status.spec.run, summary["on"], exported=bool(files)))),
+        ("next", "   ".join(_next(status.state, status.spec.run, words, exported=bool(files)))),
     ]
 
 
-def command(verb: str, run: str, on: str) -> str:
-    """A command for a run; an inline run is in the store of the local service."""
-    return f"estafeta {verb} {run}" + (" --on aws" if on == "aws" else "")
+def command(verb: str, run: str, words: str) -> str:
+    """A command for a run, with the words that say where it is (`Run.words`)."""
+    return " ".join(filter(None, ["estafeta", verb, run, words]))
 
 
-def _next(state: str, run: str, on: str, *, exported: bool) -> list[str]:
+def _next(state: str, run: str, words: str, *, exported: bool) -> list[str]:
     verbs = ["resume"] if state != "done" else []
-    return [command(verb, run, on) for verb in [*verbs, "status" if exported else "export", "clean"][:2]]
+    return [command(verb, run, words) for verb in [*verbs, "status" if exported else "export", "clean"][:2]]
 
 
 def size(size: float) -> str:

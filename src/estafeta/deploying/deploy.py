@@ -15,14 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from estafeta.backend import LambdaBackend
 from estafeta.deploying.changes import Event, Stacks
 from estafeta.deploying.library import Library, fetch, send
 from estafeta.deploying.names import bucket_stack
 from estafeta.deploying.plan import Plan, Wishes, code_key, make_plan, propose_bucket
 from estafeta.errors import EnvironmentProblem
 from estafeta.files import Clock, SystemClock
-from estafeta.launch import TEMPLATE
+from estafeta.launch import TEMPLATE, on_stack
 from estafeta.library import LibraryManifest, Progress
 from estafeta.s3 import Bucket
 from estafeta.stack import Deployment, Session, deployment
@@ -104,7 +103,7 @@ class Deployer:
         # The functions that are deployed unpack the library before those come that need it.
         early = plan.before and plan.library is not None and plan.before.get("Library") not in ("", plan.library.digest)
         if early and plan.library is not None:
-            self._install(plan.library.digest)
+            self._install(plan.library.digest, bucket)
         changes = plan.changes
         if changes is None:
             self._reporter.step(f"making the stack {stack}")
@@ -113,7 +112,7 @@ class Deployer:
             self._reporter.step(f"changing the stack {stack}")
         self._stacks.carry_out(changes)
         if plan.library is not None:
-            self._install(plan.library.digest)
+            self._install(plan.library.digest, bucket)
         return deployment(self._session, stack)
 
     def _bring_bucket(self, plan: Plan) -> Bucket:
@@ -136,17 +135,16 @@ class Deployer:
     def _sent(self, done: int, total: int) -> None:
         self._reporter.portion("sending the library", done, total, "parts")
 
-    def _install(self, digest: str) -> None:
+    def _install(self, digest: str, bucket: Bucket) -> None:
         """Have `control` unpack the library, one call after the other, until it is ready."""
+        backend = on_stack(self._session, self._wishes.stack)
+        verb = {"verb": "install", "bucket": bucket.name, "library": digest}
         while True:
-            answer = self._patiently(lambda: self._backend().call({"verb": "install", "library": digest}))
+            answer = self._patiently(lambda: backend.call(verb))
             progress = Progress.model_validate(answer)
             self._reporter.portion("installing the library", progress.done, progress.parts, "parts")
             if progress.ready:
                 return
-
-    def _backend(self) -> LambdaBackend:
-        return LambdaBackend("aws", self._wishes.stack, session=self._session.boto)
 
     def _patiently(self, call: Callable[[], object]) -> object:
         """Call again while what fails is but the newness of the stack; the call may be repeated without harm."""
