@@ -19,6 +19,7 @@ from estafeta.fetching import fetch
 from estafeta.handover import publish_left
 from estafeta.invocation import Invocation, dispatch
 from estafeta.layout import RUN_NAME, RUNS, RunLayout
+from estafeta.library import install
 from estafeta.outcome import RESERVE_BYTES, fail
 from estafeta.probes import probe
 from estafeta.receiving import receive
@@ -28,6 +29,7 @@ from estafeta.spec import (
     ControlEvent,
     DatasetsVerb,
     FetchVerb,
+    InstallVerb,
     Outcome,
     ProbeVerb,
     ReceiveVerb,
@@ -80,6 +82,8 @@ def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:
             return _status(verb, invocation)
         case FetchVerb():
             return fetch(verb, _spec(verb.run, invocation), invocation, _bucket)
+        case InstallVerb():
+            return install(verb.library, invocation.store, _bucket(verb.bucket), invocation.remaining_s).model_dump()
         case DatasetsVerb():
             return {"datasets": [_dataset(name, invocation) for name in names(invocation.store)]}
         case ReceiveVerb():

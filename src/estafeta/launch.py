@@ -107,7 +107,9 @@ def connect(
         functions = {role: deployed[f"{STACK}-{role}"] for role in ROLES}
         return InlineBackend(root, {role: _settings(function) for role, function in functions.items()})
     if on == "aws":
-        return on_stack(stack, region, profile)
+        chosen = {"--stack": stack if stack != STACK else None, "--region": region, "--profile": profile}
+        words = ["--on aws", *(f"{name} {value}" for name, value in chosen.items() if value)]
+        return on_stack(Session(region, profile), stack, " ".join(words))
     root.mkdir(parents=True, exist_ok=True)
     return on_service(local.ensure(home(), _options(template, root)))
 
@@ -196,29 +198,28 @@ def start(
     return Run(spec.run, backend, job)
 
 
+def on_stack(session: Session, stack: str, words: str = "") -> LambdaBackend:
+    """A stack on AWS as a place to run.
+
+    Args:
+        session: Account and Region.
+        stack: Name.
+        words: As in `Backend`.
+
+    Raises:
+        EnvironmentProblem: There is none of that name.
+    """
+    deployed = deployment(session, stack)
+    bucket = Bucket(deployed.bucket, session.client("s3"))
+    functions, logs = make_client("lambda", session.boto), session.client("logs")
+    return LambdaBackend("aws", deployed.functions, functions, logs, bucket, words)
+
+
 def on_service(endpoint: local.Endpoint) -> Backend:
-    """The place that a local service is."""
+    """A local service as a place to run."""
     options = endpoint.client_options()
     names: dict[Role, str] = {role: f"{STACK}-{role}" for role in ROLES}
     return LambdaBackend("local", names, make_client("lambda", **options), make_client("logs", **options))
-
-
-def on_stack(stack: str, region: str | None, profile: str | None) -> Backend:
-    """The place that a deployed stack is."""
-    session = Session(region, profile)
-    deployed = deployment(session, stack)
-    words = ["--on aws"]
-    words += [f"--stack {stack}"] if stack != STACK else []
-    words += [f"--region {region}"] if region else []
-    words += [f"--profile {profile}"] if profile else []
-    return LambdaBackend(
-        "aws",
-        deployed.functions,
-        make_client("lambda", session.boto),
-        session.client("logs"),
-        Bucket(deployed.bucket, session.client("s3")),
-        " ".join(words),
-    )
 
 
 def _options(template: Path | None, root: Path) -> local.Options:

@@ -69,6 +69,19 @@ class Bucket:
         self.name = name
         self._client = client
 
+    def exists(self) -> bool:
+        """Whether there is such a bucket, in this account."""
+        from botocore.exceptions import ClientError
+
+        with self._reaching():
+            try:
+                self._client.head_bucket(Bucket=self.name)
+            except ClientError as error:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                    return False
+                raise
+        return True
+
     def upload(self, key: str, source: Path | bytes, progress: Progress | None = None) -> None:
         """Store a file, or bytes, under a key; what was there is replaced when all has arrived."""
         if isinstance(source, bytes):

@@ -288,6 +288,19 @@ class FetchVerb(Document):
     bucket: str | None = None
 
 
+class InstallVerb(Document):
+    """Unpack a library, or as much of it as the time allows, from S3 on the store.
+
+    Attributes:
+        bucket: Where its parts were uploaded.
+        library: The digest of what was asked for.
+    """
+
+    verb: Literal["install"]
+    bucket: str
+    library: str = Field(pattern="[0-9a-f]{16}")
+
+
 class DatasetsVerb(Document):
     """Ask which data sets there are."""
 
@@ -331,6 +344,15 @@ class ProbeVerb(Document):
 
 
 ControlEvent = Annotated[
-    StartVerb | RunVerb | StatusVerb | RunsVerb | FetchVerb | DatasetsVerb | ReceiveVerb | RemoveVerb | ProbeVerb,
+    StartVerb
+    | RunVerb
+    | StatusVerb
+    | RunsVerb
+    | FetchVerb
+    | DatasetsVerb
+    | ReceiveVerb
+    | RemoveVerb
+    | InstallVerb
+    | ProbeVerb,
     Field(discriminator="verb"),
 ]

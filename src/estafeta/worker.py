@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from estafeta import library
 from estafeta.deadline import Deadline
 from estafeta.errors import EstafetaError, Gone
 from estafeta.invocation import Invocation, dispatch, read_spec
@@ -27,7 +28,9 @@ from estafeta.spec import Failure, Plan, RunSpec, WorkerEvent
 
 def handler(event: Any, context: Any) -> dict[str, Any]:
     """Entry point on Lambda."""
-    return work(WorkerEvent.model_validate(event), Invocation.of_lambda(context))
+    invocation = Invocation.of_lambda(context)
+    library.enter(invocation.store)
+    return work(WorkerEvent.model_validate(event), invocation)
 
 
 def work(event: WorkerEvent, invocation: Invocation) -> dict[str, Any]:

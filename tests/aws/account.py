@@ -23,8 +23,8 @@ REGION = "us-east-1"
 OUTPUTS = {"WorkerFunction": "estafeta-worker", "MergeFunction": "estafeta-merge",
            "ControlFunction": "estafeta-control", "FileSystemId": "fs-0123456789abcdef0"}  # fmt: skip
 
-DUALSTACK = 'AWS_USE_DUALSTACK_ENDPOINT: "true"\n'
-"""A line of the template, beside which a function's other variables can stand."""
+VARIABLES = "Variables:\n"
+"""The line of the template below which a function's variables stand."""
 
 
 def point_at(moto: str, patch: pytest.MonkeyPatch) -> None:
@@ -52,7 +52,7 @@ def stack_in(
         options: Of the local service.
     """
     template, root = home / "template.yaml", home / "efs"
-    text = TEMPLATE.read_text().replace(DUALSTACK, f"{DUALSTACK}          AWS_ENDPOINT_URL_S3: {moto}\n")
+    text = TEMPLATE.read_text().replace(VARIABLES, f"{VARIABLES}          AWS_ENDPOINT_URL_S3: {moto}\n")
     template.write_text(text.replace(*change))
     service = local.ensure(home / "service", local.Options(template=template, root=root, **options))
     with pytest.MonkeyPatch.context() as patch:

@@ -56,17 +56,16 @@ class _Patient:
     """A stack that is looked at; what one check has made, the next ones use."""
 
     def __init__(self, stack: str, region: str | None, profile: str | None) -> None:
-        self._choices = (stack, region, profile)
-        self._stack = stack
+        self._stack, self._region, self._profile = stack, region, profile
         self._met: dict[str, Any] = {}
 
     @cached_property
     def _session(self) -> Session:
-        return Session(*self._choices[1:])
+        return Session(self._region, self._profile)
 
     @cached_property
     def _backend(self) -> Backend:
-        return on_stack(*self._choices)
+        return on_stack(self._session, self._stack)
 
     @cached_property
     def _lambda(self) -> Any:
