@@ -29,13 +29,24 @@ VARIABLES = "Variables:\n"
 
 def point_at(moto: str, patch: pytest.MonkeyPatch) -> None:
     """Have boto3 find the account in environment variables, and nothing of this machine's user."""
-    for service in ("S3", "CLOUDFORMATION", "STS"):
+    for service in ("S3", "CLOUDFORMATION", "STS", "EC2", "EFS"):
         patch.setenv(f"AWS_ENDPOINT_URL_{service}", moto)
     settings = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": REGION,
                 "AWS_DEFAULT_REGION": REGION, "AWS_CONFIG_FILE": "/dev/null",
                 "AWS_SHARED_CREDENTIALS_FILE": "/dev/null"}  # fmt: skip
     for name, value in settings.items():
         patch.setenv(name, value)
+
+
+def functions_at(url: str, patch: pytest.MonkeyPatch) -> None:
+    """Have boto3 find functions and their logs there."""
+    for name in ("LAMBDA", "CLOUDWATCH_LOGS"):
+        patch.setenv(f"AWS_ENDPOINT_URL_{name}", url)
+
+
+def with_moto(text: str, moto: str) -> str:
+    """A template whose functions find S3 there."""
+    return text.replace(VARIABLES, f"{VARIABLES}          AWS_ENDPOINT_URL_S3: {moto}\n")
 
 
 @contextmanager
@@ -52,13 +63,11 @@ def stack_in(
         options: Of the local service.
     """
     template, root = home / "template.yaml", home / "efs"
-    text = TEMPLATE.read_text().replace(VARIABLES, f"{VARIABLES}          AWS_ENDPOINT_URL_S3: {moto}\n")
-    template.write_text(text.replace(*change))
+    template.write_text(with_moto(TEMPLATE.read_text(), moto).replace(*change))
     service = local.ensure(home / "service", local.Options(template=template, root=root, **options))
     with pytest.MonkeyPatch.context() as patch:
         point_at(moto, patch)
-        for name in ("LAMBDA", "CLOUDWATCH_LOGS"):
-            patch.setenv(f"AWS_ENDPOINT_URL_{name}", service.url)
+        functions_at(service.url, patch)
         patch.setenv("AWS_ACCESS_KEY_ID", service.access_key)
         patch.setenv("AWS_SECRET_ACCESS_KEY", service.secret_key)
         patch.setenv("ESTAFETA_HOME", str(home / "here"))

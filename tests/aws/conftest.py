@@ -83,12 +83,12 @@ def aws(moto: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def estafeta(aws: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Carry out a command in a folder of the test's own; gives its standard output."""
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Carry out a command in a folder of the test's own; gives its standard output, of one that fails the error."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
 
-    def estafeta(*arguments: str, code: int = 0) -> str:
+    def command(*arguments: str, code: int = 0) -> str:
         capsys.readouterr()
         with pytest.raises(SystemExit) as caught:
             main(arguments)
@@ -96,7 +96,13 @@ def estafeta(aws: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
         assert caught.value.code == code, err
         return out if code == 0 else err
 
-    return estafeta
+    return command
+
+
+@pytest.fixture
+def estafeta(aws: Path, command: Command) -> Command:
+    """Carry out a command where there is a stack."""
+    return command
 
 
 def imported(store: Store, name: str = "numbers") -> Manifest:

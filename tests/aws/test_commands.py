@@ -1,51 +1,20 @@
-"""The commands of the README's section on AWS, one after the other, and others on the same stack (`account.py`)."""
+"""Commands on a stack: data sets that go there with a run, and what goes wrong."""
 
 from __future__ import annotations
 
 import json
-import re
-import shlex
 from pathlib import Path
 
 import pytest
-from safetensors.numpy import load_file
 
 from estafeta.cli import wording
 from estafeta.launch import connect
 from estafeta.s3 import Bucket
 from estafeta.stack import patient_client
 
-from .conftest import ROOT, Command
+from .conftest import Command
 
 pytestmark = [pytest.mark.xdist_group("local-service"), pytest.mark.timeout(180)]
-
-
-def commands() -> list[list[str]]:
-    """Those of the README's section on AWS."""
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n### On AWS\n")[2].partition("\n### ")[0]
-    lines = re.search(r"^```\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
-    assert lines
-    return [shlex.split(line, comments=True)[1:] for line in lines[1].splitlines() if line.strip()]
-
-
-NOT_HERE = ("deploy", "destroy")
-
-
-def test_the_commands_of_the_readme(estafeta: Command, aws: Path, tmp_path: Path) -> None:
-    """GIVEN a run on AWS that is stopped and resumed THEN its weights have the bits of one in this process."""
-    assert [words[0] for words in commands()] == ["doctor", "train", "status", "stop", "resume", "logs", "export"]
-    train = next(words for words in commands() if words[0] == "train")
-    here = [word for word in train if word not in ("--detach", "--on", "aws")]
-    expected = json.loads(estafeta(*here, "--on", "inline", "--json"))
-    for words in commands():
-        if words[0] not in NOT_HERE:
-            estafeta(*words)
-    run = json.loads(estafeta("status", "last", "--on", "aws", "--json"))
-    assert (run["state"], run["on"], run["topology"]) == ("done", "aws", "replicated")
-    assert run["weights_sha256"] == expected["weights_sha256"]
-    assert list((aws / "runs" / run["run"]).glob("stopped-*.json")), "it was not stopped before its end"
-    ours, theirs = (load_file(path) for path in (f"runs/{run['run']}/final/model.safetensors", expected["model_path"]))
-    assert {name: value.tobytes() for name, value in ours.items()} == {n: v.tobytes() for n, v in theirs.items()}
 
 
 def test_a_data_set_goes_there_with_the_run(estafeta: Command, aws: Path, tmp_path: Path) -> None:
