@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test package-test check scan format bench clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Estafeta needs Python 3.11 or newer; set PYTHON=…")'
@@ -23,7 +23,10 @@ check: $(INSTALLED)  ## lint, format, types, layering, template
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/cfn-lint src/estafeta/template.yaml
+	$(BIN)/cfn-lint src/estafeta/template.yaml src/estafeta/bucket.yaml
+
+scan: $(INSTALLED)  ## the templates by the rules of checkov, which has an environment of its own
+	$(BIN)/uvx checkov@3.3.30 --framework cloudformation --quiet --compact --skip-download --file $(wildcard src/estafeta/*.yaml)
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix
