@@ -11,8 +11,10 @@ import json
 from dataclasses import replace
 from typing import Any
 
+from estafeta.errors import UsageError
 from estafeta.local.api_error import ApiError, invalid
 from estafeta.local.config import EVENT_AGE_S, MEMORY_MB, RETRIES, TIMEOUT_S, AsyncConfig, FunctionConfig
+from estafeta.local.faults import FAULTS, Faults
 from estafeta.local.functions import LATEST, Function, FunctionVersion, Registry
 from estafeta.local.http import Request, Response
 from estafeta.local.pool import Pool
@@ -188,4 +190,8 @@ def _variables(environment: Any) -> dict[str, str]:
     reserved = sorted(name for name in variables if is_reserved(name))
     if reserved:
         raise invalid(f"Lambda reserves the environment variable names {', '.join(reserved)}.")
+    try:
+        Faults.parse(variables.get(FAULTS, ""))
+    except UsageError as error:
+        raise invalid(f"{FAULTS}: {error} {error.hint}") from error
     return variables
