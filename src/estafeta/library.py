@@ -183,7 +183,8 @@ def _unpack(
             bytecode = (
                 f"{layout.files}/{importlib.util.cache_from_source(file.path)}" if file.path.endswith(".py") else None
             )
-            if is_there(target) and (bytecode is None or is_there(bytecode)):
+            missing = [path for path in (target, bytecode) if path and not is_there(path)]
+            if not missing:
                 continue
             watch_time()
             content = archive.extractfile(member)
