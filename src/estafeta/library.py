@@ -220,7 +220,7 @@ def _compile(source: bytes, path: str) -> bytes | None:
         plain.write_bytes(source)
         try:
             py_compile.compile(
-                str(plain), str(compiled), path, doraise=True, quiet=2,
+                str(plain), str(compiled), path, doraise=True,
                 invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
             )  # fmt: skip
         except py_compile.PyCompileError:
