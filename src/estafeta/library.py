@@ -183,7 +183,8 @@ def _unpack(
             bytecode = (
                 f"{layout.files}/{importlib.util.cache_from_source(file.path)}" if file.path.endswith(".py") else None
             )
-            if is_there(target) and (bytecode is None or is_there(bytecode)):
+            missing = [path for path in (target, bytecode) if path and not is_there(path)]
+            if not missing:
                 continue
             watch_time()
             content = archive.extractfile(member)
@@ -219,7 +220,7 @@ def _compile(source: bytes, path: str) -> bytes | None:
         plain.write_bytes(source)
         try:
             py_compile.compile(
-                str(plain), str(compiled), path, doraise=True, quiet=2,
+                str(plain), str(compiled), path, doraise=True,
                 invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
             )  # fmt: skip
         except py_compile.PyCompileError:

@@ -39,6 +39,7 @@ class Session:
     def __init__(self, region: str | None = None, profile: str | None = None) -> None:
         import boto3
 
+        self._clients: dict[str, Any] = {}
         with reaching("AWS"):
             self.boto: boto3.session.Session = boto3.session.Session(
                 region_name=region or os.environ.get("AWS_REGION"), profile_name=profile
@@ -53,7 +54,9 @@ class Session:
 
     def client(self, service: str) -> Any:
         """A client for a service whose calls may be repeated: those that read, and those that carry a token."""
-        return patient_client(service, self.boto)
+        if service not in self._clients:  # making one takes longer than most calls
+            self._clients[service] = patient_client(service, self.boto)
+        return self._clients[service]
 
     def account(self) -> str:
         """The account's number: the first call that needs credentials.

@@ -134,19 +134,24 @@ class Stacks:
             else {"ParameterKey": key, "ParameterValue": value}
             for key, value in parameters.items()
         ]  # fmt: skip
-        with _refusals(stack):
-            name = self._client.create_change_set(
-                StackName=stack, ChangeSetName=f"estafeta-{token}", ClientToken=token, TemplateBody=template,
-                ChangeSetType="CREATE" if creates else "UPDATE", Parameters=given, Capabilities=["CAPABILITY_IAM"],
-                Tags=[{"Key": TAG, "Value": stack}],
-            )["Id"]  # fmt: skip
+        try:
+            with _refusals(stack):
+                name = self._client.create_change_set(
+                    StackName=stack, ChangeSetName=f"estafeta-{token}", ClientToken=token, TemplateBody=template,
+                    ChangeSetType="CREATE" if creates else "UPDATE", Parameters=given, Capabilities=["CAPABILITY_IAM"],
+                    Tags=[{"Key": TAG, "Value": stack}],
+                )["Id"]  # fmt: skip
+        except UsageError as refused:
+            if _is_empty(str(refused)):
+                return ChangeSet(stack, "", (), creates)
+            raise
         proposed = ChangeSet(stack, name, (), creates)
         while (found := self._describe(proposed))["Status"] in ("CREATE_PENDING", "CREATE_IN_PROGRESS"):
             self._clock.sleep(POLL_S)
         if found["Status"] == "FAILED":
             self.discard(proposed)
             reason = found.get("StatusReason", "")
-            if any(words in reason for words in NO_CHANGES):
+            if _is_empty(reason):
                 return proposed
             raise UsageError(f"CloudFormation refuses the change of {stack}: {reason}")
         return ChangeSet(stack, name, tuple(self._changes(proposed)), creates)
@@ -235,6 +240,10 @@ class Stacks:
                     if event["EventId"] in seen:
                         return
                     yield event
+
+
+def _is_empty(reason: str) -> bool:
+    return any(words in reason for words in NO_CHANGES)
 
 
 @contextmanager
