@@ -341,7 +341,7 @@ class InstallVerb(Document):
 
     verb: Literal["install"]
     bucket: str
-    library: str = Field(pattern="[0-9a-f]{16}")
+    library: str = Field(pattern=r"^[0-9a-f]{16}$")
 
 
 class DatasetsVerb(Document):
@@ -383,7 +383,7 @@ class ProbeVerb(Document):
     verb: Literal["probe"]
     what: Literal["mount", "meet", "answer", "worker"]
     functions: dict[Role, FunctionSettings] = {}
-    token: str = Field(default="", pattern=r"[0-9a-f]*")
+    token: str = Field(default="0", pattern=r"^[0-9a-f]+$")
 
 
 ControlEvent = Annotated[
