@@ -286,6 +286,13 @@ class RunVerb(Document):
     run: str
 
 
+class TendVerb(Document):
+    """Set a run going again if it stands still; None: all runs. To be called again and again."""
+
+    verb: Literal["tend"]
+    run: str | None = None
+
+
 class CleanVerb(Document):
     """Remove a run that has ended, or all of it but its exports and records."""
 
@@ -391,6 +398,7 @@ ControlEvent = Annotated[
     | ForkVerb
     | RunVerb
     | CleanVerb
+    | TendVerb
     | StatusVerb
     | InspectVerb
     | RunsVerb
