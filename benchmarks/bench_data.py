@@ -5,8 +5,11 @@
     import     a CSV of a seeded script, read by pyarrow's streaming reader alone, and imported: in turns, MB of text a
                second, and the most memory that each process takes
     batches    the same rows of the same table, in the order of an epoch: sliced from numpy arrays; from blocks that all
-               fit; from blocks of which two windows fit
-    steps      a training step on those batches, with 5 ms added to every call of the store
+               fit; from blocks of which two windows fit, so that each is read once in an epoch; the same with 5 ms
+               added to every call of the store. `batch, nothing else` has nothing between two batches: it is the
+               processor's time for reading and checking. `batch` is what the training thread waits for one between two
+               training steps, `step` the step with it, `new window` the steps alone in which a window begins. An epoch
+               ends when what is read ahead for the next one is there: each reads as much as it uses
     blocks     reading all blocks once by two threads, for several sizes of a block, with and without 5 ms a call
 
 Ways of a group take turns, so that a slow moment of the machine meets all of them alike.
@@ -22,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +108,11 @@ class DistantReader:
         time.sleep(LATENCY_S)
         return self._reader.readinto(buffer, offset)
 
+    def scatter(self, buffers: Sequence[Buffer], offset: int) -> int:
+        """See `Reader.scatter`."""
+        time.sleep(LATENCY_S)
+        return self._reader.scatter(buffers, offset)
+
     def __enter__(self) -> DistantReader:
         return self
 
@@ -163,37 +171,48 @@ def bring(store: Store, name: str, arrays: Sequence[np.ndarray], block_bytes: in
     return BlockRows(manifest.starts, tuple(extent.bytes for extent in manifest.blocks))
 
 
-def batches(folder: Path, megabytes: int, steps: int) -> Iterator[dict[str, Any]]:
-    """One epoch's first batches, from several places; then training steps on them."""
+class Sliced:
+    """Batches as everybody cuts them from arrays in memory."""
+
+    def __init__(self, arrays: Sequence[np.ndarray], deal: Deal) -> None:
+        self._arrays, self._deal = arrays, deal
+
+    def batch(self, step: int) -> tuple[torch.Tensor, ...]:
+        """The batch of a step."""
+        rows = self._deal.train(step, 0)[0]
+        return tuple(torch.from_numpy(array[rows]) for array in self._arrays)
+
+    def settle(self) -> None:
+        """Nothing is read ahead."""
+
+
+class FromBlocks:
+    """Batches as a worker reads them."""
+
+    def __init__(self, store: Store, room: int, deal: Deal) -> None:
+        self._manifest = read_manifest(store, "table")
+        self._table, self._deal = BlockTable(store, self._manifest, room), deal
+        self._ahead = np.arange(0)
+
+    def batch(self, step: int) -> tuple[torch.Tensor, ...]:
+        """The batch of a step."""
+        share = self._deal.train(step, 0)
+        self._table.expect(ahead := share.blocks(0))
+        self._ahead = ahead
+        return self._table.batch(share[0])
+
+    def settle(self) -> None:
+        """Wait until all that is read ahead is there."""
+        self._table.batch(self._manifest.starts[self._ahead[: self._table.slots]])
+
+
+def batches(folder: Path, megabytes: int, repeats: int) -> Iterator[dict[str, Any]]:
+    """Batches from several places; then training steps on them."""
     arrays = table(megabytes * MIB // (4 * WIDTH))
-    inputs, target = arrays
     store, distant = Store(folder), Store(folder, Distant())
     rows = bring(store, "table", arrays, 4 * MIB)
-    manifest = read_manifest(store, "table")
-    deal = Deal(rows, 1, BATCH, steps_per_epoch(len(rows), BATCH, False), BATCH, WINDOW, seed=1)
-    steps = min(steps, deal.steps)
+    deal = Deal(rows, 1, BATCH, steps_per_epoch(len(rows), BATCH, True), BATCH, WINDOW, seed=1)
     two_windows = 2 * WINDOW + 4 * MIB
-
-    def sliced() -> Callable[[int], tuple[torch.Tensor, ...]]:
-        def batch(step: int) -> tuple[torch.Tensor, ...]:
-            rows = deal.train(step, 0)[0]
-            return torch.from_numpy(inputs[rows]), torch.from_numpy(target[rows])
-
-        return batch
-
-    def blocks(store: Store, room: int, warm: bool) -> Callable[[int], tuple[torch.Tensor, ...]]:
-        table = BlockTable(store, manifest, room)
-        if warm:
-            for block in range(len(manifest.blocks)):
-                table.batch(manifest.starts[block : block + 1])
-
-        def batch(step: int) -> tuple[torch.Tensor, ...]:
-            share = deal.train(step, 0)
-            table.expect(share.blocks(0))
-            return table.batch(share[0])
-
-        return batch
-
     model = nn.Sequential(nn.Linear(WIDTH, 512), nn.ReLU(), nn.Linear(512, 10))
 
     def trained(batch: tuple[torch.Tensor, ...]) -> None:
@@ -201,51 +220,64 @@ def batches(folder: Path, megabytes: int, steps: int) -> Iterator[dict[str, Any]
 
     torch.set_num_threads(1)
     places = {
-        "sliced from numpy arrays": sliced,
-        "blocks that all fit": lambda: blocks(store, 1 << 40, True),
-        "blocks, two windows fit": lambda: blocks(store, two_windows, False),
-        "blocks, two windows fit, 5 ms a call": lambda: blocks(distant, two_windows, False),
+        "sliced from numpy arrays": Sliced(arrays, deal),
+        "blocks that all fit": FromBlocks(store, 1 << 40, deal),
+        "blocks, two windows fit": FromBlocks(store, two_windows, deal),
+        "blocks, two windows fit, 5 ms a call": FromBlocks(distant, two_windows, deal),
     }
-    in_memory = in_turns({place: places[place] for place in list(places)[:2]}, steps)
-    base = in_memory[next(iter(in_memory))]
-    for place, median in in_memory.items():
-        yield {"case": f"batch, in turns: {place}", "median_us": round(median, 1), "vs_base": round(median / base, 2)}
-    for group, use in (("batch", len), ("step", trained)):
-        means = epochs(places, use, steps)
-        base = means[next(iter(places))]
-        for place, mean in means.items():
-            yield {"case": f"{group}: {place}", "mean_us": round(mean, 1), "vs_base": round(mean / base, 2)}
+    windows = [int(deal.train(step, 0).blocks(0)[0]) for step in range(deal.steps)]
+    begins = {step for step in range(1, deal.steps) if windows[step] != windows[step - 1]}
+    for name, use in (("batch, nothing else", None), ("", trained)):
+        timings = epochs(places, use, deal.steps, repeats)
+        cases = {name: "step"} if name else {"batch": "batch", "step": "step", "new window": "new window"}
+        for case, what in cases.items():
+            means = {place: timing.mean(what, begins) for place, timing in timings.items()}
+            base = means[next(iter(places))]
+            for place, mean in means.items():
+                yield {"case": f"{case}: {place}", "mean_us": round(mean, 1), "vs_base": round(mean / base, 2)}
 
 
-def in_turns(places: dict[str, Any], steps: int) -> dict[str, float]:
-    """Median time of a batch in places where nothing goes on between two batches, in microseconds."""
-    makers = {place: make() for place, make in places.items()}
-    taken: dict[str, list[float]] = {place: [] for place in places}
-    for repeat in range(5):
-        for step in range(steps):
-            order = list(makers) if (step + repeat) % 2 else list(makers)[::-1]
-            for place in order:
+class Timing:
+    """What the steps of some epochs took. The first one, which touches memory for the first time, does not count."""
+
+    def __init__(self) -> None:
+        self._epochs: list[tuple[float, list[float], list[float]]] = []
+
+    def add(self, settled: float, batches: list[float], steps: list[float]) -> None:
+        """An epoch: waiting at its end, and by step for the batch and altogether."""
+        self._epochs.append((settled, batches, steps))
+
+    def mean(self, what: str, begins: set[int]) -> float:
+        """Median over the epochs of the mean of a step's batch, of a step, or of those in which a window begins."""
+        means = []
+        for settled, batches, steps in self._epochs[1:]:
+            if what == "new window":
+                means.append(statistics.mean(steps[step] for step in begins))
+            else:
+                means.append((settled + sum(batches if what == "batch" else steps)) / len(steps))
+        return statistics.median(means) * 1e6
+
+
+def epochs(
+    places: Mapping[str, Sliced | FromBlocks], use: Callable[[Any], Any] | None, steps: int, repeats: int
+) -> dict[str, Timing]:
+    """Epochs in each place, in turns."""
+    timings = {place: Timing() for place in places}
+    for epoch in range(repeats + 1):
+        for place, source in places.items():
+            fetching, whole = [], []
+            for step in range(steps):
                 before = time.perf_counter()
-                makers[place](step)
-                taken[place].append((time.perf_counter() - before) * 1e6)
-    return {place: statistics.median(times) for place, times in taken.items()}
-
-
-def epochs(places: dict[str, Any], use: Callable[[Any], None], steps: int) -> dict[str, float]:
-    """Mean time of a step in each place, in microseconds: the least of five times through the first steps.
-
-    The first step of a time through waits for the first window, as a worker does when it starts; it is not counted.
-    """
-    taken: dict[str, list[float]] = {place: [] for place in places}
-    for _ in range(5):
-        for place, make in places.items():
-            batch = make()
-            use(batch(0))
+                batch = source.batch(epoch * steps + step)
+                fetching.append(time.perf_counter() - before)
+                if use:
+                    use(batch)
+                whole.append(time.perf_counter() - before)
             before = time.perf_counter()
-            for step in range(1, steps):
-                use(batch(step))
-            taken[place].append((time.perf_counter() - before) / (steps - 1) * 1e6)
-    return {place: min(times) for place, times in taken.items()}
+            source.batch((epoch + 1) * steps)  # says what the next epoch needs first
+            source.settle()
+            timings[place].add(time.perf_counter() - before, fetching, whole)
+    return timings
 
 
 def block_sizes(folder: Path, megabytes: int) -> Iterator[dict[str, Any]]:
@@ -286,7 +318,7 @@ def main() -> None:
         if options.only in (None, "import"):
             rows += importing(Path(folder), options.csv_mb, options.repeats)
         if options.only in (None, "batches"):
-            rows += batches(Path(folder), options.table_mb, steps=300)
+            rows += batches(Path(folder), options.table_mb, options.repeats)
         if options.only in (None, "blocks"):
             rows += block_sizes(Path(folder), options.table_mb)
     print(describe())

@@ -238,7 +238,7 @@ def _by_files(
     member.meet()
     last = [time.monotonic()]
 
-    def alarm() -> None:
+    def alarm(_missing: object) -> None:
         if time.monotonic() - last[0] > STUCK_S:
             raise TimeoutError(f"rank {member.rank} waits for a round that does not come")
 

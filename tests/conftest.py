@@ -13,5 +13,6 @@ settings.load_profile("estafeta")
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("estafeta")
     group.addoption("--store-root", metavar="DIR", help="run the store's conformance suite in this directory, too")
+    group.addoption("--thorough", action="store_true", help="all seeds and moments of tests/e2e/test_chaos.py")
     group.addoption("--peer", choices=("0", "1"), help="which of two machines this is")
     group.addoption("--peers-token", metavar="WORD", help="a new word for each run on two machines, the same on both")

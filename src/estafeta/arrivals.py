@@ -45,14 +45,16 @@ class Arrivals:
     Args:
         store: The store.
         directories: Where the files will be.
-        alarm: Called now and then while nothing comes. It raises to give up.
+        alarm: Called now and then while nothing comes, with the paths that are still missing. It raises to give up.
         writers: How many processes take turns in writing and waiting.
 
     Attributes:
         looks: Listings so far.
     """
 
-    def __init__(self, store: Store, directories: Sequence[str], alarm: Callable[[], None], writers: int) -> None:
+    def __init__(
+        self, store: Store, directories: Sequence[str], alarm: Callable[[Sequence[str]], None], writers: int
+    ) -> None:
         self.looks = 0
         self._store = store
         self._alarm = alarm
@@ -116,7 +118,7 @@ class Arrivals:
             if now - began < self._spin_s:
                 pass  # not sched_yield: with other work on the machine it gives the processor away for milliseconds
             elif now >= alarm_at:
-                self._alarm()
+                self._alarm(pending)
                 alarm_at = now + ALARM_S
             else:
                 self._watch.wait(alarm_at - now)
@@ -124,10 +126,10 @@ class Arrivals:
 
     def _by_listing(self, paths: Sequence[str], found: dict[str, Reader]) -> None:
         began = self._store.clock.monotonic()
-        self._pause(self._expected_s)
+        self._pause(self._expected_s, ())  # what is missing is not known before the first look
         pause, looks = max(Backoff.first_s, self._expected_s * AGAIN), 0
+        pending = list(paths)
         while True:
-            pending = [path for path in paths if path not in found]
             for directory in dict.fromkeys(path.rpartition("/")[0] for path in pending):
                 self.looks += 1
                 names = self._store.list(directory)
@@ -138,8 +140,9 @@ class Arrivals:
             looks += 1
             if len(found) == len(paths):
                 break
-            self._alarm()
-            self._pause(pause)
+            pending = [path for path in paths if path not in found]
+            self._alarm(pending)
+            self._pause(pause, pending)
             pause = min(pause * Backoff.factor, ALARM_S)
         self._learn(self._store.clock.monotonic() - began, looks)
 
@@ -148,14 +151,14 @@ class Arrivals:
         self._waits_s.append(waited_s * EAGERNESS if looks == 1 else waited_s)
         self._expected_s = median(self._waits_s)
 
-    def _pause(self, seconds: float) -> None:
+    def _pause(self, seconds: float, pending: Sequence[str]) -> None:
         """Sleep, but not through an alarm."""
         while seconds > 0:
             part = min(seconds, ALARM_S)
             self._store.clock.sleep(part)
             seconds -= part
             if seconds > 0:
-                self._alarm()
+                self._alarm(pending)
 
     def _try(self, path: str, found: dict[str, Reader]) -> bool:
         try:

@@ -16,7 +16,7 @@ from estafeta.cost import Usage
 from estafeta.errors import EnvironmentProblem, EstafetaError, UsageError
 from estafeta.inline import InlineInvoker
 from estafeta.invoke import FunctionError, Invoker, LambdaInvoker, reaching
-from estafeta.logbook import Entry, entries, usage_of
+from estafeta.logbook import Entry, entries, faults_of, usage_of
 from estafeta.s3 import Bucket
 from estafeta.spec import FunctionSettings, On, Role
 
@@ -51,8 +51,13 @@ class Backend(Protocol):
     def call(self, verb: Mapping[str, Any]) -> Any:
         """Have `control` carry out a verb; return its answer, or raise the error that it answered with."""
 
-    def with_settings(self, settings: Settings) -> Functions:
-        """The functions with some settings changed, for one run; the deployed ones stay as they are."""
+    def with_settings(self, settings: Settings, variables: Mapping[str, str] | None = None) -> Functions:
+        """The functions with some settings changed, for one run; the deployed ones stay as they are.
+
+        Args:
+            settings: Changes by function.
+            variables: Environment variables that worker and merge get in addition.
+        """
 
     def advance(self, seconds: float) -> None:
         """Let about that much time pass for the run."""
@@ -62,6 +67,9 @@ class Backend(Protocol):
 
     def usage(self, run: str, functions: Functions, since_s: float, *, ended: bool) -> Usage:
         """What the run's invocations add up to; if it has ended, with the last of them."""
+
+    def faults(self, run: str, functions: Functions, since_s: float) -> dict[str, int]:
+        """How many faults of each kind have been injected into the run."""
 
 
 class LambdaBackend:
@@ -105,18 +113,19 @@ class LambdaBackend:
         except FunctionError as error:
             raise EnvironmentProblem(f"the function {name} failed: {error}", hint="see its log") from error
 
-    def with_settings(self, settings: Settings) -> Functions:
+    def with_settings(self, settings: Settings, variables: Mapping[str, str] | None = None) -> Functions:
         """See `Backend.with_settings`: a version of the function is published with the settings.
 
         A version is what Lambda offers for this: the run names it when it invokes, and `$LATEST` gets its own
         settings back.
         """
         functions = dict(self.functions)
-        for role, changes in settings.items():
-            wanted = functions[role].model_copy(update=dict(changes))
-            if wanted != functions[role]:
+        for role in ROLES:
+            wanted = functions[role].model_copy(update=dict(settings.get(role, {})))
+            added = dict(variables or {}) if role != "control" else {}
+            if added or wanted != functions[role]:
                 with reaching(f"the function {wanted.name}"):
-                    functions[role] = self._publish_version(functions[role], wanted)
+                    functions[role] = self._publish_version(functions[role], wanted, added)
         return functions
 
     def advance(self, seconds: float) -> None:
@@ -138,26 +147,40 @@ class LambdaBackend:
                 return usage_of(found)
             time.sleep(lag / 20)
 
+    def faults(self, run: str, functions: Functions, since_s: float) -> dict[str, int]:
+        """See `Backend.faults`."""
+        with reaching("the functions' logs"):
+            return faults_of(self._logs, functions, run, since_s)
+
     def _deployed(self, name: str) -> FunctionSettings:
         with reaching(f"the function {name}"):
             answer = self._lambda.get_function_configuration(FunctionName=name)
         return FunctionSettings(name=name, memory_mb=answer["MemorySize"], timeout_s=answer["Timeout"])
 
-    def _publish_version(self, deployed: FunctionSettings, wanted: FunctionSettings) -> FunctionSettings:
+    def _publish_version(
+        self, deployed: FunctionSettings, wanted: FunctionSettings, added: dict[str, str]
+    ) -> FunctionSettings:
         name = deployed.name
-        self._configure(wanted)
+        before = self._variables(name) if added else None
+        self._configure(wanted, None if before is None else {**before, **added})
         try:
             version = self._lambda.publish_version(FunctionName=name)["Version"]
         finally:
-            self._configure(deployed)
+            self._configure(deployed, before)
         waiter = self._lambda.get_waiter("published_version_active")
         waiter.wait(FunctionName=name, Qualifier=version, WaiterConfig=UPDATE_WAIT)
         self._copy_retries(name, version)
         return wanted.model_copy(update={"qualifier": version})
 
-    def _configure(self, function: FunctionSettings) -> None:
+    def _variables(self, name: str) -> dict[str, str]:
+        found = self._lambda.get_function_configuration(FunctionName=name)
+        return dict(found.get("Environment", {}).get("Variables", {}))
+
+    def _configure(self, function: FunctionSettings, variables: dict[str, str] | None) -> None:
+        """Change `$LATEST`; without variables those that it has stay."""
+        environment = {} if variables is None else {"Environment": {"Variables": variables}}
         self._lambda.update_function_configuration(
-            FunctionName=function.name, MemorySize=function.memory_mb, Timeout=function.timeout_s
+            FunctionName=function.name, MemorySize=function.memory_mb, Timeout=function.timeout_s, **environment
         )
         waiter = self._lambda.get_waiter("function_updated")
         waiter.wait(FunctionName=function.name, WaiterConfig=UPDATE_WAIT)
@@ -195,7 +218,7 @@ class InlineBackend:
         """See `Backend.call`."""
         return unwrap(self._invoker.call("control", verb))
 
-    def with_settings(self, settings: Settings) -> Functions:
+    def with_settings(self, settings: Settings, variables: Mapping[str, str] | None = None) -> Functions:
         """See `Backend.with_settings`. Time limits mean nothing here; the memory gives the number of threads."""
         changed = {r: f.model_copy(update=dict(settings.get(r, {}))) for r, f in self.functions.items()}
         return dict(changed)
@@ -213,6 +236,10 @@ class InlineBackend:
     def usage(self, run: str, functions: Functions, since_s: float, *, ended: bool) -> Usage:
         """See `Backend.usage`: of this process."""
         return self._invoker.usage[run]
+
+    def faults(self, run: str, functions: Functions, since_s: float) -> dict[str, int]:
+        """See `Backend.faults`: nothing injects any."""
+        return {}
 
 
 def home() -> Path:

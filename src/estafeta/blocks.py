@@ -6,7 +6,7 @@ number (int32), the numbers. Nothing in here knows what the rows mean, or where 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from estafeta.errors import Corrupt
 from estafeta.files import Buffer, Reader
-from estafeta.manifest import Kind, Manifest
+from estafeta.manifest import Manifest
 from estafeta.tensorfile import Array, TensorFile, encode
 
 FORMAT = "estafeta-block/1"
@@ -74,33 +74,82 @@ def encode_block(parts: Mapping[str, Part], number: int, attempt: str) -> list[B
     return encode(tensors, {"format": FORMAT, "token": attempt, "block": str(number)})
 
 
-def open_block(reader: Reader, manifest: Manifest, number: int) -> TensorFile:
-    """The tensor file of a block, read to memory in one call: each call may be a round trip.
+def read_rows(reader: Reader, manifest: Manifest, number: int, room: Sequence[Array]) -> list[Part]:
+    """The rows of a block, checked against their digests. The file is read by one call: each may be a round trip.
+
+    Args:
+        reader: The block's file.
+        manifest: Of the data set.
+        number: Which block it is.
+        room: For each dense kind, where its rows go: C-contiguous, [rows, *shape], in its dtype.
+
+    Returns:
+        For each kind its rows: the dense ones in `room`, the sparse ones in memory of their own.
 
     Raises:
-        Corrupt: It is not the block that the manifest means.
+        Corrupt: It is not the block that the manifest means, or the bytes are not those that were published.
     """
-    file = TensorFile(_InMemory(reader))
+    try:
+        expected = manifest.blocks[number].bytes
+        if reader.size != expected:
+            raise Corrupt(f"its file has {reader.size} bytes, expected {expected}")
+        read = _read_mixed if any(kind.sparse for kind in manifest.kinds) else _read_dense
+        return read(reader, manifest, number, room)
+    except (Corrupt, KeyError) as error:
+        raise Corrupt(f"block {number} of data set {manifest.name!r} is damaged: {error}") from error
+
+
+def _read_dense(reader: Reader, manifest: Manifest, number: int, room: Sequence[Array]) -> list[Part]:
+    """The lengths of all tensors are known, so that of the header is: no byte is moved twice."""
+    head = bytearray(max(0, reader.size - sum(part.nbytes for part in room)))
+    reader.scatter([head, *(part.data for part in room)], 0)
+    file, offset = _opened(_Beginning(head, reader.size), manifest, number), len(head)
+    for kind, part in zip(manifest.kinds, room, strict=True):
+        file.check(kind.name, part, offset)
+        offset += part.nbytes
+    return list(room)
+
+
+def _read_mixed(reader: Reader, manifest: Manifest, number: int, room: Sequence[Array]) -> list[Part]:
+    content = bytearray(reader.size)
+    reader.readinto(content, 0)
+    file, left = _opened(_Beginning(content, reader.size), manifest, number), iter(room)
+    parts: list[Part] = []
+    for kind in manifest.kinds:
+        if kind.sparse:
+            parts.append(Csr(*(file.read(f"{kind.name}.{array}") for array in ("starts", "columns", "values"))))
+        else:
+            parts.append(part := next(left))
+            file.read_into(kind.name, part)
+    return parts
+
+
+def _opened(reader: Reader, manifest: Manifest, number: int) -> TensorFile:
+    file = TensorFile(reader)
     if (file.metadata.get("token"), file.metadata.get("block")) != (manifest.attempt, str(number)):
-        raise Corrupt(f"the file of block {number} of data set {manifest.name!r} is not that block")
-    if reader.size != (expected := manifest.blocks[number].bytes):
-        raise Corrupt(f"block {number} of data set {manifest.name!r} has {reader.size} bytes, expected {expected}")
+        raise Corrupt("its file is not that of this block")
     return file
 
 
-class _InMemory:
-    """`Reader` over what another one has read."""
+class _Beginning:
+    """`Reader` over the first bytes of a file, which another one has read."""
 
-    def __init__(self, reader: Reader) -> None:
-        self._content = np.empty(reader.size, np.uint8)
-        self.size = reader.readinto(self._content.data, 0)
+    def __init__(self, content: bytearray, size: int) -> None:
+        self._content, self.size = memoryview(content), size
 
     def readinto(self, buffer: Buffer, offset: int) -> int:
         """See `Reader.readinto`."""
-        out = np.frombuffer(buffer, np.uint8)
-        found = self._content[offset : min(offset + len(out), self.size)]
-        out[: len(found)] = found
-        return len(found)
+        return self.scatter([buffer], offset)
+
+    def scatter(self, buffers: Sequence[Buffer], offset: int) -> int:
+        """See `Reader.scatter`."""
+        first = offset
+        for buffer in buffers:
+            out = memoryview(buffer).cast("B")
+            found = self._content[offset : offset + len(out)]
+            out[: len(found)] = found
+            offset += len(found)
+        return offset - first
 
     def close(self) -> None:
         """There is nothing to close."""
@@ -110,14 +159,3 @@ class _InMemory:
 
     def __exit__(self, *raised: object) -> None:
         self.close()
-
-
-def read_part(file: TensorFile, kind: Kind) -> Part:
-    """One part of a block's rows, in memory of its own.
-
-    Raises:
-        Corrupt: The bytes are not those that were published.
-    """
-    if kind.sparse:
-        return Csr(*(file.read(f"{kind.name}.{array}") for array in ("starts", "columns", "values")))
-    return file.read(kind.name)

@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from estafeta.blocks import Csr, open_block, read_part, stack
+from estafeta.blocks import Csr, Part, read_rows, stack
 from estafeta.errors import Gone, UsageError
 from estafeta.files import Reader
 from estafeta.layout import DatasetLayout
 from estafeta.manifest import Kind, Manifest
 from estafeta.sampling import Rows
 from estafeta.store import Store
-from estafeta.tensorfile import DTYPES, Array, TensorFile
+from estafeta.tensorfile import DTYPES, Array
 
 LOADERS = 2
 """Threads that read ahead: while one waits for the store, the other checks digests."""
@@ -153,33 +153,38 @@ class BlockTable:
 
     def _read(self, block: int, slot: int) -> None:
         """Fill a slot; in a thread of its own."""
+        rows = self._manifest.blocks[block].rows
+        room = [shelf.room(slot, rows) for shelf in self._shelves if isinstance(shelf, _Dense)]
 
-        def fill(reader: Reader) -> None:
-            file = open_block(reader, self._manifest, block)
-            for shelf in self._shelves:
-                shelf.fill(slot, self._manifest.blocks[block].rows, file)
+        def read(reader: Reader) -> list[Part]:
+            return read_rows(reader, self._manifest, block, room)
 
         try:
-            self._store.reading(self._layout.block(self._manifest.attempt, block), fill)
+            parts = self._store.reading(self._layout.block(self._manifest.attempt, block), read)
         except Gone as error:
             raise UsageError(f"the data set {self._manifest.name!r} was removed while it was read",
                              hint="import it again, and start the run anew") from error  # fmt: skip
+        for shelf, part in zip(self._shelves, parts, strict=True):
+            shelf.put(slot, part)
 
 
 class _Dense:
     """The slots of a dense kind: one tensor."""
 
     def __init__(self, kind: Kind, slots: int, block_rows: int, manifest: Manifest) -> None:
-        self._kind, self._block_rows = kind, block_rows
+        self._block_rows = block_rows
         self._array: Array = np.empty((slots * block_rows, *kind.shape), DTYPES[kind.dtype])
         self._tensor = torch.from_numpy(self._array)
         self._treatment = _Treatment(kind, manifest)
 
-    def fill(self, slot: int, rows: int, file: TensorFile) -> None:
+    def room(self, slot: int, rows: int) -> Array:
+        """Where the rows of a block go."""
         first = slot * self._block_rows
-        out = self._array[first : first + rows]
-        file.read_into(self._kind.name, out)
-        self._treatment.apply(out)
+        return self._array[first : first + rows]
+
+    def put(self, slot: int, part: Any) -> None:
+        """They are there."""
+        self._treatment.apply(part)
 
     def take(self, places: Rows) -> torch.Tensor:
         return self._tensor.index_select(0, torch.from_numpy(places))
@@ -198,9 +203,7 @@ class _Sparse:
         self._kind, self._block_rows, self._dense = kind, block_rows, dense
         self._slots: list[Csr | None] = [None] * slots
 
-    def fill(self, slot: int, rows: int, file: TensorFile) -> None:
-        part = read_part(file, self._kind)
-        assert isinstance(part, Csr)
+    def put(self, slot: int, part: Any) -> None:
         self._slots[slot] = part
 
     def take(self, places: Rows) -> Csr:

@@ -10,14 +10,16 @@ import difflib
 from collections.abc import Callable, Iterator
 from functools import partial
 
+import numpy as np
 from pydantic import ValidationError
 
-from estafeta.blocks import Part, open_block, read_part
+from estafeta.blocks import Part, read_rows
 from estafeta.errors import Corrupt, Gone, UsageError
 from estafeta.files import Reader
 from estafeta.layout import DATASET_NAME, DATASETS, MANIFEST, DatasetLayout, attempt_of
 from estafeta.manifest import Manifest
 from estafeta.store import Store
+from estafeta.tensorfile import DTYPES
 
 
 def check_name(name: str) -> None:
@@ -35,6 +37,12 @@ def names(store: Store) -> list[str]:
     """The data sets that there are."""
     folders = sorted(filter(DATASET_NAME.fullmatch, store.list(DATASETS)))
     return [name for name in folders if MANIFEST in store.list(DatasetLayout(name).root)]
+
+
+def unfinished(store: Store) -> list[str]:
+    """Names that an import has begun to write under: it goes on, or was killed."""
+    folders = sorted(filter(DATASET_NAME.fullmatch, store.list(DATASETS)))
+    return [name for name in folders if MANIFEST not in store.list(DatasetLayout(name).root)]
 
 
 def read_manifest(store: Store, name: str) -> Manifest:
@@ -68,11 +76,7 @@ def check_block(reader: Reader, manifest: Manifest, number: int) -> None:
     Raises:
         Corrupt: It is damaged, or another's.
     """
-    try:
-        parts = _parts(reader, manifest, number)
-    except (Corrupt, KeyError) as error:
-        raise Corrupt(f"block {number} of data set {manifest.name!r} is damaged: {error}") from error
-    for kind, part in zip(manifest.kinds, parts, strict=True):
+    for kind, part in zip(manifest.kinds, _parts(reader, manifest, number), strict=True):
         if len(part) != (expected := manifest.blocks[number].rows):
             raise Corrupt(f"block {number} of data set {manifest.name!r} has {len(part)} rows of {kind.name}, "
                           f"expected {expected}")  # fmt: skip
@@ -102,18 +106,22 @@ def remove(store: Store, name: str) -> None:
 
 
 def sweep_blocks(store: Store, name: str, wanted: Callable[[str], bool]) -> None:
-    """Remove the blocks of the attempts at importing that are `wanted`."""
+    """Remove the blocks of some attempts at importing: those that are `wanted` away."""
     folder = DatasetLayout(name).root
     found = [(file, attempt_of(file)) for file in store.list(folder)]
     store.sweep(folder, [file for file, attempt in found if attempt and wanted(attempt)])
 
 
 def _parts(reader: Reader, manifest: Manifest, number: int) -> list[Part]:
-    file = open_block(reader, manifest, number)
-    return [read_part(file, kind) for kind in manifest.kinds]
+    rows = manifest.blocks[number].rows
+    room = [np.empty((rows, *kind.shape), DTYPES[kind.dtype]) for kind in manifest.kinds if not kind.sparse]
+    return read_rows(reader, manifest, number, room)
 
 
 def _unknown(store: Store, name: str) -> UsageError:
+    if name in unfinished(store):
+        return UsageError(f"there is no data set named {name!r} in the store; an import of it goes on, or was killed",
+                          hint=f"import it again, or remove what it has left: estafeta data rm {name}")  # fmt: skip
     there = names(store)
     if not there:
         return UsageError(f"there is no data set named {name!r} in the store, which has none",

@@ -13,23 +13,32 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from estafeta.catalog import names, read_manifest, remove
-from estafeta.errors import Conflict, EstafetaError, Gone, RunNotFound, UsageError
+from estafeta.errors import EstafetaError, Gone, RunNotFound, UsageError
 from estafeta.failures import explain, is_failure_record, run_of
 from estafeta.fetching import fetch
-from estafeta.handover import publish_left
+from estafeta.forking import fork
+from estafeta.founding import found, publish_spec, taken
+from estafeta.handover import send_for
+from estafeta.inspection import inspect
 from estafeta.invocation import Invocation, dispatch
-from estafeta.layout import RUN_NAME, RUNS, RunLayout
+from estafeta.layout import RUNS, RunLayout
 from estafeta.library import install
 from estafeta.outcome import RESERVE_BYTES, fail
+from estafeta.probes import probe
 from estafeta.receiving import receive
+from estafeta.removal import clean, empty_trash
 from estafeta.s3 import Bucket
-from estafeta.snapshot import OUTCOMES, Prepare, Reside, Snapshot, next_actions, read_epoch, take_snapshot, takeovers
+from estafeta.snapshot import OUTCOMES, Prepare, Snapshot, next_actions, read_epoch, take_snapshot, takeovers
 from estafeta.spec import (
+    CleanVerb,
     ControlEvent,
     DatasetsVerb,
     FetchVerb,
+    ForkVerb,
+    InspectVerb,
     InstallVerb,
     Outcome,
+    ProbeVerb,
     ReceiveVerb,
     RemoveVerb,
     RunSpec,
@@ -62,7 +71,8 @@ def control(event: Any, invocation: Invocation) -> dict[str, Any]:
         invocation.note(_run_of(verb), verb=verb.verb)
         return _answer(verb, invocation)
     except ValidationError as error:
-        return _error(UsageError(f"control does not understand the event: {error}"))
+        return _error(UsageError(f"control does not understand the event: {error}",
+                                 hint="are client and functions of one version? estafeta deploy"))  # fmt: skip
     except EstafetaError as error:
         return _error(error)
 
@@ -77,6 +87,8 @@ def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:
             return {"runs": [_summary(spec, invocation) for spec in specs]}
         case StatusVerb():
             return _status(verb, invocation)
+        case InspectVerb():
+            return inspect(verb, _spec(verb.run, invocation), invocation.store).model_dump(mode="json")
         case FetchVerb():
             return fetch(verb, _spec(verb.run, invocation), invocation, _bucket)
         case InstallVerb():
@@ -88,25 +100,24 @@ def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:
         case RemoveVerb():
             remove(invocation.store, read_manifest(invocation.store, verb.dataset).name)
             return {"dataset": verb.dataset}
+        case ProbeVerb():
+            return probe(verb, invocation)
         case RunVerb(verb="stop"):
             return _stop(_spec(verb.run, invocation), invocation)
-        case RunVerb(verb="resume"):
-            return _resume(_spec(verb.run, invocation), invocation)
         case RunVerb():
-            return _clean(_spec(verb.run, invocation), invocation)
+            return _resume(_spec(verb.run, invocation), invocation)
+        case CleanVerb():
+            empty_trash(invocation.store)
+            return clean(_spec(verb.run, invocation), invocation, keep_final=verb.keep_final)
+        case ForkVerb():
+            return fork(verb, _spec(verb.run, invocation), invocation)
 
 
 def _start(verb: StartVerb, invocation: Invocation) -> dict[str, Any]:
     """Publish a run: its folders, its code, at last its spec; then set it going. Repeating it changes nothing."""
     spec, store = verb.spec, invocation.store
-    if not RUN_NAME.fullmatch(spec.run):
-        raise UsageError(f"{spec.run!r} cannot name a run", hint="use lower-case letters, digits, '.', '_' and '-'")
     layout = RunLayout(spec.run)
-    for directory in layout.directories(0 if spec.topology == "merge" else spec.workers):
-        store.make_directories(directory)
-    taken = Conflict(f"there is a run named {spec.run} already", hint="start it again: it gets another name")
-    if not store.publish(layout.reserve, [spec.token.encode().ljust(RESERVE_BYTES)], spec.token):
-        raise taken
+    found(spec, store)
     for path, text in verb.code.items():
         parts = path.split("/")
         if not path.endswith(".py") or any(part in ("", ".", "..") for part in parts):
@@ -114,9 +125,8 @@ def _start(verb: StartVerb, invocation: Invocation) -> dict[str, Any]:
         store.make_directories("/".join([layout.code, *parts[:-1]]))
         token = f"# {spec.token}\n"
         if not store.publish(f"{layout.code}/{path}", [f"{text.rstrip()}\n{token}".encode()], spec.token):
-            raise taken
-    if not store.publish(layout.spec, [spec.to_json()], spec.token):
-        raise taken
+            raise taken(spec)
+    publish_spec(spec, store)
     dispatch((Prepare(),), spec, invocation)
     return {"run": spec.run}
 
@@ -138,11 +148,12 @@ def _summary(
         read_epoch(store, layout, e) for e in range((newest if since_epoch is None else since_epoch) + 1, newest + 1)
     ]
     plan, ended = snapshot.plan, snapshot.outcome
+    outcome = Outcome.model_validate_json(store.read(layout.outcome(ended))) if ended else None
     status = Status(
         spec=spec,
         state=snapshot.outcome or ("stopping" if snapshot.stop_requested else "running" if plan else "preparing"),
-        outcome=Outcome.model_validate_json(store.read(layout.outcome(ended))) if ended else None,
-        version=snapshot.reached if snapshot.outcome is None else snapshot.version or 0,
+        outcome=outcome,
+        version=snapshot.reached if outcome is None else snapshot.version or outcome.version or 0,
         topology=plan.topology if plan else None,
         total_steps=plan.total_steps if plan else None,
         steps_per_epoch=plan.steps_per_epoch if plan else None,
@@ -170,47 +181,38 @@ def _stop(spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
 def _resume(spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
     """Set a run going again from its newest version: after a stop, a failure, or when its last hint was lost."""
     store, layout = invocation.store, RunLayout(spec.run)
-    if take_snapshot(store, layout, spec).outcome == "done":
+    snapshot = take_snapshot(store, layout, spec)
+    if snapshot.outcome == "done":
         raise UsageError(f"{spec.run} is done", hint=f"estafeta status {spec.run}")
-    _reopen(layout, invocation)
+    if snapshot.outcome and snapshot.plan and snapshot.version is None:
+        raise UsageError(f"{spec.run} was cleaned: it has its exports, but no weights to go on from")
+    _reopen(spec, invocation)
     _take_over(spec, invocation)
     return _summary(spec, invocation)
 
 
 def _take_over(spec: RunSpec, invocation: Invocation) -> None:
     """Set a run going whose functions may all be dead, or only seem to be."""
-    store, layout = invocation.store, RunLayout(spec.run)
-    actions = takeovers(take_snapshot(store, layout, spec))
-    for action in actions:
-        if isinstance(action, Reside) and action.generation and action.leg:  # the leg before may still be at work
-            publish_left(store, layout, action.rank, action.leg - 1, invocation.token, None)
-    dispatch(actions, spec, invocation)
+    snapshot = take_snapshot(invocation.store, RunLayout(spec.run), spec)
+    send_for(takeovers(snapshot), spec, invocation)
 
 
-def _reopen(layout: RunLayout, invocation: Invocation) -> None:
+def _reopen(spec: RunSpec, invocation: Invocation) -> None:
     """Put the markers of a run's end out of the way; outcomes are kept under names with a number."""
-    store = invocation.store
+    store, layout = invocation.store, RunLayout(spec.run)
     names = store.list(layout.root)
     ended = [state for state in OUTCOMES if f"{state}.json" in names]
     if not ended:
         return
     # First, as it is the only step that a full disk can refuse: then the run stays as it has ended.
     store.publish(layout.reserve, [invocation.token.encode().ljust(RESERVE_BYTES)], invocation.token)
-    for which in ("best", "final"):
-        store.sweep(layout.export(which), store.list(layout.export(which)))
+    outboxes = [layout.outbox(rank) for rank in range(spec.workers)] if "stopped" in ended else []
+    for folder in (*outboxes, layout.export("best"), layout.export("final")):  # of a stopped run, all is saved
+        store.sweep(folder, store.list(folder))
     store.sweep(layout.root, [path.rpartition("/")[2] for path in (layout.stop, layout.ending)])
     for state in ended:
         earlier = sum(name.startswith(f"{state}-") for name in names)
         store.move(layout.outcome(state), layout.outcome(f"{state}-{earlier + 1:02d}"))
-
-
-def _clean(spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
-    """Remove a run that has ended, with all its files."""
-    store, layout = invocation.store, RunLayout(spec.run)
-    if take_snapshot(store, layout, spec).outcome is None:
-        raise UsageError(f"{spec.run} has not ended", hint=f"estafeta stop {spec.run}")
-    store.remove_tree(layout.root)
-    return {"run": spec.run}
 
 
 def _give_up(record: Any, invocation: Invocation) -> dict[str, Any]:

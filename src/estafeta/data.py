@@ -70,11 +70,9 @@ class Data:
             for name, source in sources.items()
             if isinstance(source, str) and source not in BUNDLED
         }
-        room = 0
-        if stored:
-            plan = plan_memory(spec, model, trained, tuple(stored.values()), dense=job.dense)
-            plan.check(spec.window_mb)
-            room = plan.room // len(stored)
+        plan = plan_memory(spec, model, trained, tuple(stored.values()), dense=job.dense)
+        plan.check(spec.window_mb)
+        room = plan.room // max(1, len(stored))
 
         def table(name: str) -> Table | BlockTable:
             if name in stored:

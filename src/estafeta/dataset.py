@@ -5,6 +5,7 @@ The first of the two modules that import torch (the other is `learner.py`).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -110,7 +111,12 @@ def _tensors(arrays: Sequence[Any]) -> tuple[torch.Tensor, ...]:
 
 def _tensor(array: Any) -> torch.Tensor:
     """As PyTorch would take it, but floating-point numbers become float32, the parameters' dtype."""
-    tensor = array if isinstance(array, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(array))
+    if isinstance(array, torch.Tensor):
+        tensor = array
+    else:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nobody writes to rows
+            tensor = torch.from_numpy(np.ascontiguousarray(array))
     return tensor.to(torch.float32) if tensor.dtype in (torch.float64, torch.float16) else tensor
 
 

@@ -18,7 +18,7 @@ all ranks are done with everything before it, and may retire it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,7 +29,7 @@ from estafeta.drafts import Draft, Drafts
 from estafeta.errors import Corrupt, Gone
 from estafeta.files import Reader
 from estafeta.gathered import Gathered, Source
-from estafeta.layout import Round, RunLayout, message_name, messages_in
+from estafeta.layout import Round, RunLayout, message_name, messages_in, rank_of_outbox
 from estafeta.message import FIXED_BYTES, TOKEN_BYTES, Form, Head, Kind
 from estafeta.outgoing import CHUNK, Outgoing
 from estafeta.slices import Slice
@@ -54,7 +54,7 @@ class Exchange:
         sums: Names of the sums.
         buffers: The model's buffers.
         token: Of this writer; at most 64 bytes.
-        alarm: Called now and then while others are waited for. It raises to give up.
+        alarm: Called now and then while others are waited for, with the ranks that are. It raises to give up.
 
     Attributes:
         arrivals: Has the number of looks.
@@ -72,7 +72,7 @@ class Exchange:
         sums: Sequence[str],
         buffers: Sequence[Slot],
         token: str,
-        alarm: Callable[[], None],
+        alarm: Callable[[Collection[int]], None],
     ) -> None:
         if len(token) > TOKEN_BYTES:
             raise ValueError(f"the token {token!r} does not fit a message")
@@ -80,7 +80,11 @@ class Exchange:
         self._rank, self._workers, self._token = rank, workers, token
         self._slices, self._sums = slices, tuple(sums)
         self._outbox = layout.outbox(rank)
-        self.arrivals = Arrivals(store, [layout.outbox(r) for r in range(workers)], alarm, workers)
+
+        def missing(paths: Sequence[str]) -> None:
+            alarm([rank_of_outbox(path) for path in paths])
+
+        self.arrivals = Arrivals(store, [layout.outbox(r) for r in range(workers)], missing, workers)
         reuse = self.arrivals.is_local
         self._gradient_form = Form(len(slices), len(self._sums), buffers, size)
         self._score_form = Form(0, len(self._sums))

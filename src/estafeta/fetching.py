@@ -14,11 +14,10 @@ from typing import Any
 
 from estafeta.errors import Gone, UsageError
 from estafeta.files import Reader
-from estafeta.finish import export
 from estafeta.invocation import Invocation
 from estafeta.layout import RunLayout
+from estafeta.removal import export_if_missing
 from estafeta.s3 import EXPORTS, Bucket
-from estafeta.snapshot import take_snapshot
 from estafeta.spec import FetchVerb, RunSpec
 
 ANSWER_BYTES = 4 << 20
@@ -39,7 +38,7 @@ def fetch(verb: FetchVerb, spec: RunSpec, invocation: Invocation, bucket_of: Cal
         UsageError: The run is at work, or has no such file.
     """
     store, layout = invocation.store, RunLayout(spec.run)
-    _export_if_needed(verb, spec, invocation)
+    export_if_missing(verb.which, spec, invocation)
     limit = PART_BYTES if verb.bucket else ANSWER_BYTES
 
     def read(reader: Reader) -> tuple[bytes, int]:
@@ -57,16 +56,3 @@ def fetch(verb: FetchVerb, spec: RunSpec, invocation: Invocation, bucket_of: Cal
     bucket.upload(key, data)
     digest = hashlib.sha256(data).hexdigest()
     return {"url": bucket.link(key), "key": key, "length": len(data), "sha256": digest, "size": size}
-
-
-def _export_if_needed(verb: FetchVerb, spec: RunSpec, invocation: Invocation) -> None:
-    store, layout = invocation.store, RunLayout(spec.run)
-    if store.exists(f"{layout.export(verb.which)}/state.json"):
-        return
-    snapshot = take_snapshot(store, layout, spec)
-    if snapshot.outcome is None:
-        raise UsageError(f"{spec.run} is still running", hint=f"wait for its end, or: estafeta stop {spec.run}")
-    if snapshot.version is None:
-        raise UsageError(f"{spec.run} ended before it had any weights")
-    best = snapshot.last_epoch.best_version if snapshot.last_epoch else snapshot.version
-    export(verb.which, best if verb.which == "best" else snapshot.version, spec, invocation)

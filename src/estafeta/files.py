@@ -7,11 +7,14 @@ Paths are absolute strings, errors are `OSError` with the errno of the call.
 
 from __future__ import annotations
 
+import mmap
 import os
 import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Protocol, Self
+
+import numpy as np
 
 from estafeta.inotify import LOCAL, filesystem_of, watch
 
@@ -19,7 +22,7 @@ Buffer = bytes | bytearray | memoryview
 """Bytes to write, or room to read into (numpy arrays by their `.data`)."""
 
 IOV_MAX = os.sysconf("SC_IOV_MAX")
-"""The most buffers that one `writev` takes (POSIX; 1024 on Linux)."""
+"""The most buffers that one `writev` or `preadv` takes (POSIX; 1024 on Linux)."""
 
 
 class Reader(Protocol):
@@ -29,6 +32,9 @@ class Reader(Protocol):
 
     def readinto(self, buffer: Buffer, offset: int) -> int:
         """Read at `offset` bytes until `buffer` is full or the file ends; return the number of bytes."""
+
+    def scatter(self, buffers: Sequence[Buffer], offset: int) -> int:
+        """As `readinto`, into several buffers, one after the other, by one call of the system."""
 
     def close(self) -> None:
         """Close the descriptor."""
@@ -120,18 +126,26 @@ class OsReader:
     """`Reader` over a file descriptor of its own."""
 
     def __init__(self, path: str) -> None:
+        self._path = path
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.size = os.fstat(self._descriptor).st_size
 
     def readinto(self, buffer: Buffer, offset: int) -> int:
         """See `Reader.readinto`."""
-        view = memoryview(buffer).cast("B")
-        done = 0
-        while done < len(view):
-            count = os.preadv(self._descriptor, [view[done:]], offset + done)
-            if count == 0:
-                break
+        return self._read([buffer], offset)
+
+    def scatter(self, buffers: Sequence[Buffer], offset: int) -> int:
+        """See `Reader.scatter`. On a file system of this machine the file is mapped during the call, and copied."""
+        if self.size and filesystem_of(os.path.dirname(self._path)) in LOCAL:
+            with mmap.mmap(self._descriptor, self.size, prot=mmap.PROT_READ) as mapped:
+                return _copy(mapped, offset, buffers)
+        return self._read(buffers, offset)
+
+    def _read(self, buffers: Sequence[Buffer], offset: int) -> int:
+        views, done = _views(buffers), 0
+        while views and (count := os.preadv(self._descriptor, views[:IOV_MAX], offset + done)):
             done += count
+            _pass(views, count)
         return done
 
     def close(self) -> None:
@@ -244,7 +258,7 @@ def free_bytes(path: str) -> int:
 
 def _write_all(descriptor: int, chunks: Iterable[Buffer], offset: int | None) -> None:
     """Write all chunks, from an offset on or where the descriptor stands."""
-    views = [view for chunk in chunks if len(view := memoryview(chunk).cast("B"))]
+    views = _views(chunks)
     while views:
         some = views[:IOV_MAX]
         if offset is None:
@@ -252,7 +266,28 @@ def _write_all(descriptor: int, chunks: Iterable[Buffer], offset: int | None) ->
         else:
             written = os.pwritev(descriptor, some, offset)
             offset += written
-        while views and written >= len(views[0]):
-            written -= len(views.pop(0))
-        if written:
-            views[0] = views[0][written:]
+        _pass(views, written)
+
+
+def _copy(mapped: mmap.mmap, offset: int, buffers: Sequence[Buffer]) -> int:
+    """Copy what is mapped; numpy does it in half the time that a read takes, and lets other threads run."""
+    content, first = np.frombuffer(mapped, np.uint8), offset
+    for buffer in buffers:
+        out = np.frombuffer(buffer, np.uint8)
+        part = content[offset : offset + len(out)]
+        out[: len(part)] = part
+        offset += len(part)
+    return offset - first
+
+
+def _views(buffers: Iterable[Buffer]) -> list[memoryview]:
+    """Their bytes; without those that have none."""
+    return [view for buffer in buffers if len(view := memoryview(buffer).cast("B"))]
+
+
+def _pass(views: list[memoryview], count: int) -> None:
+    """Take away the first bytes: they are done."""
+    while views and count >= len(views[0]):
+        count -= len(views.pop(0))
+    if count:
+        views[0] = views[0][count:]

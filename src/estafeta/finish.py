@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Iterator
 
 from estafeta.invocation import Invocation
@@ -35,7 +34,7 @@ def finish(end: Finish, snapshot: Snapshot, spec: RunSpec, invocation: Invocatio
         version=snapshot.version if snapshot.plan else None,
         best_version=last.best_version if last else snapshot.version if snapshot.plan else None,
         why=end.why,
-        ended_at=time.time(),
+        ended_at=store.clock.time(),
     )
     store.publish(layout.ending, [outcome.to_json()], invocation.token)
     outcome = Outcome.model_validate_json(store.read(layout.ending))  # an earlier attempt's, perhaps, and older

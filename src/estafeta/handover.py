@@ -13,18 +13,20 @@ Nothing here is needed for the result. A leg may end at any moment: what follows
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 from collections import deque
-from collections.abc import Collection
-from statistics import median
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from estafeta.arrivals import ALARM_S, Arrivals, is_local
 from estafeta.errors import Gone
 from estafeta.invocation import Invocation, dispatch
 from estafeta.layout import RunLayout, claim_of_leg, contributions_in, generation_in, leg_of, residents_in
 from estafeta.message import Wish, round_time_of
-from estafeta.snapshot import OUTCOMES, Reside
+from estafeta.patience import RECENT, Patience, floor_s, start_s
+from estafeta.snapshot import OUTCOMES, Action, Reside
 from estafeta.spec import RunSpec, WorkerEvent
 from estafeta.store import Store, claim_name
 
@@ -33,9 +35,6 @@ LEAD_MARGIN = 1.5
 
 ROUND_MARGIN = 1.5
 """The next round may take this much longer than this rank's longest share and the usual round together."""
-
-RECENT = 32
-"""Rounds from which is learnt."""
 
 SAVE_MARGIN = 2.0
 """Saving may take this much longer than it did."""
@@ -49,14 +48,14 @@ CHECK_S = 1.0
 READY_LOOK_S = 0.02
 """Between two looks for the successor's mark."""
 
-LOCAL_PATIENCE_S, SHARED_PATIENCE_S = 2.0, 75.0
-"""How long a leg that publishes nothing may still be alive: on a network file system a new name may be unseen for 60 s,
-and a fail-over takes its time (AWS: caches of NFS clients, acdirmax)."""
-
-START_PATIENCE = 5.0
-"""As many times longer, before its first message: it may still be loading."""
-
 ROUNDS_OF_PATIENCE = 4.0
+"""A leg that has published nothing for as many of its rounds may be dead."""
+
+STARTS_OF_PATIENCE = 3.0
+"""Starting may take as many times longer elsewhere than it took here, where perhaps everything was warm."""
+
+LOOKING_RANK = 0
+"""The one rank whose second deliveries look for signs of life: somebody must, if all are dead or have ended."""
 
 
 class Leaving(Exception):  # an order to its own leg, not an error
@@ -71,42 +70,77 @@ class Leaving(Exception):  # an order to its own leg, not an error
         self.silently = silently
 
 
+@dataclass(frozen=True)
+class Claim:
+    """Who is a leg, by its claim.
+
+    Attributes:
+        holder: Token: a request id, and what tells its attempts apart.
+        expires_at: When the holder is dead for sure, in seconds since 1970.
+        log_group, log_stream: Where its log goes.
+    """
+
+    holder: str
+    expires_at: float
+    log_group: str
+    log_stream: str
+
+    @property
+    def request_id(self) -> str:
+        """Of the event that the holder was invoked with."""
+        return self.holder.partition("/")[0]
+
+
+def read_claim(store: Store, layout: RunLayout, rank: int, leg: int, generation: int) -> Claim:
+    """The claim of a leg.
+
+    Raises:
+        Gone: It has been swept.
+    """
+    facts = json.loads(store.read(f"{layout.legs}/{claim_name(claim_of_leg(rank, leg), generation)}"))
+    return Claim(facts["holder"], facts["expires_at"], facts["log_group"], facts["log_stream"])
+
+
 def take(event: WorkerEvent, spec: RunSpec, invocation: Invocation) -> Leg | str:
     """Claim the leg that an event is for.
 
     A second delivery of an event whose leg is claimed is the retry of a leg that has died, or the duplicate of one that
-    is at work. Lambda does not tell; but a leg that is at work publishes something in every round.
+    is at work. Lambda does not tell. If the leg has said that it ended with an error, it is a retry. Otherwise it
+    leaves at once: if the leg is dead, its peers will notice. Only rank 0 looks whether the leg still publishes.
 
     Returns:
         The leg, or why there is nothing to do.
     """
     store, layout = invocation.store, RunLayout(spec.run)
     token = f"{invocation.token}/{secrets.token_hex(4)}"
-    expires_at = store.clock.time() + invocation.remaining_s()
+    facts = {"expires_at": store.clock.time() + invocation.remaining_s(),
+             "log_group": invocation.log_group, "log_stream": invocation.log_stream}  # fmt: skip
     generation = event.generation
     while True:
         names = store.list(layout.legs)
         leg, newest = residents_in(names).get(event.rank, (0, 0))
         if leg > event.leg:
-            is_awaited = leg == event.leg + 1 and not _has_left(event.rank, event.leg, names, layout)
-            if is_awaited and not _is_alive(event.rank, store, layout, invocation.remaining_s() / 2):
+            if leg == event.leg + 1 and _must_look(event, names, invocation) and _is_dead(event, invocation):
                 publish_left(store, layout, event.rank, event.leg, token, None)  # its successor waits in vain
             return "left: a later leg is there"
         generation = max(generation, newest if leg == event.leg else 0)
         name = claim_of_leg(event.rank, event.leg)
-        if store.claim(layout.legs, name, generation=generation, token=token, expires_at=expires_at):
+        if store.claim(layout.legs, name, generation=generation, token=token, **facts):
             return Leg(event, generation, token, spec, invocation)
         try:
-            claim = json.loads(store.read(f"{layout.legs}/{claim_name(name, generation)}"))
+            claim = read_claim(store, layout, event.rank, event.leg, generation)
         except Gone:
             return "left: the leg is long over"
-        if claim["holder"].partition("/")[0] != invocation.token:
+        if claim.request_id != invocation.token:
             return "left: a duplicate"
-        if event.leg == 0 or _has_left(event.rank, event.leg - 1, names, layout):
-            most_s = min(claim["expires_at"] - store.clock.time(), invocation.remaining_s() / 2)
-            if _is_alive(event.rank, store, layout, most_s):
+        if layout.fell(event.rank, event.leg, generation).rpartition("/")[2] not in names:
+            if event.rank != LOOKING_RANK:
+                return "left: a duplicate, or its peers will notice"
+            # A leg whose turn has not come does not show whether it lives: it is as well replaced.
+            has_turn = event.leg == 0 or _has_left(event.rank, event.leg - 1, names, layout)
+            if has_turn and not _is_dead(event, invocation, claim.expires_at - store.clock.time()):
                 return "left: a duplicate of a leg that is at work"
-        generation += 1  # or it still waits for its turn, and whether it lives does not show: it is as well replaced
+        generation += 1
 
 
 class Leg:
@@ -123,6 +157,7 @@ class Leg:
         rounds: Rounds done in this leg.
         lead_s: How long it took from being sent for to being ready.
         relieved_at: When the leg before left, in seconds since 1970; None if this one did not wait for it.
+        pace: What rounds take, and how long others are waited for.
     """
 
     def __init__(self, event: WorkerEvent, generation: int, token: str, spec: RunSpec, invocation: Invocation) -> None:
@@ -137,7 +172,8 @@ class Leg:
         self._is_first = generation == event.generation
         self._waits = event.leg > 0 and event.generation == 0
         self._busy_s: deque[float] = deque([0.0], maxlen=RECENT)
-        self._rounds_s: deque[float] = deque(maxlen=RECENT)
+        local = is_local(self._store, self._layout.outbox(self.rank))
+        self.pace = Patience(floor_s=floor_s(is_local=local), start_s=start_s(is_local=local))
         self._save_s = 0.0
         self._called = False
         self._is_next_ready = False
@@ -151,6 +187,7 @@ class Leg:
         """Say that this leg is ready, and wait until the one before has left, or cannot be alive any more."""
         if self._sent_at and self._is_first:  # a leg in place of a dead one has spent its time on being sure of that
             self.lead_s = max(0.0, self._clock.time() - self._sent_at)
+        self.pace.start_s = max(self.pace.start_s, STARTS_OF_PATIENCE * self.lead_s)
         if not self._waits:
             return
         mark = json.dumps({"token": self.token}).encode()
@@ -165,7 +202,7 @@ class Leg:
         finally:
             arrivals.close()
 
-    def _check_turn(self) -> None:
+    def _check_turn(self, _awaited: Sequence[str]) -> None:
         if self._clock.time() > self._expires_at:
             raise _Overdue
         self.check()
@@ -179,15 +216,17 @@ class Leg:
     def note_round(self, seconds: float) -> None:
         """Learn how long a round took, with all waiting."""
         self.rounds += 1
-        self._rounds_s.append(seconds)
+        self.pace.note(seconds)
+
+    @property
+    def share_s(self) -> float:
+        """How long this rank's own work for the last round took."""
+        return self._busy_s[-1]
 
     @property
     def round_s(self) -> float:
-        """How long rounds take, by the median of the last ones; 0 if that is not known yet.
-
-        Not the longest: a round in which somebody died has taken as long as it took to notice.
-        """
-        return median(self._rounds_s) if self._rounds_s else 0.0
+        """How long rounds take, by the median of the last ones; 0 if that is not known yet."""
+        return self.pace.usual_s
 
     def note_save(self, seconds: float) -> None:
         """Learn how long saving took."""
@@ -199,7 +238,11 @@ class Leg:
         return ROUND_MARGIN * (max(self._busy_s) + self.round_s) + SAVE_MARGIN * self._save_s + FLOOR_S
 
     def wishes(self) -> Wish:
-        """What to wish in the next contribution; the successor is called if it is time."""
+        """What to wish in the next contribution; the successor is called if it is time.
+
+        Raises:
+            Leaving: Another incarnation has this leg's place. Who never waits for long would not notice otherwise.
+        """
         left_s, limit = self._invocation.remaining_s(), self._spec.rounds_per_invocation
         rounds_left = None if limit is None else limit - self.rounds - 1  # after this one
         if rounds_left is not None:
@@ -211,7 +254,9 @@ class Leg:
                 wishes |= Wish.READY
         if rounds_left == 0 or self._invocation.remaining_s() < 2 * self.margin_s:
             wishes |= Wish.LEAVE
-        if self.rank == 0 and self.is_stop_requested():
+        if self._clock.monotonic() >= self._check_at:
+            self.check_place()
+        if self.rank == 0 and self._stop_seen:
             wishes |= Wish.STOP
         return wishes
 
@@ -246,19 +291,26 @@ class Leg:
         if overtaken or _has_left(self.rank, self.leg, names, self._layout):
             raise Leaving("another incarnation has taken over", silently=True)
 
-    def is_stop_requested(self) -> bool:
-        """Whether somebody has asked the run to stop; looked at now and then."""
-        if self._clock.monotonic() >= self._check_at:
-            self.check_place()
-        return self._stop_seen
-
     # Going
 
     def leave(self, version: int | None, why: str) -> None:
-        """Say that this leg has left, and after which version; the successor is called if it has not been yet."""
+        """Say that this leg has left, and after which version; the successor is called if it has not been yet.
+
+        Nothing of that if another incarnation has its place: what it said would be said in the other one's name.
+        """
+        try:
+            self.check_place()
+        except Leaving:
+            return
         self.call_successor()
         publish_left(self._store, self._layout, self.rank, self.leg, self.token, version)
         self._invocation.note(self._spec.run, left_at=version, why=why, rounds=self.rounds)
+
+    def fall(self) -> None:
+        """Say that this leg ends with an error, so that Lambda's next attempt need not find out whether it lives."""
+        mark = json.dumps({"token": self.token}).encode()
+        with contextlib.suppress(OSError):  # which may be the very reason; it costs time, then
+            self._store.publish(self._layout.fell(self.rank, self.leg, self.generation), [mark], self.token)
 
     def sweep(self) -> None:
         """Remove the marks of this rank's legs before the last one."""
@@ -277,21 +329,34 @@ class _Overdue(Exception):
     """The leg before cannot be alive any more."""
 
 
-def _is_alive(rank: int, store: Store, layout: RunLayout, most_s: float) -> bool:
-    """Whether a rank contributes anything within the time in which it should, or within `most_s` seconds."""
-    outbox = layout.outbox(rank)
-    before = contributions_in(store.list(outbox))
-    patience_s = LOCAL_PATIENCE_S if is_local(store, outbox) else SHARED_PATIENCE_S
+def _must_look(event: WorkerEvent, names: Collection[str], invocation: Invocation) -> bool:
+    """Whether this is a second delivery of an event whose leg has called the next one, and that may wait for it."""
+    store, layout = invocation.store, RunLayout(event.run)
+    if event.rank != LOOKING_RANK or _has_left(event.rank, event.leg, names, layout):
+        return False
+    if (generation := generation_in(names, event.rank, event.leg)) < 0:
+        return False
+    try:
+        return read_claim(store, layout, event.rank, event.leg, generation).request_id == invocation.token
+    except Gone:
+        return False
+
+
+def _is_dead(event: WorkerEvent, invocation: Invocation, most_s: float = float("inf")) -> bool:
+    """Whether a rank contributes nothing within the time in which it should, or within `most_s` seconds."""
+    store, outbox = invocation.store, RunLayout(event.run).outbox(event.rank)
+    before, local = contributions_in(store.list(outbox)), is_local(store, outbox)
     if before:
         newest = max(before, key=lambda name: name.rpartition("-")[2])
         try:
-            patience_s = max(patience_s, ROUNDS_OF_PATIENCE * store.reading(f"{outbox}/{newest}", round_time_of))
+            rounds_s = ROUNDS_OF_PATIENCE * store.reading(f"{outbox}/{newest}", round_time_of)
         except Gone:
-            return True
+            return False
+        patience_s = max(floor_s(is_local=local), rounds_s)
     else:
-        patience_s *= START_PATIENCE
-    seen = store.wait(outbox, lambda names: contributions_in(names) != before, timeout_s=min(patience_s, most_s))
-    return seen is not None
+        patience_s = start_s(is_local=local)  # it may still be loading
+    timeout_s = min(patience_s, most_s, invocation.remaining_s() / 2)
+    return store.wait(outbox, lambda names: contributions_in(names) != before, timeout_s=timeout_s) is None
 
 
 def _has_left(rank: int, leg: int, names: Collection[str], layout: RunLayout) -> bool:
@@ -312,3 +377,12 @@ def publish_left(store: Store, layout: RunLayout, rank: int, leg: int, token: st
     """
     mark = {"token": token, "version": version, "at": store.clock.time()}
     store.publish(layout.left(rank, leg), [json.dumps(mark).encode()], token)
+
+
+def send_for(actions: Sequence[Action], spec: RunSpec, invocation: Invocation) -> None:
+    """Invoke what carries out the actions; residents that replace others need not wait for a leg before them."""
+    store, layout = invocation.store, RunLayout(spec.run)
+    for action in actions:
+        if isinstance(action, Reside) and action.generation and action.leg:  # the leg before may still be at work
+            publish_left(store, layout, action.rank, action.leg - 1, invocation.token, None)
+    dispatch(tuple(actions), spec, invocation)

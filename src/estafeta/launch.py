@@ -15,9 +15,10 @@ from estafeta.errors import UsageError
 from estafeta.invoke import make_client
 from estafeta.job import Job
 from estafeta.local.config import FunctionConfig
+from estafeta.local.faults import FAULTS, FAULTS_NAME, Faults
 from estafeta.local.template import read_template
 from estafeta.overrides import override
-from estafeta.run import Run
+from estafeta.run import Run, new_name
 from estafeta.s3 import Bucket
 from estafeta.sending import Show, in_silence, send_missing
 from estafeta.settings import to_dict
@@ -41,6 +42,7 @@ def train(
     on: On = "local",
     topology: Choice = "auto",
     options: Mapping[str, Any] | None = None,
+    chaos: str = "",
     wait: bool = True,
     stack: str = STACK,
     region: str | None = None,
@@ -57,6 +59,9 @@ def train(
             `replicated`: each worker all of them; `auto`: one of the last two. An inline run has one process, so it
             merges; the bits are the same.
         options: Overrides by name, as `-o` takes them: `{"epochs": 5, "optimizer.lr": 0.01, "worker.timeout_s": 60}`.
+        chaos: Faults for the local service to inject into this run, such as `"duplicate=0.1,kill=0.05,seed=3"`:
+            probabilities of `duplicate`, `drop` and `delay` for each event, of `kill` for each invocation, of `slow`
+            for each execution environment. The bits stay the same.
         wait: Wait for the end; otherwise return at once. An inline run always waits.
         stack: Of `aws`: name of the stack that was deployed.
         region: Of `aws`: where it was deployed; by default what every AWS tool would take.
@@ -75,8 +80,9 @@ def train(
             "the job's module trains while a function imports it",
             hint='put the call under: if __name__ == "__main__":',
         )
+    check_chaos(chaos, on)
     backend = connect(on, stack=stack, region=region, profile=profile)
-    run = start(*find_job(job), backend=backend, workers=workers, topology=topology, options=options or {})
+    run = start(*find_job(job), backend=backend, workers=workers, topology=topology, options=options or {}, chaos=chaos)
     return run.wait() if wait or on == "inline" else run
 
 
@@ -111,7 +117,7 @@ def connect(
         words = ["--on aws", *(f"{name} {value}" for name, value in chosen.items() if value)]
         return on_stack(Session(region, profile), stack, " ".join(words))
     root.mkdir(parents=True, exist_ok=True)
-    return _on_service(local.ensure(home(), _options(template, root)))
+    return on_service(local.ensure(home(), _options(template, root)))
 
 
 def attach(on: On, *, stack: str = STACK, region: str | None = None, profile: str | None = None) -> Backend:
@@ -127,7 +133,7 @@ def attach(on: On, *, stack: str = STACK, region: str | None = None, profile: st
         EnvironmentProblem: It cannot be reached.
     """
     if on == "local" and (running := local.find(home())):
-        return _on_service(running)
+        return on_service(running)
     return connect(on, stack=stack, region=region, profile=profile)
 
 
@@ -162,20 +168,23 @@ def start(
     workers: int,
     topology: Choice = "auto",
     options: Mapping[str, Any],
+    chaos: str = "",
     show: Show = in_silence,
 ) -> Run:
     """Start a run of a job that has been found; returns and raises as `train` does.
 
     What it needs of the data sets of this machine is sent along first; `show` is told how far that is.
     """
+    check_chaos(chaos, backend.on)
     if workers < 1:
         raise UsageError(f"{workers} workers cannot train", hint="--workers takes 1 or more")
     changed = override(job, options)
     job = changed.job
     send_missing(job, backend, Store(home() / "store"), show)
+    name = new_name(place)
     spec = RunSpec(
         token=secrets.token_hex(16),
-        run=f"{_short(place)}-{secrets.token_hex(3)}",
+        run=name,
         created_at=time.time(),
         estafeta=version("estafeta"),
         job=place,
@@ -192,7 +201,8 @@ def start(
         window_mb=job.window_mb,
         optimizer=to_dict(job.optimizer),
         early_stopping=job.stopping,
-        functions=backend.with_settings(changed.settings),
+        functions=backend.with_settings(changed.settings, {FAULTS: chaos, FAULTS_NAME: name} if chaos else None),
+        chaos=chaos,
     )
     backend.call({"verb": "start", "spec": spec.model_dump(mode="json"), "code": code})
     return Run(spec.run, backend, job)
@@ -215,10 +225,22 @@ def on_stack(session: Session, stack: str, words: str = "") -> LambdaBackend:
     return LambdaBackend("aws", deployed.functions, functions, logs, bucket, words)
 
 
-def _on_service(endpoint: local.Endpoint) -> Backend:
+def on_service(endpoint: local.Endpoint) -> Backend:
+    """A local service as a place to run."""
     options = endpoint.client_options()
     names: dict[Role, str] = {role: f"{STACK}-{role}" for role in ROLES}
     return LambdaBackend("local", names, make_client("lambda", **options), make_client("logs", **options))
+
+
+def check_chaos(chaos: str, on: str) -> None:
+    """Refuse faults that cannot be injected.
+
+    Raises:
+        UsageError: They cannot be read, or the run does not take place under the local service.
+    """
+    if chaos and on != "local":
+        raise UsageError("only the local service injects faults", hint="leave out --chaos, or run it --on local")
+    Faults.parse(chaos)
 
 
 def _options(template: Path | None, root: Path) -> local.Options:
@@ -233,8 +255,3 @@ def _options(template: Path | None, root: Path) -> local.Options:
 
 def _settings(function: FunctionConfig) -> FunctionSettings:
     return FunctionSettings(name=function.name, memory_mb=function.memory_mb, timeout_s=function.timeout_s)
-
-
-def _short(place: str) -> str:
-    """The module's name as a run's name may begin with it."""
-    return place.partition(":")[0].lower().replace("_", "-").strip("-")[:40] or "run"

@@ -14,6 +14,8 @@
                     rank-0003-02.g00                    who is leg 2 of resident rank 3 (generation 0)
                     ready-0003-02                       that leg is ready to take over
                     left-0003-01                        leg 1 has left, and where
+                    fell-0003-02.g00                    leg 2 of generation 0 has ended with an error
+                    call-0003-00000012.g00              who sends for rank 3, missing at version 12, the first time
                exchange/0003/gradient-00000012          what resident rank 3 found for step 12
                              scores-00000012            its part of the validation of version 12
                              slice-00000013             its slice of version 13
@@ -23,8 +25,10 @@
                ending.json                              the version that it ends with
                STOP, done.json | stopped.json | failed.json     how it ended
                reserve                                  room for the last words of a run that fills the disk
+    trash/<run>-<16 hex digits>/                        a run that is being cleaned away
     datasets/<name>/manifest.json                       what is in the data set; where it is, the data set is
                     0123456789abcdef-000012.safetensors block 12, as this attempt at importing has written it
+    probes/<token>/                                     where two functions meet that try the file system out
     libraries/<digest>/files/…                          PyTorch and what else jobs need: goes on the worker's sys.path
                        parts/0012                       part 12 is unpacked
                        ready                            all of it is
@@ -47,6 +51,9 @@ Phase = Literal["train", "valid"]
 RUNS = "runs"
 RUN_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
+TRASH = "trash"
+"""Folder where runs go that are cleaned away: out of the others' sight in one step, then removed file by file."""
+
 DATASETS = "datasets"
 DATASET_NAME = RUN_NAME
 MANIFEST = "manifest.json"
@@ -59,11 +66,12 @@ FROZEN = "frozen.safetensors"
 _WEIGHTS = re.compile(r"(\d{8})\.safetensors")
 _PIECE = re.compile(r"(\d{8})-(\d{4})\.safetensors")
 _MESSAGE = re.compile(r"(gradient|scores|slice|norms)-(\d{8})")
-_MARK = re.compile(r"(?:rank|ready|left)-(\d{4})-(\d{2,})")
+_MARK = re.compile(r"(?:rank|ready|left|fell)-(\d{4})-(\d{2,})")
 _RESIDENT = re.compile(r"rank-(\d{4})-(\d{2,})\.g(\d{2,})")
 _CONTRIBUTION = re.compile(r"(train|valid)-(\d{8})-(\d{4})\.safetensors")
 _PARTIAL = re.compile(r"(train|valid)-(\d{8})-(\d{4})-(\d{2,})\.safetensors")
 _CLAIM = re.compile(r"merge-(train|valid)-(\d{8})\.g(\d{2,})")
+_CALL = re.compile(r"call-(\d{4})-(\d{8})\.g(\d{2,})")
 _EPOCH = re.compile(r"(\d{4,})\.json")
 _BLOCK = re.compile(r"([0-9a-f]{16})-(\d{6,})\.safetensors")
 
@@ -132,9 +140,14 @@ class RunLayout:
         """Folder of the epochs' records."""
         return f"{self.root}/epochs"
 
+    @property
+    def exchange(self) -> str:
+        """Folder of the outboxes."""
+        return f"{self.root}/exchange"
+
     def outbox(self, rank: int) -> str:
         """Folder of what one resident rank publishes for the others."""
-        return f"{self.root}/exchange/{rank:04d}"
+        return f"{self.exchange}/{rank:04d}"
 
     def directories(self, residents: int = 0) -> tuple[str, ...]:
         """All folders that a run needs from its first moment, with an outbox for each resident rank."""
@@ -184,6 +197,10 @@ class RunLayout:
     def left(self, rank: int, leg: int) -> str:
         """The word that a leg has left."""
         return f"{self.legs}/left-{rank:04d}-{leg:02d}"
+
+    def fell(self, rank: int, leg: int, generation: int) -> str:
+        """The word that a leg has ended with an error, which Lambda will try again."""
+        return f"{self.legs}/fell-{rank:04d}-{leg:02d}.g{generation:02d}"
 
     def contribution(self, round_: Round, rank: int) -> str:
         """What one rank publishes for one round."""
@@ -263,6 +280,11 @@ class LibraryLayout:
         return f"{self.root}/ready"
 
 
+def probe_folder(token: str) -> str:
+    """Folder where two functions meet that try the file system out."""
+    return f"probes/{token}"
+
+
 def contribution_name(round_: Round, rank: int) -> str:
     """File name of a contribution."""
     return f"{round_.name}-{rank:04d}.safetensors"
@@ -276,6 +298,11 @@ def claim_of(round_: Round) -> str:
 def claim_of_leg(rank: int, leg: int) -> str:
     """Name of the claim to be a leg of a resident rank, without the generation."""
     return f"rank-{rank:04d}-{leg:02d}"
+
+
+def claim_of_call(rank: int, version: int) -> str:
+    """Name of the claim to send for a resident rank that is missing at a version; each time is a generation."""
+    return f"call-{rank:04d}-{version:08d}"
 
 
 def message_name(kind: str, version: int) -> str:
@@ -315,6 +342,11 @@ def contributions_in(names: Iterable[str]) -> frozenset[str]:
     return frozenset(match[0] for match in matches if match and match[1] in ("gradient", "scores"))
 
 
+def rank_of_outbox(path: str) -> int:
+    """The resident rank whose message a path is of."""
+    return int(path.split("/")[-2])
+
+
 def leg_of(name: str) -> tuple[int, int] | None:
     """The resident rank and leg that a file of `legs/` belongs to, or None."""
     match = _MARK.match(name)
@@ -325,6 +357,12 @@ def generation_in(names: Iterable[str], rank: int, leg: int) -> int:
     """The newest generation in which a leg has been claimed, from a listing of `legs/`; -1 if it has not been."""
     matches = (_RESIDENT.fullmatch(name) for name in names)
     return max((int(m[3]) for m in matches if m and (int(m[1]), int(m[2])) == (rank, leg)), default=-1)
+
+
+def leg_claimed_in(name: str) -> tuple[int, int, int] | None:
+    """Rank, leg and generation that a claim in `legs/` is of, or None if it is no claim to be a leg."""
+    match = _RESIDENT.fullmatch(name)
+    return (int(match[1]), int(match[2]), int(match[3])) if match else None
 
 
 def left_in(names: Iterable[str]) -> frozenset[tuple[int, int]]:
@@ -340,6 +378,15 @@ def residents_in(names: Iterable[str]) -> dict[int, tuple[int, int]]:
             rank, leg, generation = (int(text) for text in match.groups())
             newest[rank] = max((leg, generation), newest.get(rank, (0, 0)))
     return newest
+
+
+def calls_in(names: Iterable[str], rank: int) -> dict[int, int]:
+    """By version, how often a resident rank has been sent for because it was missing, from a listing of `legs/`."""
+    calls: dict[int, int] = {}
+    for match in (_CALL.fullmatch(name) for name in names):
+        if match and int(match[1]) == rank:
+            calls[int(match[2])] = max(calls.get(int(match[2]), 0), int(match[3]) + 1)
+    return calls
 
 
 def ranks_in(names: Iterable[str], round_: Round) -> frozenset[int]:

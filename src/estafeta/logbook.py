@@ -17,6 +17,7 @@ from estafeta.cost import Usage
 from estafeta.spec import FunctionSettings, Role
 
 _REQUEST = re.compile(r"(START|END|REPORT) RequestId: (\S+)")
+_FAULT = re.compile(r"FAULT RequestId: \S+\tFault: (\w+)\tName: (\S+)")
 _BILLED = re.compile(r"Billed Duration: (\d+) ms\tMemory Size: (\d+) MB")
 
 
@@ -77,8 +78,21 @@ def usage_of(found: Iterable[Entry]) -> Usage:
     )
 
 
-def _events(client: Any, group: str, since_s: float) -> Iterator[Mapping[str, Any]]:
-    pages = client.get_paginator("filter_log_events").paginate(logGroupName=group, startTime=int(since_s * 1000))
+def faults_of(client: Any, functions: Mapping[Role, FunctionSettings], run: str, since_s: float) -> dict[str, int]:
+    """How many faults of each kind the local service has injected into a run; the arguments are as in `entries`."""
+    matches = [
+        match
+        for function in functions.values()
+        for event in _events(client, f"/aws/lambda/{function.name}", since_s, filterPattern="FAULT")
+        if (match := _FAULT.match(event["message"])) and match[2] == run
+    ]
+    return dict(Counter(match[1] for match in matches))
+
+
+def _events(client: Any, group: str, since_s: float, **options: str) -> Iterator[Mapping[str, Any]]:
+    pages = client.get_paginator("filter_log_events").paginate(
+        logGroupName=group, startTime=int(since_s * 1000), **options
+    )
     try:
         for page in pages:
             yield from page["events"]

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from estafeta.clipping import BLOCK
 from estafeta.errors import UsageError
 from estafeta.manifest import Manifest
-from estafeta.spec import RunSpec
+from estafeta.slices import cut
+from estafeta.spec import RunSpec, Topology
+from estafeta.topology import choose
 
 MIB = 1 << 20
 
@@ -28,8 +31,8 @@ class MemoryPlan:
     Attributes:
         size: What the function has.
         model: Parameters and buffers.
-        gradient: As large as what is trained.
-        optimizer: The optimiser's state.
+        gradient: Twice what is trained: as PyTorch sums it, and as one vector to be published.
+        optimizer: The optimiser's state, as far as the topology has the worker hold it.
         windows: The window that is read and the one after it, and the order of their rows, of each stored data set.
         batch: A micro-batch, and a copy of it.
     """
@@ -54,19 +57,24 @@ class MemoryPlan:
             UsageError: The parts are more than the whole; the message has all numbers.
         """
         parts = {
-            "Python and PyTorch": RUNTIME_BYTES, "the model": self.model, "its gradient": self.gradient,
+            "Python and PyTorch": RUNTIME_BYTES, "the model": self.model, "its gradient, twice": self.gradient,
             "the optimiser": self.optimizer, "two windows of data": self.windows, "a micro-batch": self.batch,
         }  # fmt: skip
         needed = sum(parts.values())
         if needed <= self.size:
             return
-        listing = ", ".join(f"{what} {_mb(size)}" for what, size in parts.items())
+        listing = ", ".join(f"{what} {_mb(size)}" for what, size in parts.items() if size)
         enough = -(-needed * 5 // 4 // MIB)  # a quarter for the activations
-        smaller = f", or -o window_mb={window_mb // 4}" if window_mb >= 4 else ""
-        raise UsageError(
-            f"a worker needs {_mb(needed)} MB and has {_mb(self.size)}: {listing}",
-            hint=f"-o worker.memory_mb={enough}{smaller or ', or -o micro_batch_size=…'}",
-        )
+        raise UsageError(f"a worker needs {_mb(needed)} MB and has {_mb(self.size)}: {listing}",
+                         hint=f"-o worker.memory_mb={enough}, or {self._less(window_mb)}")  # fmt: skip
+
+    def _less(self, window_mb: int) -> str:
+        """How less is needed, by what takes most of it."""
+        if max(self.windows, self.batch) < self.optimizer + self.gradient:
+            return "more --workers with --topology sharded" if self.optimizer else "a smaller model"
+        if self.windows >= self.batch and window_mb > 1:
+            return f"-o window_mb={max(1, window_mb // 4)}"
+        return "-o micro_batch_size=…"
 
 
 def plan_memory(spec: RunSpec, model: int, trained: int, manifests: Sequence[Manifest], *, dense: bool) -> MemoryPlan:
@@ -76,17 +84,27 @@ def plan_memory(spec: RunSpec, model: int, trained: int, manifests: Sequence[Man
         spec: Gives memory size, micro-batch, window and optimiser.
         model: Bytes of the model.
         trained: Bytes of what is trained of it.
-        manifests: The stored data sets.
+        manifests: The stored data sets; what a job makes itself is in memory already, or read row by row.
         dense: Whether sparse rows become dense tensors.
     """
     return MemoryPlan(
         size=spec.functions["worker"].memory_mb * MIB,
         model=model,
-        gradient=trained,
-        optimizer=trained * len(spec.update_rule.initial_state(1)),
+        gradient=2 * trained,
+        optimizer=_held(choose(spec.topology, trained // 4, spec.workers), trained // 4, spec.workers)
+        * len(spec.update_rule.state_slots),
         windows=sum(_windows(manifest, spec.window_mb * MIB) for manifest in manifests),
-        batch=2 * spec.micro_batch_size * max(_row_bytes(m, dense) for m in manifests),
+        batch=2 * spec.micro_batch_size * max((_row_bytes(m, dense) for m in manifests), default=0),
     )
+
+
+def _held(topology: Topology, parameters: int, workers: int) -> int:
+    """Bytes of each state vector that a worker holds: a slice, and another while it takes lost steps anew."""
+    if topology == "merge":
+        return 0
+    if topology == "replicated":
+        return 4 * parameters
+    return 4 * min(parameters, 2 * max(map(len, cut(parameters, workers, BLOCK))))
 
 
 def _windows(manifest: Manifest, window_bytes: int) -> int:

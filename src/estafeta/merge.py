@@ -16,7 +16,6 @@ publishes; the other sees that and leaves.
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from estafeta.combine import combine, valid_metrics
@@ -116,7 +115,7 @@ def _publish_epoch(round_: Round, snapshot: Snapshot, spec: RunSpec, invocation:
         version=round_.version,
         metrics=metrics,
         token=invocation.token,
-        now=time.time(),
+        now=store.clock.time(),
     )
     return store.publish(layout.epoch(epoch), [record.to_json()], invocation.token)
 

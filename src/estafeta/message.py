@@ -184,6 +184,29 @@ class Form:
                     small[: self._slices], small[self._slices :], buffers), count  # fmt: skip
 
 
+def glance(reader: Reader, slices: int) -> Head:
+    """Read what a head says before its sums and buffers; how many of these there are need not be known.
+
+    Args:
+        reader: The file.
+        slices: Number of digests.
+
+    Raises:
+        Corrupt: It is no message, or its head is damaged.
+    """
+    fixed = bytearray(FIXED_BYTES)
+    if reader.readinto(fixed, 0) < FIXED_BYTES or not fixed.startswith(MAGIC):
+        raise Corrupt("a file that should be a message is none")
+    _, _, kind, wishes, version, rank, _, rows, count, round_s, crc, token = _FIXED.unpack(fixed)
+    head = bytearray(max(FIXED_BYTES + 4 * slices, reader.size - 4 * count))
+    length = reader.readinto(head, 0)
+    head[_CRC_AT : _CRC_AT + 4] = bytes(4)
+    if length < len(head) or zlib.crc32(head) != crc:
+        raise Corrupt(f"the head of a message of {count} elements does not fit its digest")
+    digests = struct.unpack_from(f"<{slices}I", head, FIXED_BYTES)
+    return Head(kind, version, rank, rows, wishes, round_s, token.rstrip(b"\0").decode(), digests, (), {})
+
+
 def round_time_of(reader: Reader) -> float:
     """How long the rounds of a message's writer take, by its own word; 0 if it did not know, or it is no message."""
     fixed = bytearray(FIXED_BYTES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import time
 
 from estafeta.invocation import Invocation
 from estafeta.layout import RunLayout
@@ -45,7 +44,11 @@ def fail(invocation: Invocation, layout: RunLayout, failure: Failure) -> None:
         }
     )
     outcome = Outcome(
-        token=invocation.token, state="failed", why=failure.message, failure=failure, ended_at=time.time()
+        token=invocation.token,
+        state="failed",
+        why=failure.message,
+        failure=failure,
+        ended_at=invocation.store.clock.time(),
     )
     publish_outcome(invocation, layout, outcome)
     invocation.note(layout.run, failed=failure.message)

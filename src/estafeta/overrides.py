@@ -15,19 +15,23 @@ import json
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from estafeta.errors import UsageError
 from estafeta.job import Job
-from estafeta.spec import Role
+from estafeta.settings import to_dict
+from estafeta.spec import Role, RunSpec
 
 NUMBERS: Mapping[str, type] = {
     "epochs": int, "batch_size": int, "micro_batch_size": int, "drop_last": bool, "validation": float, "seed": int,
     "window_mb": int,
 }  # fmt: skip
 """The job's own fields that can be changed."""
+
+OF_A_FORK: Mapping[str, Any] = {"epochs": Annotated[int, Field(ge=1)], "micro_batch_size": Annotated[int, Field(ge=1)]}
+"""Those that can be changed in the middle of a run: the others say which rows make up a step."""
 
 ROUNDS = "rounds_per_invocation"
 
@@ -81,6 +85,41 @@ def override(job: Job, options: Mapping[str, Any]) -> Overridden:
         else:
             raise _unknown(name, known_names(result.job))
     return result
+
+
+def override_spec(spec: RunSpec, options: Mapping[str, Any]) -> tuple[RunSpec, dict[Role, dict[str, int]]]:
+    """Apply overrides to the spec of a run that is to be forked.
+
+    Args:
+        spec: The spec.
+        options: As in `override`.
+
+    Returns:
+        The changed spec, and the functions' settings: the spec's own, with their changes.
+
+    Raises:
+        UsageError: As `override`.
+    """
+    parts: dict[str, Any] = {"optimizer": spec.update_rule, "early_stopping": spec.early_stopping}
+    changes: dict[str, Any] = {}
+    settings = {role: {name: getattr(f, name) for name in SETTINGS} for role, f in spec.functions.items()}
+    for name, text in options.items():
+        head, _, rest = name.partition(".")
+        value = _parse(text)
+        if name in OF_A_FORK:
+            changes[name] = _fit(name, value, OF_A_FORK[name])
+        elif name == ROUNDS:
+            changes[name] = _rounds(value)
+        elif head in parts and rest:
+            parts[head] = _replace(parts[head], rest, value, name)
+        elif head in ROLES and rest in SETTINGS:
+            settings[head][rest] = _fit(name, value, int)
+        else:
+            fields = [f"{part}.{known}" for part, record in parts.items() for known in _fields(record)]
+            functions = [f"{role}.{setting}" for role in ROLES for setting in SETTINGS]
+            raise _unknown(name, [*OF_A_FORK, *fields, ROUNDS, *functions])
+    changes.update(optimizer=to_dict(parts["optimizer"]), early_stopping=parts["early_stopping"])
+    return RunSpec.model_validate({**spec.model_dump(), **changes}), settings  # a copy would keep the old rule
 
 
 def known_names(job: Job) -> list[str]:

@@ -7,6 +7,7 @@ published, and the manifest is published when all blocks are there: until then t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 from pydantic import ValidationError
@@ -100,6 +101,13 @@ class _Content:
         found = self._content[offset : offset + len(out)]
         out[: len(found)] = found
         return len(found)
+
+    def scatter(self, buffers: Sequence[Buffer], offset: int) -> int:
+        """See `Reader.scatter`."""
+        done = 0
+        for buffer in buffers:
+            done += self.readinto(buffer, offset + done)
+        return done
 
     def close(self) -> None:
         """There is nothing to close."""

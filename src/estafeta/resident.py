@@ -21,6 +21,9 @@ It may end anywhere. Everything here is a function of what is published: whoever
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from contextlib import suppress
+
 from estafeta.deadline import Deadline
 from estafeta.errors import Corrupt, EstafetaError, Gone
 from estafeta.exchange import Exchange
@@ -31,6 +34,7 @@ from estafeta.history import EpochRecord, judge
 from estafeta.invocation import Invocation
 from estafeta.layout import Round, RunLayout, legs_in, partial_rank, round_of
 from estafeta.learner import check_gradient
+from estafeta.lookout import Lookout
 from estafeta.message import Wish
 from estafeta.replica import Replica, slices_of
 from estafeta.saving import Saver, restore
@@ -78,8 +82,11 @@ class _Resident:
         self._sums = tuple(session.learner.sums)
         self._exchange = Exchange(
             self._store, self._layout, rank=leg.rank, workers=spec.workers, size=plan.size,
-            slices=slices_of(spec, plan), sums=self._sums, buffers=plan.buffers, token=leg.token, alarm=leg.check,
+            slices=slices_of(spec, plan), sums=self._sums, buffers=plan.buffers, token=leg.token,
+            alarm=self._while_missing,
         )  # fmt: skip
+        self._lookout = Lookout(leg, spec, invocation)
+        self._at: Round | None = None
         self._next: Share | None = None
         self._has_shared = False
         self._last_epoch: EpochRecord | None = None
@@ -92,6 +99,11 @@ class _Resident:
             if not order.silently:
                 self._leg.leave(self._version, str(order))
             return f"left: {order}"
+        except EstafetaError:
+            raise  # the end of the run
+        except Exception:
+            self._leg.fall()
+            raise
         finally:
             self._invocation.note(self._spec.run, rounds=self._leg.rounds, looks=self._exchange.arrivals.looks)
             self._exchange.close()
@@ -99,12 +111,14 @@ class _Resident:
     def _work(self) -> str:
         try:
             self._begin()
+            if self._was_the_last_stop():
+                return self._go(STOPPED)
             while (round_ := self._current_round()) is not None:
                 if why := self._in(round_):
                     return self._go(why)
             return self._end(self._last_epoch.stop if self._last_epoch else None)
-        except (Corrupt, Gone):
-            self._leg.check_place()  # whoever was left behind sees files that are no longer what they were
+        except (Corrupt, Gone, OSError):
+            self._leg.check_place()  # whoever was left behind sees files that are no longer what they were, or stale
             raise
 
     @property
@@ -117,16 +131,31 @@ class _Resident:
         weights, saved = restore(spec, plan, leg.rank, parameters, self._exchange, self._invocation)
         self._replica = Replica(spec, plan, leg.rank, weights)
         self._saver = Saver(self._store, self._layout, plan, rank=leg.rank, workers=spec.workers, token=leg.token,
-                            saved=saved)  # fmt: skip
+                            saved=saved, recycles=self._exchange.arrivals.is_local)  # fmt: skip
         self._last_epoch = newest_epoch(self._store, self._layout, weights.version // plan.steps_per_epoch)
         self._invocation.note(spec.run, began_at=weights.version, saved=saved, leg=leg.leg,
                               generation=leg.generation, lead_s=round(leg.lead_s, 3))  # fmt: skip
+
+    def _was_the_last_stop(self) -> bool:
+        """Whether the train round that made this version had the run stop: others may have ended, and wait for nobody.
+
+        If its contributions are retired, all ranks have gone on.
+        """
+        last = Round(self._version - 1, "train")
+        if not self._exchange.has_contributed(last):
+            return False
+        try:
+            with self._exchange.gather(last, wait=False) as gathered:
+                return bool(gathered.wishes & Wish.STOP)
+        except Gone:
+            return False
 
     def _current_round(self) -> Round | None:
         return current_round(self._plan, self._version, self._last_epoch)
 
     def _in(self, round_: Round) -> str:
         """Do one round; an error learns which one it was."""
+        self._at = round_
         try:
             return self._round(round_)
         except EstafetaError as error:
@@ -161,6 +190,12 @@ class _Resident:
             self._save()
         # What an earlier leg of this rank has contributed made an end of that leg, and not of this one.
         return why if is_mine or why == STOPPED else ""
+
+    def _while_missing(self, ranks: Collection[int]) -> None:
+        """Called now and then while others are waited for: this leg may have to go, or they to be sent for."""
+        self._leg.check()
+        if self._at is not None:
+            self._lookout.miss(ranks, self._at)
 
     # A contribution
 
@@ -219,7 +254,9 @@ class _Resident:
             if not self._has_shared:  # the leg before may have left in the middle
                 legs = legs_in(self._store.list(self._layout.partial), round_)
                 if self._leg.rank in legs:
-                    share.resume(self._store, self._layout.partial_of(round_, share.rank, legs[self._leg.rank]))
+                    # It is gone if another incarnation has published all of the share meanwhile: then ours is in vain.
+                    with suppress(Gone):
+                        share.resume(self._store, self._layout.partial_of(round_, share.rank, legs[self._leg.rank]))
         return share
 
     def _sweep_partials(self, round_: Round) -> None:
@@ -276,9 +313,9 @@ class _Resident:
     def _await_saved(self, version: int) -> None:
         self._store.wait(
             self._layout.weights,
-            lambda _: self._saver.is_complete(version),
+            lambda names: not self._saver.missing(version, names),
             timeout_s=float("inf"),
-            alarm=self._leg.check,
+            alarm=lambda: self._while_missing(self._saver.missing(version, self._store.list(self._layout.weights))),
         )
 
     def _go(self, why: str) -> str:

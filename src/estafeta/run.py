@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +16,13 @@ from estafeta.downloads import content
 from estafeta.errors import RunFailed, UsageError
 from estafeta.job import Job
 from estafeta.logbook import Entry
+from estafeta.overrides import override_spec
 from estafeta.spec import On, Status, Which
 
 if TYPE_CHECKING:
     import torch
+
+    from estafeta.inspection import Inspection
 
 POLL_S: dict[On, tuple[float, float]] = {"local": (0.05, 0.5), "inline": (0.2, 0.2), "aws": (0.5, 5.0)}
 """Seconds between two looks at a run, the first and the longest: each look is an invocation of `control`."""
@@ -118,6 +123,12 @@ class Run:
         return self._usage
 
     @property
+    def injected(self) -> dict[str, int]:
+        """How many faults of each kind have been injected into it so far; see `estafeta.train`, `chaos`."""
+        spec = self.status().spec
+        return self._backend.faults(self.name, dict(spec.functions), spec.created_at) if spec.chaos else {}
+
+    @property
     def cost(self) -> float:
         """Dollars that the invocations cost on AWS Lambda, or would have cost there; see `estafeta.cost`."""
         return cost_usd(self.usage)
@@ -130,6 +141,16 @@ class Run:
         """
         spec = self.status().spec
         return self._backend.log(self.name, dict(spec.functions), max(since_s, spec.created_at))
+
+    def inspect(self, rounds: int = 4) -> Inspection:
+        """What lies in its folder, told from the files alone.
+
+        Args:
+            rounds: Of how many rounds the contributions are wanted, the newest first.
+        """
+        from estafeta.inspection import Inspection
+
+        return Inspection.model_validate(self._backend.call({"verb": "inspect", "run": self.name, "rounds": rounds}))
 
     def stop(self) -> Status:
         """Stop it; its weights are exported as they are. It can be resumed."""
@@ -150,9 +171,33 @@ class Run:
         self._usage = None
         return Status.model_validate(self._backend.call({"verb": "resume", "run": self.name}))
 
-    def clean(self) -> None:
-        """Remove it from the store; it must have ended."""
-        self._backend.call({"verb": "clean", "run": self.name})
+    def fork(self, version: Which | int = "final", options: Mapping[str, Any] | None = None) -> Run:
+        """Start a new run that begins with a version of this one: weights, optimiser state, epochs so far.
+
+        Args:
+            version: Steps done, or which of its exported versions.
+            options: What is to be different, by name: `epochs`, fields of the optimiser and of early stopping,
+                `micro_batch_size`, `rounds_per_invocation`, the functions' settings. The rest is as it was.
+
+        Raises:
+            UsageError: There is no such version, with those that there are in the hint; or an option does not fit.
+        """
+        spec, settings = override_spec(self.status().spec, options or {})
+        spec = spec.model_copy(update={
+            "token": secrets.token_hex(16), "run": new_name(spec.job), "created_at": time.time(),
+            "estafeta": version_of("estafeta"), "functions": self._backend.with_settings(settings), "chaos": "",
+        })  # fmt: skip
+        verb = {"verb": "fork", "run": self.name, "version": version, "spec": spec.model_dump(mode="json")}
+        self._backend.call(verb)
+        return Run(spec.run, self._backend, self._job)
+
+    def clean(self, *, keep_final: bool = False) -> None:
+        """Remove it from the store; it must have ended.
+
+        Args:
+            keep_final: Keep its exports and records: it can be looked at and exported, but not resumed or forked.
+        """
+        self._backend.call({"verb": "clean", "run": self.name, "keep_final": keep_final})
 
     def export(self, folder: str | Path, which: Which = "final") -> Path:
         """Fetch weights and state into a folder, which is made if it is not there.
@@ -216,6 +261,7 @@ class Run:
             "rounds_per_s": _pace(status),
             "legs": usage.legs,
             "retries": usage.retries,
+            "chaos": {"faults": spec.chaos, "injected": self.injected} if spec.chaos else None,
             "billed_gb_seconds": round(usage.billed_gb_seconds, 6),
             "cost_usd": cost_usd(usage),
             "train_s": round(ended_at - spec.created_at, 3),
@@ -236,6 +282,12 @@ class Run:
                 out.write(content(answer, bucket))
                 size = answer["size"]
         return temporary.replace(path)
+
+
+def new_name(job: str) -> str:
+    """A name for a run: that of the job's module, as a run's name may begin, and six random digits."""
+    stem = job.partition(":")[0].lower().replace("_", "-").strip("-")[:40]
+    return f"{stem or 'run'}-{secrets.token_hex(3)}"
 
 
 def _pace(status: Status) -> float | None:

@@ -7,7 +7,7 @@ log. So how often is saved is a question of cost alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 import numpy as np
@@ -36,6 +36,11 @@ FIRST_AFTER = 10
 MOST_REDO = 500
 """Most rounds between two savings: a polled directory should not have many more names, nor a lost rank more to redo."""
 
+MOST_REDO_BYTES = 1 << 29
+"""Most bytes of a rank's contributions between two savings, where its files are filled again: each that is kept instead
+takes new pages, which the system has to clear, and to write to the disk. With large models that costs more than saving
+more often does."""
+
 ATTEMPTS = 10
 """How often restoring begins anew because what it was about to read has been replaced by something newer."""
 
@@ -51,6 +56,7 @@ class Saver:
         workers: World size.
         token: Of what is published.
         saved: The newest saved version.
+        recycles: Whether contributions that are not needed any more are filled again.
 
     Attributes:
         redo_from: The newest version that all ranks are known to have saved.
@@ -58,19 +64,21 @@ class Saver:
     """
 
     def __init__(
-        self, store: Store, layout: RunLayout, plan: Plan, *, rank: int, workers: int, token: str, saved: int
-    ) -> None:
+        self, store: Store, layout: RunLayout, plan: Plan, *, rank: int, workers: int, token: str, saved: int,
+        recycles: bool,
+    ) -> None:  # fmt: skip
         self.redo_from = saved
         self.cost_s: float | None = None
         self._store, self._layout, self._plan = store, layout, plan
         self._rank, self._workers, self._token = rank, workers, token
         self._newest = saved
+        self._most_redo = min(MOST_REDO, max(1, MOST_REDO_BYTES // (4 * plan.size))) if recycles else MOST_REDO
 
     def wish(self, version: int, round_s: float) -> Wish:
         """Whether it would be cheap enough, by now, to save; it is done when all ranks wish it."""
         rounds = version + 1 - self._newest
         due = rounds >= FIRST_AFTER if self.cost_s is None else rounds * round_s * SHARE >= self.cost_s
-        return Wish.CHECKPOINT if due or rounds >= MOST_REDO else Wish.NONE
+        return Wish.CHECKPOINT if due or rounds >= self._most_redo else Wish.NONE
 
     def save(self, replica: Replica) -> None:
         """Publish this rank's part of the replica's version; if each rank has all of it, one does it in turn."""
@@ -90,9 +98,13 @@ class Saver:
         """Whether a version was saved by this rank, and others may not have done so yet."""
         return self._newest == version > self.redo_from
 
-    def is_complete(self, version: int) -> bool:
-        """Whether all parts of a version are published."""
-        return version in versions_in(self._store.list(self._layout.weights), self._workers)
+    def missing(self, version: int, names: Collection[str]) -> list[int]:
+        """Ranks that have not published their part of a version, by a listing of `weights/`."""
+        if version in versions_in(names, self._workers):
+            return []
+        if self._plan.topology == "sharded":
+            return [rank for rank in range(self._workers) if rank not in pieces_in(names, version)]
+        return [version % self._workers]
 
     def sweep(self, version: int, best: int | None) -> None:
         """Remove this rank's part of older versions, when all ranks have begun the round of `version`.
@@ -208,13 +220,15 @@ def _no_state(_part: Slice) -> dict[str, Array]:
 
 
 def _reached(store: Store, layout: RunLayout, workers: int, saved: int) -> int:
-    """Where the last round starts to which all ranks have contributed, without a gap, since a saved version.
+    """The newest version that all ranks are known to have had, without a gap, since a saved version.
 
-    That round is not redone but done: the others may still wait for this rank's slice of what it makes, or for its
-    norms. Rounds before it are over for everybody.
+    They have contributed to a round that starts from it, be it only the scoring of it. The round that makes the next
+    version is not redone but done: the others may still wait for this rank's slice of that, or for its norms. Slices
+    and norms of earlier rounds may have been retired: those are over for everybody.
     """
     version = saved
-    contributed = [messages_in(store.list(layout.outbox(rank)), "gradient") for rank in range(workers)]
+    listings = [store.list(layout.outbox(rank)) for rank in range(workers)]
+    contributed = [messages_in(names, "gradient") | messages_in(names, "scores") for names in listings]
     while all(version + 1 in versions for versions in contributed):
         version += 1
     return version

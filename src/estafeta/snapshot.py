@@ -6,7 +6,8 @@ merge, the failure handler, `resume`) takes a snapshot and does what `next_actio
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
@@ -38,7 +39,7 @@ class Snapshot:
         outcome: State that ended it, or None.
         stop_requested: Whether somebody asked it to stop.
         plan: What preparing found; None before that.
-        version: The newest weights version; None before preparing.
+        version: The newest weights version; None before preparing, and when only exports and records are left.
         last_epoch: The newest epoch's record.
         ranks: Ranks that have contributed to the current round.
         legs: By rank, the leg that goes on with an unfinished share of the current round.
@@ -136,11 +137,27 @@ def takeovers(snapshot: Snapshot) -> tuple[Action, ...]:
     """What sets a run going again whose functions may all be dead: residents are replaced by the next generation."""
     if snapshot.plan is None or not snapshot.plan.is_resident or snapshot.outcome:
         return next_actions(snapshot)
-    replaced = tuple(
-        Reside(rank, leg + 1) if (rank, leg) in snapshot.left else Reside(rank, leg, generation + 1)
-        for rank, (leg, generation) in snapshot.residents
-    )
-    return (*replaced, *next_actions(replace(snapshot, stop_requested=False)))
+    claimed = dict(snapshot.residents)
+    return tuple(replacement(rank, claimed, snapshot.left) for rank in range(snapshot.workers))
+
+
+def replacement(
+    rank: int, residents: Mapping[int, tuple[int, int]], left: Collection[tuple[int, int]], lead_s: float = 0.0
+) -> Reside:
+    """Who is to come in place of a resident rank that is missing: its first leg, or the next one, or a new generation.
+
+    Args:
+        rank: Which rank.
+        residents: By rank, the newest leg and generation that have been claimed.
+        left: Ranks and legs that have left.
+        lead_s: How long starting takes, as far as is known.
+    """
+    if rank not in residents:
+        return Reside(rank, lead_s=lead_s)
+    leg, generation = residents[rank]
+    if (rank, leg) in left:
+        return Reside(rank, leg + 1, lead_s=lead_s)
+    return Reside(rank, leg, generation + 1, lead_s)
 
 
 def current_round(plan: Plan, version: int, last_epoch: EpochRecord | None) -> Round | None:
@@ -179,9 +196,9 @@ def take_snapshot(store: Store, layout: RunLayout, spec: RunSpec, plan: Plan | N
     # Epochs before weights: a version is published before its epoch's record, so no verdict is newer than the version.
     epoch = max(epochs_in(store.list(layout.epochs)), default=0)
     version = max(versions_in(store.list(layout.weights), spec.workers), default=None)
-    if plan is None or version is None:
-        return Snapshot(spec.workers, outcome, stop_requested)
     last_epoch = read_epoch(store, layout, epoch)
+    if plan is None or version is None:
+        return Snapshot(spec.workers, outcome, stop_requested, plan, None, last_epoch)
     if plan.is_resident:
         newest = max(messages_in(store.list(layout.outbox(0)), "gradient"), default=0)
         marks = store.list(layout.legs)

@@ -52,6 +52,14 @@ class FunctionSettings(Document):
         return max(1, self.memory_mb // MB_PER_VCPU)
 
 
+class Origin(Document):
+    """Where a forked run begins: a version of another run, and that run's token."""
+
+    run: str
+    token: str
+    version: int = Field(ge=0)
+
+
 class RunSpec(Document):
     """Everything that a run was started with. The bits of its result are a function of this and the user's code.
 
@@ -64,6 +72,8 @@ class RunSpec(Document):
         rounds_per_invocation: After how many rounds a resident worker hands over at the latest; None: when its time is
             short.
         window_mb: MiB of blocks of a stored data set that are shuffled together.
+        origin: What it was forked from; None: it begins with a new model.
+        chaos: Faults that the local service injects into what the run invokes, as `--chaos` takes them.
     """
 
     format: Literal["estafeta-run/1"] = "estafeta-run/1"
@@ -86,6 +96,8 @@ class RunSpec(Document):
     optimizer: dict[str, Any]
     early_stopping: EarlyStopping
     functions: dict[Role, FunctionSettings]
+    origin: Origin | None = None
+    chaos: str = ""
 
     @cached_property
     def update_rule(self) -> Optimizer:
@@ -209,7 +221,7 @@ class WorkerEvent(Document):
 
     Attributes:
         task: `prepare` builds the run's plan; `train` and `valid` are a rank's share of one round; `reside` is a rank's
-            life for as many rounds as fit.
+            life for as many rounds as fit; `probe` belongs to no run: it says whether PyTorch is there.
         version: Of the round.
         rank: Which rank.
         leg: Which of the rank's successive invocations; counted anew in each round, but for residents.
@@ -220,7 +232,7 @@ class WorkerEvent(Document):
     """
 
     run: str
-    task: Literal["prepare", "train", "valid", "reside"]
+    task: Literal["prepare", "train", "valid", "reside", "probe"]
     version: int = 0
     rank: int = 0
     leg: int = 0
@@ -252,11 +264,34 @@ class StartVerb(Document):
     code: dict[str, str]
 
 
+class ForkVerb(Document):
+    """Publish a new run that begins with a version of another, and set it going.
+
+    Attributes:
+        run: The other.
+        version: Steps done, or which of its exported versions.
+        spec: Of the new run; `origin` is filled in.
+    """
+
+    verb: Literal["fork"]
+    run: str
+    version: Which | int
+    spec: RunSpec
+
+
 class RunVerb(Document):
     """A verb that needs no more than the run's name."""
 
-    verb: Literal["stop", "resume", "clean"]
+    verb: Literal["stop", "resume"]
     run: str
+
+
+class CleanVerb(Document):
+    """Remove a run that has ended, or all of it but its exports and records."""
+
+    verb: Literal["clean"]
+    run: str
+    keep_final: bool = False
 
 
 class StatusVerb(Document):
@@ -265,6 +300,14 @@ class StatusVerb(Document):
     verb: Literal["status"]
     run: str
     since_epoch: int = 0
+
+
+class InspectVerb(Document):
+    """Ask what lies in a run's folder, with the contributions to its newest `rounds`."""
+
+    verb: Literal["inspect"]
+    run: str
+    rounds: int = Field(default=4, ge=1)
 
 
 class RunsVerb(Document):
@@ -327,7 +370,35 @@ class RemoveVerb(Document):
     dataset: str
 
 
+class ProbeVerb(Document):
+    """Try something out where the functions run, for `estafeta doctor`.
+
+    Attributes:
+        what: `mount`: how the store is mounted; `meet`: have a second invocation of `control` started, and exchange
+            files with it; `answer`: be that second one; `worker`: call the worker function.
+        functions: Whom to invoke.
+        token: Names the folder where the two meet.
+    """
+
+    verb: Literal["probe"]
+    what: Literal["mount", "meet", "answer", "worker"]
+    functions: dict[Role, FunctionSettings] = {}
+    token: str = Field(default="", pattern=r"[0-9a-f]*")
+
+
 ControlEvent = Annotated[
-    StartVerb | RunVerb | StatusVerb | RunsVerb | FetchVerb | DatasetsVerb | ReceiveVerb | RemoveVerb | InstallVerb,
+    StartVerb
+    | ForkVerb
+    | RunVerb
+    | CleanVerb
+    | StatusVerb
+    | InspectVerb
+    | RunsVerb
+    | FetchVerb
+    | DatasetsVerb
+    | ReceiveVerb
+    | RemoveVerb
+    | InstallVerb
+    | ProbeVerb,
     Field(discriminator="verb"),
 ]

@@ -25,7 +25,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from estafeta.errors import Gone, StoreError
 from estafeta.files import Buffer, Clock, Files, OsFiles, Reader, SystemClock
@@ -151,6 +151,21 @@ class Store:
         finally:
             self._remove(temporary)
 
+    def share(self, source: str, target: str) -> None:
+        """Give a published file a further name. A name that is there stays: it is for names that nobody else gives.
+
+        Raises:
+            Gone: There is no such file (any more).
+        """
+        try:
+            self.files.link(self.absolute(source), self.absolute(target))
+        except FileExistsError:
+            return  # an earlier attempt, or this one, whose first reply was lost
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ESTALE):
+                raise
+            raise Gone(f"{source} is not in the store (any more)") from error
+
     def replace(self, path: str, chunks: Sequence[Buffer]) -> None:
         """Write a file whose last writer wins (progress, heart-beats); readers see the old or the new one, complete.
 
@@ -194,6 +209,10 @@ class Store:
     def list(self, directory: str) -> frozenset[str]:
         """Names published in a directory, as the server has them now; none if there is no such directory."""
         return frozenset(name for name in self._names(directory) if not name.startswith("."))
+
+    def unpublished(self, directory: str) -> tuple[str, ...]:
+        """Temporary names in a directory: of files that are being written, or that dead writers have left."""
+        return tuple(name for name in self._names(directory) if name.startswith(TEMPORARY))
 
     def exists(self, path: str) -> bool:
         """Whether a name is published, asked of the server by listing its directory."""
@@ -265,7 +284,7 @@ class Store:
 
     # Claiming
 
-    def claim(self, directory: str, name: str, *, generation: int, token: str, expires_at: float | None = None) -> bool:
+    def claim(self, directory: str, name: str, *, generation: int, token: str, **facts: Any) -> bool:
         """Claim a duty for one holder: `name` in generation 0, 1, 2 … is given away once each.
 
         A holder that may be dead is replaced by claiming the next generation, never by waiting for it.
@@ -275,21 +294,24 @@ class Store:
             name: The duty.
             generation: In which it is claimed.
             token: The holder.
-            expires_at: When the holder is dead for sure, in seconds since 1970, for those who want to know.
+            facts: What else others may want to know of the holder, JSON-ready.
 
         Returns:
             True if `token` holds the claim, now or already since an earlier attempt.
         """
-        facts = {"holder": token, "generation": generation, **({"expires_at": expires_at} if expires_at else {})}
-        content = json.dumps(facts).encode() + b"\n"
+        content = json.dumps({"holder": token, "generation": generation, **facts}).encode() + b"\n"
         return self.publish(f"{directory}/{claim_name(name, generation)}", [content], token)
 
     # Removing
 
     def sweep(self, directory: str, names: Iterable[str]) -> None:
-        """Remove published files. Those that are gone already are no error."""
-        for name in names:
+        """Remove published files, in the order of their names. Those that are gone already are no error."""
+        for name in sorted(names):
             self._remove(self.absolute(f"{directory}/{name}"))
+
+    def sweep_unpublished(self, directory: str) -> None:
+        """Remove what writers that have died left under temporary names. Nobody may be writing there."""
+        self.sweep(directory, self.unpublished(directory))
 
     def remove_tree(self, directory: str) -> None:
         """Remove a directory with all that is in it, temporary files of dead writers too.

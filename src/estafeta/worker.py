@@ -39,6 +39,10 @@ def work(event: WorkerEvent, invocation: Invocation) -> dict[str, Any]:
     What would fail again is published as the run's end. What may pass (a full disk, a lost connection) is raised:
     Lambda tries again, and gives the event to `control` if that does not help.
     """
+    if event.task == "probe":
+        from estafeta.probes import probe_torch
+
+        return probe_torch(invocation)
     invocation.note(event.run, **event.model_dump(exclude={"run", "sent_at", "lead_s", "expires_at"}))
     layout = RunLayout(event.run)
     spec = read_spec(invocation.store, event.run)

@@ -1,15 +1,16 @@
-"""An AWS account that moto's server imitates: S3, CloudFormation, STS. Nothing here needs a real one."""
+"""An AWS account that moto's server imitates. Nothing here needs a real one."""
 
 from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from moto.server import ThreadedMotoServer
 
+from estafeta.cli.main import main
 from estafeta.importing.importer import import_dataset
 from estafeta.invocation import Invocation
 from estafeta.manifest import Manifest
@@ -18,7 +19,10 @@ from estafeta.stack import patient_client
 from estafeta.store import Store
 from unit.test_catalog import WISHES, Numbers
 
-REGION = "us-east-1"
+from .account import point_at, stack_in
+
+ROOT = Path(__file__).parents[2]
+Command = Callable[..., str]
 
 
 @pytest.fixture(scope="session")
@@ -71,6 +75,36 @@ def there(tmp_path: Path) -> Store:
     return Store(tmp_path / "there")
 
 
+@pytest.fixture(scope="module")
+def aws(moto: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A stack as it should be; gives the folder that stands for EFS."""
+    with stack_in(tmp_path_factory.mktemp("aws"), moto) as root:
+        yield root
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Carry out a command in a folder of the test's own; gives its standard output, of one that fails the error."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: str, code: int = 0) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        out, err = capsys.readouterr()
+        assert caught.value.code == code, err
+        return out if code == 0 else err
+
+    return command
+
+
+@pytest.fixture
+def estafeta(aws: Path, command: Command) -> Command:
+    """Carry out a command where there is a stack."""
+    return command
+
+
 def imported(store: Store, name: str = "numbers") -> Manifest:
     """Import a small data set."""
     return import_dataset(store, name, Numbers(), ("numbers",), WISHES)
@@ -80,14 +114,3 @@ def invocation(store: Store, remaining_s: float = 300.0) -> Invocation:
     """One of `control`, which has that much time for ever."""
     return Invocation(store, lambda functions: pytest.fail("nothing is to be invoked"), secrets.token_hex(8),
                       lambda: remaining_s, quiet=True)  # fmt: skip
-
-
-def point_at(moto: str, patch: pytest.MonkeyPatch) -> None:
-    """Have boto3 find the account in environment variables, and nothing of this machine's user."""
-    for service in ("S3", "CLOUDFORMATION", "STS"):
-        patch.setenv(f"AWS_ENDPOINT_URL_{service}", moto)
-    settings = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": REGION,
-                "AWS_DEFAULT_REGION": REGION, "AWS_CONFIG_FILE": "/dev/null",
-                "AWS_SHARED_CREDENTIALS_FILE": "/dev/null"}  # fmt: skip
-    for name, value in settings.items():
-        patch.setenv(name, value)

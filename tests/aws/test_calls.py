@@ -82,14 +82,18 @@ def refuse(functions: Stubber, code: str) -> None:
     functions.add_client_error("invoke", code, http_status_code=429)
 
 
-def test_the_verbs_of_a_run(backend: LambdaBackend, functions: Stubber) -> None:
-    for verb in ("clean", "stop", "resume"):
-        answer(functions, {"verb": verb, "run": "r"}, {"error": {"kind": "UsageError", "message": verb, "hint": "h",
-                                                                 "exit_code": 2}})  # fmt: skip
-    run = Run("r", backend)
-    for call in (run.clean, run.stop, run.resume):
-        with pytest.raises(UsageError, match=call.__name__):
-            call()
+@pytest.mark.parametrize(
+    ("name", "verb"),
+    [
+        ("clean", {"verb": "clean", "run": "r", "keep_final": False}),
+        ("stop", {"verb": "stop", "run": "r"}),
+        ("resume", {"verb": "resume", "run": "r"}),
+    ],
+)
+def test_the_verbs_of_a_run(name: str, verb: dict[str, Any], backend: LambdaBackend, functions: Stubber) -> None:
+    answer(functions, verb, {"error": {"kind": "UsageError", "message": "not now", "hint": "h", "exit_code": 2}})
+    with pytest.raises(UsageError, match="not now"):
+        getattr(Run("r", backend), name)()
 
 
 def test_a_file_is_fetched(backend: LambdaBackend, functions: Stubber, tmp_path: Any) -> None:

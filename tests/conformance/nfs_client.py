@@ -104,6 +104,16 @@ class NfsReader:
         view[: len(data)] = data
         return len(data)
 
+    def scatter(self, buffers: Sequence[Buffer], offset: int) -> int:
+        """See `Reader.scatter`: to the server it is one read."""
+        content = bytearray(sum(len(memoryview(buffer).cast("B")) for buffer in buffers))
+        left, count = memoryview(content), self.readinto(content, offset)
+        for buffer in buffers:
+            view = memoryview(buffer).cast("B")
+            view[:] = left[: len(view)]
+            left = left[len(view) :]
+        return count
+
     def close(self) -> None:
         """See `Reader.close`."""
         self._client.closed(self._opened)

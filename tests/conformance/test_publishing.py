@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from estafeta.errors import Gone
 from estafeta.store import Store
 
 from .conftest import Nfs, TwoClients
@@ -148,6 +149,22 @@ def test_a_replaced_file_is_never_seen_torn_or_missing(
     assert seen <= {content(token) for token in ("old", "A1", "A2", "A3")}
     assert b.store.read(path) == content("A3")
     assert a.all_names(directory) == ["f"]
+
+
+def test_a_published_file_has_further_names_of_which_each_is_as_good(two_clients: TwoClients) -> None:
+    a, b = two_clients
+    for directory in ("here", "there"):
+        a.store.make_directories(directory)
+    assert not b.looks_up("there/f")
+    a.store.publish("here/f", chunks("A"), "A")
+    a.store.share("here/f", "there/f")
+    a.store.share("here/f", "there/f")  # again, as after a lost reply
+    a.store.sweep("here", ["f"])
+    assert b.store.list("there") == {"f"}
+    assert b.store.read("there/f") == content("A")
+    with pytest.raises(Gone):
+        b.store.share("here/f", "there/g")
+    assert a.all_names("there") == ["f"]
 
 
 def test_a_file_created_in_place_would_be_seen_short(nfs: Nfs) -> None:

@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from estafeta.control import control
-from estafeta.files import Files, OsReader
+from estafeta.files import Files, Reader
 from estafeta.history import EpochRecord
 from estafeta.inline import NO_LIMIT_S
 from estafeta.invocation import Invocation
@@ -33,7 +33,7 @@ from estafeta.message import FIXED_BYTES, MAGIC
 from estafeta.snapshot import OUTCOMES
 from estafeta.spec import MergeEvent, Outcome, Role, RunSpec, WorkerEvent
 from estafeta.store import Store
-from estafeta.tensorfile import TensorFile
+from estafeta.tensorfile import Array, TensorFile
 from estafeta.worker import work
 
 from .environment import forget
@@ -77,6 +77,7 @@ class Relay:
         spec: What to run.
         code: Text of the user's modules by path.
         files: File-system calls of the functions.
+        store: What the test itself looks at the run with; a plain directory by default.
         arrivals: When events are delivered.
         remaining_s: What a function is told of its time.
         attempts: How often an event is tried.
@@ -96,6 +97,7 @@ class Relay:
         code: Mapping[str, str] = CODE,
         *,
         files: Files | None = None,
+        store: Store | None = None,
         arrivals: Arrivals = in_order,
         remaining_s: Callable[[], float] = lambda: NO_LIMIT_S,
         attempts: int = ATTEMPTS,
@@ -103,7 +105,7 @@ class Relay:
     ) -> None:
         self.spec = spec
         self.layout = RunLayout(spec.run)
-        self.store = Store(root)
+        self.store = store or Store(root)
         self.delivered: list[Event] = []
         self.errors: list[BaseException] = []
         self.on_delivery: Callable[[Event], object] = lambda event: None
@@ -251,14 +253,14 @@ class Relay:
         """The exported files are of the versions that the outcome names, and have its digest."""
         outcome = self.outcome()
         for which, version in (("best", outcome.best_version), ("final", outcome.version)):
-            folder = Path(self.store.root, self.layout.export(which))
-            names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+            folder = self.layout.export(which)
+            names = sorted(self.store.list(folder))
             assert names == ["model.safetensors", "optimizer.safetensors", "state.json"]
-            state = json.loads((folder / "state.json").read_text())
+            state = json.loads(self.store.read(f"{folder}/state.json"))
             assert state["version"] == version
             for name in names[:2]:
-                with OsReader(str(folder / name)) as reader:
-                    assert TensorFile(reader).metadata["version"] == str(version)
+                metadata = self.store.reading(f"{folder}/{name}", lambda reader: TensorFile(reader).metadata)
+                assert metadata["version"] == str(version)
             if which == "final":
                 assert state["weights_sha256"] == outcome.weights_sha256
 
@@ -268,21 +270,18 @@ class Relay:
 
     def assert_whole(self) -> None:
         """Every file that others can see is complete."""
-        for path in sorted(Path(self.store.root, self.layout.root).rglob("*")):
-            if path.is_dir() or path.name.startswith("."):
+        for path in files_below(self.store, self.layout.root):
+            if path.endswith(".safetensors"):
+                self.store.reading(path, read_tensors)
                 continue
-            content = path.read_bytes()
-            if path.suffix == ".safetensors":
-                with OsReader(str(path)) as reader:
-                    file = TensorFile(reader)
-                    for name in file.entries:
-                        file.read(name)
-            elif path.parent.parent.name == "exchange":
+            content = self.store.read(path)
+            if path.split("/")[-3] == "exchange":
                 assert content.startswith(MAGIC), path
                 assert len(content) >= FIXED_BYTES, path
-            elif path.suffix == ".py":
-                assert content.endswith(f"# {self.spec.token}\n".encode()), path
-            elif path.name not in ("STOP", "reserve"):
+            elif path.endswith(".py"):
+                shipped = self.spec.origin or self.spec  # a fork has its origin's code
+                assert content.endswith(f"# {shipped.token}\n".encode()), path
+            elif not path.endswith(("/STOP", "/reserve")):
                 json.loads(content)
 
     def _digest(self, path: str) -> str:
@@ -293,6 +292,23 @@ class Relay:
         else:
             content = content[8 + int.from_bytes(content[:8], "little") :]
         return hashlib.sha256(content).hexdigest()
+
+
+def files_below(store: Store, directory: str) -> list[str]:
+    """Paths of all published files in a directory and those below it."""
+    paths: list[str] = []
+    for name in sorted(store.list(directory)):
+        try:
+            paths += files_below(store, f"{directory}/{name}")
+        except NotADirectoryError:
+            paths.append(f"{directory}/{name}")
+    return paths
+
+
+def read_tensors(reader: Reader) -> dict[str, Array]:
+    """All tensors of a file, each compared with its digest."""
+    file = TensorFile(reader)
+    return {name: file.read(name) for name in file.entries}
 
 
 def perform(event: Event, invocation: Invocation) -> Any:

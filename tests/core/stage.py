@@ -4,9 +4,8 @@
     assert stage.run() == undisturbed("plain", 3)
 
 Each invocation is a thread that stops before every call to the file system and whenever it sleeps; the seed says whose
-Each invocation is a thread that stops before every call to the file system and whenever it sleeps; the seed says whose
-environment keeps its own memory from one invocation to the next. The random generators belong to the whole process: for
-jobs that draw, they are put aside when another thread goes on, as each real environment has its own.
+turn it is, and which environment keeps its memory from one invocation to the next. The random generators belong to the
+whole process: for jobs that draw, they are put aside when another thread goes on, as each real environment has its own.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from estafeta.spec import Role, RunSpec
 from estafeta.store import Store
 
 from . import spending
-from .driver import Relay, perform
+from .driver import ATTEMPTS, Relay, perform
 from .events import Arrivals, Event, in_order
 from .faults import Killed
 from .specs import CODE
@@ -47,26 +46,46 @@ MOST_TURNS = 60_000
 
 
 @dataclass(eq=False)
+class Environment:
+    """An execution environment.
+
+    Attributes:
+        store: How it sees the store.
+        memory: What it keeps from one invocation to the next.
+    """
+
+    store: Store
+    memory: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
 class Actor:
     """An invocation in progress.
 
     Attributes:
         event: What it was invoked with.
-        memory: What its environment keeps.
+        environment: Where it runs.
         began: When, in virtual seconds.
         wakes_at: When it goes on.
         dies_after: After how many calls it is killed, if it is.
+        frozen_until: It does not go on before that.
     """
 
     event: Event
-    memory: dict[str, Any]
+    environment: Environment
     began: float
     wakes_at: float = 0.0
     dies_after: int | None = None
     calls: int = 0
     dead: bool = False
+    frozen_until: float = 0.0
     generators: tuple[Any, ...] | None = None
     machine: Machine[Any] = field(init=False)
+
+    @property
+    def goes_on_at(self) -> float:
+        """When it goes on."""
+        return max(self.wakes_at, self.frozen_until)
 
 
 class Stage(Relay):
@@ -82,6 +101,8 @@ class Stage(Relay):
         dies_after: For each invocation, after how many calls it is killed; None: not at all.
         draws: Whether the job draws random numbers while it trains.
         files: What carries the calls out.
+        store: See `Relay`.
+        attempts: How often an event is tried.
     """
 
     def __init__(
@@ -96,34 +117,38 @@ class Stage(Relay):
         arrivals: Arrivals = in_order,
         dies_after: Callable[[Event], int | None] = lambda event: None,
         files: Files | None = None,
+        store: Store | None = None,
+        attempts: int = ATTEMPTS,
     ) -> None:
-        super().__init__(root, spec, code, arrivals=arrivals)
+        super().__init__(root, spec, code, arrivals=arrivals, store=store, attempts=attempts)
         self.now = 0.0
         self.turns = 0
+        self.most_turns = MOST_TURNS
         self.history: list[str] = []
         self._draws = draws
         self._limit_s = limit_s
         self._dies_after = dies_after
-        self._numbers = random.Random(seed)
+        self.numbers = random.Random(seed)
         self._actors: list[Actor] = []
-        self._current: Actor | None = None
-        self._watches: list[_Watch] = []
-        self._idle: dict[Role, list[dict[str, Any]]] = {"worker": [], "merge": [], "control": []}
-        self._seen_by_functions = Store(root, _Paced(self, files or OsFiles()), _Clock(self))
+        self.current: Actor | None = None
+        self._watches: list[StageWatch] = []
+        self._idle: dict[Role, list[Environment]] = {"worker": [], "merge": [], "control": []}
+        self._clock = StageClock(self)
+        self._seen_by_functions = Store(root, Paced(self, files or OsFiles()), self._clock)
 
     def step(self) -> bool:
         """Give one thread a turn, or deliver an event; return whether there was anything to do."""
         self.turns += 1
-        assert self.turns < MOST_TURNS, "\n".join(("the run does not end:", *self.history[-60:]))
+        assert self.turns < self.most_turns, "\n".join(("the run does not end:", *self.history[-60:]))
         self._deliver_due()
-        ready = [actor for actor in self._actors if actor.wakes_at <= self.now]
+        ready = [actor for actor in self._actors if actor.goes_on_at <= self.now]
         if not ready:
-            times = [actor.wakes_at for actor in self._actors] + [due / 10 for due, _, _ in self._queue[:1]]
+            times = [actor.goes_on_at for actor in self._actors] + self._next_delivery()
             if not times:
                 return False
             self.now = max(self.now, min(times))
             return True
-        self._turn(self._numbers.choice(ready))
+        self._turn(self.numbers.choice(ready))
         return True
 
     def call(self, role: Role, event: Mapping[str, Any]) -> Any:
@@ -138,16 +163,20 @@ class Stage(Relay):
         return actor.machine.results[0]
 
     def kill(self, actor: Actor) -> None:
-        """End an invocation now; it does nothing from here on."""
+        """End an invocation now; it does nothing from here on, and Lambda does not try again."""
         actor.dead = True
         while not actor.machine.finished:
-            actor.machine.step()
+            self._within(actor, actor.machine.step)
+        self._actors.remove(actor)
+
+    def freeze(self, actor: Actor, seconds: float) -> None:
+        """Have an invocation stand still for so long, whatever it waits for."""
+        actor.frozen_until = self.now + seconds
 
     def kill_all(self) -> None:
         """End all that is at work, and lose all events that wait."""
         for actor in list(self._actors):
             self.kill(actor)
-        self._actors.clear()
         self._queue.clear()
 
     def lose(self, which: Callable[[Event], bool]) -> None:
@@ -172,16 +201,27 @@ class Stage(Relay):
             super()._retry(event, error)
 
     def _deliver_due(self) -> None:
-        while self._queue and self._queue[0][0] / 10 <= self.now:
+        while self._queue and self._queue[0][0] / 10 <= self.now + 1e-9:
             _, _, event = heapq.heappop(self._queue)
             self.delivered.append(event)
             self.on_delivery(event)
             self._begin(event)
 
-    def _begin(self, event: Event) -> Actor:
+    def _next_delivery(self) -> list[float]:
+        return [due / 10 for due, _, _ in self._queue[:1]]
+
+    def _environment(self, event: Event) -> Environment:
+        """Where an event is carried out: in an environment that is warm, or a new one."""
         idle = self._idle[event.role]
-        memory = idle.pop(self._numbers.randrange(len(idle))) if idle and self._numbers.random() < 0.7 else {}
-        actor = Actor(event, memory, self.now, self.now, self._dies_after(event))
+        if idle and self.numbers.random() < 0.7:
+            return idle.pop(self.numbers.randrange(len(idle)))
+        return Environment(self._seen_by_functions)
+
+    def _cast(self, event: Event) -> Actor:
+        return Actor(event, self._environment(event), self.now, self.now, self._dies_after(event))
+
+    def _begin(self, event: Event) -> Actor:
+        actor = self._cast(event)
         actor.machine = Machine(lambda: self._invoke(actor))
         self._note(actor, f"begins, attempt {event.attempt}")
         self._within(actor, actor.machine.start)
@@ -197,36 +237,40 @@ class Stage(Relay):
         self._actors.remove(actor)
         self._note(actor, *map(repr, (*actor.machine.errors, *actor.machine.results)))
         if not actor.machine.errors:
-            self._idle[actor.event.role].append(actor.memory)
-            return
-        (error,) = actor.machine.errors
-        if not isinstance(error, Killed | Exception):
-            raise error
-        self.errors.append(error)
-        self.on_error(actor.event)
-        self._retry(actor.event, error)
+            self._idle[actor.event.role].append(actor.environment)
+        else:
+            (error,) = actor.machine.errors
+            if not isinstance(error, Killed | Exception):
+                raise error
+            self.errors.append(error)
+            self.on_error(actor.event)
+            self._retry(actor.event, error)
+        self._ended(actor)
+
+    def _ended(self, actor: Actor) -> None:
+        """An invocation is over. Here nobody waits for it."""
 
     def _within(self, actor: Actor, go: Callable[[], None]) -> None:
         """Let a thread go on, with the random generators of its own process."""
         if self._draws and actor.generators is not None:
             _restore(actor.generators)
-        before, self._current = self._current, actor
-        spending.spend = self.pass_time
+        before, self.current = self.current, actor
+        spending.spend = self.spend
         go()
-        self._current = before
+        self.current = before
         if self._draws:
             actor.generators = _generators()
 
     def _invoke(self, actor: Actor) -> Any:
         event = actor.event
         invocation = Invocation(
-            self._seen_by_functions,
+            actor.environment.store,
             lambda functions: self,
             event.token,
             lambda: self._limit_s - (self.now - actor.began),
             event.role,
             quiet=True,
-            memory=actor.memory,
+            memory=actor.environment.memory,
         )
         return perform(event, invocation)
 
@@ -240,13 +284,18 @@ class Stage(Relay):
     def appeared(self, directory: str) -> None:
         """Wake all who watch a directory."""
         for watch in self._watches:
-            if directory in watch.paths and watch.actor is not None:
+            if directory in watch.paths:
                 watch.fired = True
-                watch.actor.wakes_at = min(watch.actor.wakes_at, self.now)
+                if watch.is_waiting and watch.actor is not None:
+                    watch.actor.wakes_at = min(watch.actor.wakes_at, self.now)
+
+    def spend(self, seconds: float) -> None:
+        """Let the thread that runs compute for so long."""
+        self.pass_time(seconds)
 
     def pass_time(self, seconds: float) -> None:
         """Let the thread that runs go on so much later. Called on it."""
-        actor = self._current
+        actor = self.current
         if actor is not None:
             actor.wakes_at = self.now + seconds
             actor.machine.pause()
@@ -254,7 +303,7 @@ class Stage(Relay):
                 raise Killed
 
 
-class _Paced(Interposed):
+class Paced(Interposed):
     """Files of a process that takes turns with others, and may be killed."""
 
     def __init__(self, stage: Stage, files: Files) -> None:
@@ -263,11 +312,11 @@ class _Paced(Interposed):
 
     def watch(self, paths: Sequence[str]) -> Watch:
         """See `Files.watch`: all actors are on this machine."""
-        return _Watch(self._stage, paths)
+        return StageWatch(self._stage, paths)
 
     def around(self, call: str, path: str, carry_out: Callable[[], T]) -> T:
         """Wait for one's turn, then do the call."""
-        actor = self._stage._current
+        actor = self._stage.current
         if actor is None or actor.machine.is_elsewhere():  # or a thread that reads ahead for it
             return carry_out()
         if not actor.dead:
@@ -282,28 +331,29 @@ class _Paced(Interposed):
         return result
 
 
-class _Watch:
+class StageWatch:
     """`Watch` of one actor."""
 
     def __init__(self, stage: Stage, paths: Sequence[str]) -> None:
         self._stage = stage
         self.paths = frozenset(paths)
-        self.fired = False
-        self.actor = stage._current
+        self.fired = self.is_waiting = False
+        self.actor = stage.current
         stage._watches.append(self)
 
     def wait(self, timeout_s: float) -> None:
         """See `Watch.wait`."""
         if not self.fired:
+            self.is_waiting = True
             self._stage.pass_time(timeout_s)
-        self.fired = False
+        self.fired = self.is_waiting = False
 
     def close(self) -> None:
         """See `Watch.close`."""
         self._stage._watches.remove(self)
 
 
-class _Clock:
+class StageClock:
     """`Clock` of the stage."""
 
     def __init__(self, stage: Stage) -> None:

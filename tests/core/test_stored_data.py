@@ -118,6 +118,41 @@ def test_the_bits_do_not_depend_on_the_topology(topology: str, tmp_path: Path) -
     assert Stage(tmp_path / "b", spec, CODE, seed=2).run() == expected
 
 
+HELD = """
+import numpy as np
+from torch.utils.data import Dataset
+
+class Rows(Dataset):
+    def __init__(self):
+        self.inputs, self.target = np.load("FOLDER/x.npy", mmap_mode="r"), np.load("FOLDER/y.npy", mmap_mode="r")
+
+    def __len__(self):
+        return len(self.target)
+
+    def __getitem__(self, row):
+        return self.inputs[row].copy(), self.target[row]
+
+def in_memory():
+    return np.load("FOLDER/x.npy"), np.load("FOLDER/y.npy")
+
+def mapped():
+    return np.load("FOLDER/x.npy", mmap_mode="r"), np.load("FOLDER/y.npy", mmap_mode="r")
+"""
+
+
+def test_the_bits_do_not_depend_on_how_a_job_holds_its_rows(tmp_path: Path) -> None:
+    """In memory, in a file that is mapped, or read row by row when they are needed."""
+    for name, array in zip("xy", numbers(), strict=True):
+        np.save(tmp_path / f"{name}.npy", array)
+    ends = []
+    for way in ("in_memory", "mapped", "Rows"):
+        (tmp_path / way).mkdir()
+        code = HEAD + HELD.replace("FOLDER", str(tmp_path)) + f"job = Job(**settings | {{'dataset': {way}}})"
+        ends.append(relay_of(tmp_path / way, {"mine.py": code}).run())
+    assert ends[0].state == "done"
+    assert ends == [ends[0]] * 3
+
+
 @pytest.mark.parametrize(("workers", "imported"), [(1, None), (3, 0.2)])
 def test_it_agrees_with_a_serial_loop(workers: int, imported: float | None, tmp_path: Path) -> None:
     """On the batches that the ranks' shares make together; the rows held out are those of the import, or the job."""
@@ -203,7 +238,10 @@ def test_a_plan_that_does_not_fit(tmp_path: Path) -> None:
     worker = FunctionSettings(name="w", memory_mb=RUNTIME_BYTES // MIB, timeout_s=900)
     failure = failing(tmp_path, functions={**FUNCTIONS, "worker": worker})
     assert (failure.reason, failure.exit_code) == ("UsageError", 2)
-    assert "a worker needs 323 MB and has 320: Python and PyTorch 320, the model 1, its gradient 1" in failure.message
+    assert (
+        "a worker needs 323 MB and has 320: Python and PyTorch 320, the model 1, its gradient, twice 1"
+        in failure.message
+    )
     assert "two windows of data 3" in failure.message
     assert failure.hint.startswith("-o worker.memory_mb=403, or -o ")
 

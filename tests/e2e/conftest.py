@@ -50,9 +50,10 @@ def begin() -> Start:
         workers: int = 2,
         options: dict[str, object] | None = None,
         topology: Choice = "auto",
+        chaos: str = "",
     ) -> Run:
         found = import_job(str(JOBS / place))
-        return start(*found, backend=backend, workers=workers, topology=topology, options=options or {})
+        return start(*found, backend=backend, workers=workers, topology=topology, options=options or {}, chaos=chaos)
 
     return begin
 

@@ -266,13 +266,40 @@ def test_a_run_on_the_local_service_from_start_to_removal(estafeta: Command, fol
 
     path = Path(estafeta("export", name, "-d", "exported").out.strip())
     assert set(load_file(folder / path)) == {"layer.weight", "layer.bias"}
+    steps = estafeta("status", name, "--json").json["steps"]
+    assert "there are: " in estafeta("fork", name, "--from", "999999").err
+    forked = estafeta(
+        "fork", name, "--from", "final", "-o", f"epochs={steps // 3 + 2}", "-o", "optimizer.lr=0.02", "--json"
+    )
+    assert forked.code == 0, forked.err
+    assert f"from    version {steps} of {name}" in forked.err
+    assert (forked.json["state"], forked.json["steps"]) == ("done", steps // 3 * 3 + 6)
+
     refused = estafeta("clean", name)
     assert refused.code == 2
     assert "--yes" in refused.err
+    kept = estafeta("clean", name, "--keep-final", "--yes")
+    assert kept.out == f"kept    {name}   its exports and records\n"
+    assert estafeta("export", name, "-d", "again").code == 0
+    assert "was cleaned" in estafeta("resume", name).err
     assert estafeta("clean", name, "--yes").out == f"removed {name}\n"
     gone = estafeta("status", name)
     assert gone.code == 2
     assert f"there is no run named '{name}'" in gone.err
+
+
+def test_cleaning_all_leaves_runs_at_work_alone(estafeta: Command) -> None:
+    ended = [estafeta("train", "tiny.py", "--on", "inline", "-o", "epochs=1", "--json").json["run"] for _ in range(2)]
+    name = estafeta("train", "tiny.py", "--detach", "-o", "epochs=5000").out.splitlines()[-1]
+    cleaned = estafeta("clean", "--all", "--yes", "--json")
+    assert set(ended) <= set(cleaned.json["removed"])
+    assert f"not ended, and left alone: {name}" in cleaned.err
+    assert [run["run"] for run in estafeta("runs", "--json").json["runs"]] == [name]
+    assert estafeta("stop", name).code == 0
+    assert estafeta("clean", "--all", "--yes").out == f"removed {name}\n"
+    nothing = estafeta("clean", "--all")
+    assert (nothing.code, nothing.out) == (0, "")
+    assert "there is no run that has ended" in nothing.err
 
 
 def test_following_the_log_ends_with_the_run(estafeta: Command) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -22,9 +23,11 @@ from estafeta.catalog import read_block, read_manifest
 from estafeta.cli.main import main
 from estafeta.launch import start
 from estafeta.manifest import Manifest
+from estafeta.memory import MIB, RUNTIME_BYTES
 from estafeta.run import Run
 from estafeta.sampling import held_out
 from estafeta.shipping import import_job
+from estafeta.spec import Choice
 from estafeta.store import Store
 
 JOB = """
@@ -32,11 +35,14 @@ from torch import nn
 import estafeta
 
 def model():
-    return nn.Linear(64, 2)
+    return nn.Linear(784, 2)
 
 job = estafeta.Job(model=model, loss=nn.functional.cross_entropy, dataset="numbers", optimizer=estafeta.SGD(lr=0.5),
-                   batch_size=8192, micro_batch_size=2048, epochs=1, window_mb=1)
+                   batch_size=4096, micro_batch_size=512, epochs=1, window_mb=1)
 """
+
+MEMORY_MB = 340
+"""Of a worker; 20 MB more than Python and PyTorch take."""
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -81,22 +87,32 @@ def test_a_table(home: Path, inline: Backend, tmp_path: Path, capsys: pytest.Cap
     assert last["valid_accuracy"] == pytest.approx(expected.score(inputs[held], target[held]), abs=5e-3)
 
 
-def test_the_same_bits_under_lambdas_rules(
+def test_far_more_rows_than_memory(
     home: Path, on_local: Backend, inline: Backend, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Streamed by functions that have room for two windows, and kept in memory by this process."""
+    """Functions that have room for an eighth of the rows get the bits of a process that has all of them in memory."""
     random = np.random.default_rng(1)
-    inputs = random.standard_normal((30_000, 64)).astype(np.float32)
+    inputs = random.standard_normal((54_000, 784), np.float32)
     np.savez(tmp_path / "n.npz", x=inputs, y=(inputs[:, 0] > 0).astype(np.int64))
-    bring(home, "numbers", tmp_path / "n.npz", capsys=capsys)
+    manifest = bring(home, "numbers", tmp_path / "n.npz", capsys=capsys)
+    assert manifest.bytes >= 8 * (MEMORY_MB * MIB - RUNTIME_BYTES)
     (tmp_path / "numbers_job.py").write_text(JOB)
     job, place, code = import_job(str(tmp_path / "numbers_job.py"))
+    topologies: tuple[Choice, ...] = ("merge", "sharded", "replicated")
     digests = set()
-    for backend, memory_mb in ((inline, 1769), (on_local, 340)):
-        run = start(job, place, code, backend=backend, workers=2, options={"worker.memory_mb": memory_mb}).wait()
+    for backend, topology, memory_mb in (
+        (inline, topologies[0], 1769),
+        *((on_local, topology, MEMORY_MB) for topology in topologies),
+    ):
+        options = {"worker.memory_mb": memory_mb}
+        run = start(job, place, code, backend=backend, workers=2, topology=topology, options=options).wait()
         outcome = run.status().outcome
         assert outcome is not None
         digests.add(outcome.weights_sha256)
+        if backend is on_local:
+            reports = [re.findall(r"(\d+) MB", entry.report) for entry in run.log() if entry.role == "worker"]
+            assert reports
+            assert all(int(used) <= int(size) == MEMORY_MB for size, used in reports)
     assert len(digests) == 1
 
 

@@ -4,12 +4,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 
 from estafeta.errors import UsageError
 from estafeta.local.endpoint import ask
-from estafeta.local.faults import LONGEST_DELAY_S, Faults, Injector
+from estafeta.local.faults import FAULTS, FAULTS_NAME, LONGEST_DELAY_S, Faults, Injector, Injectors, kinds
 
-from .conftest import Start, eventually, notes
+from .conftest import LocalService, Start, eventually, notes
 
 
 def test_parsing() -> None:
@@ -65,6 +66,76 @@ def test_probabilities_are_kept() -> None:
 
 def test_without_faults_nothing_happens() -> None:
     assert draw(Faults(), 5) == [((0.0,), None, False)] * 5
+
+
+def test_versions_of_one_name_draw_from_one_injector_and_the_others_from_the_services() -> None:
+    injectors = Injectors(Faults.parse("kill=1"))
+    mine = {FAULTS: "drop=0.5,seed=1", FAULTS_NAME: "mine"}
+    assert injectors.of(mine) is injectors.of({**mine, "OTHER": "x"})
+    assert injectors.of(mine) is not injectors.of({**mine, FAULTS_NAME: "yours"})
+    assert injectors.of({}) is injectors.of({FAULTS_NAME: "nobody's"})
+    assert injectors.of({}).kill_after_s("f") is not None
+    assert injectors.of(mine).kill_after_s("f") is None
+
+
+@pytest.mark.parametrize(
+    ("deliveries", "faults"),
+    [
+        ((), ["drop"]),
+        ((0.0,), []),
+        ((0.5,), ["delay"]),
+        ((0.0, 1.0), ["duplicate"]),
+        ((0.5, 1.0), ["delay", "duplicate"]),
+    ],
+)
+def test_what_a_decision_amounts_to(deliveries: tuple[float, ...], faults: list[str]) -> None:
+    assert kinds(deliveries) == faults
+
+
+def own_faults(service: LocalService, function: str, faults: str, name: str) -> str:
+    """Publish a version of a function that has faults of its own, and leave `$LATEST` as it was."""
+    client = service.lambda_client
+    before = client.get_function_configuration(FunctionName=function).get("Environment", {}).get("Variables", {})
+    added = {FAULTS: faults, FAULTS_NAME: name}
+    client.update_function_configuration(FunctionName=function, Environment={"Variables": {**before, **added}})
+    version = client.publish_version(FunctionName=function)["Version"]
+    client.update_function_configuration(FunctionName=function, Environment={"Variables": before})
+    return str(version)
+
+
+def fault_lines(service: LocalService, function: str) -> list[str]:
+    folder = service.home / "logs" / "aws" / "lambda" / function
+    lines = [line for file in folder.rglob("*.log") for line in file.read_text().splitlines()]
+    return [line for line in lines if line.startswith("FAULT")]
+
+
+def test_faults_of_a_version_leave_the_others_alone_and_are_logged(start: Start, tmp_path: Path) -> None:
+    service = start()
+    version = own_faults(service, "record", "duplicate=1,seed=1", "mine")
+    path = tmp_path / "notes"
+    plain = service.send("record", {"path": str(path)})
+    doubled = service.send("record", {"path": str(path)}, Qualifier=version)
+    eventually(lambda: len(notes(path)) == 3)
+    assert Counter(line["id"] for line in notes(path)) == {plain: 1, doubled: 2}
+    assert fault_lines(service, "record") == [f"FAULT RequestId: {doubled}\tFault: duplicate\tName: mine"]
+
+
+def test_a_kill_and_a_slow_environment_are_logged(start: Start) -> None:
+    service = start(faults="kill=1,slow=1,seed=1")
+    raw = service.call("wait", {"seconds": 5}).raw
+    request_id = raw["ResponseMetadata"]["RequestId"]
+    assert sorted(fault_lines(service, "wait")) == [
+        "FAULT RequestId: -\tFault: slow\tName: -",
+        f"FAULT RequestId: {request_id}\tFault: kill\tName: -",
+    ]
+
+
+def test_a_version_with_faults_that_cannot_be_read_is_refused(service: LocalService) -> None:
+    with pytest.raises(ClientError, match="LOCAL_FAULTS: There is no fault 'explode'"):
+        service.lambda_client.update_function_configuration(
+            FunctionName="echo", Environment={"Variables": {FAULTS: "explode=1"}}
+        )
+    assert service.call("echo", 1).payload == 1
 
 
 def test_a_duplicated_event_runs_twice_under_one_id(start: Start, tmp_path: Path) -> None:

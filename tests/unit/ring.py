@@ -39,11 +39,11 @@ def shared() -> Files:
     return Interposed(OsFiles())
 
 
-def patience(calls: int) -> Callable[[], None]:
+def patience(calls: int) -> Callable[[object], None]:
     """An alarm that gives up after so many calls."""
     left = iter(range(calls))
 
-    def alarm() -> None:
+    def alarm(_missing: object) -> None:
         if next(left, None) is None:
             raise WaitedInVain
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,11 +23,11 @@ class GivenUp(Exception):
     pass
 
 
-def never() -> None:
+def never(_missing: object) -> None:
     """An alarm that always says to go on."""
 
 
-def give_up() -> None:
+def give_up(_missing: object) -> None:
     raise GivenUp
 
 
@@ -94,7 +94,7 @@ def waiting(store: Store) -> Iterator[Callable[..., Arrivals]]:
     """Makes arrivals that are closed at the end."""
     made: list[Arrivals] = []
 
-    def make(of: Store, alarm: Callable[[], None] = never, writers: int = 2) -> Arrivals:
+    def make(of: Store, alarm: Callable[[Sequence[str]], None] = never, writers: int = 2) -> Arrivals:
         made.append(Arrivals(of, ["a", "b"], alarm, writers))
         return made[-1]
 
@@ -135,10 +135,10 @@ def test_what_another_publishes_is_found(
     assert arrivals.looks == 0, "a look that costs nothing is not counted"
 
 
-def give_up_after(calls: int) -> Callable[[], None]:
+def give_up_after(calls: int) -> Callable[[object], None]:
     left = iter(range(calls))
 
-    def alarm() -> None:
+    def alarm(_missing: object) -> None:
         if next(left, None) is None:
             raise GivenUp
 
@@ -177,6 +177,22 @@ def test_what_is_there_is_found_without_waiting(store: Store, waiting: Callable[
 def test_the_alarm_rings_again_and_again(store: Store, waiting: Callable[..., Arrivals]) -> None:
     with pytest.raises(GivenUp):
         waiting(store, give_up_after(1)).collect(["a/1"])
+
+
+def test_the_alarm_hears_what_is_missing(store: Store, waiting: Callable[..., Arrivals]) -> None:
+    heard: list[list[str]] = []
+
+    def alarm(missing: Sequence[str]) -> None:
+        heard.append(list(missing))
+        if len(heard) == 1:
+            publish(store, "a/2")
+        else:
+            raise GivenUp
+
+    publish(store, "a/1")
+    with pytest.raises(GivenUp):
+        waiting(store, alarm).collect(["a/1", "b/1", "a/2"])
+    assert heard == [["b/1", "a/2"], ["b/1"]]
 
 
 # By listing
@@ -251,7 +267,7 @@ def test_a_round_that_was_long_does_not_keep_the_alarm_from_ringing(
 ) -> None:
     """A lost rank was replaced, which took a minute; the next round, too, must notice when its time is up."""
     rang: list[float] = [0.0]
-    arrivals = waiting(shared, lambda: rang.append(clock.monotonic()))
+    arrivals = waiting(shared, lambda _: rang.append(clock.monotonic()))
     rounds_of(clock, store, arrivals, 60.0)
     rounds_of(clock, store, arrivals, 90.0)
     rang.append(clock.monotonic())

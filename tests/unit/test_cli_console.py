@@ -27,7 +27,7 @@ RECORD = EpochRecord(token="t", epoch=1, version=6, metrics={"train_loss": 2.0, 
 SUMMARY: dict[str, Any] = {
     "on": "local", "train_s": 79.0, "wall_s": 83.0, "best": {"step": 6, "valid_loss": 1.5},
     "invocations": {"control": 5, "merge": 3, "worker": 8}, "retries": 1, "billed_gb_seconds": 35.1,
-    "cost_usd": 0.00047,
+    "cost_usd": 0.00047, "chaos": None,
 }  # fmt: skip
 
 

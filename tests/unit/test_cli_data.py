@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -120,27 +118,3 @@ def test_nobody_is_asked_without_a_terminal(data: Command) -> None:
     data("import", "people", "people.csv", "--label", "buys")
     assert data("rm", "people").code == 2
     assert data("ls", "--json").facts["datasets"]
-
-
-INTERRUPTED = """
-import os, signal
-
-class Rows:
-    def __len__(self):
-        return 1000
-    def __getitem__(self, row):
-        if row == 700:
-            os.kill(os.getpid(), signal.SIGINT)
-        return 1.0, row
-"""
-
-
-def test_ctrl_c_leaves_nothing(folder: Path) -> None:
-    (folder / "rows.py").write_text(INTERRUPTED)
-    done = subprocess.run(
-        [sys.executable, "-m", "estafeta", "data", "import", "rows", "rows.py:Rows"],
-        cwd=folder, capture_output=True, text=True, timeout=100,
-    )  # fmt: skip
-    assert done.returncode == 130
-    assert "interrupted" in done.stderr
-    assert left(folder) == []

@@ -53,6 +53,13 @@ def test_every_command_helps_with_an_example(name: str, capsys: pytest.CaptureFi
         (["train", __file__, "-o", "epochs"], "-o epochs: there is no value", "-o epochs=5"),
         (["train", __file__, "--on", "inline", "--detach"], "cannot be left", "--on local"),
         (["train", __file__, "--on", "aws", "--template", __file__], "those that are deployed", "--template"),
+        (["train", __file__, "--chaos", "explode=1"], "no fault 'explode'", "duplicate"),
+        (["train", __file__, "--chaos", "kill=1.5"], "a probability from 0 to 1", "kill=0.05"),
+        (["train", __file__, "--chaos", "kill=1", "--on", "inline"], "only the local service", "--on local"),
+        (["train", __file__, "--chaos", "kill=1", "--on", "aws"], "only the local service", "--on local"),
+        (["fork", "last", "--from", "newest"], "--from newest: that is no version", "`best` or `final`"),
+        (["clean"], "name the runs to remove", "--all"),
+        (["clean", "a", "--all"], "--all is all", "name no runs"),
         (["watch", "last", "--on", "inline"], "'inline' is not one of 'local', 'aws'", "estafeta watch --help"),
     ],
 )

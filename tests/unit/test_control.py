@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import itertools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 
 from core.driver import Relay
 from core.environment import forget
+from core.faults import Killed, Mortal
 from core.specs import CODE, spec_of
 from estafeta import fetching as module
 from estafeta.history import EarlyStopping
@@ -298,6 +302,24 @@ def test_a_run_is_cleaned_away(relay: Relay, tmp_path: Path) -> None:
     assert relay.control("clean") == {"run": "r"}
     assert not (tmp_path / "runs" / "r").exists()
     assert error_of(relay.control("clean"))["kind"] == "RunNotFound"
+
+
+def test_cleaning_that_was_broken_off_is_finished_by_the_next_attempt(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    done(Relay(tmp_path / "whole", spec_of("plain", workers=1)))
+    for after in itertools.count():
+        shutil.copytree(tmp_path / "whole", tmp_path / str(after))
+        files = Mortal()
+        relay = Relay(tmp_path / str(after), spec_of("plain", workers=1), files=files)
+        files.start(after)
+        with contextlib.suppress(Killed):
+            assert relay.control("clean") == {"run": "r"}
+            break
+        files.start(None)
+        answer = relay.control("clean")
+        assert answer == {"run": "r"} or answer["error"]["kind"] == "RunNotFound"
+        assert [path for path in (tmp_path / str(after)).rglob("*") if path.name not in ("runs", "trash")] == []
+    assert after > 30
 
 
 def test_events_of_a_cleaned_run_do_nothing(relay: Relay, tmp_path: Path) -> None:

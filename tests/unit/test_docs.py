@@ -162,8 +162,9 @@ def test_the_protocol_knows_the_formats() -> None:
     [
         spec.RunSpec, spec.FunctionSettings, spec.Plan, spec.Slot, spec.Outcome, spec.Failure, spec.WorkerEvent,
         manifest.Manifest, manifest.Kind, manifest.Column, manifest.Extent,
-        spec.MergeEvent, spec.StartVerb, spec.RunVerb, spec.StatusVerb, spec.FetchVerb, spec.ReceiveVerb,
-        spec.RemoveVerb, history.EpochRecord, history.EarlyStopping,
+        spec.MergeEvent, spec.StartVerb, spec.RunVerb, spec.StatusVerb, spec.CleanVerb, spec.InspectVerb,
+        spec.ForkVerb, spec.Origin, spec.FetchVerb, spec.ReceiveVerb, spec.RemoveVerb, spec.ProbeVerb,
+        history.EpochRecord, history.EarlyStopping,
     ],
 )  # fmt: skip
 def test_the_protocol_names_every_field(document: type) -> None:

@@ -112,6 +112,21 @@ def test_a_reader_fills_arrays(tmp_path: Path) -> None:
     np.testing.assert_array_equal(out.reshape(-1), numbers[2:])
 
 
+@pytest.mark.parametrize("file_system", ["ext4", "nfs4"])
+def test_a_reader_fills_several_buffers(file_system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mapped on a file system of this machine, read on others: nobody sees a difference."""
+    monkeypatch.setattr("estafeta.files.filesystem_of", lambda path: file_system)
+    content = np.random.default_rng(1).bytes(10_000)
+    (tmp_path / "f").write_bytes(content)
+    (tmp_path / "empty").touch()
+    head, numbers, rest = bytearray(5), np.zeros((3, 100)), np.zeros(9_000, np.uint8)
+    with FILES.open(str(tmp_path / "f")) as reader:
+        assert reader.scatter([head, bytearray(), numbers.data, rest.data], 7) == 9_993
+    assert head + numbers.tobytes() + rest.tobytes() == content[7:] + bytes(5 + 2400 + 9000 - 9993)
+    with FILES.open(str(tmp_path / "empty")) as reader:
+        assert reader.scatter([head], 0) == 0
+
+
 def test_a_reader_closes(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"x")
     before = open_descriptors()

@@ -12,15 +12,13 @@ import pytest
 from conformance.clock import VirtualClock
 from conformance.faults import Interrupted
 from core.specs import spec_of
-from estafeta import handover
 from estafeta.files import Files, OsFiles
 from estafeta.handover import (
     CHECK_S,
     FLOOR_S,
     LEAD_MARGIN,
     ROUNDS_OF_PATIENCE,
-    SHARED_PATIENCE_S,
-    START_PATIENCE,
+    STARTS_OF_PATIENCE,
     Leaving,
     Leg,
     take,
@@ -28,6 +26,7 @@ from estafeta.handover import (
 from estafeta.invocation import Invocation
 from estafeta.layout import RunLayout, claim_of_leg
 from estafeta.message import Form, Kind, Wish
+from estafeta.patience import SHARED_FLOOR_S, SHARED_START_S
 from estafeta.snapshot import OUTCOMES
 from estafeta.spec import WorkerEvent
 from estafeta.store import Store, claim_name
@@ -39,13 +38,15 @@ LIMIT_S = 900.0
 
 
 class Scene:
-    """Rank 1 of a run on a shared file system, with a clock of its own, and note of what it sends.
+    """A rank of a run on a shared file system, with a clock of its own, and note of what it sends.
 
     Attributes:
+        rank: Which rank.
         sent: Events of workers.
     """
 
-    def __init__(self, root: Path, **changes: Any) -> None:
+    def __init__(self, root: Path, rank: int = 1, **changes: Any) -> None:
+        self.rank = rank
         self.clock = VirtualClock()
         self.store = Store(root, shared(), self.clock)
         self.spec = spec_of("plain", topology="sharded", workers=2, **changes)
@@ -65,7 +66,7 @@ class Scene:
     def take(
         self, token: str = "request", limit_s: float = LIMIT_S, files: Files | None = None, **event: Any
     ) -> Leg | str:
-        event = {"rank": 1, **event}
+        event = {"rank": self.rank, **event}
         return take(WorkerEvent(run="r", task="reside", **event), self.spec, self.invocation(token, limit_s, files))
 
     def leg(self, token: str = "request", limit_s: float = LIMIT_S, **event: Any) -> Leg:
@@ -73,11 +74,11 @@ class Scene:
         assert isinstance(leg, Leg)
         return leg
 
-    def publish(self, kind: Kind, version: int, round_s: float = 0.0, rank: int = 1) -> None:
+    def publish(self, kind: Kind, version: int, round_s: float = 0.0) -> None:
         form = Form(0)
         head = form.head()
-        form.pack(head, kind, version=version, rank=rank, token="t", round_s=round_s)
-        self.store.publish(LAYOUT.message(rank, kind.name.lower(), version), [head], "t")
+        form.pack(head, kind, version=version, rank=self.rank, token="t", round_s=round_s)
+        self.store.publish(LAYOUT.message(self.rank, kind.name.lower(), version), [head], "t")
 
     def mark(self, path: str, content: str = '{"at": 7.0}') -> None:
         self.store.publish(path, [content.encode()], "")
@@ -90,6 +91,12 @@ class Scene:
 @pytest.fixture
 def scene(tmp_path: Path) -> Scene:
     return Scene(tmp_path)
+
+
+@pytest.fixture
+def rank_0(tmp_path: Path) -> Scene:
+    """The rank whose second deliveries look for signs of life."""
+    return Scene(tmp_path, 0)
 
 
 def claim(leg: int, generation: int, rank: int = 1) -> str:
@@ -108,7 +115,7 @@ def test_the_first_to_come_is_the_leg(scene: Scene) -> None:
     assert (leg.rank, leg.leg, leg.generation) == (1, 3, 0)
     assert scene.names == {claim(3, 0)}
     facts = json.loads(scene.store.read(f"{LAYOUT.legs}/{claim(3, 0)}"))
-    assert facts == {"holder": leg.token, "generation": 0, "expires_at": LIMIT_S}
+    assert facts == {"holder": leg.token, "generation": 0, "expires_at": LIMIT_S, "log_group": "", "log_stream": ""}
     assert leg.token.partition("/")[0] == "request"
 
 
@@ -125,61 +132,76 @@ def test_other_ranks_have_legs_of_their_own(scene: Scene) -> None:
     assert scene.leg("other", rank=1, leg=0).generation == 0
 
 
-@pytest.mark.parametrize("after_s", [0.1, 30.0, 300.0])
-def test_a_second_delivery_leaves_while_the_holder_publishes(after_s: float, scene: Scene) -> None:
-    """Nothing was published before: it may still be loading."""
+def test_a_second_delivery_leaves_at_once(scene: Scene) -> None:
+    """If the first is dead, its peers will notice: they wait for it."""
     scene.leg()
-    scene.clock.after(after_s, lambda: scene.publish(Kind.GRADIENT, 0))
-    assert scene.take() == "left: a duplicate of a leg that is at work"
+    scene.publish(Kind.GRADIENT, 7, round_s=1.0)
+    assert scene.take() == "left: a duplicate, or its peers will notice"
+    assert scene.clock.monotonic() == 0
     assert scene.names == {claim(0, 0)}
 
 
-def test_a_second_delivery_takes_the_place_of_a_dead_holder(scene: Scene) -> None:
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_second_delivery_takes_the_place_of_one_that_said_that_it_failed(rank: int, tmp_path: Path) -> None:
+    scene = Scene(tmp_path, rank)
+    scene.leg(leg=2).fall()
+    second = scene.leg(leg=2)
+    assert (second.leg, second.generation, scene.clock.monotonic()) == (2, 1, 0)
+    assert scene.take("other", leg=2) == "left: a duplicate"
+    second.fall()
+    assert scene.leg(leg=2).generation == 2
+
+
+@pytest.mark.parametrize("after_s", [0.1, 30.0, 150.0])
+def test_of_rank_0_a_second_delivery_looks_whether_the_holder_publishes(after_s: float, rank_0: Scene) -> None:
+    """Nothing was published before: it may still be loading."""
+    rank_0.leg()
+    rank_0.clock.after(after_s, lambda: rank_0.publish(Kind.GRADIENT, 0))
+    assert rank_0.take() == "left: a duplicate of a leg that is at work"
+    assert rank_0.names == {claim(0, 0, 0)}
+
+
+def test_it_takes_the_place_of_a_dead_holder(rank_0: Scene) -> None:
     """Which has published, and then no more."""
-    first = scene.leg()
-    scene.publish(Kind.GRADIENT, 7, round_s=1.0)
-    second = scene.leg()
+    first = rank_0.leg()
+    rank_0.publish(Kind.GRADIENT, 7, round_s=1.0)
+    second = rank_0.leg()
     assert (second.leg, second.generation) == (0, 1)
     assert second.token != first.token, "what each of them publishes can be told apart"
-    assert scene.names == {claim(0, 0), claim(0, 1)}
-    assert SHARED_PATIENCE_S <= scene.clock.monotonic() < SHARED_PATIENCE_S + 2
-    third = scene.leg()
+    assert rank_0.names == {claim(0, 0, 0), claim(0, 1, 0)}
+    assert SHARED_FLOOR_S <= rank_0.clock.monotonic() < SHARED_FLOOR_S + 2
+    third = rank_0.leg()
     assert third.generation == 2
 
 
-def test_before_its_first_message_a_holder_has_more_time(scene: Scene) -> None:
-    scene.leg()
-    assert scene.leg(limit_s=10_000).generation == 1
-    assert scene.clock.monotonic() == pytest.approx(SHARED_PATIENCE_S * START_PATIENCE, abs=2)
+def test_before_its_first_message_a_holder_has_more_time(rank_0: Scene) -> None:
+    rank_0.leg()
+    assert rank_0.leg(limit_s=10_000).generation == 1
+    assert rank_0.clock.monotonic() == pytest.approx(SHARED_START_S, abs=2)
 
 
-def test_a_holder_has_the_time_that_its_rounds_take(scene: Scene) -> None:
-    scene.leg()
-    scene.publish(Kind.GRADIENT, 7, round_s=100.0)
-    scene.clock.after(ROUNDS_OF_PATIENCE * 100 - 5, lambda: scene.publish(Kind.GRADIENT, 8, round_s=100.0))
-    assert scene.take() == "left: a duplicate of a leg that is at work"
-
-
-def test_a_holder_of_a_slice_has_the_time_that_its_rounds_take(scene: Scene) -> None:
+@pytest.mark.parametrize("between", [False, True])
+def test_a_holder_has_the_time_that_its_rounds_take(between: bool, rank_0: Scene) -> None:
     """Between rounds, the newest message of a sharded rank is its slice of the next version."""
-    scene.leg()
-    scene.publish(Kind.GRADIENT, 7, round_s=100.0)
-    scene.publish(Kind.SLICE, 8)
-    scene.clock.after(ROUNDS_OF_PATIENCE * 100 - 5, lambda: scene.publish(Kind.GRADIENT, 8, round_s=100.0))
-    assert scene.take() == "left: a duplicate of a leg that is at work"
+    rank_0.leg()
+    rank_0.publish(Kind.GRADIENT, 7, round_s=100.0)
+    if between:
+        rank_0.publish(Kind.SLICE, 8)
+    rank_0.clock.after(ROUNDS_OF_PATIENCE * 100 - 5, lambda: rank_0.publish(Kind.GRADIENT, 8, round_s=100.0))
+    assert rank_0.take() == "left: a duplicate of a leg that is at work"
 
 
-def test_a_holder_is_dead_when_its_time_is_up(scene: Scene) -> None:
-    scene.leg(limit_s=20)
-    scene.clock.sleep(15)
-    assert scene.leg(limit_s=20).generation == 1
-    assert scene.clock.monotonic() == pytest.approx(20, abs=0.1)
+def test_a_holder_is_dead_when_its_time_is_up(rank_0: Scene) -> None:
+    rank_0.leg(limit_s=20)
+    rank_0.clock.sleep(15)
+    assert rank_0.leg(limit_s=20).generation == 1
+    assert rank_0.clock.monotonic() == pytest.approx(20, abs=0.1)
 
 
-def test_half_of_ones_time_is_kept_for_work(scene: Scene) -> None:
-    scene.leg()
-    assert scene.leg(limit_s=20).generation == 1
-    assert scene.clock.monotonic() == pytest.approx(10, abs=0.1)
+def test_half_of_ones_time_is_kept_for_work(rank_0: Scene) -> None:
+    rank_0.leg()
+    assert rank_0.leg(limit_s=20).generation == 1
+    assert rank_0.clock.monotonic() == pytest.approx(10, abs=0.1)
 
 
 def test_who_was_sent_to_take_over_does_not_ask(scene: Scene) -> None:
@@ -190,23 +212,33 @@ def test_who_was_sent_to_take_over_does_not_ask(scene: Scene) -> None:
     assert scene.take("an older one", leg=2, generation=0) == "left: a duplicate"
 
 
-def test_when_a_later_leg_is_there_it_is_told_that_this_one_has_left(scene: Scene) -> None:
+def test_when_a_later_leg_is_there_it_is_told_that_this_one_has_left(rank_0: Scene) -> None:
     """The retry of a leg that died when it had called its successor, which waits."""
-    scene.leg("one", leg=0)
-    scene.leg("two", leg=1)
-    assert scene.take("one", leg=0) == "left: a later leg is there"
-    assert json.loads(scene.store.read(LAYOUT.left(1, 0)))["version"] is None
-    began = scene.clock.monotonic()
-    assert scene.take("one", leg=0) == "left: a later leg is there"
-    assert scene.clock.monotonic() == began, "it was told already"
+    rank_0.leg("one", leg=0)
+    rank_0.leg("two", leg=1)
+    assert rank_0.take("one", leg=0) == "left: a later leg is there"
+    assert json.loads(rank_0.store.read(LAYOUT.left(0, 0)))["version"] is None
+    began = rank_0.clock.monotonic()
+    assert rank_0.take("one", leg=0) == "left: a later leg is there"
+    assert rank_0.clock.monotonic() == began, "it was told already"
 
 
-def test_a_later_leg_is_told_nothing_while_this_one_is_at_work(scene: Scene) -> None:
+def test_a_later_leg_is_told_nothing_while_this_one_is_at_work(rank_0: Scene) -> None:
+    rank_0.leg("one", leg=0)
+    rank_0.leg("two", leg=1)
+    rank_0.clock.after(20, lambda: rank_0.publish(Kind.GRADIENT, 3))
+    assert rank_0.take("one", leg=0) == "left: a later leg is there"
+    assert rank_0.names == {claim(0, 0, 0), claim(1, 0, 0)}
+
+
+@pytest.mark.parametrize(("rank", "request_id"), [(0, "other"), (1, "one"), (1, "other")])
+def test_nobody_else_looks_whether_the_leg_before_is_alive(rank: int, request_id: str, tmp_path: Path) -> None:
+    scene = Scene(tmp_path, rank)
     scene.leg("one", leg=0)
     scene.leg("two", leg=1)
-    scene.clock.after(20, lambda: scene.publish(Kind.GRADIENT, 3))
-    assert scene.take("one", leg=0) == "left: a later leg is there"
-    assert scene.names == {claim(0, 0), claim(1, 0)}
+    assert scene.take(request_id, leg=0) == "left: a later leg is there"
+    assert scene.clock.monotonic() == 0
+    assert scene.names == {claim(0, 0, rank), claim(1, 0, rank)}
 
 
 def test_who_comes_much_later_leaves_at_once(scene: Scene) -> None:
@@ -267,33 +299,43 @@ def test_who_was_sent_to_take_over_waits_for_nobody(scene: Scene) -> None:
     assert scene.names == {claim(1, 0), claim(1, 1)}
 
 
-def test_in_place_of_a_dead_leg_one_learns_nothing_of_starting(scene: Scene) -> None:
-    scene.clock.sleep(1)
-    scene.leg(sent_at=1.0, lead_s=2.5)
-    leg = scene.leg(sent_at=1.0, lead_s=2.5)
+def test_in_place_of_a_dead_leg_one_learns_nothing_of_starting(rank_0: Scene) -> None:
+    rank_0.clock.sleep(1)
+    rank_0.leg(sent_at=1.0, lead_s=2.5)
+    leg = rank_0.leg(sent_at=1.0, lead_s=2.5)
     assert leg.generation == 1
     leg.await_turn()
     assert leg.lead_s == 2.5
 
 
-def test_a_second_delivery_takes_the_place_of_a_successor_that_still_waits(scene: Scene) -> None:
+def test_a_second_delivery_takes_the_place_of_a_successor_that_still_waits(rank_0: Scene) -> None:
     """Whether that one lives does not show, as it publishes nothing; so it is not asked."""
-    scene.leg("zero", leg=0)
-    waiting = scene.leg("one", leg=1, expires_at=100.0)
-    leg = scene.leg("one", leg=1, expires_at=100.0)
-    assert (leg.generation, scene.clock.monotonic()) == (1, 0)
+    rank_0.leg("zero", leg=0)
+    waiting = rank_0.leg("one", leg=1, expires_at=100.0)
+    leg = rank_0.leg("one", leg=1, expires_at=100.0)
+    assert (leg.generation, rank_0.clock.monotonic()) == (1, 0)
     with pytest.raises(Leaving, match="another incarnation"):
         waiting.check_place()
-    scene.clock.after(7.0, lambda: scene.mark(LAYOUT.left(1, 0)))
+    rank_0.clock.after(7.0, lambda: rank_0.mark(LAYOUT.left(0, 0)))
     leg.await_turn()
-    assert 7 <= scene.clock.monotonic() <= 7.5
+    assert 7 <= rank_0.clock.monotonic() <= 7.5
 
 
-def test_when_the_leg_before_has_left_a_second_delivery_asks(scene: Scene) -> None:
-    scene.leg("one", leg=1)
-    scene.mark(LAYOUT.left(1, 0))
-    scene.clock.after(20, lambda: scene.publish(Kind.GRADIENT, 3))
-    assert scene.take("one", leg=1) == "left: a duplicate of a leg that is at work"
+def test_when_the_leg_before_has_left_a_second_delivery_asks(rank_0: Scene) -> None:
+    rank_0.leg("one", leg=1)
+    rank_0.mark(LAYOUT.left(0, 0))
+    rank_0.clock.after(20, lambda: rank_0.publish(Kind.GRADIENT, 3))
+    assert rank_0.take("one", leg=1) == "left: a duplicate of a leg that is at work"
+
+
+def test_peers_are_given_the_time_that_starting_took(scene: Scene) -> None:
+    leg = scene.leg()
+    leg.await_turn()
+    assert leg.pace.limit_s == SHARED_START_S
+    scene.clock.sleep(100)
+    leg = scene.leg("other", leg=1, generation=1, sent_at=0.1)
+    leg.await_turn()
+    assert leg.pace.limit_s == pytest.approx(STARTS_OF_PATIENCE * 99.9)
 
 
 # Staying
@@ -449,7 +491,26 @@ def test_looks_have_their_pace(scene: Scene, tmp_path: Path) -> None:
     assert len(set(listed)) == pytest.approx(10 / CHECK_S, abs=1)
 
 
+def test_who_never_waits_looks_now_and_then_all_the_same(scene: Scene) -> None:
+    leg = scene.leg("one")
+    scene.leg("other", generation=1)
+    assert leg.wishes() is Wish.NONE
+    scene.clock.sleep(CHECK_S)
+    with pytest.raises(Leaving, match="another incarnation"):
+        leg.wishes()
+
+
 # Going
+
+
+@pytest.mark.parametrize("mark", [claim(0, 1), "left-0001-00"])
+def test_who_has_been_replaced_says_nothing_in_the_name_of_another(mark: str, scene: Scene) -> None:
+    leg = scene.leg()
+    scene.mark(f"{LAYOUT.legs}/{mark}")
+    names = scene.names
+    leg.leave(3, "its time is up")
+    assert scene.names == names
+    assert scene.sent == []
 
 
 def test_who_leaves_says_where_and_calls_its_successor(scene: Scene) -> None:
@@ -479,9 +540,3 @@ def test_a_leg_sweeps_what_no_leg_before_it_needs(scene: Scene) -> None:
     assert scene.names == {
         claim(3, 0), claim(4, 0), "ready-0001-03", "left-0001-03", "left-0000-00", "merge-train-00000000.g00",
     }  # fmt: skip
-
-
-def test_patience_is_longer_than_a_new_name_can_be_unseen() -> None:
-    """Measured on two NFS clients: up to 60 s, and a fail-over of 20 to 30 s. A name in a listing is seen at once."""
-    assert handover.SHARED_PATIENCE_S >= 60
-    assert handover.LOCAL_PATIENCE_S < handover.SHARED_PATIENCE_S

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from estafeta.cost import USD_PER_GB_SECOND, USD_PER_REQUEST, Usage, cost_usd
-from estafeta.logbook import entries, usage_of
+from estafeta.logbook import entries, faults_of, usage_of
 from estafeta.spec import FunctionSettings, Role
 
 FUNCTIONS: Mapping[Role, FunctionSettings] = {
@@ -34,8 +34,17 @@ class Logs:
         assert name == "filter_log_events"
         return self
 
-    def paginate(self, logGroupName: str, startTime: int) -> Iterator[dict[str, Any]]:  # noqa: N803
-        chosen = {stream: lines for (group, stream), lines in self._streams.items() if group == logGroupName}
+    def paginate(
+        self,
+        logGroupName: str,  # noqa: N803
+        startTime: int,  # noqa: N803
+        filterPattern: str = "",  # noqa: N803
+    ) -> Iterator[dict[str, Any]]:
+        chosen = {
+            stream: [line for line in lines if filterPattern in line]
+            for (group, stream), lines in self._streams.items()
+            if group == logGroupName
+        }
         if not chosen:
             raise Missing
         events = [
@@ -70,6 +79,12 @@ CLIENT = Logs(
             *invocation("w3", "mine", 1000, 2048, task="prepare"),
             *invocation("w4", None, 1000, 2048),
         ],
+        ("/aws/lambda/s-worker", "faults"): [
+            "FAULT RequestId: w1\tFault: kill\tName: mine",
+            "FAULT RequestId: w1\tFault: delay\tName: mine",
+            "FAULT RequestId: w9\tFault: kill\tName: other",
+            "FAULT RequestId: w3\tFault: kill\tName: mine",
+        ],
     }
 )
 
@@ -78,6 +93,11 @@ def test_the_runs_invocations_are_found_with_their_lines() -> None:
     found = entries(CLIENT, FUNCTIONS, "mine", 0.0)
     assert [entry.request_id for entry in found] == ["w1", "w3", "w1"]
     assert all(entry.role == "worker" and entry.lines[-1] == "a line of the user's" for entry in found)
+
+
+def test_injected_faults_are_counted_by_kind() -> None:
+    assert faults_of(CLIENT, FUNCTIONS, "mine", 0.0) == {"kill": 2, "delay": 1}
+    assert faults_of(CLIENT, FUNCTIONS, "another", 0.0) == {}
 
 
 def test_usage_adds_up_and_counts_second_attempts_as_retries() -> None:

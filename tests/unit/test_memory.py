@@ -8,7 +8,9 @@ from core.specs import FUNCTIONS, spec_of
 from estafeta.errors import UsageError
 from estafeta.manifest import Extent, Kind, Manifest
 from estafeta.memory import MIB, RUNTIME_BYTES, MemoryPlan, plan_memory
-from estafeta.spec import FunctionSettings
+from estafeta.spec import Choice, FunctionSettings
+
+WORKERS = 4
 
 
 def manifest(blocks: int, *, rows: int = 1024, sparse: bool = False) -> Manifest:
@@ -20,10 +22,17 @@ def manifest(blocks: int, *, rows: int = 1024, sparse: bool = False) -> Manifest
 
 
 def plan_of(
-    *manifests: Manifest, memory_mb: int = 1769, name: str = "adam", dense: bool = False, window_mb: int = 128
+    *manifests: Manifest,
+    memory_mb: int = 1769,
+    name: str = "adam",
+    dense: bool = False,
+    window_mb: int = 128,
+    topology: Choice = "replicated",
 ) -> MemoryPlan:
     worker = FunctionSettings(name="w", memory_mb=memory_mb, timeout_s=900)
-    spec = spec_of(name, functions={**FUNCTIONS, "worker": worker}, window_mb=window_mb)
+    spec = spec_of(
+        name, functions={**FUNCTIONS, "worker": worker}, window_mb=window_mb, topology=topology, workers=WORKERS
+    )
     return plan_memory(spec, 11 * MIB, 10 * MIB, manifests, dense=dense)
 
 
@@ -31,9 +40,40 @@ def test_the_parts() -> None:
     plan = plan_of(manifest(1000))
     batch = 2 * 4 * 4096  # two times 4 rows of 4 KiB
     order = 2 * 8 * 64 * 1024  # of the rows of 64 blocks, and as much again
-    assert plan == MemoryPlan(1769 * MIB, 11 * MIB, 10 * MIB, 20 * MIB, 256 * MIB + order, batch)
-    assert plan.room == (1769 * MIB - RUNTIME_BYTES - 41 * MIB - batch) // 2
+    assert plan == MemoryPlan(1769 * MIB, 11 * MIB, 20 * MIB, 20 * MIB, 256 * MIB + order, batch)
+    assert plan.room == (1769 * MIB - RUNTIME_BYTES - 51 * MIB - batch) // 2
     plan.check(128)
+
+
+@pytest.mark.parametrize(
+    ("topology", "optimizer"),
+    [
+        ("merge", 0),  # it is the merge's
+        ("replicated", 20 * MIB),
+        ("sharded", 2 * 2 * 4 * (10 * 65_536)),  # of each vector the slice of 10 blocks of 40, and another to redo
+    ],
+)
+def test_the_optimizer_is_as_much_as_the_topology_has_a_worker_hold(topology: Choice, optimizer: int) -> None:
+    assert plan_of(topology=topology).optimizer == optimizer
+
+
+def test_without_stored_data_there_are_no_windows() -> None:
+    plan = plan_of(memory_mb=340)
+    assert (plan.windows, plan.batch) == (0, 0)
+    with pytest.raises(UsageError, match=r"needs 371 MB and has 340: .*, twice 20, the optimiser 20$") as caught:
+        plan.check(128)
+    assert caught.value.hint == "-o worker.memory_mb=464, or more --workers with --topology sharded"
+
+
+@pytest.mark.parametrize(
+    ("name", "topology", "less"),
+    [("adam", "merge", "a smaller model"), ("adam", "replicated", "more --workers with --topology sharded")],
+)
+def test_a_model_that_does_not_fit(name: str, topology: Choice, less: str) -> None:
+    """What helps is named by what takes most."""
+    with pytest.raises(UsageError) as caught:
+        plan_of(name=name, topology=topology, memory_mb=330).check(1)
+    assert less in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -69,9 +109,9 @@ def test_blocks_have_room_for_two_windows_at_least() -> None:
 
 def test_what_does_not_fit_is_refused_with_two_ways_out() -> None:
     with pytest.raises(
-        UsageError, match=r"a worker needs 619 MB and has 512: .*the optimiser 20, two windows"
+        UsageError, match=r"a worker needs 629 MB and has 512: .*the optimiser 20, two windows"
     ) as caught:
         plan_of(manifest(1000), memory_mb=512).check(128)
-    assert caught.value.hint == "-o worker.memory_mb=773, or -o window_mb=32"
-    plan_of(manifest(1000), memory_mb=773).check(128)
+    assert caught.value.hint == "-o worker.memory_mb=786, or -o window_mb=32"
+    plan_of(manifest(1000), memory_mb=786).check(128)
     plan_of(manifest(1000), memory_mb=512, window_mb=32).check(32)

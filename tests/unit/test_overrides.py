@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 from torch import nn
 
 import estafeta
+from core.specs import spec_of
 from estafeta.errors import UsageError
 from estafeta.job import Job
-from estafeta.overrides import known_names, override
+from estafeta.overrides import known_names, override, override_spec
 
 
 def model(hidden: int = 8, *, dropout: float = 0.0) -> nn.Module:
@@ -110,3 +112,34 @@ def test_every_known_name_can_be_set() -> None:
 def test_a_callable_that_takes_anything_is_given_anything() -> None:
     job = Job(model=anything, loss=nn.functional.cross_entropy, dataset="digits", optimizer=estafeta.SGD(lr=0.1))
     assert override(job, {"model.whatever": "x"}).arguments == {"model": {"whatever": "x"}}
+
+
+def test_a_fork_changes_what_can_change_in_the_middle_of_a_run() -> None:
+    spec = spec_of("adam")
+    changed, settings = override_spec(
+        spec,
+        {"epochs": "9", "micro_batch_size": 2, "optimizer.lr": "0.5", "early_stopping.patience": 3,
+         "rounds_per_invocation": "7", "worker.timeout_s": "60"},
+    )  # fmt: skip
+    assert (changed.epochs, changed.micro_batch_size, changed.rounds_per_invocation) == (9, 2, 7)
+    assert changed.update_rule == dataclasses.replace(spec.update_rule, lr=0.5)
+    assert changed.early_stopping.patience == 3
+    assert settings["worker"] == {"memory_mb": 1769, "timeout_s": 60}
+    assert settings["merge"] == {"memory_mb": 1769, "timeout_s": 900}
+    assert override_spec(spec, {}) == (spec, {**settings, "worker": settings["merge"]})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message", "hint"),
+    [
+        ("batch_size", "5", "batch_size", "micro_batch_size"),
+        ("model.hidden", "5", "model.hidden", "epochs"),
+        ("optimizer.lrr", "5", "optimizer.lrr", "optimizer.lr"),
+        ("epochs", "0", "epochs=0 does not fit", ""),
+        ("rounds_per_invocation", "0", "at least 1", ""),
+    ],
+)
+def test_a_fork_keeps_what_makes_up_a_step(name: str, value: str, message: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        override_spec(spec_of("adam"), {name: value})
+    assert hint in caught.value.hint

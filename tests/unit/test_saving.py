@@ -20,10 +20,10 @@ from estafeta.errors import Gone
 from estafeta.files import Buffer, Files, OsFiles, Reader
 from estafeta.inline import NO_LIMIT_S
 from estafeta.invocation import Invocation
-from estafeta.layout import Round, versions_in
+from estafeta.layout import Round, RunLayout, versions_in
 from estafeta.message import Wish
 from estafeta.replica import Replica, slices_of
-from estafeta.saving import ATTEMPTS, FIRST_AFTER, MOST_REDO, SHARE, Saver, restore
+from estafeta.saving import ATTEMPTS, FIRST_AFTER, MOST_REDO, MOST_REDO_BYTES, SHARE, Saver, restore
 from estafeta.store import Store
 from estafeta.weights import Weights, publish_weights
 
@@ -65,7 +65,7 @@ class Run:
 
     def saver(self, rank: int, saved: int = 0, store: Store | None = None) -> Saver:
         return Saver(store or self.ring.store, self.ring.layout, self.plan, rank=rank, workers=self.spec.workers,
-                     token=f"token-of-{rank}", saved=saved)  # fmt: skip
+                     token=f"token-of-{rank}", saved=saved, recycles=True)  # fmt: skip
 
     def work(self, rounds: int = ROUNDS) -> None:
         """All ranks do so many rounds from the beginning, and save what is to be saved. Nothing is removed."""
@@ -170,6 +170,18 @@ def test_steps_are_taken_as_far_as_all_have_contributed(topology: str, tmp_path:
 
 
 @TOPOLOGIES
+def test_a_step_is_over_when_all_have_scored_what_it_made(topology: str, tmp_path: Path) -> None:
+    """They have retired their slices of it: who took it once more would wait for ever."""
+    run = Run(tmp_path, topology, saves=(1,))
+    run.work()
+    for rank in range(run.spec.workers):
+        run.ring.store.publish(run.ring.layout.message(rank, "scores", ROUNDS), [b"token"], "token")
+    found, saved = run.restore(0)
+    assert saved == 1
+    assert_restored(run, 0, found)
+
+
+@TOPOLOGIES
 def test_a_version_of_which_a_part_is_missing_is_not_taken(topology: str, tmp_path: Path) -> None:
     """A rank died before it had saved; the others' parts are there, and the redo log too."""
     run = Run(tmp_path, topology, saves=(1, 3))
@@ -265,12 +277,14 @@ def small_replica(version: int, topology: str = "sharded", workers: int = 1, ran
     return Replica(spec, plan_of(spec, 10), rank, weights)
 
 
-def small_saver(tmp_path: Path, topology: str = "sharded", workers: int = 1, rank: int = 0, **store: Any) -> Saver:
+def small_saver(
+    tmp_path: Path, topology: str = "sharded", workers: int = 1, rank: int = 0, size: int = 10, recycles: bool = True,
+    **store: Any,
+) -> Saver:  # fmt: skip
     spec = resident_spec(topology, workers, {"name": "SGD", "lr": 0.1})
     ring = Ring(tmp_path, workers=workers, size=10)
-    return Saver(
-        Store(tmp_path, **store), ring.layout, plan_of(spec, 10), rank=rank, workers=workers, token="t", saved=0
-    )
+    return Saver(Store(tmp_path, **store), ring.layout, plan_of(spec, size), rank=rank, workers=workers, token="t",
+                 saved=0, recycles=recycles)  # fmt: skip
 
 
 def test_the_first_time_is_soon_as_the_cost_is_not_known(tmp_path: Path) -> None:
@@ -301,6 +315,16 @@ def test_the_redo_log_has_an_end_however_dear_saving_is(tmp_path: Path) -> None:
     saver.save(small_replica(1))
     assert saver.wish(MOST_REDO - 1, 1e-3) is Wish.NONE
     assert saver.wish(MOST_REDO, 1e-3) is Wish.CHECKPOINT
+
+
+@pytest.mark.parametrize(("recycles", "rounds"), [(True, 5), (False, MOST_REDO)])
+def test_of_files_that_could_be_filled_again_few_bytes_are_kept(tmp_path: Path, recycles: bool, rounds: int) -> None:
+    clock = VirtualClock()
+    size = MOST_REDO_BYTES // (4 * rounds) if recycles else MOST_REDO_BYTES
+    saver = small_saver(tmp_path, size=size, recycles=recycles, files=Slow(clock, 1e6), clock=clock)
+    saver.save(small_replica(1))
+    assert saver.wish(rounds - 1, 1e-3) is Wish.NONE
+    assert saver.wish(rounds, 1e-3) is Wish.CHECKPOINT
 
 
 def test_the_dearest_saving_counts(tmp_path: Path) -> None:
@@ -339,14 +363,29 @@ def test_a_version_is_saved_once(tmp_path: Path) -> None:
     assert {path: path.stat() for path in tmp_path.rglob("*")} == before
 
 
+def listed(root: Path) -> frozenset[str]:
+    return Store(root).list(RunLayout("r").weights)
+
+
+@pytest.mark.parametrize(("topology", "missing"), [("sharded", [1, 2]), ("replicated", [1])])
+def test_who_has_not_saved_its_part_is_missing(topology: str, missing: list[int], tmp_path: Path) -> None:
+    """Replicated, it is one rank's turn to save all of it."""
+    saver = small_saver(tmp_path, topology, workers=3)
+    saver.save(small_replica(4, topology, workers=3))
+    assert saver.missing(4, listed(tmp_path)) == missing
+    for rank in missing:
+        small_saver(tmp_path, topology, workers=3, rank=rank).save(small_replica(4, topology, workers=3, rank=rank))
+    assert saver.missing(4, listed(tmp_path)) == []
+
+
 def test_a_version_is_pending_until_all_have_begun_the_next_round(tmp_path: Path) -> None:
     one, other = (small_saver(tmp_path, workers=2, rank=rank) for rank in range(2))
     assert not one.is_pending(0)
     one.save(small_replica(3, workers=2))
     assert one.is_pending(3)
-    assert not one.is_complete(3)
+    assert one.missing(3, listed(tmp_path)) == [1]
     other.save(small_replica(3, workers=2, rank=1))
-    assert one.is_complete(3)
+    assert one.missing(3, listed(tmp_path)) == []
     one.sweep(3, None)
     assert not one.is_pending(3)
     assert one.redo_from == 3

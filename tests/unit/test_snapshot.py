@@ -246,7 +246,7 @@ def test_of_a_run_that_has_ended_nobody_is_sent_for(outcome: Any, resident: Plan
 
 def test_who_may_be_dead_is_replaced_by_the_next_generation(resident: Plan) -> None:
     there = ((0, (3, 0)), (2, (2, 5)))
-    replaced = (Reside(0, 3, 1), Reside(2, 2, 6), Reside(1))
+    replaced = (Reside(0, 3, 1), Reside(1), Reside(2, 2, 6))
     assert takeovers(at(3, plan=resident, residents=there)) == replaced
     assert takeovers(at(3, plan=resident, residents=there, stop_requested=True)) == replaced
     assert takeovers(at(3, plan=resident, stop_requested=True)) == (Reside(0), Reside(1), Reside(2)), "also to stop"

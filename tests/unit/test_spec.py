@@ -12,7 +12,9 @@ from core.specs import spec_of
 from estafeta.layout import Round
 from estafeta.optim import SGD
 from estafeta.spec import (
+    CleanVerb,
     ControlEvent,
+    ForkVerb,
     FunctionSettings,
     Plan,
     RunSpec,
@@ -83,7 +85,11 @@ def test_verbs_are_told_apart() -> None:
     spec = spec_of("plain")
     assert isinstance(verbs.validate_python({"verb": "start", "spec": spec.model_dump(), "code": {}}), StartVerb)
     assert isinstance(verbs.validate_python({"verb": "status", "run": "r"}), StatusVerb)
-    for verb in ("stop", "resume", "clean"):
+    fork = {"verb": "fork", "run": "r", "version": "best", "spec": spec.model_dump()}
+    assert isinstance(verbs.validate_python(fork), ForkVerb)
+    assert isinstance(verbs.validate_python({**fork, "version": 12}), ForkVerb)
+    assert verbs.validate_python({"verb": "clean", "run": "r"}) == CleanVerb(verb="clean", run="r", keep_final=False)
+    for verb in ("stop", "resume"):
         assert verbs.validate_python({"verb": verb, "run": "r"}) == RunVerb(verb=verb, run="r")
     for wrong in ({}, {"verb": "dance"}, {"verb": "stop"}, {"verb": "stop", "run": "r", "now": True}):
         with pytest.raises(ValidationError):

@@ -35,6 +35,7 @@ def data() -> None:
 @click.argument("places", metavar="SOURCE...", nargs=-1, required=True)
 @click.option("--label", metavar="COLUMN", help="The column, or the array, that is to be learnt.")
 @click.option("--ignore", metavar="COLUMN", multiple=True, help="A column to leave out; may be given again.")
+@click.option("--category", metavar="COLUMN", multiple=True, help="A column to take as texts; may be given again.")
 @click.option(
     "--target",
     type=click.Choice(["auto", "class", "number"]),
@@ -72,14 +73,7 @@ def data() -> None:
 @verbose
 @click.pass_obj
 def import_(
-    manners: Manners,
-    /,
-    name: str,
-    places: tuple[str, ...],
-    label: str | None,
-    ignore: tuple[str, ...],
-    on: Place,
-    **options: Any,
+    manners: Manners, /, name: str, places: tuple[str, ...], label: str | None, on: Place, **options: Any
 ) -> int:
     """Import files under a name.
 
@@ -98,9 +92,8 @@ def import_(
     if there and name in datasets(there):
         raise UsageError(f"there is a data set named {name!r} on AWS already",
                          hint=f"choose another name, or remove it: estafeta data rm {name} {there.words}")  # fmt: skip
-    reading = Reading(
-        options["format_"], Choice(label, ignore, options["target"]), options["delimiter"], options["zero_based"]
-    )
+    choice = Choice(label, options["ignore"], options["target"], options["category"])
+    reading = Reading(options["format_"], choice, options["delimiter"], options["zero_based"])
     wishes = Wishes(
         options["missing"], options["standardize"], options["validation"], options["seed"], options["limit"]
     )
@@ -130,22 +123,25 @@ def list_(manners: Manners, on: Place) -> int:
     """List the data sets."""
     if on.name == "aws":
         return _list_there(manners, on)
-    from estafeta.catalog import names, read_manifest
+    from estafeta.catalog import names, read_manifest, unfinished
     from estafeta.cli import describing
     from estafeta.cli.epochs import ago
     from estafeta.cli.wording import size
 
     console, store, now = manners.console(), _store(), time.time()
-    found = [read_manifest(store, name) for name in names(store)]
+    found, begun = [read_manifest(store, name) for name in names(store)], unfinished(store)
     if manners.json:
-        console.json({"datasets": [describing.facts(manifest) for manifest in found]})
-    elif not found:
-        console.talk([("data", "none yet"), ("next", "estafeta data import NAME SOURCE")])
-    else:
+        console.json({"datasets": [describing.facts(manifest) for manifest in found], "unfinished": begun})
+        return 0
+    if found:
         console.table(
             ("name", "rows", "size", "blocks", "imported"),
             [(m.name, f"{m.rows:,}", size(m.bytes), str(len(m.blocks)), ago(now - m.created_at)) for m in found],
         )
+    elif not begun:
+        console.talk([("data", "none yet"), ("next", "estafeta data import NAME SOURCE")])
+    for name in begun:
+        console.talk([("note", f"an import of {name} goes on, or was killed; its files: estafeta data rm {name}")])
     return 0
 
 
@@ -209,18 +205,17 @@ def verify(manners: Manners, name: str) -> int:
 @verbose
 @click.pass_obj
 def remove(manners: Manners, wanted: tuple[str, ...], on: Place, yes: bool) -> int:
-    """Remove data sets from the store.
+    """Remove data sets from the store, or what imports that were killed have left.
 
     Runs that read them fail; what was trained stays.
     """
-    from estafeta.catalog import read_manifest
+    from estafeta.catalog import read_manifest, unfinished
     from estafeta.catalog import remove as remove_dataset
 
     store = _store()
     there = attach(on) if on.name == "aws" else None
-    found = (
-        list(dict.fromkeys(wanted)) if there else [read_manifest(store, name).name for name in dict.fromkeys(wanted)]
-    )
+    begun = unfinished(store)
+    found = [name if there or name in begun else read_manifest(store, name).name for name in dict.fromkeys(wanted)]
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError("nobody is here to be asked whether to remove data sets", hint="add --yes")

@@ -107,6 +107,7 @@ def _place(names: list[str], text: str) -> Callable[[Any], Any]:
 
 on_service = _place(["local", "aws"], "Where the run is.")
 on_any = _place(["local", "inline", "aws"], "On this machine under Lambda's rules, in this process, or on AWS Lambda.")
+on_doctor = _place(["local", "aws"], "What to look at: this machine, or the stack on AWS.")
 on_store = _place(["local", "aws"], "Which store: that of this machine, or that of the stack on AWS.")
 detach = click.option("--detach", is_flag=True, help="Return at once; the run goes on by itself.")
 output_dir = click.option(

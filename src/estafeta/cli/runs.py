@@ -14,6 +14,8 @@ from estafeta.cli.options import Manners, Place, json_output, on_service, run_na
 from estafeta.errors import UsageError
 
 if TYPE_CHECKING:
+    from estafeta.cli.console import Console
+    from estafeta.run import Run
     from estafeta.spec import Role, Status, Which
 
 MOST_RUNS = 20
@@ -67,7 +69,7 @@ def status(manners: Manners, name: str, on: Place) -> int:
         return 0
     summary, status = run.summary(), run.status(since_epoch=0)
     console.results(wording.identity(status, run.on) + wording.plan(status) + wording.standing(status, time.time()))
-    console.results(wording.best(status, summary) + wording.bill(summary))
+    console.results(wording.best(status, summary) + wording.bill(summary) + wording.chaos(summary))
     if status.outcome and (failure := status.outcome.failure):
         console.results(of_failure(failure, run.name, run.on, run.words).lines())
     console.epochs(status).show(status, last=MOST_EPOCHS)
@@ -154,36 +156,63 @@ def export(manners: Manners, name: str, on: Place, which: Which, folder: str | N
 
 
 @click.command(epilog="Example: estafeta clean digits-1a2b3c digits-4d5e6f")
-@click.argument("names", metavar="RUN...", nargs=-1, required=True)
+@click.argument("names", metavar="[RUN]...", nargs=-1)
 @on_service
+@click.option("--all", "everything", is_flag=True, help="All runs that have ended.")
+@click.option("--keep-final", is_flag=True, help="Leave the exported weights and the records; the rest goes.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_output
 @verbose
 @click.pass_obj
-def clean(manners: Manners, names: tuple[str, ...], on: Place, yes: bool) -> int:
+def clean(manners: Manners, names: tuple[str, ...], on: Place, everything: bool, keep_final: bool, yes: bool) -> int:
     """Remove runs that have ended from the store.
 
-    Their weights go with them; what was exported stays.
+    Their weights go with them; what was exported to a folder of yours stays. With --keep-final a run can still be
+    looked at and exported, but neither resumed nor forked.
     """
-    found = {run.name: run for run in (find_run(name, on) for name in names)}
-    if not yes:
-        _ask(list(found))
-    for run in found.values():
-        run.clean()
+    if bool(names) == everything:
+        if names:
+            raise UsageError("--all is all", hint="name no runs, or leave it out")
+        raise UsageError("name the runs to remove", hint="estafeta runs lists them; --all takes all that have ended")
+    console = manners.console()
+    found = _ended(on, console) if everything else [find_run(name, on) for name in names]
+    chosen = {run.name: run for run in found}
+    if chosen and not yes:
+        _ask(list(chosen), keep_final)
+    for run in chosen.values():
+        run.clean(keep_final=keep_final)
     if manners.json:
-        manners.console().json({"removed": list(found)})
+        console.json({"kept" if keep_final else "removed": list(chosen)})
     else:
-        manners.console().results([("removed", name) for name in found])
+        done = "kept" if keep_final else "removed"
+        console.results([(done, name + ("   its exports and records" if keep_final else "")) for name in chosen])
     return 0
 
 
 COMMANDS = (runs, status, logs, stop, export, clean)
 
 
-def _ask(names: list[str]) -> None:
+def _ended(on: Place, console: Console) -> list[Run]:
+    """All runs that have ended; those that have not are named."""
+    from estafeta.run import ENDED, Run
+
+    backend = attach(on)
+    found = all_runs(backend)
+    at_work = [status.spec.run for status in found if status.state not in ENDED]
+    ended = [Run(status.spec.run, backend) for status in found if status.state in ENDED]
+    if at_work:
+        console.talk([("note", f"not ended, and left alone: {', '.join(at_work)}")])
+    if not ended:
+        console.talk([("note", "there is no run that has ended")])
+    return ended
+
+
+def _ask(names: list[str], keep_final: bool) -> None:
     if not sys.stdin.isatty():
         raise UsageError("nobody is here to be asked whether to remove runs", hint="add --yes")
-    click.confirm(f"Remove {', '.join(names)} with all weights from the store?", abort=True, err=True)
+    which = names[0] if len(names) == 1 else f"{len(names)} runs ({', '.join(names)})"
+    what = "all but the exports and records of " if keep_final else ""
+    click.confirm(f"Remove {what}{which} from the store?", abort=True, err=True)
 
 
 def _facts(status: Status, value: float | None) -> dict[str, Any]:

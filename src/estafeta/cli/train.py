@@ -1,4 +1,4 @@
-"""Commands that stay with a run until its end: `train`, `watch`, `resume`."""
+"""Commands that stay with a run until its end: `train`, `watch`, `resume`, `fork`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from estafeta.errors import UsageError
 if TYPE_CHECKING:
     from estafeta.cli.console import Console
     from estafeta.run import Run
-    from estafeta.spec import Choice
+    from estafeta.spec import Choice, Which
 
 
 def _is_there(_context: click.Context, _parameter: click.Parameter, place: str) -> str:
@@ -75,6 +75,12 @@ def _pairs(_context: click.Context, _parameter: click.Parameter, texts: tuple[st
     metavar="FILE",
     help="CloudFormation template to read in place of Estafeta's own.",
 )
+@click.option(
+    "--chaos",
+    default="",
+    metavar="FAULT=P,…",
+    help="Faults to inject into this run: duplicate, drop, delay, kill, slow by probability, and a seed.",
+)
 @detach
 @json_output
 @quiet
@@ -89,6 +95,7 @@ def train(
     options: dict[str, str],
     output_dir: str,
     template: str | None,
+    chaos: str,
     detach: bool,
 ) -> int:
     """Train a job, and follow it to its end.
@@ -97,7 +104,9 @@ def train(
     """
     began = time.monotonic()
     from estafeta.cli.following import Watch
+    from estafeta.launch import check_chaos
 
+    check_chaos(chaos, on.name)
     if on.name == "inline" and detach:
         raise UsageError("an inline run takes place in this process, it cannot be left", hint="--on local --detach")
     if on.name == "aws" and template:
@@ -108,7 +117,7 @@ def train(
         if on.name != "inline":
             console.lively(f"starting   importing {job}, looking for the functions")
         try:
-            run = _start(job, on, workers, topology, options, Path(template) if template else None, console)
+            run = _start(job, on, workers, topology, options, chaos, Path(template) if template else None, console)
         finally:
             console.still()
         watch = Watch(run, console, began, Path(output_dir))
@@ -121,6 +130,7 @@ def _start(
     workers: int,
     topology: Choice,
     options: dict[str, str],
+    chaos: str,
     template: Path | None,
     console: Console,
 ) -> Run:
@@ -133,8 +143,15 @@ def _start(
         imported = import_job(job)
         backend = connecting.result()
     try:
-        show = partial(console.portion, unit="bytes")
-        return start(*imported, backend=backend, workers=workers, topology=topology, options=options, show=show)
+        return start(
+            *imported,
+            backend=backend,
+            workers=workers,
+            topology=topology,
+            options=options,
+            chaos=chaos,
+            show=partial(console.portion, unit="bytes"),
+        )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted while the run was being started: see `estafeta runs`") from None
 
@@ -177,4 +194,52 @@ def resume(manners: Manners, name: str, on: Place, output_dir: str, detach: bool
     return watch.leave() if detach else watch.attend()
 
 
-COMMANDS = (train, watch, resume)
+def _version(_context: click.Context, _parameter: click.Parameter, text: str) -> str | int:
+    if text.isdecimal():
+        return int(text)
+    if text not in ("best", "final"):
+        raise UsageError(f"--from {text}: that is no version", hint="a version is a number of steps, `best` or `final`")
+    return text
+
+
+@click.command(epilog="Example: estafeta fork last --from best -o epochs=30 -o optimizer.lr=0.001")
+@run_name
+@click.option(
+    "--from",
+    "version",
+    default="final",
+    show_default=True,
+    metavar="VERSION",
+    callback=_version,
+    help="Where to begin: a number of steps, best or final.",
+)
+@click.option(
+    "-o",
+    "options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=_pairs,
+    help="What is to be different: epochs, optimizer.lr, early_stopping.patience, worker.timeout_s …",
+)
+@on_service
+@output_dir
+@detach
+@json_output
+@quiet
+@verbose
+@click.pass_obj
+def fork(
+    manners: Manners, name: str, version: Which | int, options: dict[str, str], on: Place, output_dir: str, detach: bool
+) -> int:
+    """Start a new run from a version of another, and follow it as in train.
+
+    It has the other's code, data and options, but for those that are changed, and its epochs so far.
+    """
+    began = time.monotonic()
+    from estafeta.cli.following import Watch
+
+    watch = Watch(find_run(name, on).fork(version, options), manners.console(), began, Path(output_dir))
+    return watch.leave() if detach else watch.attend()
+
+
+COMMANDS = (train, watch, resume, fork)

@@ -32,7 +32,8 @@ def identity(status: Status, on: str) -> Lines:
     """Which run it is and what it runs on: known from the start."""
     spec = status.spec
     workers = f"{count(spec.workers, 'worker')} x {spec.functions['worker'].memory_mb} MB"
-    return [("run", f"{spec.run}   {PLACES[on]}, {workers}")]
+    origin = [("from", f"version {spec.origin.version} of {spec.origin.run}")] if spec.origin else []
+    return [("run", f"{spec.run}   {PLACES[on]}, {workers}"), *origin]
 
 
 def plan(status: Status) -> Lines:
@@ -87,6 +88,14 @@ def bill(summary: Mapping[str, Any]) -> Lines:
     ]
 
 
+def chaos(summary: Mapping[str, Any]) -> Lines:
+    """Which faults have been injected, and how often; nothing where none were asked for."""
+    if not summary["chaos"]:
+        return []
+    injected = ", ".join(f"{number} {fault}" for fault, number in sorted(summary["chaos"]["injected"].items()))
+    return [("chaos", f"{injected or 'nothing'} injected ({summary['chaos']['faults']})")]
+
+
 def ending(status: Status, summary: Mapping[str, Any], files: Mapping[str, Path], words: str) -> Lines:
     """The last lines of a run that was followed to its end; `words` as in `command`."""
     outcome = status.outcome
@@ -96,6 +105,7 @@ def ending(status: Status, summary: Mapping[str, Any], files: Mapping[str, Path]
         (status.state, f"{clock(summary['train_s'])}   {why}"),
         *best(status, summary),
         *bill(summary),
+        *chaos(summary),
         *written,
         ("next", "   ".join(_next(status.state, status.spec.run, words, exported=bool(files)))),
     ]

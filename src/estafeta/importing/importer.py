@@ -93,12 +93,20 @@ def import_dataset(
             raise _taken(name)
     except BaseException as error:  # an interruption, too, leaves nothing behind
         _undo(store, name, attempt)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise EnvironmentProblem(f"the disk is full: {store.root} has no room for data set {name!r}",
-                                     hint="make room, or import less with --limit") from error  # fmt: skip
+        if isinstance(error, OSError):
+            raise _explained(error, store, name) from error
         raise
     sweep_blocks(store, name, attempt.__ne__)
+    store.sweep_unpublished(layout.root)
     return manifest
+
+
+def _explained(error: OSError, store: Store, name: str) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return EnvironmentProblem(f"the disk is full: {store.root} has no room for data set {name!r}",
+                                  hint="make room (estafeta data ls), or import less with --limit")  # fmt: skip
+    # Whoever publishes the manifest removes the files of all others.
+    return _taken(name) if name in names(store) else error
 
 
 def _undo(store: Store, name: str, attempt: str) -> None:

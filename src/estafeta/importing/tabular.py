@@ -37,11 +37,13 @@ class Choice:
         label: Name of the column to learn.
         ignore: Names of columns to leave out.
         target: Whether the label is a class or a number; `auto` looks at its type.
+        categories: Names of columns whose values are texts, even if they look like numbers.
     """
 
     label: str | None = None
     ignore: tuple[str, ...] = ()
     target: Target = "auto"
+    categories: tuple[str, ...] = ()
 
 
 class Encoder:
@@ -60,7 +62,9 @@ class Encoder:
         self.names: tuple[str, ...] = tuple(schema.names)
         self.label = _label(self.names, choice, where)
         kinds = {
-            field.name: _kind(field.type, field.name, where) for field in schema if field.name not in choice.ignore
+            field.name: "text" if field.name in choice.categories else _kind(field.type, field.name, where)
+            for field in schema
+            if field.name not in choice.ignore
         }
         self.numbers = [n for n, kind in kinds.items() if kind == "number" and n != self.label]
         self.texts = [n for n, kind in kinds.items() if kind == "text" and n != self.label]
@@ -70,6 +74,7 @@ class Encoder:
         self._codes: dict[str, dict[str, int]] = {name: {} for name in self.texts}
         if self.label_kind == "text":
             self._codes[self.label] = {}
+        self._may_mix = {*choice.categories, *([self.label] if choice.target == "class" else [])}
 
     @property
     def inputs(self) -> tuple[Kind, ...]:
@@ -96,7 +101,7 @@ class Encoder:
         """The rows of a record batch that has the columns of the schema.
 
         Raises:
-            UsageError: A column of texts has too many different ones.
+            UsageError: A column of texts has too many different ones, or some that are numbers and some that are not.
         """
         parts: dict[str, Array] = {}
         gaps: dict[str, Mask] = {}
@@ -107,16 +112,16 @@ class Encoder:
         if self.texts:
             parts[CODES] = np.empty((batch.num_rows, len(self.texts)), np.int64)
             for index, name in enumerate(self.texts):
-                parts[CODES][:, index] = self._encode(name, column := batch.column(name), where)
+                parts[CODES][:, index] = self._encode(name, column := batch.column(name), where, first)
                 if column.null_count:
                     gaps[name] = _absent(column)
         label = batch.column(self.label)
-        parts[TARGET] = self._target(label, where)
+        parts[TARGET] = self._target(label, where, first)
         return Chunk(parts, where, first, gaps, _absent(label) if label.null_count else None)
 
-    def _target(self, column: pa.Array, where: str) -> Array:
+    def _target(self, column: pa.Array, where: str, first: int) -> Array:
         if self.label_kind == "text":
-            return self._encode(self.label, column, where)
+            return self._encode(self.label, column, where, first)
         if self.label_kind == "number":
             return np.ascontiguousarray(_floats(column))
         import pyarrow as pa
@@ -124,13 +129,19 @@ class Encoder:
         whole = column.cast(pa.int64())
         return np.array(whole.fill_null(0) if whole.null_count else whole, np.int64)
 
-    def _encode(self, name: str, column: pa.Array, where: str) -> Array:
+    def _encode(self, name: str, column: pa.Array, where: str, first: int) -> Array:
         """Codes of the texts of a column; a missing one has the code of the empty text."""
-        column = column if hasattr(column, "dictionary") else column.dictionary_encode()
+        column = _dictionary(column)
         if column.null_count:
             column = column.cast(column.dictionary.type).fill_null("").dictionary_encode()
-        codes = self._codes[name]
-        mapping = [codes.setdefault(text, len(codes)) for text in column.dictionary.to_pylist()]
+        codes, texts = self._codes[name], column.dictionary.to_pylist()
+        if name not in self._may_mix:
+            present = next(filter(None, codes), next(filter(None, texts), ""))
+            odd = [i for i, t in enumerate(texts) if t and t not in codes and _is_number(t) != _is_number(present)]
+            if odd:
+                row = first + int(np.flatnonzero(np.asarray(column.indices) == odd[0])[0])
+                raise _mixed(name, texts[odd[0]], f"{where}, row {row}")
+        mapping = [codes.setdefault(text, len(codes)) for text in texts]
         if len(codes) > MOST_CATEGORIES:
             raise UsageError(f"{where}: column {name!r} has more than {MOST_CATEGORIES:,} different texts",
                              hint=f"--ignore {name} leaves it out")  # fmt: skip
@@ -165,6 +176,9 @@ def _label(names: Sequence[str], choice: Choice, where: str) -> str:
     for name in choice.ignore:
         if name not in names:
             raise UsageError(f"{where} has no column {name!r} to ignore", hint=f"its columns are {listing}")
+    for name in choice.categories:
+        if name not in names:
+            raise UsageError(f"{where} has no column {name!r} to take as texts", hint=f"its columns are {listing}")
     if choice.label is None:
         raise UsageError(f"which column of {where} is to be learnt?", hint=f"--label COLUMN, one of {listing}")
     if choice.label not in names or choice.label in choice.ignore:
@@ -181,6 +195,9 @@ def _kind(type_: pa.DataType, name: str, where: str) -> Literal["number", "text"
     value = type_.value_type if types.is_dictionary(type_) else type_
     if types.is_string(value) or types.is_large_string(value):
         return "text"
+    if types.is_binary(value) or types.is_large_binary(value):
+        raise UsageError(f"column {name!r} of {where} holds bytes that are not text in UTF-8",
+                         hint=f"convert the file to UTF-8; --ignore {name} leaves the column out")  # fmt: skip
     raise UsageError(f"column {name!r} of {where} holds {type_}, which is neither numbers nor text",
                      hint=f"--ignore {name} leaves it out")  # fmt: skip
 
@@ -198,6 +215,30 @@ def _label_kind(
     if target == "class" and not whole:
         raise UsageError(f"the label {name!r} is {type_}, not a class", hint="leave out --target class")
     return "class" if whole and target != "number" else "number"
+
+
+def _dictionary(column: pa.Array) -> pa.Array:
+    """A column of texts, or of what is to be taken as such, with each text once."""
+    import pyarrow as pa
+
+    if hasattr(column, "dictionary"):
+        return column
+    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    return (column if is_text else column.cast(pa.string())).dictionary_encode()
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _mixed(name: str, text: str, place: str) -> UsageError:
+    is_, are = ("a number", "texts") if _is_number(text) else ("text", "numbers")
+    return UsageError(f"{place}, column {name}: {text!r} is {is_}, others before it are {are}",
+                      hint=f"put the value right, or --category {name} takes them all as texts")  # fmt: skip
 
 
 def _floats(column: pa.Array) -> Any:

@@ -20,7 +20,8 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from estafeta.local.faults import Injector
+from estafeta.local.fault_log import FaultLog
+from estafeta.local.faults import Injectors, kinds
 from estafeta.local.functions import FunctionVersion, Registry
 from estafeta.local.invocation import Invocation, Outcome
 from estafeta.local.lineage import LIMIT, count_call
@@ -72,14 +73,18 @@ class AsyncQueue:
     Args:
         registry: The functions.
         pool: Runs attempts.
-        faults: Loses, doubles and delays events on request.
+        faults: Lose, double and delay events on request.
+        fault_log: Is told of it.
         delay_scale: Factor on Lambda's delays.
     """
 
-    def __init__(self, registry: Registry, pool: Pool, faults: Injector, delay_scale: float) -> None:
+    def __init__(
+        self, registry: Registry, pool: Pool, faults: Injectors, fault_log: FaultLog, delay_scale: float
+    ) -> None:
         self._registry = registry
         self._pool = pool
         self._faults = faults
+        self._fault_log = fault_log
         self._delay_scale = delay_scale
         self._open = 0
         self._closed = False
@@ -108,7 +113,10 @@ class AsyncQueue:
             self._open += 1
             self._give_up(new_event(), RECURSIVE_LOOP, None)
             return request_id
-        for delay_s in self._faults.deliveries():
+        deliveries = self._faults.of(function.config.environment).deliveries()
+        for fault in kinds(deliveries):
+            self._fault_log.write(function, fault, request_id)
+        for delay_s in deliveries:
             self._open += 1
             if delay_s:
                 asyncio.get_running_loop().call_later(delay_s, self._attempt, new_event())

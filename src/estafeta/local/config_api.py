@@ -11,8 +11,10 @@ import json
 from dataclasses import replace
 from typing import Any
 
+from estafeta.errors import UsageError
 from estafeta.local.api_error import ApiError, invalid
 from estafeta.local.config import EVENT_AGE_S, MEMORY_MB, RETRIES, TIMEOUT_S, AsyncConfig, FunctionConfig
+from estafeta.local.faults import FAULTS, Faults
 from estafeta.local.functions import LATEST, Function, FunctionVersion, Registry
 from estafeta.local.http import Request, Response
 from estafeta.local.pool import Pool
@@ -53,6 +55,10 @@ class ConfigApi:
             case "GET", ["2015-03-31", "functions", reference, "versions"]:
                 function = find(reference)
                 return _json(200, {"Versions": [describe(item) for item in (function.latest, *function.versions)]})
+            case "GET", ["2016-08-19", "account-settings"]:
+                return self._account_settings()
+            case "GET", ["2024-08-31", "functions", reference, "recursion-config"]:
+                return _json(200, {"RecursiveLoop": find(reference).latest.config.recursive_loop})
             case "PUT", ["2017-10-31", "functions", reference, "concurrency"]:
                 return self._put_concurrency(find(reference), _body(request))
             case "PUT", ["2019-09-25", "functions", reference, "event-invoke-config"]:
@@ -69,6 +75,12 @@ class ConfigApi:
                     )
                 return _json(200, self._describe_event_config(version, config))
         return None
+
+    def _account_settings(self) -> Response:
+        functions, limit = tuple(self._registry.functions()), self._pool.account_limit
+        reserved = sum(function.reserved_concurrency or 0 for function in functions)
+        limits = {"ConcurrentExecutions": limit, "UnreservedConcurrentExecutions": limit - reserved}
+        return _json(200, {"AccountLimit": limits, "AccountUsage": {"FunctionCount": len(functions)}})
 
     def _update_configuration(self, function: Function, body: dict[str, Any]) -> Response:
         config = function.latest.config
@@ -178,4 +190,8 @@ def _variables(environment: Any) -> dict[str, str]:
     reserved = sorted(name for name in variables if is_reserved(name))
     if reserved:
         raise invalid(f"Lambda reserves the environment variable names {', '.join(reserved)}.")
+    try:
+        Faults.parse(variables.get(FAULTS, ""))
+    except UsageError as error:
+        raise invalid(f"{FAULTS}: {error} {error.hint}") from error
     return variables

@@ -29,7 +29,8 @@ from estafeta.local import report
 from estafeta.local.attempt import Attempt
 from estafeta.local.duty_cycle import DutyCycle
 from estafeta.local.failure import Failure, error_payload
-from estafeta.local.faults import Injector
+from estafeta.local.fault_log import FaultLog
+from estafeta.local.faults import Injectors
 from estafeta.local.functions import FunctionVersion
 from estafeta.local.http import HttpProtocol, Reply, Response
 from estafeta.local.invocation import RESPONSE_LIMIT_BYTES, Invocation
@@ -55,7 +56,8 @@ class Host:
         folder: Where environments keep their temporary folders.
         logs: Root of the log streams.
         init_limit_s: An init phase that takes longer is stopped and repeated inside the first invocation.
-        injector: Decides about faults.
+        faults: Decide about faults.
+        fault_log: Is told of them.
     """
 
     nursery: Nursery
@@ -63,7 +65,8 @@ class Host:
     folder: Path
     logs: Path
     init_limit_s: float
-    injector: Injector
+    faults: Injectors
+    fault_log: FaultLog
 
 
 class Environment:
@@ -105,7 +108,10 @@ class Environment:
         self._deadline_s = 0.0
         self._look: asyncio.TimerHandle | None = None
         self._sabotage: asyncio.TimerHandle | None = None
-        self._slow = host.injector.slow_environment()
+        self._injector = host.faults.of(function.config.environment)
+        self._slow = self._injector.slow_environment()
+        if self._slow:
+            host.fault_log.write(function, "slow")
         self._duty_cycle: DutyCycle | None = None
         self._launching = self._loop.create_task(self._launch())
 
@@ -260,11 +266,15 @@ class Environment:
 
     def _harm(self, process: Process) -> None:
         """Do to this event what fault injection has decided."""
-        after_s = self._host.injector.kill_after_s(self.function.config.name)
+        after_s = self._injector.kill_after_s(self.function.config.name)
         if after_s is not None:
-            self._sabotage = self._loop.call_later(after_s, process.kill)
+            self._sabotage = self._loop.call_later(after_s, self._strike, process, self._request_id)
         if self._slow:
             self._duty_cycle = DutyCycle(process)
+
+    def _strike(self, process: Process, request_id: str) -> None:
+        self._host.fault_log.write(self.function, "kill", request_id)
+        process.kill()
 
     def _end(self, payload: bytes, *, failed: bool, status: str = "", error_type: str = "") -> None:
         attempt, self._attempt = self._attempt, None
@@ -276,7 +286,7 @@ class Environment:
             self._duty_cycle.stop()
         if attempt:
             peak_mb = self._process.peak_memory_mb if self._process else 0.0
-            self._host.injector.lasted(self.function.config.name, attempt.elapsed_s)
+            self._injector.lasted(self.function.config.name, attempt.elapsed_s)
             attempt.end(payload, failed=failed, peak_mb=peak_mb, status=status, error_type=error_type)
 
     def _become(self, phase: Phase) -> None:

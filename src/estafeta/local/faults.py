@@ -1,16 +1,21 @@
 """Fault injection: what Lambda may do to events and environments, done on purpose and repeatably.
 
-Decides, and leaves the doing to others. Invariant: the decisions for the n-th event, invocation and
-environment of a service depend on the seed and n alone.
+Decides, and leaves the doing to others. A function version may bring faults of its own, in two environment
+variables; versions with the same values share one injector, all others have the service's. Invariant: the decisions
+for the n-th event, invocation and environment of an injector depend on the seed and n alone.
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from estafeta.errors import UsageError
+
+FAULTS = "LOCAL_FAULTS"  # environment variable of a function version: its faults, as `Faults.parse` reads them
+FAULTS_NAME = "LOCAL_FAULTS_NAME"  # and whose they are: what its log shows, and which versions draw from one injector
 
 LONGEST_DELAY_S = 2.0  # of a delayed or repeated event: longer than a round of a small run, shorter than patience
 
@@ -101,3 +106,35 @@ class Injector:
     def _draw(self, kind: str) -> random.Random:
         self._drawn[kind] += 1
         return random.Random(f"{self._faults.seed}/{kind}/{self._drawn[kind]}")
+
+
+class Injectors:
+    """The injector of each function version.
+
+    Args:
+        faults: Of versions that bring none.
+    """
+
+    def __init__(self, faults: Faults) -> None:
+        self._common = Injector(faults)
+        self._own: dict[tuple[str, str], Injector] = {}
+
+    def of(self, environment: Mapping[str, str]) -> Injector:
+        """The injector of a version with these environment variables.
+
+        Raises:
+            UsageError: Its faults cannot be read.
+        """
+        text, name = environment.get(FAULTS, ""), environment.get(FAULTS_NAME, "")
+        if not text:
+            return self._common
+        if (text, name) not in self._own:
+            self._own[text, name] = Injector(Faults.parse(text))
+        return self._own[text, name]
+
+
+def kinds(deliveries: tuple[float, ...]) -> list[str]:
+    """The faults in what `Injector.deliveries` has decided."""
+    if not deliveries:
+        return ["drop"]
+    return [*(["delay"] if deliveries[0] else []), *(["duplicate"] if len(deliveries) > 1 else [])]

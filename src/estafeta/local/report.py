@@ -55,6 +55,17 @@ def end_lines(
     return f"END RequestId: {request_id}\n{report}\n"
 
 
+def fault_line(request_id: str, fault: str, name: str) -> str:
+    """Say that fault injection has done something; Lambda has no such line.
+
+    Args:
+        request_id: Of the event.
+        fault: Which fault.
+        name: On whose account, as the function version says.
+    """
+    return f"FAULT RequestId: {request_id}\tFault: {fault}\tName: {name}\n"
+
+
 def init_line(duration_ms: float, status: str, error_type: str = "") -> str:
     """Report an init phase that failed, or ran into its limit, before any event was delivered."""
     return (

@@ -30,7 +30,8 @@ from estafeta.local.async_queue import AsyncQueue
 from estafeta.local.config_api import ConfigApi
 from estafeta.local.endpoint import Endpoint
 from estafeta.local.environment import LOOPBACK, Host
-from estafeta.local.faults import Faults, Injector
+from estafeta.local.fault_log import FaultLog
+from estafeta.local.faults import Faults, Injectors
 from estafeta.local.functions import Registry
 from estafeta.local.http import HttpProtocol, Reply, Request, Response
 from estafeta.local.invoke_api import InvokeApi
@@ -111,6 +112,7 @@ class Service:
             self._queue.close()
             await self._pool.close(FAREWELL_S)
             self._nursery.close()
+            self._fault_log.close()
             shutil.rmtree(self._environments, ignore_errors=True)
 
     @contextmanager
@@ -145,11 +147,14 @@ class Service:
             root=options.root.absolute(),
             task_root=task_root.absolute(),
         )
-        injector = Injector(self._faults)
-        host = Host(self._nursery, surroundings, self._environments, logs, options.init_limit_s, injector)
+        faults = Injectors(self._faults)
+        self._fault_log = FaultLog(logs)
+        host = Host(
+            self._nursery, surroundings, self._environments, logs, options.init_limit_s, faults, self._fault_log
+        )
         registry = Registry(self._functions, options.region, home / "versions.json")
         self._pool = Pool(host, registry, options.account_limit)
-        self._queue = AsyncQueue(registry, self._pool, injector, options.retry_delay_scale)
+        self._queue = AsyncQueue(registry, self._pool, faults, self._fault_log, options.retry_delay_scale)
         self._invoke_api = InvokeApi(registry, self._pool, self._queue)
         self._config_api = ConfigApi(registry, self._pool)
         self._logs_api = LogsApi(registry, logs, options.region)

@@ -1,0 +1,63 @@
+"""The commands of the README's section on AWS, one after the other: from nothing to a stack, and back to nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from .account import point_at
+from .cloudformation import CloudFormation
+from .conftest import ROOT, Command
+
+pytestmark = [
+    pytest.mark.xdist_group("local-service"),
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("ignore:Tried to parse .* not supported by moto"),  # it is left out
+]
+
+BESIDES = {
+    # Nobody is there to be asked; how packages and the library are made has tests of its own.
+    "deploy": ["--yes", "--image", "123456789012.dkr.ecr.us-east-1.amazonaws.com/estafeta:1"],
+    "destroy": ["--yes"],
+}
+
+
+def commands() -> list[list[str]]:
+    """Those of the README's section on AWS."""
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n### On AWS\n")[2].partition("\n### ")[0]
+    lines = re.search(r"^```\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    assert lines
+    return [shlex.split(line, comments=True)[1:] for line in lines[1].splitlines() if line.strip()]
+
+
+def test_the_commands_of_the_readme(
+    moto: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GIVEN a run on AWS that is stopped and resumed THEN its weights have the bits of one in this process."""
+    monkeypatch.setenv("ESTAFETA_HOME", str(tmp_path / "here"))
+    assert [words[0] for words in commands()] == [
+        "deploy", "doctor", "train", "status", "stop", "resume", "logs", "export", "destroy",
+    ]  # fmt: skip
+    train = next(words for words in commands() if words[0] == "train")
+    here = [word for word in train if word not in ("--detach", "--on", "aws")]
+    expected = json.loads(command(*here, "--on", "inline", "--json"))
+    (tmp_path / "aws").mkdir()
+    point_at(moto, monkeypatch)
+    with CloudFormation(moto, tmp_path / "aws", monkeypatch) as cloudformation:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_CLOUDFORMATION", cloudformation.url)
+        for words in commands():
+            if words[0] == "destroy":
+                run = json.loads(command("status", "last", "--on", "aws", "--json"))
+            command(*words, *BESIDES.get(words[0], []))
+        assert "there is no stack 'estafeta'" in command("runs", "--on", "aws", code=3)
+    assert (run["state"], run["on"], run["topology"]) == ("done", "aws", "replicated")
+    assert run["weights_sha256"] == expected["weights_sha256"]
+    folder = cloudformation.root / "runs" / run["run"]
+    assert list(folder.glob("stopped-*.json")), "it was not stopped before its end"
+    ours, theirs = (load_file(path) for path in (f"runs/{run['run']}/final/model.safetensors", expected["model_path"]))
+    assert {name: value.tobytes() for name, value in ours.items()} == {n: v.tobytes() for n, v in theirs.items()}
