@@ -15,7 +15,7 @@ from moto.cloudformation import models
 from estafeta import local
 
 from .account import functions_at, with_moto
-from .cloudformation import complete
+from .moto_stacks import complete
 
 
 @contextmanager

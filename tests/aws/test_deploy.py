@@ -30,8 +30,8 @@ from estafeta.s3 import Bucket
 from estafeta.stack import Deployment, Session
 from estafeta.store import Store
 
-from .cloudformation import complete
-from .conftest import point_at
+from .account import point_at
+from .moto_stacks import complete
 
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.xdist_group("moto-stacks")]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,37 @@ BESIDES = {
 }
 
 
+GATE = """
+import dataclasses
+import pathlib
+import time
+
+calls = 0
+
+
+def gated(output, target):
+    global calls
+    calls += 1
+    while calls > 10 and pathlib.Path({gate!r}).exists():
+        time.sleep(0.01)
+    return nn.functional.cross_entropy(output, target)
+
+
+job = dataclasses.replace(job, loss=gated)
+"""
+"""Added to the example: while there is a certain file, no worker gets further than ten micro-batches."""
+
+DEADLINE_S = 240
+
+
+def open_when_stopping(gate: Path, efs: Path) -> None:
+    """Let the run go on as soon as it has been asked to stop: so it is stopped in its middle, on any machine."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not list(efs.glob("runs/*/STOP")) and time.monotonic() < deadline:
+        threading.Event().wait(0.05)
+    gate.unlink()
+
+
 def commands() -> list[list[str]]:
     """Those of the README's section on AWS."""
     section = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n### On AWS\n")[2].partition("\n### ")[0]
@@ -39,16 +72,24 @@ def test_the_commands_of_the_readme(
     assert [words[0] for words in commands()] == [
         "deploy", "doctor", "train", "status", "stop", "resume", "logs", "export", "destroy",
     ]  # fmt: skip
+    gate, example = tmp_path / "gate", (ROOT / "examples/digits.py").read_text(encoding="utf-8")
+    (tmp_path / "examples").unlink()
+    (tmp_path / "examples").mkdir()
+    (tmp_path / "examples/digits.py").write_text(example + GATE.format(gate=str(gate)))
     train = next(words for words in commands() if words[0] == "train")
     here = [word for word in train if word not in ("--detach", "--on", "aws")]
     expected = json.loads(command(*here, "--on", "inline", "--json"))
     (tmp_path / "aws").mkdir()
     point_at(moto, monkeypatch)
     with functions_that_run(moto, tmp_path / "aws", monkeypatch) as efs:
+        gate.touch()
+        opener = threading.Thread(target=open_when_stopping, args=(gate, efs))
+        opener.start()
         for words in commands():
             if words[0] == "destroy":
                 run = json.loads(command("status", "last", "--on", "aws", "--json"))
             command(*words, *BESIDES.get(words[0], []))
+        opener.join()
         assert "there is no stack 'estafeta'" in command("runs", "--on", "aws", code=3)
     assert (run["state"], run["on"], run["topology"]) == ("done", "aws", "replicated")
     assert run["weights_sha256"] == expected["weights_sha256"]

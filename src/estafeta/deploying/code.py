@@ -21,7 +21,7 @@ import estafeta
 from estafeta.deploying.wheels import Target, installed_here, unpack
 from estafeta.errors import UsageError
 
-NEEDS = ("numpy", "pydantic")
+NEEDS = ("isal", "numpy", "pydantic")
 """What the functions import beside PyTorch and the managed runtime's own packages."""
 
 CLIENT_ONLY = ("cli", "deploying", "importing", "local")
