@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test package-test chaos check scan format bench clean
+.PHONY: demo test packages chaos check scan format bench clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Estafeta needs Python 3.11 or newer; set PYTHON=…")'
@@ -18,7 +18,7 @@ demo: $(INSTALLED)  ## train handwritten digits with 4 workers, under Lambda's r
 test: $(INSTALLED)  ## the whole test suite
 	$(BIN)/pytest --numprocesses 2 --dist loadgroup
 
-package-test: $(INSTALLED)  ## the library as deploy makes it: PyTorch is fetched, for two processors
+packages: $(INSTALLED)  ## the library as deploy makes it: PyTorch is fetched, for two processors
 	$(BIN)/pytest tests/aws/test_package.py -m package -s
 
 chaos: $(INSTALLED)  ## whole runs under injected faults and kill -9, all seeds and moments

@@ -18,7 +18,8 @@ from estafeta.store import Store
 
 LIBRARY = Library((), Target("3.13", "arm64"))
 FILES = {"torch/__init__.py": b"VALUE = 7\n", "torch/nn/__init__.py": b"from torch import VALUE\n",
-         "torch/lib/libtorch_cpu.so": bytes(range(256)) * 9000, "torch/broken.py": b"print 'python 2'\n"}  # fmt: skip
+         "torch/lib/libtorch_cpu.so": bytes(range(256)) * 9000, "torch/broken.py": b"print 'python 2'\n",
+         "torch/bin/torch_shm_manager": b"ELF"}  # fmt: skip
 SUPERFLUOUS = ("torch/include/ATen.h", "torch/nn/__init__.pyi", "torch/__pycache__/x.pyc", "bin/torchrun", ".lock")
 
 

@@ -1,7 +1,7 @@
 """The functions as Lambda will see them: a Python with nothing but the runtime's packages, the zip, and the library.
 
 The zip is built by `deploy`'s own code, for this machine. In the short form the library's folder is made of links to
-the PyTorch that is installed here; the long form (`make package-test`) fetches the packages, sends them to moto's S3,
+the PyTorch that is installed here; the long form (`make packages`) fetches the packages, sends them to moto's S3,
 has `control` unpack them, and resolves the folder for arm64 as well.
 """
 

@@ -37,6 +37,9 @@ COMPRESSION = 4
 NEVER_IMPORTED = ("torch/include", "torch/share", "torch/bin", "torch/test", "torchgen/packaged", "bin")
 """Folders of headers, of build files and of programs. Two thirds of PyTorch's files are such."""
 
+LOOKED_FOR = ("torch/bin/torch_shm_manager",)
+"""Files in them that PyTorch does not start without, though a function never runs them."""
+
 NEVER_READ = (".pyi", ".pyx", ".pxd", ".h", ".hpp", ".cuh", ".cmake", ".a")
 
 
@@ -177,8 +180,8 @@ def pack(folder: Path, paths: Iterable[str]) -> bytes:
 
 
 def _is_needed(path: str) -> bool:
-    skipped = path.startswith(tuple(f"{name}/" for name in NEVER_IMPORTED)) or "__pycache__/" in path
-    return not (skipped or path.endswith(NEVER_READ) or path == ".lock")
+    unused = path.startswith(tuple(f"{name}/" for name in NEVER_IMPORTED)) and path not in LOOKED_FOR
+    return not (unused or "__pycache__/" in path or path.endswith(NEVER_READ) or path == ".lock")
 
 
 def _describe(folder: Path, path: str) -> LibraryFile:
