@@ -45,6 +45,7 @@ bench: $(INSTALLED)  ## short benchmarks
 	$(BIN)/python benchmarks/bench_exchange.py --short
 	$(BIN)/python benchmarks/bench_training.py --short --cases mlp-784-256-10,startup
 	$(BIN)/python benchmarks/bench_handover.py --short
+	$(BIN)/python benchmarks/bench_recovery.py --short
 	$(BIN)/python benchmarks/bench_data.py --short
 	$(BIN)/python benchmarks/bench_memory.py --short
 

@@ -33,7 +33,8 @@ FIGURES = {
 """The figure that a row is about, whichever it has; with its unit."""
 
 SPREAD = {"p10_us": "p10", "p999_us": "p99.9", "p10_ms": "p10", "p90_ms": "p90", "longest_stall_ms": "longest",
-          "peak_mb": "peak MB", "plan_mb": "planned MB", "times": "times the memory"}  # fmt: skip
+          "longest_ms": "longest", "peak_mb": "peak MB", "plan_mb": "planned MB",
+          "times": "times the memory"}  # fmt: skip
 
 
 def rows_in(text: str) -> list[Row]:

@@ -11,6 +11,7 @@
                              valid-00000012-0003.safetensors   its part of the validation of version 12
                partial/train-00000012-0003-01.safetensors      the same, unfinished: where leg 1 goes on
                legs/merge-train-00000012.g00            who merges step 12 (generation 0)
+                    close-train-00000012.g00            who waits for its late ranks
                     rank-0003-02.g00                    who is leg 2 of resident rank 3 (generation 0)
                     ready-0003-02                       that leg is ready to take over
                     left-0003-01                        leg 1 has left, and where
@@ -267,11 +268,6 @@ class LibraryLayout:
         """Folder of the words that parts are unpacked."""
         return f"{self.root}/parts"
 
-    @property
-    def directories(self) -> tuple[str, ...]:
-        """All folders that are needed before the first part."""
-        return self.files, self.parts
-
     def part(self, number: int) -> str:
         """The word that a part is unpacked."""
         return f"{self.parts}/{number:04d}"
@@ -295,6 +291,11 @@ def contribution_name(round_: Round, rank: int) -> str:
 def claim_of(round_: Round) -> str:
     """Name of the claim to merge a round, without the generation."""
     return f"merge-{round_.name}"
+
+
+def closing_of(round_: Round) -> str:
+    """Name of the claim to wait for the late ranks of a round, without the generation."""
+    return f"close-{round_.name}"
 
 
 def claim_of_leg(rank: int, leg: int) -> str:
@@ -391,6 +392,11 @@ def calls_in(names: Iterable[str], rank: int) -> dict[int, int]:
     return calls
 
 
+def all_calls_in(names: Iterable[str]) -> list[str]:
+    """File names of all calls, in a listing of `legs/`."""
+    return [name for name in names if _CALL.fullmatch(name)]
+
+
 def ranks_in(names: Iterable[str], round_: Round) -> frozenset[int]:
     """Ranks whose contribution to a round is in a listing of `contributions/`."""
     matches = (_CONTRIBUTION.fullmatch(name) for name in names)
@@ -432,7 +438,7 @@ def attempt_of(name: str) -> str | None:
 
 def round_of(name: str) -> Round | None:
     """The round that a file of `contributions/`, `partial/` or `legs/` belongs to, or None."""
-    match = re.match(r"(?:merge-)?(train|valid)-(\d{8})", name)
+    match = re.match(r"(?:merge-|close-)?(train|valid)-(\d{8})", name)
     return _round(match) if match else None
 
 

@@ -121,7 +121,7 @@ def install(digest: str, store: Store, bucket: Bucket, remaining_s: Callable[[],
     manifest = LibraryManifest.model_validate_json(bucket.read(manifest_key(digest)))
     parts = len(manifest.parts)
     if not store.exists(layout.ready):
-        for directory in layout.directories:
+        for directory in (layout.files, layout.parts):
             store.make_directories(directory)
         ends_at = store.clock.monotonic() + min(LEG_S, remaining_s() - MARGIN_S)
 
