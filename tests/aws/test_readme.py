@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -53,7 +54,7 @@ def open_when_stopping(gate: Path, efs: Path) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not list(efs.glob("runs/*/STOP")) and time.monotonic() < deadline:
         threading.Event().wait(0.05)
-    gate.unlink()
+    gate.unlink(missing_ok=True)
 
 
 def commands() -> list[list[str]]:
@@ -74,7 +75,7 @@ def test_the_commands_of_the_readme(
     ]  # fmt: skip
     gate, example = tmp_path / "gate", (ROOT / "examples/digits.py").read_text(encoding="utf-8")
     (tmp_path / "examples").unlink()
-    (tmp_path / "examples").mkdir()
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
     (tmp_path / "examples/digits.py").write_text(example + GATE.format(gate=str(gate)))
     train = next(words for words in commands() if words[0] == "train")
     here = [word for word in train if word not in ("--detach", "--on", "aws")]
@@ -83,7 +84,7 @@ def test_the_commands_of_the_readme(
     point_at(moto, monkeypatch)
     with functions_that_run(moto, tmp_path / "aws", monkeypatch) as efs:
         gate.touch()
-        opener = threading.Thread(target=open_when_stopping, args=(gate, efs))
+        opener = threading.Thread(target=open_when_stopping, args=(gate, efs), daemon=True)
         opener.start()
         for words in commands():
             if words[0] == "destroy":
