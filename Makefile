@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test chaos check format bench clean
+.PHONY: demo test packages chaos check scan format bench clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Estafeta needs Python 3.11 or newer; set PYTHON=…")'
@@ -18,6 +18,9 @@ demo: $(INSTALLED)  ## train handwritten digits with 4 workers, under Lambda's r
 test: $(INSTALLED)  ## the whole test suite
 	$(BIN)/pytest --numprocesses 2 --dist loadgroup
 
+packages: $(INSTALLED)  ## the library as deploy makes it: PyTorch is fetched, for two processors
+	$(BIN)/pytest tests/aws/test_package.py -m package -s
+
 chaos: $(INSTALLED)  ## whole runs under injected faults and kill -9, all seeds and moments
 	$(BIN)/pytest tests/e2e/test_chaos.py --thorough
 
@@ -26,7 +29,10 @@ check: $(INSTALLED)  ## lint, format, types, layering, template
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/cfn-lint src/estafeta/template.yaml
+	$(BIN)/cfn-lint src/estafeta/template.yaml src/estafeta/bucket.yaml
+
+scan: $(INSTALLED)  ## the templates by the rules of checkov, which has an environment of its own
+	$(BIN)/uvx checkov@3.3.30 --framework cloudformation --quiet --compact --skip-download --file $(wildcard src/estafeta/*.yaml)
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix

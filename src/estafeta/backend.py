@@ -1,6 +1,6 @@
 """Where a run takes place, as the client sees it: functions to invoke, settings to change, logs to read.
 
-`lambda_backend` stands for AWS and for the local service alike: the same boto3 calls, another endpoint.
+`LambdaBackend` stands for AWS and for the local service alike: the same boto3 calls, another endpoint.
 """
 
 from __future__ import annotations
@@ -15,20 +15,22 @@ from estafeta import errors
 from estafeta.cost import Basis, Usage
 from estafeta.errors import EnvironmentProblem, EstafetaError, UsageError
 from estafeta.inline import InlineInvoker
-from estafeta.invoke import FunctionError, Invoker, LambdaInvoker, make_client, reaching
+from estafeta.invoke import FunctionError, Invoker, LambdaInvoker, reaching
 from estafeta.logbook import Entry, entries, faults_of, usage_of
 from estafeta.prices import DEFAULT_REGION
-from estafeta.spec import FunctionSettings, Role
+from estafeta.s3 import Bucket
+from estafeta.spec import FunctionSettings, On, Role
 
 ROLES: tuple[Role, ...] = ("worker", "merge", "control")
-STACK = "estafeta"
-"""Default name of the CloudFormation stack; its functions are `estafeta-worker` and so on."""
 
 THROUGHPUT_VARIABLE = "ESTAFETA_EFS_THROUGHPUT"
 """By it the template tells the throughput mode of its file system."""
 
-LOG_LAG_S = 2.0
+LOG_LAG_S = {"local": 2.0, "aws": 15.0}
 """How long a REPORT line may be behind what its function did last, before a run is summed up without it."""
+
+UPDATE_WAIT = {"Delay": 1, "MaxAttempts": 120}
+"""Seconds between two looks whether a change of a function is done, and how many there are."""
 
 Settings = Mapping[Role, Mapping[str, int]]
 Functions = dict[Role, FunctionSettings]
@@ -39,13 +41,18 @@ class Backend(Protocol):
 
     Attributes:
         on: Its name: `local`, `inline`, `aws`.
+        words: What a command needs to be told to find it: `--on aws --stack mine`; empty for this machine.
         functions: The functions as they are deployed.
         basis: What prices depend on.
+        bucket: Through which files come and go that no payload can hold; None where nothing needs to: the store is on
+            this machine.
     """
 
-    on: str
+    on: On
+    words: str
     functions: Functions
     basis: Basis
+    bucket: Bucket | None
 
     def call(self, verb: Mapping[str, Any]) -> Any:
         """Have `control` carry out a verb; return its answer, or raise the error that it answered with."""
@@ -76,19 +83,32 @@ class LambdaBackend:
 
     Args:
         on: `local` or `aws`.
-        stack: Name of the stack.
-        options: Keyword arguments for the boto3 clients: endpoint, region, credentials.
+        names: Of the functions.
+        functions: A client of the Lambda API that never repeats a call by itself (`invoke.make_client`).
+        logs: A client of the CloudWatch Logs API.
+        bucket: As in `Backend`.
+        words: As in `Backend`.
 
     Raises:
-        EnvironmentProblem: There is no such stack, or it cannot be reached.
+        EnvironmentProblem: The functions are not there, or cannot be reached.
     """
 
-    def __init__(self, on: str, stack: str = STACK, **options: Any) -> None:
+    def __init__(
+        self,
+        on: On,
+        names: Mapping[Role, str],
+        functions: Any,
+        logs: Any,
+        bucket: Bucket | None = None,
+        words: str = "",
+    ) -> None:
         self.on = on
-        self._lambda = make_client("lambda", **options)
-        self._logs = make_client("logs", **options)
+        self.words = words
+        self.bucket = bucket
+        self._lambda = functions
+        self._logs = logs
         self.basis = Basis()
-        self.functions: Functions = {role: self._deployed(f"{stack}-{role}") for role in ROLES}
+        self.functions: Functions = {role: self._deployed(names[role]) for role in ROLES}
         self._control: Invoker = LambdaInvoker(self.functions, self._lambda)
 
     def call(self, verb: Mapping[str, Any]) -> Any:
@@ -126,12 +146,13 @@ class LambdaBackend:
 
     def usage(self, run: str, functions: Functions, since_s: float, *, ended: bool) -> Usage:
         """See `Backend.usage`."""
-        deadline = time.monotonic() + (LOG_LAG_S if ended else 0.0)
+        lag = LOG_LAG_S[self.on]
+        deadline = time.monotonic() + (lag if ended else 0.0)
         while True:
             found = self.log(run, functions, since_s)
             if all(entry.report for entry in found) or time.monotonic() >= deadline:
                 return usage_of(found, None if ended else functions, time.time())
-            time.sleep(LOG_LAG_S / 20)
+            time.sleep(lag / 20)
 
     def faults(self, run: str, functions: Functions, since_s: float) -> dict[str, int]:
         """See `Backend.faults`."""
@@ -154,6 +175,8 @@ class LambdaBackend:
             version = self._lambda.publish_version(FunctionName=name)["Version"]
         finally:
             self._configure(deployed, before)
+        waiter = self._lambda.get_waiter("published_version_active")
+        waiter.wait(FunctionName=name, Qualifier=version, WaiterConfig=UPDATE_WAIT)
         self._copy_retries(name, version)
         return wanted.model_copy(update={"qualifier": version})
 
@@ -167,9 +190,8 @@ class LambdaBackend:
         self._lambda.update_function_configuration(
             FunctionName=function.name, MemorySize=function.memory_mb, Timeout=function.timeout_s, **environment
         )
-        self._lambda.get_waiter("function_updated").wait(
-            FunctionName=function.name, WaiterConfig={"Delay": 1, "MaxAttempts": 120}
-        )
+        waiter = self._lambda.get_waiter("function_updated")
+        waiter.wait(FunctionName=function.name, WaiterConfig=UPDATE_WAIT)
 
     def _copy_retries(self, name: str, version: str) -> None:
         """A new version has no retry settings and no failure destination of its own."""
@@ -191,7 +213,9 @@ class InlineBackend:
         functions: Settings as the template has them: the threads to compute with are taken from them.
     """
 
-    on = "inline"
+    on: On = "inline"
+    words = ""
+    bucket: Bucket | None = None
 
     def __init__(self, root: Path, functions: Functions) -> None:
         root.mkdir(parents=True, exist_ok=True)

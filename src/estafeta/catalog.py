@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 from pydantic import ValidationError
@@ -65,13 +66,20 @@ def read_manifest(store: Store, name: str) -> Manifest:
 
 def read_block(store: Store, manifest: Manifest, number: int) -> list[Part]:
     """All parts of the rows of one block, checked against their digests, as they were stored."""
-    rows = manifest.blocks[number].rows
-    room = [np.empty((rows, *kind.shape), DTYPES[kind.dtype]) for kind in manifest.kinds if not kind.sparse]
+    path = DatasetLayout(manifest.name).block(manifest.attempt, number)
+    return store.reading(path, partial(_parts, manifest=manifest, number=number))
 
-    def read(reader: Reader) -> list[Part]:
-        return read_rows(reader, manifest, number, room)
 
-    return store.reading(DatasetLayout(manifest.name).block(manifest.attempt, number), read)
+def check_block(reader: Reader, manifest: Manifest, number: int) -> None:
+    """Compare the file of one block with its digests and with the manifest.
+
+    Raises:
+        Corrupt: It is damaged, or another's.
+    """
+    for kind, part in zip(manifest.kinds, _parts(reader, manifest, number), strict=True):
+        if len(part) != (expected := manifest.blocks[number].rows):
+            raise Corrupt(f"block {number} of data set {manifest.name!r} has {len(part)} rows of {kind.name}, "
+                          f"expected {expected}")  # fmt: skip
 
 
 def verify(store: Store, manifest: Manifest) -> Iterator[int]:
@@ -80,15 +88,13 @@ def verify(store: Store, manifest: Manifest) -> Iterator[int]:
     Raises:
         Corrupt: A block is missing, damaged, or another's.
     """
-    for number, extent in enumerate(manifest.blocks):
+    layout = DatasetLayout(manifest.name)
+    for number in range(len(manifest.blocks)):
         try:
-            parts = read_block(store, manifest, number)
+            path = layout.block(manifest.attempt, number)
+            store.reading(path, partial(check_block, manifest=manifest, number=number))
         except Gone as error:
             raise Corrupt(f"block {number} of data set {manifest.name!r} is missing") from error
-        for kind, part in zip(manifest.kinds, parts, strict=True):
-            if len(part) != extent.rows:
-                raise Corrupt(f"block {number} of data set {manifest.name!r} has {len(part)} rows of {kind.name}, "
-                              f"expected {extent.rows}")  # fmt: skip
         yield number
 
 
@@ -104,6 +110,12 @@ def sweep_blocks(store: Store, name: str, wanted: Callable[[str], bool]) -> None
     folder = DatasetLayout(name).root
     found = [(file, attempt_of(file)) for file in store.list(folder)]
     store.sweep(folder, [file for file, attempt in found if attempt and wanted(attempt)])
+
+
+def _parts(reader: Reader, manifest: Manifest, number: int) -> list[Part]:
+    rows = manifest.blocks[number].rows
+    room = [np.empty((rows, *kind.shape), DTYPES[kind.dtype]) for kind in manifest.kinds if not kind.sparse]
+    return read_rows(reader, manifest, number, room)
 
 
 def _unknown(store: Store, name: str) -> UsageError:

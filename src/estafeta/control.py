@@ -7,23 +7,28 @@ could save.
 
 from __future__ import annotations
 
-import base64
+from functools import lru_cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from estafeta.catalog import names, read_manifest, remove
 from estafeta.errors import EstafetaError, Gone, RunNotFound, UsageError
 from estafeta.failures import explain, follow_up, is_due, is_failure_record, run_of
-from estafeta.files import Reader
+from estafeta.fetching import fetch
 from estafeta.forking import fork
 from estafeta.founding import found, publish_spec, taken
 from estafeta.handover import read_claim, send_for
 from estafeta.inspection import inspect
 from estafeta.invocation import Invocation, dispatch
 from estafeta.layout import RUNS, RunLayout, all_calls_in, limits_in
+from estafeta.library import install
 from estafeta.limits import limit_reached, limits_after, newest_limits, spent_so_far
 from estafeta.outcome import RESERVE_BYTES, fail
-from estafeta.removal import export_if_missing, strip
+from estafeta.probes import probe
+from estafeta.receiving import receive
+from estafeta.removal import strip
+from estafeta.s3 import Bucket
 from estafeta.snapshot import (
     OUTCOMES,
     Prepare,
@@ -37,10 +42,15 @@ from estafeta.snapshot import (
 from estafeta.spec import (
     CleanVerb,
     ControlEvent,
+    DatasetsVerb,
     FetchVerb,
     ForkVerb,
     InspectVerb,
+    InstallVerb,
     Outcome,
+    ProbeVerb,
+    ReceiveVerb,
+    RemoveVerb,
     ResumeVerb,
     RunSpec,
     RunsVerb,
@@ -50,10 +60,8 @@ from estafeta.spec import (
     StatusVerb,
     TendVerb,
 )
+from estafeta.stack import patient_client
 from estafeta.tending import tend, tend_all
-
-FETCH_BYTES = 4 << 20
-"""Bytes of a file in one answer: with base64 and the rest of the answer it stays under 6 MB."""
 
 _verbs: TypeAdapter[ControlEvent] = TypeAdapter(ControlEvent)
 
@@ -79,7 +87,8 @@ def control(event: Any, invocation: Invocation) -> dict[str, Any]:
         finally:
             invocation.note_end(_run_of(verb), verb.verb)
     except ValidationError as error:
-        return _error(UsageError(f"control does not understand the event: {error}"))
+        return _error(UsageError(f"control does not understand the event: {error}",
+                                 hint="are client and functions of one version? estafeta deploy"))  # fmt: skip
     except EstafetaError as error:
         return _error(error)
 
@@ -89,15 +98,26 @@ def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:
         case StartVerb():
             return _start(verb, invocation)
         case RunsVerb():
-            names = sorted(invocation.store.list(RUNS))
-            specs = [_spec(run, invocation) for run in names if invocation.store.exists(RunLayout(run).spec)]
+            found = sorted(invocation.store.list(RUNS))
+            specs = [_spec(run, invocation) for run in found if invocation.store.exists(RunLayout(run).spec)]
             return {"runs": [_summary(spec, invocation) for spec in specs]}
         case StatusVerb():
             return _status(verb, invocation)
         case InspectVerb():
             return inspect(verb, _spec(verb.run, invocation), invocation.store).model_dump(mode="json")
         case FetchVerb():
-            return _fetch(verb, invocation)
+            return fetch(verb, _spec(verb.run, invocation), invocation, _bucket)
+        case InstallVerb():
+            return install(verb.library, invocation.store, _bucket(verb.bucket), invocation.remaining_s).model_dump()
+        case DatasetsVerb():
+            return {"datasets": [_dataset(name, invocation) for name in names(invocation.store)]}
+        case ReceiveVerb():
+            return receive(_bucket(verb.bucket), verb.token, invocation)
+        case RemoveVerb():
+            remove(invocation.store, read_manifest(invocation.store, verb.dataset).name)
+            return {"dataset": verb.dataset}
+        case ProbeVerb():
+            return probe(verb, invocation)
         case TendVerb():
             one = verb.run and {verb.run: tend(_spec(verb.run, invocation), invocation)}
             return {"tended": one or tend_all(invocation)}
@@ -166,25 +186,6 @@ def _summary(
         spent_usd=snapshot.last_epoch.spent_usd if snapshot.last_epoch else 0.0,
     )
     return status.model_dump(mode="json")
-
-
-def _fetch(verb: FetchVerb, invocation: Invocation) -> dict[str, Any]:
-    """A part of an exported file. A failed run has none of its own accord: its last good version is exported now."""
-    spec = _spec(verb.run, invocation)
-    store, layout = invocation.store, RunLayout(spec.run)
-    path = f"{layout.export(verb.which)}/{verb.file}"
-    export_if_missing(verb.which, spec, invocation)
-
-    def read(reader: Reader) -> tuple[bytes, int]:
-        buffer = bytearray(max(0, min(FETCH_BYTES, reader.size - verb.offset)))
-        reader.readinto(buffer, verb.offset)
-        return bytes(buffer), reader.size
-
-    try:
-        data, size = store.reading(path, read)
-    except Gone as error:
-        raise UsageError(f"{spec.run} has no {verb.which}/{verb.file}") from error
-    return {"data": base64.b64encode(data).decode(), "size": size}
 
 
 def _stop(spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
@@ -300,8 +301,21 @@ def _is_replaced(event: Any, request_id: str, snapshot: Snapshot, invocation: In
     return claim.request_id != request_id
 
 
+def _dataset(name: str, invocation: Invocation) -> dict[str, Any]:
+    """A data set in the list: what tells it from others, and how large it is."""
+    manifest = read_manifest(invocation.store, name)
+    return {"name": name, "token": manifest.token, "created_at": manifest.created_at, "rows": manifest.rows,
+            "bytes": manifest.bytes, "blocks": len(manifest.blocks)}  # fmt: skip
+
+
 def _run_of(verb: ControlEvent) -> str:
-    return verb.spec.run if isinstance(verb, StartVerb) else "" if isinstance(verb, RunsVerb) else verb.run or ""
+    """The run that a verb is about; empty if it is about none, or about all."""
+    return verb.spec.run if isinstance(verb, StartVerb) else str(getattr(verb, "run", None) or "")
+
+
+@lru_cache(maxsize=4)
+def _bucket(name: str) -> Bucket:
+    return Bucket(name, patient_client("s3"))
 
 
 def _spec(run: str, invocation: Invocation) -> RunSpec:

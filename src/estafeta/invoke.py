@@ -13,15 +13,30 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from estafeta.errors import EnvironmentProblem, EstafetaError
+from estafeta.files import Clock, SystemClock
 from estafeta.spec import FunctionSettings, Role
+from estafeta.store import Backoff
 
 if TYPE_CHECKING:
+    import boto3
     from mypy_boto3_lambda.client import LambdaClient
 
 READ_TIMEOUT_S = 960
 """Longer than any function may run (900 s): a synchronous call that timed out would be carried out twice."""
 
 CONNECT_TIMEOUT_S = 5
+
+REFUSED = frozenset({
+    "TooManyRequestsException", "ResourceConflictException", "ResourceNotReadyException", "ENINotReadyException",
+    "EC2ThrottledException", "EFSMountConnectivityException", "EFSMountFailureException", "EFSMountTimeoutException",
+})  # fmt: skip
+"""Errors that say that the function has not been run: it is throttled, being made or changed, or its network or file
+system is not there yet (Lambda API reference, "Invoke"). Only after one of these is a call repeated."""
+
+REFUSED_S = 60.0
+"""How long a call is repeated that is refused again and again."""
+
+REFUSED_PAUSE = Backoff(first_s=0.5, factor=2.0, longest_s=8.0)
 
 
 class Invoker(Protocol):
@@ -52,11 +67,18 @@ class LambdaInvoker:
     Args:
         functions: Name, qualifier of each function.
         client: A boto3 Lambda client; by default one for the environment's own region, credentials and endpoint.
+        clock: For the pauses after a call that was refused; the system's by default.
     """
 
-    def __init__(self, functions: Mapping[Role, FunctionSettings], client: LambdaClient | None = None) -> None:
+    def __init__(
+        self,
+        functions: Mapping[Role, FunctionSettings],
+        client: LambdaClient | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         self._functions = functions
         self._client = client or lambda_client()
+        self._clock = clock or SystemClock()
 
     def send(self, role: Role, event: Mapping[str, Any]) -> None:
         """See `Invoker.send`."""
@@ -64,14 +86,27 @@ class LambdaInvoker:
         answer["Payload"].read()  # empty; but until it has been read, the connection cannot be used again
 
     def call(self, role: Role, event: Mapping[str, Any]) -> Any:
-        """See `Invoker.call`."""
-        answer = self._client.invoke(
+        """See `Invoker.call`. It is called again only if Lambda says that it has not been run."""
+        answer = self._when_ready(
             **self._target(role), InvocationType="RequestResponse", Payload=json.dumps(event).encode()
         )
         body = json.loads(answer["Payload"].read() or b"null")
         if "FunctionError" in answer:
             raise FunctionError(body.get("errorType", "Unhandled"), body.get("errorMessage", ""))
         return body
+
+    def _when_ready(self, **parameters: Any) -> Any:
+        from botocore.exceptions import ClientError
+
+        deadline, pause = self._clock.monotonic() + REFUSED_S, REFUSED_PAUSE.first_s
+        while True:
+            try:
+                return self._client.invoke(**parameters)
+            except ClientError as error:
+                if error.response["Error"]["Code"] not in REFUSED or self._clock.monotonic() >= deadline:
+                    raise
+            self._clock.sleep(pause)
+            pause = min(pause * REFUSED_PAUSE.factor, REFUSED_PAUSE.longest_s)
 
     def _target(self, role: Role) -> Any:
         function = self._functions[role]
@@ -89,8 +124,14 @@ def lambda_client() -> LambdaClient:
     return client
 
 
-def make_client(service: str, **options: Any) -> Any:
-    """A boto3 client that makes one attempt and outwaits the longest function."""
+def make_client(service: str, boto: boto3.session.Session | None = None, **options: Any) -> Any:
+    """A boto3 client that makes one attempt and outwaits the longest function.
+
+    Args:
+        service: As boto3 names it.
+        boto: Region and credentials; by default those of the environment.
+        options: Further keyword arguments for the client.
+    """
     import boto3
     from botocore.config import Config
 
@@ -100,7 +141,8 @@ def make_client(service: str, **options: Any) -> Any:
         user_agent="estafeta", parameter_validation=False,  # putting these together anew costs a fifth of each call
     )  # fmt: skip
     with reaching("AWS"):
-        return boto3.session.Session().client(service, config=config, **options)  # type: ignore[call-overload]
+        session = boto or boto3.session.Session()
+        return session.client(service, config=config, **options)  # type: ignore[call-overload]
 
 
 @contextmanager

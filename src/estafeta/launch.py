@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from estafeta import local
-from estafeta.backend import ROLES, STACK, Backend, InlineBackend, LambdaBackend, home
+from estafeta.backend import ROLES, Backend, InlineBackend, LambdaBackend, home
 from estafeta.errors import UsageError
+from estafeta.invoke import make_client
 from estafeta.job import Job
 from estafeta.limits import limits_after
 from estafeta.local.config import FunctionConfig
@@ -19,9 +20,13 @@ from estafeta.local.faults import FAULTS, FAULTS_NAME, Faults
 from estafeta.local.template import read_template
 from estafeta.overrides import check_quorum, override
 from estafeta.run import Run, new_name
+from estafeta.s3 import Bucket
+from estafeta.sending import Show, in_silence, send_missing
 from estafeta.settings import to_dict
 from estafeta.shipping import find_job
-from estafeta.spec import Choice, FunctionSettings, Limits, On, RunSpec
+from estafeta.spec import Choice, FunctionSettings, Limits, On, Role, RunSpec
+from estafeta.stack import STACK, Session, deployment
+from estafeta.store import Store
 from estafeta.usercode import is_importing
 
 TEMPLATE = Path(__file__).with_name("template.yaml")
@@ -43,6 +48,9 @@ def train(
     max_rounds: int | None = None,
     chaos: str = "",
     wait: bool = True,
+    stack: str = STACK,
+    region: str | None = None,
+    profile: str | None = None,
 ) -> Run:
     """Train a job.
 
@@ -62,6 +70,9 @@ def train(
             probabilities of `duplicate`, `drop` and `delay` for each event, of `kill` for each invocation, of `slow`
             for each execution environment. The bits stay the same.
         wait: Wait for the end; otherwise return at once. An inline run always waits.
+        stack: Of `aws`: name of the stack that was deployed.
+        region: Of `aws`: where it was deployed; by default what every AWS tool would take.
+        profile: Of `aws`: of the AWS configuration files; likewise.
 
     Returns:
         The run's handle.
@@ -78,17 +89,28 @@ def train(
         )
     check_chaos(chaos, on)
     limits = {"max_cost_usd": max_cost, "max_hours": max_hours, "max_rounds": max_rounds}
-    run = start(*find_job(job), backend=connect(on), workers=workers, topology=topology, options=options or {},
+    backend = connect(on, stack=stack, region=region, profile=profile)
+    run = start(*find_job(job), backend=backend, workers=workers, topology=topology, options=options or {},
                 chaos=chaos, limits=limits)  # fmt: skip
     return run.wait() if wait or on == "inline" else run
 
 
-def connect(on: On, *, template: Path | None = None) -> Backend:
+def connect(
+    on: On,
+    *,
+    template: Path | None = None,
+    stack: str = STACK,
+    region: str | None = None,
+    profile: str | None = None,
+) -> Backend:
     """The place to run; the local service is started if it does not run.
 
     Args:
         on: As in `train`.
         template: A template to use instead of Estafeta's own.
+        stack: As in `train`; so are the others.
+        region: Likewise.
+        profile: Likewise.
 
     Raises:
         EnvironmentProblem: It cannot be reached.
@@ -100,21 +122,28 @@ def connect(on: On, *, template: Path | None = None) -> Backend:
         functions = {role: deployed[f"{STACK}-{role}"] for role in ROLES}
         return InlineBackend(root, {role: _settings(function) for role, function in functions.items()})
     if on == "aws":
-        return LambdaBackend("aws")
+        chosen = {"--stack": stack if stack != STACK else None, "--region": region, "--profile": profile}
+        words = ["--on aws", *(f"{name} {value}" for name, value in chosen.items() if value)]
+        return on_stack(Session(region, profile), stack, " ".join(words))
     root.mkdir(parents=True, exist_ok=True)
-    endpoint = local.ensure(home(), _options(template, root))
-    return LambdaBackend("local", **endpoint.client_options())
+    return on_service(local.ensure(home(), _options(template, root)))
 
 
-def attach(on: On) -> Backend:
+def attach(on: On, *, stack: str = STACK, region: str | None = None, profile: str | None = None) -> Backend:
     """The place where runs are; a local service that runs is taken as it is, whatever it was started with.
+
+    Args:
+        on: As in `train`; so are the others.
+        stack: Likewise.
+        region: Likewise.
+        profile: Likewise.
 
     Raises:
         EnvironmentProblem: It cannot be reached.
     """
     if on == "local" and (running := local.find(home())):
-        return LambdaBackend("local", **running.client_options())
-    return connect(on)
+        return on_service(running)
+    return connect(on, stack=stack, region=region, profile=profile)
 
 
 def serve(options: local.Options, say: Callable[[str], None]) -> None:
@@ -150,11 +179,16 @@ def start(
     options: Mapping[str, Any],
     chaos: str = "",
     limits: Mapping[str, float | None] | None = None,
+    show: Show = in_silence,
 ) -> Run:
-    """Start a run of a job that has been found, with those of `Limits` that are set; else as `train` does."""
+    """Start a run of a job that has been found, with those of `Limits` that are set; else as `train` does.
+
+    What it needs of the data sets of this machine is sent along first; `show` is told how far that is.
+    """
     check_chaos(chaos, backend.on)
     spec, job = spec_for(job, place, backend=backend, workers=workers, topology=topology, options=options,
                          chaos=chaos, limits=limits or {})  # fmt: skip
+    send_missing(job, backend, Store(home() / "store"), show)
     backend.call({"verb": "start", "spec": spec.model_dump(mode="json"), "code": code})
     return Run(spec.run, backend, job)
 
@@ -202,6 +236,30 @@ def spec_for(
         chaos=chaos,
     )
     return spec, job
+
+
+def on_stack(session: Session, stack: str, words: str = "") -> LambdaBackend:
+    """A stack on AWS as a place to run.
+
+    Args:
+        session: Account and Region.
+        stack: Name.
+        words: As in `Backend`.
+
+    Raises:
+        EnvironmentProblem: There is none of that name.
+    """
+    deployed = deployment(session, stack)
+    bucket = Bucket(deployed.bucket, session.client("s3"))
+    functions, logs = make_client("lambda", session.boto), session.client("logs")
+    return LambdaBackend("aws", deployed.functions, functions, logs, bucket, words)
+
+
+def on_service(endpoint: local.Endpoint) -> Backend:
+    """A local service as a place to run."""
+    options = endpoint.client_options()
+    names: dict[Role, str] = {role: f"{STACK}-{role}" for role in ROLES}
+    return LambdaBackend("local", names, make_client("lambda", **options), make_client("logs", **options))
 
 
 def check_chaos(chaos: str, on: str) -> None:

@@ -30,6 +30,10 @@
                reserve                                  room for the last words of a run that fills the disk
     datasets/<name>/manifest.json                       what is in the data set; where it is, the data set is
                     0123456789abcdef-000012.safetensors block 12, as this attempt at importing has written it
+    probes/<token>/                                     where two functions meet that try the file system out
+    libraries/<digest>/files/…                          PyTorch and what else jobs need: goes on the worker's sys.path
+                       parts/0012                       part 12 is unpacked
+                       ready                            all of it is
 
 Paths are strings relative to the root of the store. Nothing here touches a disk. The inverse of every name that a
 listing can show is here too, so that what a run has to do next can be computed from listings alone.
@@ -52,6 +56,8 @@ RUN_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 DATASETS = "datasets"
 DATASET_NAME = RUN_NAME
 MANIFEST = "manifest.json"
+
+LIBRARIES = "libraries"
 
 OPTIMIZER_SUFFIX = ".optimizer.safetensors"
 FROZEN = "frozen.safetensors"
@@ -245,6 +251,42 @@ class DatasetLayout:
     def block(self, attempt: str, number: int) -> str:
         """One block. Its name is that of one attempt, so that a repeated import meets no name of an earlier one."""
         return f"{self.root}/{attempt}-{number:06d}.safetensors"
+
+
+@dataclass(frozen=True)
+class LibraryLayout:
+    """The paths of one library, named by the digest of what was asked for."""
+
+    digest: str
+
+    @property
+    def root(self) -> str:
+        """The library's folder."""
+        return f"{LIBRARIES}/{self.digest}"
+
+    @property
+    def files(self) -> str:
+        """Folder of its packages."""
+        return f"{self.root}/files"
+
+    @property
+    def parts(self) -> str:
+        """Folder of the words that parts are unpacked."""
+        return f"{self.root}/parts"
+
+    def part(self, number: int) -> str:
+        """The word that a part is unpacked."""
+        return f"{self.parts}/{number:04d}"
+
+    @property
+    def ready(self) -> str:
+        """The word that the library is complete."""
+        return f"{self.root}/ready"
+
+
+def probe_folder(token: str) -> str:
+    """Folder where two functions meet that try the file system out."""
+    return f"probes/{token}"
 
 
 def contribution_name(round_: Round, rank: int) -> str:

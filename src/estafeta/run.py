@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import secrets
@@ -15,22 +14,24 @@ from typing import TYPE_CHECKING, Any
 
 from estafeta.backend import Backend
 from estafeta.cost import Bill, Usage, bill
+from estafeta.downloads import content
 from estafeta.errors import RunFailed, UsageError
 from estafeta.job import Job
 from estafeta.logbook import Entry
 from estafeta.overrides import override_spec
-from estafeta.spec import Limits, Status, Which
+from estafeta.spec import Limits, On, Status, Which
 
 if TYPE_CHECKING:
     import torch
 
     from estafeta.inspection import Inspection
-POLL_S = {"local": (0.05, 0.5), "inline": (0.2, 0.2), "aws": (0.5, 5.0)}
+
+POLL_S: dict[On, tuple[float, float]] = {"local": (0.05, 0.5), "inline": (0.2, 0.2), "aws": (0.5, 5.0)}
 """Seconds between two looks at a run, the first and the longest: each look is an invocation of `control`."""
 
 POLL_GROWTH = 1.3
 
-STOP_PATIENCE_S = {"local": 15.0, "inline": 15.0, "aws": 150.0}
+STOP_PATIENCE_S: dict[On, float] = {"local": 15.0, "inline": 15.0, "aws": 150.0}
 """Seconds in which a run that has been asked to stop should have ended, if anybody is at work on it."""
 
 TEND_S = {"local": 10.0}
@@ -61,9 +62,14 @@ class Run:
         return f"Run({self.name!r}, on={self._backend.on!r})"
 
     @property
-    def on(self) -> str:
+    def on(self) -> On:
         """Where it takes place: `local`, `inline`, `aws`."""
         return self._backend.on
+
+    @property
+    def words(self) -> str:
+        """What a command needs to be told to find it, beside its name: `--on aws`; empty for this machine."""
+        return self._backend.words
 
     def status(self, since_epoch: int | None = None) -> Status:
         """The run as it is now.
@@ -296,12 +302,13 @@ class Run:
     def _fetch(self, which: Which, file: str, folder: Path) -> Path:
         path = folder / file
         temporary = folder / f".{file}.part"
+        bucket = self._backend.bucket
+        verb = {"verb": "fetch", "run": self.name, "which": which, "file": file, "bucket": bucket and bucket.name}
         with temporary.open("wb") as out:
             size = 1
             while out.tell() < size:
-                verb = {"verb": "fetch", "run": self.name, "which": which, "file": file, "offset": out.tell()}
-                answer = self._backend.call(verb)
-                out.write(base64.b64decode(answer["data"]))
+                answer = self._backend.call({**verb, "offset": out.tell()})
+                out.write(content(answer, bucket))
                 size = answer["size"]
         return temporary.replace(path)
 

@@ -260,7 +260,7 @@ class WorkerEvent(Document):
 
     Attributes:
         task: `prepare` builds the run's plan; `train` and `valid` are a rank's share of one round; `reside` is a rank's
-            life for as many rounds as fit.
+            life for as many rounds as fit; `probe` belongs to no run: it says whether PyTorch is there.
         version: Of the round.
         rank: Which rank.
         leg: Which of the rank's successive invocations; counted anew in each round, but for residents.
@@ -271,7 +271,7 @@ class WorkerEvent(Document):
     """
 
     run: str
-    task: Literal["prepare", "train", "valid", "reside"]
+    task: Literal["prepare", "train", "valid", "reside", "probe"]
     version: int = 0
     rank: int = 0
     leg: int = 0
@@ -375,13 +375,73 @@ class RunsVerb(Document):
 
 
 class FetchVerb(Document):
-    """Ask for a part of an exported file."""
+    """Ask for a part of an exported file.
+
+    Attributes:
+        bucket: An S3 bucket through which a part may come that is too large for an answer.
+    """
 
     verb: Literal["fetch"]
     run: str
     which: Which
     file: Literal["model.safetensors", "optimizer.safetensors", "state.json"] = "model.safetensors"
     offset: int = Field(default=0, ge=0)
+    bucket: str | None = None
+
+
+class InstallVerb(Document):
+    """Unpack a library, or as much of it as the time allows, from S3 on the store.
+
+    Attributes:
+        bucket: Where its parts were uploaded.
+        library: The digest of what was asked for.
+    """
+
+    verb: Literal["install"]
+    bucket: str
+    library: str = Field(pattern=r"^[0-9a-f]{16}$")
+
+
+class DatasetsVerb(Document):
+    """Ask which data sets there are."""
+
+    verb: Literal["datasets"]
+
+
+class ReceiveVerb(Document):
+    """Copy a data set, or as much of it as the time allows, from S3 to the store.
+
+    Attributes:
+        bucket: Where its files were uploaded, under the keys of `receiving.upload_of`.
+        token: Which data set: the token of its manifest.
+    """
+
+    verb: Literal["receive"]
+    bucket: str
+    token: str
+
+
+class RemoveVerb(Document):
+    """Remove a data set."""
+
+    verb: Literal["remove"]
+    dataset: str
+
+
+class ProbeVerb(Document):
+    """Try something out where the functions run, for `estafeta doctor`.
+
+    Attributes:
+        what: `mount`: how the store is mounted; `meet`: have a second invocation of `control` started, and exchange
+            files with it; `answer`: be that second one; `worker`: call the worker function.
+        functions: Whom to invoke.
+        token: Names the folder where the two meet.
+    """
+
+    verb: Literal["probe"]
+    what: Literal["mount", "meet", "answer", "worker"]
+    functions: dict[Role, FunctionSettings] = {}
+    token: str = Field(default="0", pattern=r"^[0-9a-f]+$")
 
 
 ControlEvent = Annotated[
@@ -394,6 +454,11 @@ ControlEvent = Annotated[
     | StatusVerb
     | InspectVerb
     | RunsVerb
-    | FetchVerb,
+    | FetchVerb
+    | DatasetsVerb
+    | ReceiveVerb
+    | RemoveVerb
+    | InstallVerb
+    | ProbeVerb,
     Field(discriminator="verb"),
 ]

@@ -126,6 +126,31 @@ class Store:
             return self._carries(path, token, head_bytes)
         return True
 
+    def place(self, path: str, chunks: Iterable[Buffer]) -> None:
+        """Publish a file whose content is the same whoever writes it: it does not matter who is first.
+
+        Args:
+            path: Final name. Its directory exists.
+            chunks: Content, piece by piece. If the iterator raises, nothing is published.
+
+        Raises:
+            OSError: The file could not be written. Nothing is published then.
+        """
+        directory, _, name = self.absolute(path).rpartition("/")
+        temporary = f"{directory}/{temporary_name(name)}"
+        writer, offset = self.files.write(temporary), 0
+        try:
+            try:
+                for chunk in chunks:
+                    writer.write([chunk], offset)
+                    offset += len(chunk)
+            finally:
+                writer.close()
+            with contextlib.suppress(FileExistsError):
+                self.files.link(temporary, self.absolute(path))
+        finally:
+            self._remove(temporary)
+
     def share(self, source: str, target: str) -> None:
         """Give a published file a further name. A name that is there stays: it is for names that nobody else gives.
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from estafeta import library
 from estafeta.closing import await_others, patience_of
 from estafeta.deadline import Deadline
 from estafeta.errors import EstafetaError, Gone
@@ -31,7 +32,9 @@ from estafeta.spending import Tab
 
 def handler(event: Any, context: Any) -> dict[str, Any]:
     """Entry point on Lambda."""
-    return work(WorkerEvent.model_validate(event), Invocation.of_lambda(context))
+    invocation = Invocation.of_lambda(context)
+    library.enter(invocation.store)
+    return work(WorkerEvent.model_validate(event), invocation)
 
 
 def work(event: WorkerEvent, invocation: Invocation) -> dict[str, Any]:
@@ -40,6 +43,10 @@ def work(event: WorkerEvent, invocation: Invocation) -> dict[str, Any]:
     What would fail again is published as the run's end. What may pass (a full disk, a lost connection) is raised:
     Lambda tries again, and gives the event to `control` if that does not help.
     """
+    if event.task == "probe":
+        from estafeta.probes import probe_torch
+
+        return probe_torch(invocation)
     invocation.note(event.run, **event.model_dump(exclude={"run", "sent_at", "lead_s", "expires_at"}))
     layout = RunLayout(event.run)
     spec = read_spec(invocation.store, event.run)

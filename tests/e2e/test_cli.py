@@ -23,6 +23,7 @@ from safetensors.numpy import load_file
 from estafeta import local
 from estafeta.cli.finding import find_run
 from estafeta.cli.main import main
+from estafeta.cli.options import Place
 
 pytestmark = [pytest.mark.xdist_group("local-service"), pytest.mark.timeout(180)]
 
@@ -244,7 +245,7 @@ def test_a_run_on_the_local_service_from_start_to_removal(estafeta: Command, fol
     assert name in estafeta("runs").out
     assert estafeta("clean", name, "--yes").code == 2, "a run at work was removed"
 
-    next(status for status in find_run(name, "local").follow() if status.epoch > 0)
+    next(status for status in find_run(name, Place("local")).follow() if status.epoch > 0)
     stopped = estafeta("stop", name)
     assert stopped.code == 0
     assert "state   stopped: on request" in stopped.out

@@ -27,6 +27,15 @@ def test_settings_can_be_read(service: LocalService) -> None:
     assert {"echo", "describe", "sink"} <= set(names)
 
 
+def test_limits_of_the_account_and_the_recursion_guard_can_be_read(start: Start) -> None:
+    client = start(account_limit=50).lambda_client
+    client.put_function_concurrency(FunctionName="echo", ReservedConcurrentExecutions=7)
+    limits = client.get_account_settings()["AccountLimit"]
+    assert (limits["ConcurrentExecutions"], limits["UnreservedConcurrentExecutions"]) == (50, 43)
+    assert client.get_function_recursion_config(FunctionName="loop")["RecursiveLoop"] == "Terminate"
+    assert client.get_function_recursion_config(FunctionName="allowed-loop")["RecursiveLoop"] == "Allow"
+
+
 def test_a_published_version_keeps_its_settings(start: Start) -> None:
     service = start()
     client = service.lambda_client

@@ -16,7 +16,7 @@ from core.environment import forget
 from core.events import failure_record
 from core.faults import Killed, Mortal
 from core.specs import CODE, spec_of
-from estafeta import control as module
+from estafeta import fetching as module
 from estafeta.history import EarlyStopping
 from estafeta.layout import RunLayout, claim_of_leg
 from estafeta.spec import Status, WorkerEvent
@@ -264,7 +264,7 @@ def test_a_run_that_was_killed_on_purpose_is_not_told_to_take_more_memory(
 
 def test_a_file_is_fetched_in_parts(relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done(relay)
-    monkeypatch.setattr(module, "FETCH_BYTES", 500)
+    monkeypatch.setattr(module, "ANSWER_BYTES", 500)
     for which in ("best", "final"):
         for file in ("model.safetensors", "optimizer.safetensors", "state.json"):
             content, size, parts = b"", 1, 0
@@ -280,7 +280,7 @@ def test_a_file_is_fetched_in_parts(relay: Relay, tmp_path: Path, monkeypatch: p
 
 
 def test_an_answer_fits_what_lambda_can_return() -> None:
-    assert len(base64.b64encode(bytes(module.FETCH_BYTES))) + 1000 < 6 * 1024 * 1024
+    assert len(base64.b64encode(bytes(module.ANSWER_BYTES))) + 1000 < 6 * 1024 * 1024
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,8 @@ def test_the_protocol_knows_the_formats() -> None:
         manifest.Manifest, manifest.Kind, manifest.Column, manifest.Extent,
         spec.ResumeVerb, spec.Limits, cost.Basis, tending.Note,
         spec.MergeEvent, spec.StartVerb, spec.RunVerb, spec.TendVerb, spec.StatusVerb, spec.CleanVerb,
-        spec.InspectVerb, spec.ForkVerb, spec.Origin, spec.FetchVerb, history.EpochRecord, history.EarlyStopping,
+        spec.InspectVerb, spec.ForkVerb, spec.Origin, spec.FetchVerb, spec.ReceiveVerb, spec.RemoveVerb,
+        spec.ProbeVerb, history.EpochRecord, history.EarlyStopping,
     ],
 )  # fmt: skip
 def test_the_protocol_names_every_field(document: type) -> None:

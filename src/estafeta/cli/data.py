@@ -1,14 +1,16 @@
-"""`estafeta data`: data sets in the store of this machine."""
+"""`estafeta data`: data sets in the store of this machine, or of a stack on AWS."""
 
 from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from estafeta.cli.options import Manners, json_output, quiet, verbose
+from estafeta.cli.finding import attach
+from estafeta.cli.options import Manners, Place, json_output, on_store, quiet, verbose
 from estafeta.errors import UsageError
 
 if TYPE_CHECKING:
@@ -65,22 +67,31 @@ def data() -> None:
 )
 @click.option("--delimiter", metavar="CHARACTER", help="Between the values of a row of text.")
 @click.option("--zero-based", is_flag=True, help="Columns of svmlight files are numbered from 0.")
+@on_store
 @json_output
 @quiet
 @verbose
 @click.pass_obj
-def import_(manners: Manners, /, name: str, places: tuple[str, ...], label: str | None, **options: Any) -> int:
+def import_(
+    manners: Manners, /, name: str, places: tuple[str, ...], label: str | None, on: Place, **options: Any
+) -> int:
     """Import files under a name.
 
     SOURCE is CSV or TSV with a header, Parquet (files or a folder), .npy or .npz, svmlight, or MODULE:FACTORY,
-    which makes a map-style PyTorch data set. It is read as a stream: it may be larger than memory.
+    which makes a map-style PyTorch data set. It is read as a stream: it may be larger than memory. With --on aws it
+    is imported on this machine, then sent.
     """
     from estafeta.cli import describing
     from estafeta.importing.importer import Wishes, import_dataset
     from estafeta.importing.sources import Reading, open_source
     from estafeta.importing.tabular import Choice
+    from estafeta.sending import datasets, send
 
     console, store = manners.console(), _store()
+    there = attach(on) if on.name == "aws" else None
+    if there and name in datasets(there):
+        raise UsageError(f"there is a data set named {name!r} on AWS already",
+                         hint=f"choose another name, or remove it: estafeta data rm {name} {there.words}")  # fmt: skip
     choice = Choice(label, options["ignore"], options["target"], options["category"])
     reading = Reading(options["format_"], choice, options["delimiter"], options["zero_based"])
     wishes = Wishes(
@@ -89,6 +100,8 @@ def import_(manners: Manners, /, name: str, places: tuple[str, ...], label: str 
     try:
         source = open_source(places, reading)
         manifest = import_dataset(store, name, source, places, wishes, _Line(console, name).show)
+        if there:
+            send(name, there, store, partial(console.portion, unit="bytes"))
     finally:
         console.still()
     if manners.json:
@@ -102,11 +115,14 @@ def import_(manners: Manners, /, name: str, places: tuple[str, ...], label: str 
 
 
 @data.command("ls", epilog="Example: estafeta data ls")
+@on_store
 @json_output
 @verbose
 @click.pass_obj
-def list_(manners: Manners) -> int:
+def list_(manners: Manners, on: Place) -> int:
     """List the data sets."""
+    if on.name == "aws":
+        return _list_there(manners, on)
     from estafeta.catalog import names, read_manifest, unfinished
     from estafeta.cli import describing
     from estafeta.cli.epochs import ago
@@ -183,11 +199,12 @@ def verify(manners: Manners, name: str) -> int:
 
 @data.command("rm", epilog="Example: estafeta data rm census")
 @click.argument("wanted", metavar="NAME...", nargs=-1, required=True)
+@on_store
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_output
 @verbose
 @click.pass_obj
-def remove(manners: Manners, wanted: tuple[str, ...], yes: bool) -> int:
+def remove(manners: Manners, wanted: tuple[str, ...], on: Place, yes: bool) -> int:
     """Remove data sets from the store, or what imports that were killed have left.
 
     Runs that read them fail; what was trained stays.
@@ -196,18 +213,43 @@ def remove(manners: Manners, wanted: tuple[str, ...], yes: bool) -> int:
     from estafeta.catalog import remove as remove_dataset
 
     store = _store()
+    there = attach(on) if on.name == "aws" else None
     begun = unfinished(store)
-    found = [name if name in begun else read_manifest(store, name).name for name in dict.fromkeys(wanted)]
+    found = [name if there or name in begun else read_manifest(store, name).name for name in dict.fromkeys(wanted)]
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError("nobody is here to be asked whether to remove data sets", hint="add --yes")
         click.confirm(f"Remove {', '.join(found)} from the store?", abort=True, err=True)
     for name in found:
-        remove_dataset(store, name)
+        if there:
+            there.call({"verb": "remove", "dataset": name})
+        else:
+            remove_dataset(store, name)
     if manners.json:
         manners.console().json({"removed": found})
     else:
         manners.console().results([("removed", name) for name in found])
+    return 0
+
+
+def _list_there(manners: Manners, on: Place) -> int:
+    """List the data sets of a stack."""
+    from estafeta.cli.epochs import ago
+    from estafeta.cli.wording import size
+    from estafeta.sending import datasets
+
+    console, backend, now = manners.console(), attach(on), time.time()
+    found = list(datasets(backend).values())
+    if manners.json:
+        console.json({"datasets": found})
+    elif not found:
+        console.talk([("data", "none yet"), ("next", f"estafeta data import NAME SOURCE {backend.words}")])
+    else:
+        console.table(
+            ("name", "rows", "size", "blocks", "imported"),
+            [(d["name"], f"{d['rows']:,}", size(d["bytes"]), str(d["blocks"]), ago(now - d["created_at"]))
+             for d in found],
+        )  # fmt: skip
     return 0
 
 

@@ -10,17 +10,18 @@ from estafeta.errors import RunNotFound
 
 if TYPE_CHECKING:
     from estafeta.backend import Backend
+    from estafeta.cli.options import Place
     from estafeta.run import Run
-    from estafeta.spec import On, Status
+    from estafeta.spec import Status
 
 LAST = "last"
 
 
-def attach(on: On) -> Backend:
+def attach(on: Place) -> Backend:
     """The place where a run is."""
     from estafeta.launch import attach
 
-    return attach(on)
+    return attach(on.name, **on.choices)
 
 
 def all_runs(backend: Backend) -> list[Status]:
@@ -31,7 +32,7 @@ def all_runs(backend: Backend) -> list[Status]:
     return sorted(found, key=lambda status: status.spec.created_at)
 
 
-def find_run(text: str, on: On) -> Run:
+def find_run(text: str, on: Place) -> Run:
     """The run that is meant.
 
     Raises:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from estafeta.cli.finding import find_run
-from estafeta.cli.options import Manners, json_output, on_service, run_name, verbose
-
-if TYPE_CHECKING:
-    from estafeta.spec import On
+from estafeta.cli.options import Manners, Place, json_output, on_service, run_name, verbose
 
 
 @click.command(epilog="Example: estafeta inspect last --rounds 2")
@@ -22,7 +17,7 @@ if TYPE_CHECKING:
 @json_output
 @verbose
 @click.pass_obj
-def inspect(manners: Manners, name: str, on: On, rounds: int) -> int:
+def inspect(manners: Manners, name: str, on: Place, rounds: int) -> int:
     """Show what lies in a run's folder.
 
     Who contributed what to each round that is still there, the saved versions, the legs of the workers, and what is

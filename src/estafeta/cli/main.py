@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import click
 
-from estafeta.cli import data, inspect, local, plan, runs, train
+from estafeta.cli import data, doctor, inspect, local, plan, runs, stacks, train
 from estafeta.cli.failing import INTERRUPTED_EXIT, Complaint, of_error
 from estafeta.cli.options import Manners
 
@@ -34,7 +34,10 @@ def estafeta() -> None:
     """Train PyTorch models on AWS Lambda, or under its rules on this machine, with no server."""
 
 
-for command in (*train.COMMANDS, *runs.COMMANDS, *inspect.COMMANDS, plan.plan, data.data, local.local):
+for command in (
+    *train.COMMANDS, *runs.COMMANDS, *inspect.COMMANDS, plan.plan, data.data, *stacks.COMMANDS, *doctor.COMMANDS,
+    local.local,
+):  # fmt: skip
     estafeta.add_command(command)
 
 

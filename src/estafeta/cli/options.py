@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from estafeta.errors import UsageError
+
 if TYPE_CHECKING:
     from estafeta.cli.console import Console
+    from estafeta.spec import On
 
 
 @dataclass
@@ -36,6 +40,29 @@ class Manners:
         return Console(machine=self.json, quiet=self.quiet)
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a run is, or is to be.
+
+    Attributes:
+        name: `local`, `inline`, `aws`.
+        stack: Of `aws`: the stack's name; None: the usual.
+        region: Of `aws`; None: what every AWS tool would take.
+        profile: Of `aws`; likewise.
+    """
+
+    name: On = "local"
+    stack: str | None = None
+    region: str | None = None
+    profile: str | None = None
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """What was chosen of the last three, as `launch.connect` takes it."""
+        all_of_them = {"stack": self.stack, "region": self.region, "profile": self.profile}
+        return {name: value for name, value in all_of_them.items() if value is not None}
+
+
 def _manner(*names: str, field: str, text: str) -> Callable[[Any], Any]:
     def remember(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
         if value:
@@ -49,9 +76,39 @@ quiet = _manner("-q", "--quiet", field="quiet", text="No talk: only the result, 
 verbose = _manner("-v", "--verbose", field="verbose", text="Show the traceback of an error.")
 
 run_name = click.argument("name", metavar="RUN")
-on_service = click.option(
-    "--on", type=click.Choice(["local", "aws"]), default="local", show_default=True, help="Where the run is."
-)
+
+
+def _place(names: list[str], text: str) -> Callable[[Any], Any]:
+    """An option `--on`, and with it those that say where on AWS; the command gets all of it as `on: Place`."""
+    options = (
+        click.option("--on", type=click.Choice(names), default="local", show_default=True, help=text),
+        click.option("--stack", metavar="NAME", help="On AWS: name of the stack; by default estafeta."),
+        click.option("--region", metavar="REGION", help="On AWS: by default what the AWS command line would take."),
+        click.option("--profile", metavar="PROFILE", help="On AWS: of the AWS configuration files; likewise."),
+    )
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(command)
+        def with_place(
+            *arguments: Any, on: On, stack: str | None, region: str | None, profile: str | None, **others: Any
+        ) -> Any:
+            place = Place(on, stack, region, profile)
+            if place.choices and on != "aws":
+                raise UsageError(f"--{next(iter(place.choices))} says where on AWS", hint="add --on aws")
+            return command(*arguments, on=place, **others)
+
+        decorated: Callable[..., Any] = with_place
+        for option in reversed(options):
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
+
+
+on_service = _place(["local", "aws"], "Where the run is.")
+on_any = _place(["local", "inline", "aws"], "On this machine under Lambda's rules, in this process, or on AWS Lambda.")
+on_doctor = _place(["local", "aws"], "What to look at: this machine, or the stack on AWS.")
+on_store = _place(["local", "aws"], "Which store: that of this machine, or that of the stack on AWS.")
 detach = click.option("--detach", is_flag=True, help="Return at once; the run goes on by itself.")
 output_dir = click.option(
     "--output-dir", type=click.Path(file_okay=False, writable=True), default="runs", show_default=True,

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from estafeta.cli.finding import all_runs, attach, find_run
-from estafeta.cli.options import Manners, json_output, on_service, run_name, verbose
+from estafeta.cli.options import Manners, Place, json_output, on_service, run_name, verbose
 from estafeta.errors import UsageError
 
 if TYPE_CHECKING:
     from estafeta.cli.console import Console
     from estafeta.run import Run
-    from estafeta.spec import On, Role, Status, Which
+    from estafeta.spec import Role, Status, Which
 
 MOST_RUNS = 20
 MOST_EPOCHS = 20
@@ -28,7 +28,7 @@ MOST_EPOCHS = 20
 @json_output
 @verbose
 @click.pass_obj
-def runs(manners: Manners, on: On, everything: bool) -> int:
+def runs(manners: Manners, on: Place, everything: bool) -> int:
     """List the runs, the newest last."""
     from estafeta.cli.epochs import ago
 
@@ -58,7 +58,7 @@ def runs(manners: Manners, on: On, everything: bool) -> int:
 @json_output
 @verbose
 @click.pass_obj
-def status(manners: Manners, name: str, on: On) -> int:
+def status(manners: Manners, name: str, on: Place) -> int:
     """Show how a run stands, its epochs and its cost."""
     from estafeta.cli import wording
     from estafeta.cli.failing import of_failure
@@ -68,11 +68,11 @@ def status(manners: Manners, name: str, on: On) -> int:
         console.json({**run.summary(), "history": run.history})
         return 0
     summary, status = run.summary(), run.status(since_epoch=0)
-    console.results(wording.identity(status, on) + wording.plan(status) + wording.standing(status, time.time()))
+    console.results(wording.identity(status, run.on) + wording.plan(status) + wording.standing(status, time.time()))
     console.results(wording.limits(status) + wording.best(status, summary) + wording.late(summary))
     console.results(wording.bill(summary) + wording.chaos(summary))
     if status.outcome and (failure := status.outcome.failure):
-        console.results(of_failure(failure, run.name, on).lines())
+        console.results(of_failure(failure, run.name, run.on, run.words).lines())
     console.epochs(status).show(status, last=MOST_EPOCHS)
     return 0
 
@@ -87,7 +87,7 @@ def status(manners: Manners, name: str, on: On) -> int:
 @verbose
 @click.pass_obj
 def logs(
-    manners: Manners, name: str, on: On, role: Role | None, rank: int | None, following: bool, most: int | None
+    manners: Manners, name: str, on: Place, role: Role | None, rank: int | None, following: bool, most: int | None
 ) -> int:
     """Print what the functions of a run have logged.
 
@@ -115,7 +115,7 @@ def logs(
 @json_output
 @verbose
 @click.pass_obj
-def stop(manners: Manners, name: str, on: On) -> int:
+def stop(manners: Manners, name: str, on: Place) -> int:
     """Stop a run; its weights are kept, and it can be resumed."""
     from estafeta.cli import wording
 
@@ -145,7 +145,7 @@ def stop(manners: Manners, name: str, on: On) -> int:
 @json_output
 @verbose
 @click.pass_obj
-def export(manners: Manners, name: str, on: On, which: Which, folder: str | None) -> int:
+def export(manners: Manners, name: str, on: Place, which: Which, folder: str | None) -> int:
     """Fetch a run's weights as safetensors."""
     run, console = find_run(name, on), manners.console()
     path = run.export(folder or Path("runs", run.name, which), which)
@@ -165,7 +165,7 @@ def export(manners: Manners, name: str, on: On, which: Which, folder: str | None
 @json_output
 @verbose
 @click.pass_obj
-def clean(manners: Manners, names: tuple[str, ...], on: On, everything: bool, keep_final: bool, yes: bool) -> int:
+def clean(manners: Manners, names: tuple[str, ...], on: Place, everything: bool, keep_final: bool, yes: bool) -> int:
     """Remove runs that have ended from the store.
 
     Their weights go with them; what was exported to a folder of yours stays. With --keep-final a run can still be
@@ -193,7 +193,7 @@ def clean(manners: Manners, names: tuple[str, ...], on: On, everything: bool, ke
 COMMANDS = (runs, status, logs, stop, export, clean)
 
 
-def _ended(on: On, console: Console) -> list[Run]:
+def _ended(on: Place, console: Console) -> list[Run]:
     """All runs that have ended; those that have not are named."""
     from estafeta.run import ENDED, Run
 

@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,12 @@ import click
 from estafeta.cli.finding import find_run
 from estafeta.cli.options import (
     Manners,
+    Place,
     detach,
     json_output,
     limit_options,
     limits_of,
+    on_any,
     on_service,
     output_dir,
     quiet,
@@ -27,8 +30,9 @@ from estafeta.cli.options import (
 from estafeta.errors import UsageError
 
 if TYPE_CHECKING:
+    from estafeta.cli.console import Console
     from estafeta.run import Run
-    from estafeta.spec import Choice, On, Which
+    from estafeta.spec import Choice, Which
 
 
 def job_file(_context: click.Context, _parameter: click.Parameter, place: str) -> str:
@@ -58,13 +62,7 @@ def pairs(_context: click.Context, _parameter: click.Parameter, texts: tuple[str
     show_default=True,
     help="Who combines the gradients: a merge function, each worker a slice, each worker everything.",
 )
-@click.option(
-    "--on",
-    type=click.Choice(["local", "inline", "aws"]),
-    default="local",
-    show_default=True,
-    help="On this machine under Lambda's rules, in this process, or on AWS Lambda.",
-)
+@on_any
 @click.option(
     "-o",
     "options",
@@ -98,7 +96,7 @@ def train(
     job: str,
     workers: int,
     topology: Choice,
-    on: On,
+    on: Place,
     options: dict[str, str],
     output_dir: str,
     template: str | None,
@@ -115,19 +113,19 @@ def train(
     from estafeta.cli.following import Watch
     from estafeta.launch import check_chaos
 
-    check_chaos(chaos, on)
-    if on == "inline" and detach:
+    check_chaos(chaos, on.name)
+    if on.name == "inline" and detach:
         raise UsageError("an inline run takes place in this process, it cannot be left", hint="--on local --detach")
-    if on == "aws" and template:
+    if on.name == "aws" and template:
         raise UsageError("on AWS the functions are those that are deployed", hint="leave out --template")
     console = manners.console()
     # With --json, what the user's own code prints must not get between us and the reader.
     with contextlib.redirect_stdout(sys.stderr) if manners.json else contextlib.nullcontext():
-        if on != "inline":
+        if on.name != "inline":
             console.lively(f"starting   importing {job}, looking for the functions")
         try:
             place = Path(template) if template else None
-            run = _start(job, on, workers, topology, options, chaos, limits_of(**limits), place)
+            run = _start(job, on, workers, topology, options, chaos, limits_of(**limits), place, console)
         finally:
             console.still()
         watch = Watch(run, console, began, Path(output_dir))
@@ -136,25 +134,34 @@ def train(
 
 def _start(
     job: str,
-    on: On,
+    on: Place,
     workers: int,
     topology: Choice,
     options: dict[str, str],
     chaos: str,
     limits: dict[str, float | None],
     template: Path | None,
+    console: Console,
 ) -> Run:
     """Import the job, which imports torch, while the service starts."""
     from estafeta.launch import connect, start
     from estafeta.shipping import import_job
 
     with ThreadPoolExecutor(1) as pool:
-        connecting = pool.submit(connect, on, template=template)
+        connecting = pool.submit(connect, on.name, template=template, **on.choices)
         imported = import_job(job)
         backend = connecting.result()
     try:
-        return start(*imported, backend=backend, workers=workers, topology=topology, options=options, chaos=chaos,
-                     limits=limits)  # fmt: skip
+        return start(
+            *imported,
+            backend=backend,
+            workers=workers,
+            topology=topology,
+            options=options,
+            chaos=chaos,
+            limits=limits,
+            show=partial(console.portion, unit="bytes"),
+        )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted while the run was being started: see `estafeta runs`") from None
 
@@ -166,7 +173,7 @@ def _start(
 @quiet
 @verbose
 @click.pass_obj
-def watch(manners: Manners, name: str, on: On) -> int:
+def watch(manners: Manners, name: str, on: Place) -> int:
     """Follow a run to its end."""
     began = time.monotonic()
     from estafeta.cli.following import Watch
@@ -184,7 +191,7 @@ def watch(manners: Manners, name: str, on: On) -> int:
 @quiet
 @verbose
 @click.pass_obj
-def resume(manners: Manners, /, name: str, on: On, output_dir: str, detach: bool, **limits: Any) -> int:
+def resume(manners: Manners, /, name: str, on: Place, output_dir: str, detach: bool, **limits: Any) -> int:
     """Set a stopped or failed run going again.
 
     It goes on from its newest weights, and is followed as in train. Its limits hold on, but for those that are given
@@ -234,7 +241,7 @@ def _version(_context: click.Context, _parameter: click.Parameter, text: str) ->
 @verbose
 @click.pass_obj
 def fork(
-    manners: Manners, name: str, version: Which | int, options: dict[str, str], on: On, output_dir: str, detach: bool
+    manners: Manners, name: str, version: Which | int, options: dict[str, str], on: Place, output_dir: str, detach: bool
 ) -> int:
     """Start a new run from a version of another, and follow it as in train.
 

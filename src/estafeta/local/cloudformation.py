@@ -32,6 +32,10 @@ class Template:
         attribute: Gives the value of `Ref` (attribute `""`) and `Fn::GetAtt` for a resource by its
             logical id.
 
+    Attributes:
+        resources: Definitions by logical id.
+        parameters: Names of all parameters.
+
     Raises:
         UsageError: The file cannot be read, is no template, or has no parameter of a given name.
     """
@@ -64,6 +68,7 @@ class Template:
                 f"Template {path} has no parameter {', '.join(sorted(unknown))}.",
                 hint=f"Its parameters: {', '.join(declared)}.",
             )
+        self.parameters = frozenset(declared)
         self._parameters = {
             name: parameters.get(name, item.get("Default"))
             for name, item in declared.items()

@@ -55,6 +55,10 @@ class ConfigApi:
             case "GET", ["2015-03-31", "functions", reference, "versions"]:
                 function = find(reference)
                 return _json(200, {"Versions": [describe(item) for item in (function.latest, *function.versions)]})
+            case "GET", ["2016-08-19", "account-settings"]:
+                return self._account_settings()
+            case "GET", ["2024-08-31", "functions", reference, "recursion-config"]:
+                return _json(200, {"RecursiveLoop": find(reference).latest.config.recursive_loop})
             case "PUT", ["2017-10-31", "functions", reference, "concurrency"]:
                 return self._put_concurrency(find(reference), _body(request))
             case "PUT", ["2019-09-25", "functions", reference, "event-invoke-config"]:
@@ -71,6 +75,12 @@ class ConfigApi:
                     )
                 return _json(200, self._describe_event_config(version, config))
         return None
+
+    def _account_settings(self) -> Response:
+        functions, limit = tuple(self._registry.functions()), self._pool.account_limit
+        reserved = sum(function.reserved_concurrency or 0 for function in functions)
+        limits = {"ConcurrentExecutions": limit, "UnreservedConcurrentExecutions": limit - reserved}
+        return _json(200, {"AccountLimit": limits, "AccountUsage": {"FunctionCount": len(functions)}})
 
     def _update_configuration(self, function: Function, body: dict[str, Any]) -> Response:
         config = function.latest.config

@@ -35,14 +35,14 @@ SINGLE_THREADED = dict.fromkeys(THREAD_LIMITS, "1")
 class Zygote(asyncio.Protocol):
     """One zygote process and the connection to it."""
 
-    def __init__(self, preload: tuple[str, ...]) -> None:
+    def __init__(self, preload: tuple[str, ...], python: str) -> None:
         self._answers: deque[asyncio.Future[dict[str, Any]]] = deque()
         self._received = b""
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
                 # -P: neither the working directory nor this package's folder gets onto sys.path.
-                [sys.executable, "-P", str(SCRIPT), str(os.getpid()), str(theirs.fileno()), *preload],
+                [python, "-P", str(SCRIPT), str(os.getpid()), str(theirs.fileno()), *preload],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr,
@@ -107,9 +107,14 @@ class Zygote(asyncio.Protocol):
 
 
 class Nursery:
-    """All zygotes of a service."""
+    """All zygotes of a service.
 
-    def __init__(self) -> None:
+    Args:
+        python: The functions' interpreter.
+    """
+
+    def __init__(self, python: str = sys.executable) -> None:
+        self._python = python
         self._zygotes: dict[tuple[str, ...], Zygote] = {}
 
     def warm(self, preloads: Iterable[tuple[str, ...]]) -> None:
@@ -124,7 +129,7 @@ class Nursery:
             if zygote is not None:
                 log.warning("the zygote for %s has ended and is replaced", preload)
                 zygote.close()
-            zygote = self._zygotes[preload] = Zygote(preload)
+            zygote = self._zygotes[preload] = Zygote(preload, self._python)
         return zygote
 
     def close(self) -> None:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+_PATHS = ("template", "root", "task_root", "python")
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -18,6 +20,7 @@ class Options:
         template: CloudFormation template with the functions.
         root: Local folder that stands for the shared file system.
         task_root: Folder that is first on the functions' `sys.path`; None for an empty one.
+        python: Interpreter of the functions; None for the service's own. It needs AWS's runtime client.
         parameters: Values that replace defaults of the template's parameters.
         region: Shown to functions, and part of every signature.
         account_limit: Most invocations at a time over all functions.
@@ -31,6 +34,7 @@ class Options:
     template: Path
     root: Path
     task_root: Path | None = None
+    python: Path | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
     region: str = "us-east-1"
     account_limit: int = 1000
@@ -43,7 +47,7 @@ class Options:
     def to_json(self) -> str:
         """For the command line of a background service."""
         data: dict[str, Any] = asdict(self)
-        for name in ("template", "root", "task_root"):
+        for name in _PATHS:
             data[name] = None if data[name] is None else str(Path(data[name]).absolute())
         return json.dumps(data, sort_keys=True)
 
@@ -51,7 +55,7 @@ class Options:
     def from_json(cls, text: str) -> Self:
         """Inverse of `to_json`."""
         data: dict[str, Any] = json.loads(text)
-        for name in ("template", "root", "task_root"):
+        for name in _PATHS:
             data[name] = None if data[name] is None else Path(data[name])
         return cls(**data)
 

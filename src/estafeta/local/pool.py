@@ -79,13 +79,13 @@ class Pool:
     Args:
         host: What environments need.
         registry: Holds the functions' reserved concurrency.
-        account_limit: Most invocations at a time over all functions.
+        account_limit: Most invocations at a time over all functions; kept as an attribute.
     """
 
     def __init__(self, host: Host, registry: Registry, account_limit: int) -> None:
         self._host = host
         self._registry = registry
-        self._account_limit = account_limit
+        self.account_limit = account_limit
         self._running: Counter[str] = Counter()
         self._fleets: dict[tuple[str, str, str], Fleet] = {}
 
@@ -101,7 +101,7 @@ class Pool:
         if own is not None:
             return RESERVED_LIMIT if self._running[name] >= own else None
         reserved = {item.latest.config.name: item.reserved_concurrency for item in self._registry.functions()}
-        unreserved_limit = self._account_limit - sum(limit or 0 for limit in reserved.values())
+        unreserved_limit = self.account_limit - sum(limit or 0 for limit in reserved.values())
         unreserved = sum(count for other, count in self._running.items() if reserved[other] is None)
         return ACCOUNT_LIMIT if unreserved >= unreserved_limit else None
 

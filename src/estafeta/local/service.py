@@ -16,6 +16,7 @@ import secrets
 import shutil
 import signal
 import socket
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -136,7 +137,7 @@ class Service:
             folder.mkdir(parents=True, exist_ok=True)
         self._endpoint = endpoint
         self._verifier = Verifier(endpoint.access_key, endpoint.secret_key, endpoint.region)
-        self._nursery = Nursery()
+        self._nursery = Nursery(str(options.python or sys.executable))
         self._nursery.warm(dict.fromkeys(function.preload for function in self._functions))
         surroundings = Surroundings(
             url=endpoint.url,

@@ -47,14 +47,7 @@ def read_template(
     Raises:
         UsageError: The template is wrong, or asks for something that the service cannot do.
     """
-    pseudo = {
-        "AWS::AccountId": ACCOUNT,
-        "AWS::Partition": "aws",
-        "AWS::Region": region,
-        "AWS::StackName": STACK,
-        "AWS::URLSuffix": "amazonaws.com",
-    }
-    template = Template(path, pseudo=pseudo, parameters=parameters or {}, attribute=_attribute)
+    template = open_template(path, region, parameters or {})
     events = _event_configs(template)
     functions = [
         _function(_Resource(template, logical_id, definition), events.get(_name(template, logical_id), AsyncConfig()))
@@ -70,6 +63,18 @@ def read_template(
                 f"Template {path}: {function.name}: DestinationConfig.OnFailure: there is no function {destination!r}."
             )
     return tuple(functions)
+
+
+def open_template(path: Path, region: str, parameters: Mapping[str, str], stack: str = STACK) -> Template:
+    """A template as it is deployed in a Region under a stack's name; arguments and errors as `read_template`."""
+    pseudo = {
+        "AWS::AccountId": ACCOUNT,
+        "AWS::Partition": "aws",
+        "AWS::Region": region,
+        "AWS::StackName": stack,
+        "AWS::URLSuffix": "amazonaws.com",
+    }
+    return Template(path, pseudo=pseudo, parameters=parameters, attribute=_attribute)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Putting a stack on AWS, and taking it away again: packages, the library, CloudFormation, what is left over."""

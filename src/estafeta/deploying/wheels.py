@@ -1,0 +1,121 @@
+"""Packages for another machine than this one: resolved and unpacked for Lambda's Python and processor.
+
+The work is done by uv. pip can fetch wheels for another platform, too, but evaluates the markers in their dependencies
+for the machine that it runs on (pip issue 11664), and so would take NVIDIA's libraries along to a processor that has no
+use for them. Nothing is compiled: what has no wheel is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distributions, version
+from pathlib import Path
+from typing import Literal
+
+from estafeta.errors import EnvironmentProblem, UsageError
+
+Architecture = Literal["arm64", "x86_64"]
+
+GLIBC = "2_34"
+"""Of Amazon Linux 2023, on which Lambda's Python 3.12 and newer run (AWS Lambda Developer Guide, "Lambda runtimes")."""
+
+PYTHONS = ("3.12", "3.13", "3.14")
+"""Versions to deploy for. Python 3.11 on Lambda is Amazon Linux 2, whose glibc is too old for PyTorch's wheels."""
+
+TORCH_BACKEND = "cpu"
+"""Which of PyTorch's own indexes PyTorch is taken from; PyPI's wheels bring CUDA along on some platforms."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the packages are for.
+
+    Attributes:
+        python: Version of Python, such as `3.13`.
+        architecture: Of the functions, as Lambda has it.
+    """
+
+    python: str
+    architecture: Architecture
+
+    @property
+    def platform(self) -> str:
+        """As uv has it."""
+        return f"{'aarch64' if self.architecture == 'arm64' else 'x86_64'}-manylinux_{GLIBC}"
+
+
+def unpack(
+    requirements: Sequence[str], folder: Path, target: Target, *, torch_backend: str | None = TORCH_BACKEND
+) -> None:
+    """Resolve requirements with all that they need, and unpack the wheels into a folder.
+
+    Args:
+        requirements: As in a requirements file.
+        folder: Where to; made if it is not there.
+        target: What for.
+        torch_backend: As uv's `--torch-backend`; None for what the user's own configuration of uv says.
+
+    Raises:
+        EnvironmentProblem: uv is not installed, or an index cannot be reached.
+        UsageError: There is no wheel for one of the requirements, or they contradict each other.
+    """
+    command = [
+        _uv(), "pip", "install", "--quiet", "--target", str(folder), "--python-version", target.python,
+        "--python-platform", target.platform, "--only-binary", ":all:", "--link-mode", "copy",
+        *(("--torch-backend", torch_backend) if torch_backend else ()), *requirements,
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "UV_NO_PROGRESS": "1"})
+    if done.returncode == 0:
+        return
+    said = done.stderr.strip()
+    what = f"the packages for {target.architecture}, Python {target.python}"
+    if "No solution found" in said:
+        raise UsageError(
+            f"{what} do not resolve:\n{said}", hint="change the versions in --requirements, or --python, and try again"
+        )
+    raise EnvironmentProblem(f"{what} cannot be had:\n{said}", hint="see what uv says; it takes its settings from UV_…")
+
+
+def installed_here(*names: str) -> list[str]:
+    """Requirements for just the versions that this Python has: what computes the same bits here computes them there.
+
+    A package that is not installed here is required without a version.
+    """
+    return [_requirement(name) for name in names]
+
+
+def versions_in(folder: Path) -> dict[str, str]:
+    """Names and versions of the distributions that have been unpacked into a folder."""
+    return {found.name.lower().replace("_", "-"): found.version for found in distributions(path=[str(folder)])}
+
+
+def leave_out(folder: Path, names: Iterable[str]) -> None:
+    """Remove some distributions from a folder, with their metadata."""
+    unwanted = set(names)
+    for found in list(distributions(path=[str(folder)])):
+        if found.name.lower().replace("_", "-") in unwanted:
+            for file in found.files or ():
+                Path(str(file.locate())).unlink(missing_ok=True)
+    for directory in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+        if not any(directory.iterdir()):
+            directory.rmdir()
+
+
+def _requirement(name: str) -> str:
+    try:
+        return f"{name}=={version(name)}"
+    except PackageNotFoundError:
+        return name
+
+
+def _uv() -> str:
+    try:
+        from uv import find_uv_bin
+    except ImportError:
+        raise EnvironmentProblem(
+            "uv, which fetches packages for another machine, is not installed", hint="pip install 'estafeta[aws]'"
+        ) from None
+    return find_uv_bin()

@@ -1,0 +1,80 @@
+"""Commands on a stack: data sets that go there with a run, and what goes wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from estafeta.cli import wording
+from estafeta.launch import connect
+from estafeta.s3 import Bucket
+from estafeta.stack import patient_client
+
+from .conftest import Command
+
+pytestmark = [pytest.mark.xdist_group("local-service"), pytest.mark.timeout(180)]
+
+
+def test_a_data_set_goes_there_with_the_run(estafeta: Command, aws: Path, tmp_path: Path) -> None:
+    """GIVEN a data set of this machine WHEN a job that names it runs on AWS THEN it is sent once, and read there."""
+    rows = "\n".join(f"{i % 7},{i % 5},{i % 2}" for i in range(600))
+    (tmp_path / "rows.csv").write_text(f"a,b,label\n{rows}\n")
+    (tmp_path / "linear.py").write_text(JOB)
+    estafeta("data", "import", "rows", "rows.csv", "--label", "label")
+    assert "neither on this machine nor on AWS" in estafeta("train", "linear.py:other", "--on", "aws", code=2)
+    expected = json.loads(estafeta("train", "linear.py:job", "--on", "inline", "--json"))
+    run = json.loads(estafeta("train", "linear.py:job", "--on", "aws", "--json", "-o", "merge.memory_mb=512"))
+    assert (run["on"], run["weights_sha256"]) == ("aws", expected["weights_sha256"])
+    assert [found["name"] for found in json.loads(estafeta("data", "ls", "--on", "aws", "--json"))["datasets"]] == [
+        "rows"
+    ]
+    sent = list((aws / "datasets/rows").iterdir())
+    refused = estafeta("data", "import", "rows", "rows.csv", "--label", "label", "--on", "aws", code=2)
+    assert "a data set named 'rows' on AWS already" in refused
+    estafeta("train", "linear.py:job", "--on", "aws", "-o", "epochs=1")
+    assert list((aws / "datasets/rows").iterdir()) == sent
+    assert estafeta("data", "rm", "rows", "--yes", "--on", "aws") == "removed rows\n"
+    assert "none yet" not in estafeta("data", "ls"), "it was removed here"
+    assert estafeta("data", "ls", "--on", "aws") == ""
+    assert list(Bucket("estafeta", patient_client("s3")).objects()) == []
+
+
+JOB = """
+import estafeta
+from torch import nn
+
+def model():
+    return nn.Linear(2, 2)
+
+def _job(name):
+    return estafeta.Job(model=model, loss=nn.functional.cross_entropy, optimizer=estafeta.Adam(lr=0.1), dataset=name,
+                        batch_size=128, micro_batch_size=128, epochs=3)
+
+job, other = _job("rows"), _job("missing")
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "error", "remedy"),
+    [
+        (["runs", "--on", "aws", "--stack", "other"], 3, "there is no stack 'other' in us-east-1", "estafeta deploy"),
+        (["runs", "--on", "aws", "--profile", "me"], 3, "The config profile (me) could not be found", "credentials"),
+        (["runs", "--stack", "other"], 2, "--stack says where on AWS", "add --on aws"),
+        (["status", "no-such", "--on", "aws"], 2, "no run", "estafeta"),
+        (["data", "rm", "none", "--yes", "--on", "aws"], 2, "there is no data set named 'none'", "data import"),
+        (["train", "examples/digits.py", "--on", "inline", "--region", "eu-west-1"], 2, "--region says", "--on aws"),
+    ],
+)
+def test_errors(arguments: list[str], code: int, error: str, remedy: str, estafeta: Command) -> None:
+    said = estafeta(*arguments, code=code)
+    assert error in said
+    assert remedy in said
+
+
+def test_hints_name_the_stack_that_was_chosen(aws: Path) -> None:
+    assert connect("aws").words == "--on aws"
+    assert connect("aws", stack="estafeta", region="us-east-1").words == "--on aws --region us-east-1"
+    command = wording.command("watch", "r", connect("aws", region="us-east-1").words)
+    assert command == "estafeta watch r --on aws --region us-east-1"

@@ -1,0 +1,261 @@
+"""Deploying and destroying against moto's server: what is made, what is repeated, what is left.
+
+Fetching packages is `test_package.py`'s; here they are a few small files. Where `control` would be invoked, its verb is
+carried out in this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+from moto.cloudformation.models import cloudformation_backends
+
+from conformance.clock import VirtualClock
+from estafeta.deploying import deploy as deploying
+from estafeta.deploying import plan as planning
+from estafeta.deploying.changes import Event
+from estafeta.deploying.code import CodePackage
+from estafeta.deploying.deploy import Deployer
+from estafeta.deploying.destroy import Destroyer
+from estafeta.deploying.library import Library
+from estafeta.deploying.plan import Plan, Wishes
+from estafeta.errors import EnvironmentProblem, UsageError
+from estafeta.layout import LibraryLayout
+from estafeta.library import install
+from estafeta.s3 import Bucket
+from estafeta.stack import Deployment, Session
+from estafeta.store import Store
+
+from .account import point_at
+from .moto_stacks import complete
+
+pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.xdist_group("moto-stacks")]
+
+ACCOUNT, REGION = "123456789012", "us-east-1"
+PACKAGES = {"torch/__init__.py": b"def zeros(): return 0\n", "torch/lib/libtorch.so": bytes(range(256)) * 64,
+            "torch/include/ATen.h": b"", "torch-2.dist-info/METADATA": b"Name: torch\nVersion: 2\n"}  # fmt: skip
+
+
+class Journal:
+    """A reporter that remembers the steps, and `control`'s calls among them."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def step(self, what: str) -> None:
+        self.lines.append(what)
+
+    def portion(self, what: str, done: int, total: int, unit: str) -> None: ...
+
+    def event(self, event: Event) -> None: ...
+
+
+class World:
+    """An account, and the file system that `control` would have."""
+
+    def __init__(self, root: Path, session: Session, patch: pytest.MonkeyPatch) -> None:
+        self.root, self.patch = root, patch
+        self.store, self.session, self.journal = Store(root), session, Journal()
+        self.fetched: list[tuple[str, ...]] = []
+        self.problems: list[Exception] = []
+        self.code = b"the code"
+        patch.setattr(planning, "build_code", self._build)
+        patch.setattr(deploying, "fetch", self._fetch)
+        patch.setattr(deploying, "on_stack", lambda session, stack: self)
+
+    def deployer(self, **wishes: Any) -> Deployer:
+        return Deployer(self.session, Wishes(stack="demo", **wishes), self.journal, VirtualClock())
+
+    def deploy(self, **wishes: Any) -> tuple[Plan, Deployment]:
+        deployer = self.deployer(**wishes)
+        plan = deployer.prepare(self.root)
+        return plan, deployer.carry_out(plan)
+
+    def destroyer(self) -> Destroyer:
+        return Destroyer(self.session, "demo", self.journal, VirtualClock())
+
+    def bucket(self, name: str) -> Bucket:
+        return Bucket(name, self.session.client("s3"))
+
+    def call(self, verb: dict[str, Any]) -> dict[str, Any]:
+        if self.problems:
+            raise self.problems.pop(0)
+        self.journal.step(f"install {verb['library']}")
+        return install(verb["library"], self.store, self.bucket(verb["bucket"]), lambda: 300.0).model_dump()
+
+    def _build(self, folder: Path, target: object) -> CodePackage:
+        path = folder / "code.zip"
+        path.write_bytes(self.code)
+        return CodePackage(path, self.code.hex().ljust(64, "0"), len(self.code), 100, compiled=False)
+
+    def _fetch(self, library: Library, folder: Path, backend: str | None) -> dict[str, str]:
+        self.fetched.append(library.requirements)
+        for name, content in PACKAGES.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+        return {"torch": "2"}
+
+
+@pytest.fixture(scope="module")
+def session(moto: str) -> Iterator[Session]:
+    """Making clients takes longer than most tests do."""
+    with pytest.MonkeyPatch.context() as patch:
+        point_at(moto, patch)
+        for service in ("EFS", "EC2", "CLOUDWATCH_LOGS"):
+            patch.setenv(f"AWS_ENDPOINT_URL_{service}", moto)
+        session = Session(REGION)
+        for service in ("cloudformation", "s3", "sts", "efs", "ec2", "logs"):
+            session.client(service)
+        yield session
+
+
+@pytest.fixture
+def world(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    complete(monkeypatch)
+    world = World(tmp_path, session, monkeypatch)
+    yield world
+    world.destroyer().carry_out(world.destroyer().look(), delete_data=True)
+
+
+def there(world: World) -> set[str]:
+    """Files of the library on the file system, but for the bytecode."""
+    (library,) = world.store.list("libraries")
+    root = Path(world.store.absolute(LibraryLayout(library).files))
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+
+
+def test_a_first_deployment_makes_everything(world: World) -> None:
+    plan, deployed = world.deploy()
+    assert plan.creates
+    assert plan.before == {}
+    assert {change.kind for change in plan.all_changes} >= {"AWS::Lambda::Function", "AWS::EFS::FileSystem"}
+    assert deployed.functions == {role: f"demo-{role}" for role in ("worker", "merge", "control")}
+    assert deployed.bucket == f"demo-{ACCOUNT}-{REGION}"
+    assert world.bucket(deployed.bucket).read(f"code/{world.code.hex().ljust(64, '0')[:32]}.zip") == world.code
+    assert there(world) == set(PACKAGES) - {"torch/include/ATen.h"}
+
+
+def test_a_second_one_changes_nothing_and_fetches_nothing(world: World) -> None:
+    world.deploy(requirements=("scipy",))
+    plan, _ = world.deploy()
+    assert plan.all_changes == ()
+    assert not plan.creates
+    assert plan.library_stored
+    assert len(world.fetched) == 1
+    assert plan.library is not None
+    assert "scipy" in plan.library.requirements, "what is not asked for stays"
+
+
+def test_a_new_library_is_installed_before_the_functions_that_need_it(world: World) -> None:
+    world.deploy()
+    world.journal.lines.clear()
+    plan, _ = world.deploy(requirements=("scipy",))
+    assert plan.library is not None
+    steps = world.journal.lines
+    assert steps.index(f"install {plan.library.digest}") < steps.index("changing the stack demo")
+
+
+def test_a_deployment_that_is_declined_leaves_nothing(world: World) -> None:
+    deployer = world.deployer()
+    deployer.discard(deployer.prepare(world.root))
+    assert world.destroyer().look().is_gone
+    assert world.session.client("cloudformation").describe_stacks()["Stacks"] == []
+
+
+def test_what_a_failed_attempt_has_left_is_removed_first(world: World) -> None:
+    """GIVEN a creation that was rolled back WHEN it is repeated THEN it succeeds."""
+    world.deploy()
+    stacks = cloudformation_backends[ACCOUNT][REGION].stacks
+    next(stack for stack in stacks.values() if stack.name == "demo").status = "ROLLBACK_COMPLETE"
+    plan, deployed = world.deploy()
+    assert plan.remains == "ROLLBACK_COMPLETE"
+    assert any("removing what a failed attempt has left" in line for line in world.journal.lines)
+    assert deployed.stack == "demo"
+
+
+@pytest.mark.parametrize("broken", ["send", "_install"])
+def test_a_deployment_that_was_broken_off_is_completed_by_the_next(
+    world: World, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(deploying if broken == "send" else Deployer, broken, fail)
+        with pytest.raises(KeyboardInterrupt):
+            world.deploy()
+    assert world.store.list("libraries") == frozenset()
+    world.deploy()
+    assert there(world) == set(PACKAGES) - {"torch/include/ATen.h"}
+
+
+def test_a_new_stack_may_take_its_time(world: World) -> None:
+    problem = EnvironmentProblem("demo-control cannot be reached")
+    problem.__cause__ = ClientError({"Error": {"Code": "EFSMountTimeoutException", "Message": ""}}, "Invoke")
+    world.problems = [problem, problem]
+    world.deploy()
+    assert sum("waiting for the functions" in line for line in world.journal.lines) == 2
+    world.problems = [EnvironmentProblem("no such function")]
+    with pytest.raises(EnvironmentProblem, match="no such function"):
+        world.deploy()
+
+
+def test_what_cannot_be_is_refused(world: World) -> None:
+    with pytest.raises(UsageError, match="Estafeta's own"):
+        world.deploy(parameters={"Bucket": "mine"})
+    with pytest.raises(UsageError, match="no parameter WorkerMemry"):
+        world.deploy(parameters={"WorkerMemry": "3008"})
+    with pytest.raises(UsageError, match="cannot name a stack"):
+        Deployer(world.session, Wishes(stack="De_mo"), world.journal).prepare(world.root)
+    assert world.destroyer().look().is_gone
+    world.deploy()
+    with pytest.raises(UsageError, match="made of packages"):
+        world.deploy(image="image")
+
+
+def test_destroying_keeps_the_data_and_a_later_stack_finds_it(world: World) -> None:
+    _, first = world.deploy()
+    standing = world.destroyer().look()
+    assert standing.objects > 2
+    assert set(standing.file_systems) == {first.file_system}
+    world.destroyer().carry_out(standing, delete_data=False)
+    assert world.destroyer().leftovers() == []
+    assert world.destroyer().kept() == [first.file_system]
+    assert world.destroyer().look().is_gone
+    plan, _ = world.deploy()
+    assert plan.file_system == first.file_system
+    assert world.deploy()[0].parameters["ExistingFileSystem"] == first.file_system, "an update does not forget it"
+
+
+def test_data_is_deleted_if_that_is_asked_for(world: World) -> None:
+    world.deploy()
+    world.destroyer().carry_out(world.destroyer().look(), delete_data=True)
+    assert world.destroyer().kept() == []
+
+
+def test_what_is_left_over_is_listed_with_its_cure(world: World) -> None:
+    """GIVEN a log group that a late function has made again, an interface, and strangers WHEN looked for THEN ours."""
+    logs, ec2 = world.session.client("logs"), world.session.client("ec2")
+    for name in ("/aws/lambda/demo-worker", "/aws/lambda/demo-other"):
+        logs.create_log_group(logGroupName=name)
+    subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
+    interfaces = [
+        ec2.create_network_interface(SubnetId=subnet, Description=f"AWS Lambda VPC ENI-{name}-1")["NetworkInterface"]
+        for name in ("demo-worker", "other-worker")
+    ]
+    found = {(left.kind, left.name) for left in world.destroyer().leftovers()}
+    assert found == {
+        ("log group", "/aws/lambda/demo-worker"),
+        ("network interface", interfaces[0]["NetworkInterfaceId"]),
+    }
+    assert all(left.name in left.command for left in world.destroyer().leftovers())
+    logs.delete_log_group(logGroupName="/aws/lambda/demo-worker")
+
+
+def test_destroying_what_is_not_there_is_no_error(world: World) -> None:
+    world.destroyer().carry_out(world.destroyer().look(), delete_data=False)
+    assert world.destroyer().look().is_gone

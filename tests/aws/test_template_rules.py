@@ -1,0 +1,156 @@
+"""The template by the rules that a stack needs to live, each with a mutation that breaks it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from estafeta.deploying.plan import BUCKET_TEMPLATE
+from estafeta.launch import TEMPLATE
+from estafeta.local.template import open_template
+
+Resources = dict[str, dict[str, Any]]
+
+FUNCTION, LOG_GROUP = "AWS::Lambda::Function", "AWS::Logs::LogGroup"
+MOUNT_TARGET, ROLE, POLICY = "AWS::EFS::MountTarget", "AWS::IAM::Role", "AWS::IAM::ManagedPolicy"
+
+LARGEST_BODY_BYTES = 51_200
+"""Of a template that is sent in the call itself (CloudFormation User Guide, "Quotas")."""
+
+NOT_NARROWER = {
+    "ec2:AssignPrivateIpAddresses", "ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface",
+    "ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets", "ec2:UnassignPrivateIpAddresses",
+}  # fmt: skip
+"""What Lambda needs on `*` to attach a function to a VPC (Lambda Developer Guide, "Giving Lambda functions access")."""
+
+
+def resources() -> Resources:
+    return copy.deepcopy(open_template(TEMPLATE, "us-east-1", {}).resources)
+
+
+def of(found: Resources, kind: str) -> dict[str, dict[str, Any]]:
+    return {name: resource["Properties"] for name, resource in found.items() if resource["Type"] == kind}
+
+
+def complaints(found: Resources) -> list[str]:
+    """What is wrong with the resources of a template; nothing, if all rules are kept."""
+    return [*of_functions(found), *of_failures(found), *of_permissions(found)]
+
+
+def of_functions(found: Resources) -> Iterator[str]:
+    targets, groups = set(of(found, MOUNT_TARGET)), of(found, LOG_GROUP)
+    if len(targets) < 2:
+        yield "fewer than two mount targets"
+    for name, function in of(found, FUNCTION).items():
+        if function.get("RecursiveLoop") != "Allow":
+            yield f"{name} is stopped after 16 rounds"
+        if not targets <= set(found[name].get("DependsOn", ())):
+            yield f"{name} may be made before a mount target"
+        group = function.get("LoggingConfig", {}).get("LogGroup", {}).get("Ref")
+        if group not in groups or "RetentionInDays" not in groups[group]:
+            yield f"{name} has no log group that expires"
+        if not function.get("FileSystemConfigs"):
+            yield f"{name} mounts nothing"
+        if not function["VpcConfig"].get("Ipv6AllowedForDualStack"):
+            yield f"{name} reaches no API"
+
+
+def of_failures(found: Resources) -> Iterator[str]:
+    heard = {
+        config["FunctionName"]["Ref"]
+        for config in of(found, "AWS::Lambda::EventInvokeConfig").values()
+        if config["DestinationConfig"]["OnFailure"]["Destination"] == {"Fn::GetAtt": "Control.Arn"}
+        and config["MaximumRetryAttempts"] == 2
+    }
+    yield from (f"{name} fails unheard" for name in sorted(set(of(found, FUNCTION)) - {"Control"} - heard))
+
+
+def of_permissions(found: Resources) -> Iterator[str]:
+    for name, statement in statements(found):
+        if statement["Effect"] != "Allow":
+            continue
+        actions, targets = as_list(statement["Action"]), as_list(statement["Resource"])
+        yield from (f"{name} allows {action}" for action in actions if "*" in action)
+        if "*" in targets and not set(actions) <= NOT_NARROWER:
+            yield f"{name} allows {', '.join(sorted(set(actions) - NOT_NARROWER))} on everything"
+        if any(action.startswith("lambda:") for action in actions):
+            foreign = [target for target in targets if ":function:${AWS::StackName}-" not in str(target)]
+            yield from (f"{name} may invoke {target}" for target in foreign)
+        if any(action.startswith("elasticfilesystem:") for action in actions) and "AccessPointArn" not in str(
+            statement.get("Condition")
+        ):
+            yield f"{name} may mount by another access point"
+
+
+def statements(found: Resources) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, policy in of(found, POLICY).items():
+        yield from ((name, statement) for statement in policy["PolicyDocument"]["Statement"])
+    for name, role in of(found, ROLE).items():
+        for policy in role["Policies"]:
+            yield from ((name, statement) for statement in policy["PolicyDocument"]["Statement"])
+
+
+def as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def test_the_rules_are_kept() -> None:
+    assert complaints(resources()) == []
+    assert len(of(resources(), FUNCTION)) == 3
+
+
+def without(name: str, key: str) -> Callable[[Resources], Any]:
+    return lambda found: found[name]["Properties"].pop(key)
+
+
+def statement(found: Resources, name: str, sid: str) -> dict[str, Any]:
+    return next(s for owner, s in statements(found) if owner == name and s["Sid"] == sid)
+
+
+MUTATIONS: dict[str, Callable[[Resources], Any]] = {
+    "Worker is stopped": without("Worker", "RecursiveLoop"),
+    "Merge is stopped": lambda found: found["Merge"]["Properties"].update(RecursiveLoop="Terminate"),
+    "Control may be made before": lambda found: found["Control"]["DependsOn"].remove("MountTargetB"),
+    "fewer than two": lambda found: found.pop("MountTargetA"),
+    "Merge has no log group": without("Merge", "LoggingConfig"),
+    "Control has no log group": without("ControlLogs", "RetentionInDays"),
+    "Worker mounts nothing": without("Worker", "FileSystemConfigs"),
+    "Merge reaches no API": lambda found: found["Merge"]["Properties"]["VpcConfig"].pop("Ipv6AllowedForDualStack"),
+    "Worker fails unheard": lambda found: found.pop("WorkerEvents"),
+    "ControlRole allows s3:GetObject on everything": lambda found: statement(
+        found, "ControlRole", "TakeFromBucket"
+    ).update(Resource="*"),
+    "ControlRole allows s3:*": lambda found: statement(found, "ControlRole", "TakeFromBucket").update(Action="s3:*"),
+    "FunctionPolicy may invoke *": lambda found: statement(found, "FunctionPolicy", "InvokeEachOther")[
+        "Resource"
+    ].append("*"),
+    "another access point": lambda found: statement(found, "FunctionPolicy", "MountFileSystem").pop("Condition"),
+}
+
+
+@pytest.mark.parametrize("expected", MUTATIONS)
+def test_each_rule_can_be_broken(expected: str) -> None:
+    found = resources()
+    MUTATIONS[expected](found)
+    assert any(expected in complaint for complaint in complaints(found)), complaints(found)
+
+
+def test_the_templates_fit_into_the_call() -> None:
+    for template in (TEMPLATE, BUCKET_TEMPLATE):
+        assert len(template.read_bytes()) < LARGEST_BODY_BYTES
+
+
+def test_the_local_service_reads_it_with_either_way_out_and_with_an_image() -> None:
+    found = open_template(TEMPLATE, "us-east-1", {"Egress": "interface-endpoint", "ImageUri": "image"})
+    kinds = {resource["Type"] for _, resource in found.of_type("AWS::EC2::VPCEndpoint")}
+    assert kinds == {"AWS::EC2::VPCEndpoint"}
+    assert len(list(found.of_type("AWS::EC2::VPCEndpoint"))) == 2
+    assert not list(found.of_type("AWS::EC2::EgressOnlyInternetGateway"))
+    worker = found.value(found.resources["Worker"]["Properties"]["Code"], "Worker")
+    assert worker == {"ImageUri": "image"}
+    variables = found.value(found.resources["Worker"]["Properties"]["Environment"], "Worker")["Variables"]
+    assert variables["AWS_USE_DUALSTACK_ENDPOINT"] == "false"
+    assert "ESTAFETA_LIBRARY" not in variables
