@@ -226,11 +226,9 @@ def _renew_limits(verb: ResumeVerb, snapshot: Snapshot, spec: RunSpec, invocatio
     if snapshot.plan and snapshot.version is not None:
         following = current_round(snapshot.plan, snapshot.version, snapshot.last_epoch)
         spent_usd = spent_so_far(store, layout, snapshot.version, snapshot.last_epoch)
-        why = limit_reached(limits, following, spent_usd=spent_usd, now=limits.since)
-    else:
-        why = ""
-    if why:
-        raise UsageError(f"{spec.run} is at a limit: {why}", hint="raise or lift it: --max-cost, --max-rounds; or none")
+        if why := limit_reached(limits, following, spent_usd=spent_usd, now=limits.since):
+            hint = "raise it, as with --max-cost 5, or lift it: --max-cost none"
+            raise UsageError(f"{spec.run} is at a limit: {why}", hint=hint)
     number = max(limits_in(names), default=0) + 1
     store.publish(layout.limits(number), [limits.to_json()], invocation.token)
 

@@ -142,7 +142,9 @@ class OsReader:
         """See `Reader.scatter`. On a file system of this machine the file is mapped during the call, and copied."""
         if self.size and filesystem_of(os.path.dirname(self._path)) in LOCAL:
             with mmap.mmap(self._descriptor, self.size, prot=mmap.PROT_READ) as mapped:
-                return _copy(mapped, offset, buffers)
+                count = _copy(mapped, offset, buffers)
+            self._sizes.append(count)
+            return count
         return self._read(buffers, offset)
 
     def _read(self, buffers: Sequence[Buffer], offset: int) -> int:

@@ -138,8 +138,18 @@ def _invocations(role: Role, events: Iterable[Mapping[str, Any]]) -> Iterator[En
                 entry.report = message
             elif not match:
                 entry.lines.append(message)
-                if message.startswith('{"run": '):
-                    note = json.loads(message)
+                if note := _note_of(entry, message):
                     entry.note = entry.note or note
                     if "traffic" in note:
                         entry.traffic = Traffic(**note["traffic"])
+
+
+def _note_of(entry: Entry, message: str) -> Mapping[str, Any]:
+    """What a function has noted about its run; nothing if it is a line of the user's code, whatever that looks like."""
+    if not message.startswith('{"run": '):
+        return {}
+    try:
+        note: Mapping[str, Any] = json.loads(message)
+    except ValueError:
+        return {}
+    return note if note.get("request_id") == entry.request_id else {}

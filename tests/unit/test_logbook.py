@@ -109,12 +109,21 @@ def test_usage_adds_up_and_counts_second_attempts_as_retries() -> None:
 def test_usage_adds_up_what_each_invocation_says_of_its_file_operations_and_of_its_log() -> None:
     """GIVEN two invocations that came to their end and one that was killed WHEN they are added THEN it says nothing."""
     first, second = traffic_of({"list": 2}, {100: 3}, {}), traffic_of({"open": 1, "link": 1}, {}, {1 << 20: 1})
-    said = [f'{{"run": "mine", "done": "x", "traffic": {json.dumps(asdict(traffic))}}}' for traffic in (first, second)]
-    begun = '{"run": "mine", "request_id": "w"}'
+    said = [
+        json.dumps({"run": "mine", "request_id": request, "done": "x", "traffic": asdict(traffic)})
+        for request, traffic in (("a", first), ("b", second))
+    ]
+    of_the_user = ['{"run": "mine", "request_id": "b", "traffic": "hea', '{"run": "mine", "traffic": "heavy"}']
     lines = [
         f"{line}"
         for request, note in zip(("a", "b", "c"), (*said, "killed"), strict=True)
-        for line in (f"START RequestId: {request} Version: 1", begun, note, f"REPORT RequestId: {request}\tx")
+        for line in (
+            f"START RequestId: {request} Version: 1",
+            *of_the_user,
+            json.dumps({"run": "mine", "request_id": request}),
+            note,
+            f"REPORT RequestId: {request}\tx",
+        )
     ]
     found = entries(Logs({("/aws/lambda/s-worker", "one"): lines}), FUNCTIONS, "mine", 0.0)
     usage = usage_of(found)

@@ -97,3 +97,14 @@ def test_what_fails_is_not_counted_and_a_reset_begins_anew(tmp_path: Path) -> No
     assert (calls["create"], calls["link"], calls["unlink"]) == (2, 1, 2)
     meter.reset()
     assert meter.traffic() == Traffic()
+
+
+def test_a_file_that_is_scattered_is_one_read_however_it_is_done(tmp_path: Path) -> None:
+    """On this machine it is mapped and copied, elsewhere read."""
+    (tmp_path / "a").write_bytes(bytes(5000))
+    meter = Meter()
+    with OsFiles(meter).open(str(tmp_path / "a")) as reader:
+        assert reader.scatter([bytearray(1000), bytearray(3000)], 500) == 4000
+    traffic = meter.traffic()
+    assert traffic.calls == {"open": 1, "read": 1}
+    assert traffic.read_bytes == 4000
