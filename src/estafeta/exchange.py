@@ -19,6 +19,7 @@ all ranks are done with everything before it, and may retire it.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import Any
@@ -31,7 +32,7 @@ from estafeta.errors import Corrupt, Gone
 from estafeta.files import Reader
 from estafeta.gathered import Gathered, Source
 from estafeta.layout import Round, RunLayout, message_name, messages_in, rank_of_outbox
-from estafeta.message import FIXED_BYTES, TOKEN_BYTES, Form, Head, Kind
+from estafeta.message import FIXED_BYTES, TOKEN_BYTES, Form, Head, Kind, glance
 from estafeta.outgoing import CHUNK, Outgoing
 from estafeta.quorum import Closing
 from estafeta.slices import Slice
@@ -158,7 +159,8 @@ class Exchange:
         paths = [self._layout.message(rank, _NAMES[kind], round_.version) for rank in range(self._workers)]
         if closing is not None:
             late = partial(self._close, closing, form, round_, paths)
-            readers = self.arrivals.collect(paths, late, closing.expected_s)
+            expected_s = 0.0 if self.arrivals.is_local else closing.expected_s
+            readers = self.arrivals.collect(paths, late, expected_s)
         else:
             readers = self.arrivals.collect(paths) if wait else self.arrivals.open(paths)
         try:
@@ -321,6 +323,13 @@ class Exchange:
         if self._store.exists(path):
             return Corrupt(f"{path} is damaged: {why}")
         return Gone(f"{path} has been retired")
+
+
+def is_stand_in(store: Store, path: str) -> bool:
+    """Whether a rank's contribution was published by another, which closed the round; one that is gone was not."""
+    with suppress(Gone):
+        return store.reading(path, lambda reader: glance(reader, 0).is_stand_in)
+    return False
 
 
 def _kind_of(round_: Round) -> Kind:

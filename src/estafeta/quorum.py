@@ -75,18 +75,20 @@ class Closing:
     @property
     def expected_s(self) -> float:
         """Seconds until a quorum may be there, if all goes a little faster than usual; 0 if that is not known."""
-        return max(0.0, EAGERNESS * self._patience.usual_s - (self._clock.monotonic() - self._began))
+        return max(0.0, EAGERNESS * self._patience.usual_s - self._passed_s)
 
     def left_s(self, present: int) -> float:
         """Seconds until the round may be closed, when so many have contributed; infinite while they are too few."""
         if present < self._quorum:
             return inf
-        passed_s = self._clock.monotonic() - self._began
         if self._quorate_s is None:
-            self._quorate_s = passed_s
-        return round(self._patience.limit_s - passed_s, 3)  # nobody sleeps for less
+            self._quorate_s = self._passed_s
+        return round(self._patience.limit_s - self._passed_s, 3)  # nobody sleeps for less
 
     def learn(self) -> None:
         """Learn how long it took until a quorum was there. The round has been gathered."""
-        self.left_s(self._quorum)
-        self._patience.note(self._quorate_s or 0.0)
+        self._patience.note(self._passed_s if self._quorate_s is None else self._quorate_s)
+
+    @property
+    def _passed_s(self) -> float:
+        return self._clock.monotonic() - self._began

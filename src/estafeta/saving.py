@@ -14,7 +14,7 @@ import numpy as np
 
 from estafeta.clipping import clip_factor, norm_from
 from estafeta.errors import Gone
-from estafeta.exchange import Exchange
+from estafeta.exchange import Exchange, is_stand_in
 from estafeta.invocation import Invocation
 from estafeta.layout import Round, RunLayout, messages_in, pieces_in, version_of, versions_in
 from estafeta.message import Wish
@@ -155,7 +155,7 @@ def restore(
             state_of = partial(read_state, store, layout, saved, names=names) if names else _no_state
             weights.state = state_of(own)
             redo = Redo(spec, plan, exchange, state_of)
-            redo.to(weights, own, _reached(store, layout, spec.workers, saved))
+            redo.to(weights, own, _reached(store, layout, rank, spec.workers, saved))
             return weights, saved
         except Gone:
             if attempt == ATTEMPTS - 1:
@@ -219,16 +219,21 @@ def _no_state(_part: Slice) -> dict[str, Array]:
     return {}
 
 
-def _reached(store: Store, layout: RunLayout, workers: int, saved: int) -> int:
+def _reached(store: Store, layout: RunLayout, rank: int, workers: int, saved: int) -> int:
     """The newest version that all ranks are known to have had, without a gap, since a saved version.
 
     They have contributed to a round that starts from it, be it only the scoring of it. The round that makes the next
     version is not redone but done: the others may still wait for this rank's slice of that, or for its norms. Slices
     and norms of earlier rounds may have been retired: those are over for everybody.
+
+    Rounds that a rank has missed are not redone but done, too: perhaps it was to save after one of them, and the others
+    take it for saved as soon as the rank itself contributes to a later one.
     """
     version = saved
-    listings = [store.list(layout.outbox(rank)) for rank in range(workers)]
+    listings = [store.list(layout.outbox(each)) for each in range(workers)]
     contributed = [messages_in(names, "gradient") | messages_in(names, "scores") for names in listings]
     while all(version + 1 in versions for versions in contributed):
         version += 1
+    while version > saved and is_stand_in(store, layout.message(rank, "gradient", version)):
+        version -= 1
     return version

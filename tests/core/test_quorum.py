@@ -101,6 +101,14 @@ def test_nothing_is_left_over(topology: str, tmp_path: Path) -> None:
 
 
 @RESIDENT
+def test_a_rank_that_is_always_late_is_waited_for_now_and_then(topology: str, tmp_path: Path) -> None:
+    stage = Uneven(tmp_path, quorate(topology, batch_size=3, epochs=1), slow={1: 40.0}, seed=1)
+    stage.run()
+    assert len(stage.witness.missed) == MOST_IN_A_ROW
+    assert_fair(stage, 12, MOST_IN_A_ROW)
+
+
+@RESIDENT
 def test_between_machines_members_are_found_by_listing(topology: str, tmp_path: Path) -> None:
     stage = Uneven(tmp_path, quorate(topology), slow={1: 60.0}, shared=True, seed=2)
     result = stage.run()
