@@ -79,7 +79,10 @@ class Machine:
 
 
 def await_rounds(store: Store, run: Run, rounds: int) -> None:
-    """Wait until a run has got so many rounds further than it is now, by its files."""
+    """Wait until a run has got so many rounds further than it is now, by its files, or has come to its end.
+
+    It may fail meanwhile, when the last attempt at an event was killed: it says so, and is resumed.
+    """
     layout, is_merge = RunLayout(run.name), run.status().spec.topology == "merge"
     directory = layout.weights if is_merge else layout.outbox(0)
 
@@ -87,8 +90,17 @@ def await_rounds(store: Store, run: Run, rounds: int) -> None:
         return max(versions_in(names) if is_merge else messages_in(names, "gradient"), default=-1)
 
     wanted = reached(store.list(directory)) + rounds
-    found = store.wait(directory, lambda names: reached(names) >= wanted, timeout_s=DEADLINE_S, backoff=OFTEN)
-    assert found is not None, f"{run.name} did not get to version {wanted}: {run.inspect()}"
+    deadline = time.monotonic() + DEADLINE_S
+    while store.wait(directory, lambda names: reached(names) >= wanted, timeout_s=1.0, backoff=OFTEN) is None:
+        status = run.status()
+        if status.state == "done":
+            return
+        if status.state == "failed":
+            assert status.outcome
+            assert status.outcome.failure
+            assert status.outcome.failure.reason
+            run.resume()
+        assert time.monotonic() < deadline, f"{run.name} did not get to version {wanted}: {run.inspect()}"
 
 
 def see_through(runs: Sequence[Run]) -> list[Outcome]:

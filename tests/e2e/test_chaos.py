@@ -91,8 +91,6 @@ def test_killed_processes_do_not_show(machine: Machine, inline: Backend, begin: 
     for number, victim in enumerate(victims):
         runs = {topology: at_work(topology, runs.get(topology)) for topology in topologies}
         target = runs[topologies[number % len(topologies)]]
-        if target.status().state == "failed":  # an event's last attempt was killed, too
-            target.resume()
         await_rounds(machine.store, target, choice.randint(1, 6))
         machine.strike(victim, choice)
         if victim != "environment":
