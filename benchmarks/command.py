@@ -55,18 +55,29 @@ class Home:
         Raises:
             RuntimeError: It ended otherwise than well; the message has what it printed.
         """
-        words = [str(COMMAND), "train", job, "--workers", str(ranks), "--topology", topology, "--json"]
-        words += ["--output-dir", str(self.folder / "runs")]
+        began_at = time.time()
+        summary = self._command(job, ranks, topology, ["--output-dir", str(self.folder / "runs")], options)
+        shutil.rmtree(self.folder / "runs", ignore_errors=True)
+        return Trained(Run(summary["run"], attach("local")), began_at, summary)
+
+    def start(self, job: str, ranks: int, topology: str = "auto", chaos: str = "", **options: Any) -> Run:
+        """The same, without waiting for the end.
+
+        Raises:
+            RuntimeError: It was not started.
+        """
+        summary = self._command(job, ranks, topology, ["--detach", *(["--chaos", chaos] if chaos else [])], options)
+        return Run(summary["run"], attach("local"))
+
+    def _command(self, job: str, ranks: int, topology: str, more: list[str], options: Mapping[str, Any]) -> Any:
+        words = [str(COMMAND), "train", job, "--workers", str(ranks), "--topology", topology, "--json", *more]
         for name, value in options.items():
             text = value if isinstance(value, str) else json.dumps(value)
             words += ["-o", f"{name.replace('__', '.')}={text}"]
-        began_at = time.time()
         done = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT_S, cwd=self.folder)
         if done.returncode:
             raise RuntimeError(f"{' '.join(words)}\n{done.stdout}\n{done.stderr}")
-        summary = json.loads(done.stdout)
-        shutil.rmtree(self.folder / "runs", ignore_errors=True)
-        return Trained(Run(summary["run"], attach("local")), began_at, summary)
+        return json.loads(done.stdout)
 
     def stop(self) -> None:
         """End the service."""

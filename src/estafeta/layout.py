@@ -11,6 +11,7 @@
                              valid-00000012-0003.safetensors   its part of the validation of version 12
                partial/train-00000012-0003-01.safetensors      the same, unfinished: where leg 1 goes on
                legs/merge-train-00000012.g00            who merges step 12 (generation 0)
+                    close-train-00000012.g00            who waits for its late ranks
                     rank-0003-02.g00                    who is leg 2 of resident rank 3 (generation 0)
                     ready-0003-02                       that leg is ready to take over
                     left-0003-01                        leg 1 has left, and where
@@ -24,8 +25,8 @@
                best/ final/                             model.safetensors, optimizer.safetensors, state.json
                ending.json                              the version that it ends with
                STOP, done.json | stopped.json | failed.json     how it ended
+               watch.json                               what the watchdog remembers
                reserve                                  room for the last words of a run that fills the disk
-    trash/<run>-<16 hex digits>/                        a run that is being cleaned away
     datasets/<name>/manifest.json                       what is in the data set; where it is, the data set is
                     0123456789abcdef-000012.safetensors block 12, as this attempt at importing has written it
 
@@ -46,9 +47,6 @@ Phase = Literal["train", "valid"]
 
 RUNS = "runs"
 RUN_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-
-TRASH = "trash"
-"""Folder where runs go that are cleaned away: out of the others' sight in one step, then removed file by file."""
 
 DATASETS = "datasets"
 DATASET_NAME = RUN_NAME
@@ -159,6 +157,11 @@ class RunLayout:
         return f"{self.root}/ending.json"
 
     @property
+    def watch(self) -> str:
+        """What the watchdog remembers."""
+        return f"{self.root}/watch.json"
+
+    @property
     def reserve(self) -> str:
         """Room for the last words of a run that fills the disk."""
         return f"{self.root}/reserve"
@@ -246,6 +249,11 @@ def contribution_name(round_: Round, rank: int) -> str:
 def claim_of(round_: Round) -> str:
     """Name of the claim to merge a round, without the generation."""
     return f"merge-{round_.name}"
+
+
+def closing_of(round_: Round) -> str:
+    """Name of the claim to wait for the late ranks of a round, without the generation."""
+    return f"close-{round_.name}"
 
 
 def claim_of_leg(rank: int, leg: int) -> str:
@@ -383,7 +391,7 @@ def attempt_of(name: str) -> str | None:
 
 def round_of(name: str) -> Round | None:
     """The round that a file of `contributions/`, `partial/` or `legs/` belongs to, or None."""
-    match = re.match(r"(?:merge-)?(train|valid)-(\d{8})", name)
+    match = re.match(r"(?:merge-|close-)?(train|valid)-(\d{8})", name)
     return _round(match) if match else None
 
 

@@ -34,6 +34,9 @@ from estafeta.weights import Weights, publish_weights, read_state, read_weights,
 WARM = "merged"
 """Under which an environment keeps (the run's token, its newest version): it does not read what it has published."""
 
+INVOKED = "invoked"
+"""Under which it keeps (the run's token, a round) whose workers it has invoked: a duplicate need not do that again."""
+
 
 def handler(event: Any, context: Any) -> dict[str, Any]:
     """Entry point on Lambda."""
@@ -74,10 +77,13 @@ def _proceed(spec: RunSpec, invocation: Invocation) -> str:
             case (Finish() as end,):
                 finish(end, snapshot, spec, invocation)
                 return ", ".join([*steps, f"finished: {end.why}"])
-            case (Work(), *_):
-                if not steps and not _concluded(snapshot, spec, invocation):
+            case (Work(round_), *_):
+                mark = spec.token, round_
+                has_invoked = invocation.memory.get(INVOKED) == mark
+                if not steps and (has_invoked or not _concluded(snapshot, spec, invocation)):
                     return "left: the workers are at it"
                 dispatch(actions, spec, invocation)
+                invocation.memory[INVOKED] = mark
                 _sweep(store, layout, snapshot)
                 return ", ".join([*steps, f"invoked {len(actions)} workers"])
             case _:
@@ -114,6 +120,7 @@ def _publish_epoch(round_: Round, snapshot: Snapshot, spec: RunSpec, invocation:
         epoch=epoch,
         version=round_.version,
         metrics=metrics,
+        missed=trained.attendance.missed,
         token=invocation.token,
         now=store.clock.time(),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import secrets
 import time
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,9 @@ POLL_GROWTH = 1.3
 
 STOP_PATIENCE_S = {"local": 15.0, "inline": 15.0, "aws": 150.0}
 """Seconds in which a run that has been asked to stop should have ended, if anybody is at work on it."""
+
+TEND_S = {"local": 10.0}
+"""Seconds between two calls of the watchdog by whoever follows a run; on AWS there is a schedule for that."""
 
 PACE_EPOCHS = 20
 """Epochs over which the pace of a run is taken: each is a file to read, and a run may have thousands."""
@@ -75,6 +79,7 @@ class Run:
     def follow(self, since_epoch: int = 0) -> Iterator[Status]:
         """Look at the run again and again until it has ended; each status brings the epochs that are new in it."""
         pause, longest = POLL_S[self._backend.on]
+        tend_s, tended_at = TEND_S.get(self._backend.on, math.inf), time.monotonic()
         while True:
             status = self.status(since_epoch)
             since_epoch = status.epoch
@@ -82,6 +87,9 @@ class Run:
             if status.state in ENDED:
                 return
             self._backend.advance(pause)
+            if time.monotonic() - tended_at > tend_s:
+                self._backend.call({"verb": "tend", "run": self.name})
+                tended_at = time.monotonic()
             pause = min(pause * POLL_GROWTH, longest)
 
     def wait(self) -> Run:
@@ -249,6 +257,7 @@ class Run:
             "best": {"step": status.epochs[-1].best_version, spec.early_stopping.monitor: status.epochs[-1].best_value}
             if status.epochs
             else {},
+            "missed": dict(status.epochs[-1].missed) if status.epochs else {},
             "why": outcome.why if outcome else "",
             "weights_sha256": outcome.weights_sha256 if outcome else None,
             "invocations": usage.invocations,

@@ -7,6 +7,7 @@
       → micro-batch after micro-batch; when little time is left: publish the sums so far, invoke the next leg, leave
       → publish the contribution
       → list; if all ranks are there: claim the merge, invoke it
+        (if a quorum is enough: one that sees it there waits until the others are late, and closes the round)
 
 Nothing waits here. Any step may be repeated, by Lambda's retry or by a second delivery, without changing a bit: the
 contribution is a function of the weights, the seed, the round and the rank.
@@ -16,8 +17,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from estafeta.closing import await_others, patience_of
 from estafeta.deadline import Deadline
 from estafeta.errors import EstafetaError, Gone
+from estafeta.handover import take
 from estafeta.invocation import Invocation, dispatch, read_spec
 from estafeta.layout import RunLayout, claim_of, contribution_name, ranks_in
 from estafeta.outcome import fail
@@ -45,9 +48,7 @@ def work(event: WorkerEvent, invocation: Invocation) -> dict[str, Any]:
 
             done = prepare(spec, invocation)
         elif event.task == "reside":
-            from estafeta.resident import reside
-
-            done = reside(event, spec, invocation)
+            done = _reside(event, spec, invocation)
         else:
             done = contribute(event, spec, invocation)
     except Gone as error:
@@ -59,6 +60,16 @@ def work(event: WorkerEvent, invocation: Invocation) -> dict[str, Any]:
         fail(invocation, layout, _failure(error, event))
     invocation.note(event.run, done=done)
     return {"done": done}
+
+
+def _reside(event: WorkerEvent, spec: RunSpec, invocation: Invocation) -> str:
+    """Be a leg of a resident rank; who finds that there is nothing to do has not imported torch for it."""
+    leg = take(event, spec, invocation)
+    if isinstance(leg, str):
+        return leg
+    from estafeta.resident import reside
+
+    return reside(leg, spec, invocation)
 
 
 def contribute(event: WorkerEvent, spec: RunSpec, invocation: Invocation) -> str:
@@ -73,7 +84,7 @@ def contribute(event: WorkerEvent, spec: RunSpec, invocation: Invocation) -> str
         NotFinite: The loss or the gradient is NaN or infinite.
     """
     store, layout, round_ = invocation.store, RunLayout(event.run), event.round
-    done = "a duplicate"
+    began, done = store.clock.monotonic(), "a duplicate"
     if contribution_name(round_, event.rank) not in store.list(layout.contributions):
         plan = read_plan(store, layout)
         reached = _publish_share(event, spec, plan, invocation)
@@ -84,8 +95,12 @@ def contribute(event: WorkerEvent, spec: RunSpec, invocation: Invocation) -> str
             dispatch((following,), spec, invocation)
             return f"handed over to leg {following.leg}"
         done = "contributed"
+        if spec.closes_early and not event.leg:
+            patience_of(spec, invocation).note(store.clock.monotonic() - began)
     # Published first, listed afterwards: of all ranks, at least the last one sees the round complete.
     ranks = ranks_in(store.list(layout.contributions), round_)
+    if spec.closes_early and len(ranks) < spec.workers and not invocation.is_alone:
+        ranks = await_others(round_, event.rank, began, spec, invocation)
     if len(ranks) == spec.workers and store.claim(layout.legs, claim_of(round_), generation=0, token=invocation.token):
         dispatch((Merge(round_),), spec, invocation)
         done += ", invoked the merge"

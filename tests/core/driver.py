@@ -187,6 +187,11 @@ class Relay:
         if self._queue:
             heapq.heappop(self._queue)
 
+    def lose_last(self) -> None:
+        """Lose the event that was sent last."""
+        self._queue.remove(max(self._queue, key=lambda entry: entry[1]))
+        heapq.heapify(self._queue)
+
     def drain(self) -> None:
         """Deliver until nothing is queued."""
         while self.step():
@@ -210,8 +215,9 @@ class Relay:
 
     def _carry_out(self, event: Event) -> Any:
         invocation = Invocation(
-            self._seen_by_functions, lambda functions: self, event.token, self._remaining_s, event.role, quiet=True
-        )
+            self._seen_by_functions, lambda functions: self, event.token, self._remaining_s, event.role,
+            quiet=True, is_alone=True,
+        )  # fmt: skip
         return perform(event, invocation)
 
     def _token(self) -> str:

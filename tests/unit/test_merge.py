@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from core.events import Event
 from core.specs import spec_of
 from estafeta import merge as module
 from estafeta.layout import Round, claim_of, contribution_name, version_of, versions_in
-from estafeta.spec import MergeEvent, WorkerEvent
+from estafeta.spec import MergeEvent, Role, WorkerEvent
 
 
 def at_merge(tmp_path: Path, round_: str, **changes: Any) -> tuple[Relay, Event]:
@@ -51,22 +52,53 @@ def test_another_hint_finds_the_workers_at_it(tmp_path: Path) -> None:
     assert len(relay.queued()) == queued
 
 
-@pytest.mark.parametrize("round_", ["train-00000000", "train-00000002", "valid-00000003"])
-@pytest.mark.parametrize("warm", [True, False], ids=["warm", "cold"])
-def test_a_retry_invokes_the_workers_again(round_: str, warm: bool, tmp_path: Path) -> None:
-    """It may have died when its version was published, or its record, and before its calls."""
+ROUNDS = pytest.mark.parametrize("round_", ["train-00000000", "train-00000002", "valid-00000003"])
+
+
+@ROUNDS
+@pytest.mark.parametrize("calls", [0, 1, 2])
+def test_a_retry_invokes_the_workers_again(round_: str, calls: int, tmp_path: Path) -> None:
+    """It was killed when its version was published, or its record, before or between its calls."""
     relay, event = at_merge(tmp_path, round_)
     relay.step()
     began = workers_queued(relay)
     assert len(began) == 2
-    while relay.queued():
-        relay.drop()
-    if not warm:
-        forget()
+    for _ in range(2 - calls):
+        relay.lose_last()
+    forget()
     assert relay.redeliver(event)["done"] == "invoked 2 workers"
-    assert workers_queued(relay) == began
+    assert workers_queued(relay)[calls:] == began
     relay.drain()
     assert relay.outcome().state == "done"
+
+
+@ROUNDS
+def test_a_retry_in_the_same_environment_invokes_the_workers(
+    round_: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call was refused, so the function raised."""
+    relay, _ = at_merge(tmp_path, round_)
+
+    def refuse(role: Role, event: Mapping[str, Any]) -> None:
+        monkeypatch.undo()
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(relay, "send", refuse)
+    relay.step()
+    assert workers_queued(relay) == []
+    relay.step()
+    assert len(workers_queued(relay)) == 2
+    relay.drain()
+    assert relay.outcome().state == "done"
+
+
+@ROUNDS
+def test_a_duplicate_in_the_same_environment_invokes_nobody(round_: str, tmp_path: Path) -> None:
+    relay, event = at_merge(tmp_path, round_)
+    relay.step()
+    queued = relay.queued()
+    assert relay.redeliver(event)["done"] == "left: the workers are at it"
+    assert relay.queued() == queued
 
 
 def test_a_retry_invokes_the_workers_of_whatever_round_it_got_to(tmp_path: Path) -> None:
@@ -75,6 +107,7 @@ def test_a_retry_invokes_the_workers_of_whatever_round_it_got_to(tmp_path: Path)
     relay.redeliver(event)
     while relay.queued():
         relay.drop()
+    forget()
     late = replace(event, payload=MergeEvent(run="r", round="train-00000000").model_dump())
     assert relay.redeliver(late)["done"] == "invoked 2 workers"
 
