@@ -118,7 +118,7 @@ class Lookout:
             self._call(rank, round_, names)
 
     def _limit_s(self, calls: int) -> float:
-        """How long is waited after so many calls: who was sent for begins its share anew, and has to get done with it."""
+        """How long is waited after so many calls: who was sent for begins its share anew, and must get done with it."""
         limit_s = min(self._leg.pace.start_s * GROWTH ** (calls - 1), self._longest_s)
         return max(limit_s, SHARES_OF_PATIENCE * self._leg.share_s)
 
