@@ -90,7 +90,7 @@ class Cloud(Stage):
         )  # fmt: skip
         self.most_turns = MOST_TURNS
         self.journal = Journal(f"{ROOT}/{self.layout.root}")
-        self.ledger = Ledger(self.server, ROOT, self.layout, world.workers)
+        self.ledger = Ledger(self.server, ROOT, self.layout, world.workers, has_stand_ins=world.quorum is not None)
         self.ledger.on_vector = self._damage
         self.fence = Fence()
         self.failures: list[dict[str, Any]] = []

@@ -69,6 +69,13 @@ def judge(cloud: Cloud) -> None:
     """
     if cloud.world.damaged is not None and cloud.failures:
         return
+    if (
+        cloud.world.quorum is not None
+    ):  # who was late is not in it; its exports must be what the outcome says all the same
+        assert cloud.outcome().state == "done"
+        cloud.assert_whole()
+        cloud.assert_exports_agree()
+        return
     result, expected = cloud.result(), undisturbed(cloud.world)
     for name, value in vars(expected).items():
         if getattr(result, name) != value:

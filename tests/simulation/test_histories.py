@@ -76,7 +76,7 @@ def test_a_history_is_told_by_what_changed_something() -> None:
     assert len(told.splitlines()) < len(whole.splitlines())
     assert "as it should be" in told
     lines = told.splitlines()
-    assert any(" link " in line and "weights/00000001" in line for line in lines)
+    assert any(" link " in line and "plan.json" in line for line in lines)
     assert any("and is killed" in line for line in lines)
     assert not any(" listdir " in line for line in lines[: len(lines) // 2])
 

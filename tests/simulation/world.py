@@ -77,6 +77,7 @@ class World:
         resumes: Whether it resumes the run at each of the first looks, at work or not.
         faults: What goes wrong.
         most_s: When it must be over.
+        quorum: See `RunSpec`.
         damaged: Which of the published vectors is damaged on the disk; None: none.
     """
 
@@ -96,6 +97,7 @@ class World:
     resumes: bool = False
     faults: Faults = Faults()
     most_s: float = 6 * 3600.0
+    quorum: int | None = None
     damaged: int | None = None
 
     @property
@@ -110,7 +112,7 @@ class World:
         spec = SHAPES[self.shape].model_copy(
             update={
                 "token": "of-the-client", "workers": self.workers, "topology": self.topology,
-                "rounds_per_invocation": self.rounds_per_invocation,
+                "rounds_per_invocation": self.rounds_per_invocation, "quorum": self.quorum,
                 "functions": {role: function.model_copy(update=limit) for role, function in FUNCTIONS.items()},
             }
         )  # fmt: skip
@@ -223,6 +225,14 @@ def _replaced(seed: int) -> World:
     return replace(world, limit_s=LONGEST_S, faults=Faults(slow=0.3, until_s=60.0))
 
 
+def _quorum(seed: int) -> World:
+    """Rounds close without the last one or two of at least three ranks, of which some are slow or killed."""
+    world = _calm(seed)
+    workers = max(world.workers, 3)
+    return replace(world, workers=workers, quorum=workers - 1 - seed % 2, compute_s=min(world.compute_s, 2.0),
+                   faults=Faults(slow=0.3, kill=0.1, duplicate=0.1, until_s=600.0))  # fmt: skip
+
+
 def _damaged(seed: int) -> World:
     """A byte of one published vector is damaged on the disk."""
     return replace(_calm(seed), damaged=random.Random(f"damaged {seed}").randrange(20))
@@ -231,5 +241,6 @@ def _damaged(seed: int) -> World:
 PROFILES: Mapping[str, Callable[[int], World]] = {
     "anything": _anything, "calm": _calm, "prompt": _prompt, "doubled": _doubled, "killed": _killed,
     "failover": _failover, "replaced": _replaced,
+    "quorum": _quorum,
     "damaged": _damaged,
 }  # fmt: skip
