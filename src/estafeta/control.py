@@ -20,7 +20,7 @@ from estafeta.founding import found, publish_spec, taken
 from estafeta.handover import read_claim, send_for
 from estafeta.inspection import inspect
 from estafeta.invocation import Invocation, dispatch
-from estafeta.layout import RUNS, RunLayout
+from estafeta.layout import RUNS, RunLayout, all_calls_in
 from estafeta.outcome import RESERVE_BYTES, fail
 from estafeta.removal import export_if_missing, strip
 from estafeta.snapshot import OUTCOMES, Prepare, Snapshot, next_actions, read_epoch, take_snapshot, takeovers
@@ -215,6 +215,7 @@ def _reopen(spec: RunSpec, invocation: Invocation) -> None:
     for folder in (*outboxes, layout.export("best"), layout.export("final")):  # of a stopped run, all is saved
         store.sweep(folder, store.list(folder))
     store.sweep(layout.root, [path.rpartition("/")[2] for path in (layout.stop, layout.ending, layout.watch)])
+    store.sweep(layout.legs, all_calls_in(store.list(layout.legs)))  # attempts are counted anew
     for state in ended:
         earlier = sum(name.startswith(f"{state}-") for name in names)
         store.move(layout.outcome(state), layout.outcome(f"{state}-{earlier + 1:02d}"))

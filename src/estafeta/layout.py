@@ -350,6 +350,11 @@ def calls_in(names: Iterable[str], rank: int) -> dict[int, int]:
     return calls
 
 
+def all_calls_in(names: Iterable[str]) -> list[str]:
+    """File names of all calls, in a listing of `legs/`."""
+    return [name for name in names if _CALL.fullmatch(name)]
+
+
 def ranks_in(names: Iterable[str], round_: Round) -> frozenset[int]:
     """Ranks whose contribution to a round is in a listing of `contributions/`."""
     matches = (_CONTRIBUTION.fullmatch(name) for name in names)

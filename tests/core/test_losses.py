@@ -131,11 +131,11 @@ def test_a_successor_that_never_came(topology: str, rank: int, tmp_path: Path) -
     assert stage.run() == undisturbed("adamw", 3)
 
 
-@RANKS
+@pytest.mark.parametrize("rank", [0, 2])
 @TOPOLOGIES
 def test_a_leg_that_dies_while_its_successor_waits(topology: str, rank: int, tmp_path: Path) -> None:
     """The successor is ready: it is told to go on, and nobody has to start."""
-    stage = stage_of(tmp_path, topology, rank, name="plain", limit_s=3.0, changes={"epochs": 15})
+    stage = stage_of(tmp_path, topology, rank, name="plain", limit_s=2.0, changes={"epochs": 6})
     stage.start()
     actor = actor_of(stage, rank)
     until(stage, lambda: stage.store.exists(stage.layout.ready(rank, 1)))
@@ -144,7 +144,7 @@ def test_a_leg_that_dies_while_its_successor_waits(topology: str, rank: int, tmp
     until(stage, lambda: stage.store.exists(stage.layout.left(rank, 0)))
     assert not any(event.payload["generation"] for event in stage.delivered[before:])
     stage.drain()
-    assert stage.result() == undisturbed_of(spec_of("plain", workers=3, epochs=15))
+    assert stage.result() == undisturbed_of(spec_of("plain", workers=3, epochs=6))
 
 
 @pytest.mark.parametrize("calls", [0, 3, 8, 15])
@@ -213,7 +213,8 @@ def test_a_rank_that_is_lost_each_time_fails_the_run(topology: str, rank: int, t
     assert failure.round in failure.message
     assert failure.request_id
     assert sum(is_reside(event, rank) and event.attempt == 1 for event in stage.delivered) == 1 + MOST_CALLS
-    stage._dies_after = lambda event: None
+    deaths = iter([12, 12])
+    stage._dies_after = lambda event: next(deaths, None) if is_reside(event, rank) else None
     stage.control("resume")
     stage.drain()
     assert stage.result() == undisturbed("adamw", 3)

@@ -13,8 +13,11 @@ from estafeta.layout import (
     Phase,
     Round,
     RunLayout,
+    all_calls_in,
     attempt_of,
+    calls_in,
     claim_of,
+    claim_of_call,
     claim_of_leg,
     contribution_name,
     epochs_in,
@@ -25,6 +28,7 @@ from estafeta.layout import (
     message_name,
     messages_in,
     pieces_in,
+    rank_of_outbox,
     ranks_in,
     residents_in,
     round_of,
@@ -179,3 +183,20 @@ def test_blocks_are_told_by_their_attempt() -> None:
 def test_names_of_runs_cannot_leave_their_folder() -> None:
     assert all(RUN_NAME.fullmatch(name) for name in ("a", "amber-41", "0.1_b"))
     assert not any(RUN_NAME.fullmatch(name) for name in ("", ".", "..", "a/b", "A", "-a", ".hidden", "a" * 64, "a\n"))
+
+
+def test_calls_are_counted_by_version() -> None:
+    names = {
+        claim_name(claim_of_call(rank, version), number)
+        for rank, version, count in ((3, 12, 2), (3, 13, 1), (4, 12, 5))
+        for number in range(count)
+    }
+    assert calls_in(names | FOREIGN, 3) == {12: 2, 13: 1}
+    assert calls_in(names | FOREIGN, 5) == {}
+    assert set(all_calls_in(names | FOREIGN)) == names
+
+
+def test_the_rank_of_a_message_is_in_its_path() -> None:
+    layout = RunLayout("r")
+    assert [rank_of_outbox(layout.message(rank, "slice", 7)) for rank in (0, 3, 12)] == [0, 3, 12]
+    assert leg_of(layout.fell(3, 2, 1).rpartition("/")[2]) == (3, 2)
