@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test packages chaos check scan format bench clean
+.PHONY: demo test packages simulate chaos check scan format bench clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Estafeta needs Python 3.11 or newer; set PYTHON=…")'
@@ -23,6 +23,9 @@ packages: $(INSTALLED)  ## the library as deploy makes it: PyTorch is fetched, f
 
 chaos: $(INSTALLED)  ## whole runs under injected faults and kill -9, all seeds and moments
 	$(BIN)/pytest tests/e2e/test_chaos.py --thorough
+
+simulate: $(INSTALLED)  ## 20,000 simulated runs; SEED=1234 tells one of them, PROFILE= says in what kind of world
+	cd tests && ../$(BIN)/python -m simulation $(SEED) $(if $(PROFILE),--profile $(PROFILE))
 
 check: $(INSTALLED)  ## lint, format, types, layering, template
 	$(BIN)/ruff check

@@ -106,18 +106,18 @@ class Drafts:
         self._directory = directory
         self._reuse = reuse
         self._free: list[Draft] = []
-        self._in_use: set[Draft] = set()
+        self._in_use: dict[Draft, None] = {}  # in order, so that a history can be repeated
 
     def take(self) -> Draft:
         """A draft to fill: whatever it held is to be overwritten, all of it."""
         draft = self._free.pop() if self._free else Draft(self._store, self._directory, reuse=self._reuse)
-        self._in_use.add(draft)
+        self._in_use[draft] = None
         return draft
 
     def give_back(self, draft: Draft) -> None:
         """Retire a draft that was published, or give back one that was not."""
         draft.retire()
-        self._in_use.discard(draft)
+        self._in_use.pop(draft, None)
         if self._reuse:
             self._free.append(draft)
         else:

@@ -94,9 +94,10 @@ class Lookout:
 
     def _is_overdue(self, rank: int, others: Collection[int], now: float) -> bool:
         """Whether a rank has been missing for too long for the first time."""
-        limit_s = max(self._leg.pace.limit_s, SHARES_OF_PATIENCE * self._leg.share_s)
+        limit_s = self._leg.pace.limit_s
         if rank == 0 and len(others) > 1:  # which may itself wait for the others to save
             limit_s = max(limit_s, self._leg.pace.start_s)
+        limit_s = max(min(limit_s, self._longest_s), SHARES_OF_PATIENCE * self._leg.share_s)
         return now - self._wait.missing[rank].since > limit_s
 
     def _look_after(self, rank: int, round_: Round, names: Collection[str], now: float) -> None:
@@ -117,8 +118,13 @@ class Lookout:
             self._call(rank, round_, names)
 
     def _limit_s(self, calls: int) -> float:
-        """How long is waited after so many calls."""
-        return min(self._leg.pace.start_s * GROWTH ** (calls - 1), LONGEST * self._spec.functions["worker"].timeout_s)
+        """How long is waited after so many calls: who was sent for begins its share anew, and must get done with it."""
+        limit_s = min(self._leg.pace.start_s * GROWTH ** (calls - 1), self._longest_s)
+        return max(limit_s, SHARES_OF_PATIENCE * self._leg.share_s)
+
+    @property
+    def _longest_s(self) -> float:
+        return LONGEST * self._spec.functions["worker"].timeout_s
 
     def _call(self, rank: int, round_: Round, names: Collection[str]) -> None:
         residents, left = residents_in(names), left_in(names)

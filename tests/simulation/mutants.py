@@ -1,0 +1,95 @@
+"""The real code without one of its safeguards: the simulation must notice each.
+
+A mutant comes with the worlds in which what the safeguard is for does happen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+from estafeta import gathered, handover
+from estafeta.arrivals import Arrivals
+from estafeta.exchange import Exchange
+from estafeta.files import Reader
+from estafeta.store import Store
+from estafeta.tensorfile import TensorFile
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A safeguard that is missing.
+
+    Attributes:
+        profile: Of the worlds.
+        within: In how many of them it must be noticed.
+        missing: Takes it away.
+    """
+
+    profile: str
+    within: int
+    missing: Callable[[], AbstractContextManager[object]]
+
+
+def _publish_once() -> AbstractContextManager[object]:
+    def give_name(store: Store, temporary: str, path: str, token: str, head_bytes: int) -> bool:
+        store.files.rename(temporary, store.absolute(path))
+        return True
+
+    return patch.object(Store, "give_name", give_name)
+
+
+def _temporary_names() -> AbstractContextManager[object]:
+    def publish(store: Store, path: str, chunks: Sequence[Any], token: str) -> bool:
+        try:
+            store.files.create(store.absolute(path), chunks)
+        except FileExistsError:
+            return store._carries(path, token, len(bytes(chunks[0])))
+        return True
+
+    return patch.object(Store, "publish", publish)
+
+
+def _token_check() -> AbstractContextManager[object]:
+    return patch.object(Store, "_carries", lambda *_: False)
+
+
+def _generation_fence() -> AbstractContextManager[object]:
+    return patch.object(handover, "generation_in", lambda *_: -1)
+
+
+def _listing_before_opening() -> AbstractContextManager[object]:
+    def by_name(arrivals: Arrivals, paths: Sequence[str], found: dict[str, Reader]) -> None:
+        while pending := [path for path in paths if path not in found]:
+            for path in pending:
+                arrivals._try(path, found)
+            arrivals._alarm(pending)
+            arrivals._pause(0.5, pending)
+
+    return patch.object(Arrivals, "_by_listing", by_name)
+
+
+def _redo_log() -> AbstractContextManager[object]:
+    retire = Exchange.retire
+    return patch.object(Exchange, "retire", lambda exchange, version, redo_from: retire(exchange, version, version))
+
+
+@contextlib.contextmanager
+def _digest_check() -> Iterator[None]:
+    with patch.object(TensorFile, "_check", lambda *_: None), patch.object(gathered.Source, "check", lambda *_: None):
+        yield
+
+
+MUTANTS: Mapping[str, Mutant] = {
+    "publish-once": Mutant("doubled", 10, _publish_once),
+    "temporary names": Mutant("killed", 10, _temporary_names),
+    "token check after EEXIST": Mutant("failover", 20, _token_check),
+    "generation fence": Mutant("replaced", 20, _generation_fence),
+    "listing before opening": Mutant("prompt", 20, _listing_before_opening),
+    "redo log": Mutant("calm", 20, _redo_log),
+    "digest check": Mutant("damaged", 20, _digest_check),
+}

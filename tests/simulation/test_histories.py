@@ -1,0 +1,88 @@
+"""Whatever happens to a run, it ends with the bits of a run to which nothing happens, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .history import History, live
+from .stand_ins import stand_ins
+from .world import PROFILES
+
+HISTORIES, TESTS = 1000, 20
+
+
+@pytest.fixture(autouse=True)
+def _stand_ins() -> Iterator[None]:
+    with stand_ins():
+        yield
+
+
+def seeds_that_went_wrong(profile: str, seeds: range) -> list[str]:
+    histories = (live(PROFILES[profile](seed)) for seed in seeds)
+    return [f"make simulate PROFILE={profile} SEED={history.world.seed}: {history.violation}"
+            for history in histories if history.violation]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", range(TESTS))
+def test_a_run_survives_anything(part: int) -> None:
+    count = HISTORIES // TESTS
+    assert seeds_that_went_wrong("anything", range(part * count, (part + 1) * count)) == []
+
+
+@pytest.mark.parametrize("profile", [name for name in PROFILES if name != "anything"])
+def test_a_run_survives_what_the_mutants_do_not(profile: str) -> None:
+    assert seeds_that_went_wrong(profile, range(12)) == []
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_seed_has_one_history(profile: str) -> None:
+    first, second = (live(PROFILES[profile](3)) for _ in range(2))
+    assert first.journal.digest == second.journal.digest
+    assert len(first.journal) > 100
+    assert live(PROFILES[profile](4)).journal.digest != first.journal.digest
+
+
+def test_a_seed_has_one_history_in_any_process() -> None:
+    """Neither the hash of strings, nor what the process did before, has a part in it."""
+    code = (
+        "from simulation.history import live\nfrom simulation.stand_ins import stand_ins\n"
+        "from simulation.world import PROFILES\n"
+        "with stand_ins(): print(live(PROFILES['anything'](3)).journal.digest)"
+    )
+    tests = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": str(tests)}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == live(PROFILES["anything"](3)).journal.digest
+
+
+def test_worlds_have_every_topology_size_and_fault() -> None:
+    worlds = [PROFILES["anything"](seed) for seed in range(HISTORIES)]
+    assert {world.topology for world in worlds} == {"merge", "sharded", "replicated"}
+    assert {world.workers for world in worlds} == set(range(1, 10))
+    assert {world.storage for world in worlds} == {"nfs", "local"}
+    for fault in vars(worlds[0].faults):
+        assert any(getattr(world.faults, fault) for world in worlds), fault
+
+
+def test_a_history_is_told_by_what_changed_something() -> None:
+    history = live(PROFILES["killed"](2))
+    told, whole = history.tell(), history.tell(whole=True)
+    assert len(told.splitlines()) < len(whole.splitlines())
+    assert "as it should be" in told
+    lines = told.splitlines()
+    assert any(" link " in line and "plan.json" in line for line in lines)
+    assert any("and is killed" in line for line in lines)
+    assert not any(" listdir " in line for line in lines[: len(lines) // 2])
+
+
+def test_a_history_that_goes_wrong_ends_with_what_went_wrong() -> None:
+    history: History = live(PROFILES["damaged"](0))
+    assert history.violation is None
+    assert history.failures == 1
+    assert "is damaged" in history.tell()
