@@ -45,7 +45,8 @@ bench: $(INSTALLED)  ## short benchmarks
 	$(BIN)/python benchmarks/bench_exchange.py --short
 	$(BIN)/python benchmarks/bench_training.py --short --cases mlp-784-256-10,startup
 	$(BIN)/python benchmarks/bench_handover.py --short
-	$(BIN)/python benchmarks/bench_data.py --csv-mb 50 --table-mb 64
+	$(BIN)/python benchmarks/bench_data.py --short
+	$(BIN)/python benchmarks/bench_memory.py --short
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis runs

@@ -1,6 +1,6 @@
 """What importing costs beside reading, and what batches from blocks cost beside slices of an array in memory.
 
-    python benchmarks/bench_data.py [--dir DIR] [--csv-mb 200] [--table-mb 128] [--only import] [--json]
+    python benchmarks/bench_data.py [--dir DIR] [--csv-mb 1000] [--table-mb 512] [--only import] [--short] [--json]
 
     import     a CSV of a seeded script, read by pyarrow's streaming reader alone, and imported: in turns, MB of text a
                second, and the most memory that each process takes
@@ -47,7 +47,7 @@ MIB = 1 << 20
 COLUMNS = 20
 WIDTH = 784
 BATCH = 256
-WINDOW = 32 * MIB
+WINDOW = 64 * MIB
 LATENCY_S = 0.005
 
 READ = """
@@ -306,12 +306,15 @@ def main() -> None:
     """Print the table, and with `--json` the rows as the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", help="a directory on the file system to measure; a temporary one by default")
-    parser.add_argument("--csv-mb", type=int, default=200)
-    parser.add_argument("--table-mb", type=int, default=128)
+    parser.add_argument("--csv-mb", type=int, default=1000)
+    parser.add_argument("--table-mb", type=int, default=512)
     parser.add_argument("--only", choices=["import", "batches", "blocks"], help="one group alone")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="print one JSON list as the last line")
+    parser.add_argument("--short", action="store_true", help="a small file, a small table, two repeats")
     options = parser.parse_args()
+    if options.short:
+        options.csv_mb, options.table_mb, options.repeats = 50, 256, 2
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     rows: list[dict[str, Any]] = [{"case": "a process with PyTorch and this package", "peak_mb": round(peak)}]
     with tempfile.TemporaryDirectory(dir=options.dir) as folder:
@@ -326,7 +329,7 @@ def main() -> None:
         facts = "".join(f"{value:>12,} {name}" for name, value in row.items() if name != "case")
         print(f"{row['case']:56}{facts}")
     if options.json:
-        print(json.dumps(rows))
+        print(json.dumps([{"machine": describe(), **row} for row in rows]))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """A data set several times larger than a worker's memory, trained on to the end: how much memory each function took.
 
-    python benchmarks/bench_memory.py [--times 8] [--memory-mb 512] [--topologies merge,sharded,replicated] [--json]
+    python benchmarks/bench_memory.py [--times 8] [--memory-mb 512] [--topologies merge,sharded,replicated] [--short]
+                              [--json]
 
 The rows are made by a seed and imported; then one epoch in each topology, with two workers, by functions of the local
-service, which kills what takes more than its memory. `max_mb` is the largest "Max Memory Used" of all REPORT lines,
-`plan_mb` what the memory plan adds up to before the start, `room_mb` what it leaves to blocks beyond that.
+service, which kills what takes more than its memory. `times` is how many times larger than that the rows are, `max_mb`
+the largest "Max Memory Used" of the workers' REPORT lines, `others_mb` that of the other functions, `plan_mb` what the
+memory plan adds up to before the start, `room_mb` what it leaves to blocks beyond that, `over` how many invocations
+took more than they have.
 
 Needs room under /var/tmp for twice the data set.
 """
@@ -69,11 +72,13 @@ def trained(home: Home, store: Store, topology: str, memory_mb: int) -> dict[str
         size, most = map(int, MAX_USED.search(entry.report).groups())  # type: ignore[union-attr]
         used.setdefault(entry.role, []).append((most, size))
     spec = done.run.status().spec
+    manifest = read_manifest(store, "large")
     trainable = sum(p.nbytes for p in large.model().parameters())
-    plan = plan_memory(spec, trainable, trainable, [read_manifest(store, "large")], dense=False)
+    plan = plan_memory(spec, trainable, trainable, [manifest], dense=False)
     needed = RUNTIME_BYTES + plan.model + plan.gradient + plan.optimizer + plan.windows + plan.batch
     return {
         "case": f"{topology}, {memory_mb} MB",
+        "times": round(manifest.bytes / MIB / memory_mb, 2),
         "max_mb": max(most for most, _ in used["worker"]),
         "plan_mb": needed // MIB,
         "room_mb": max(0, plan.room - plan.windows) // MIB,
@@ -89,8 +94,6 @@ def cases(times: float, memory_mb: int, topologies: list[str]) -> Iterator[dict[
     """A row for each topology."""
     with Home() as home:
         store = bring(home.folder, int(times * memory_mb))
-        size = read_manifest(store, "large").bytes
-        yield {"case": f"rows, {size / MIB / memory_mb:.1f} times the memory", "mb": size // MIB}
         for topology in topologies:
             yield trained(home, store, topology, memory_mb)
 
@@ -102,7 +105,10 @@ def main() -> None:
     parser.add_argument("--memory-mb", type=int, default=512)
     parser.add_argument("--topologies", default="merge,sharded,replicated")
     parser.add_argument("--json", action="store_true", help="print one JSON list as the last line")
+    parser.add_argument("--short", action="store_true", help="as many rows as memory, the sharded topology alone")
     options = parser.parse_args()
+    if options.short:
+        options.times, options.topologies = 1.0, "sharded"
     print(describe())
     rows = []
     for row in cases(options.times, options.memory_mb, options.topologies.split(",")):
@@ -110,7 +116,7 @@ def main() -> None:
         facts = "".join(f"{value:>10,} {name}" for name, value in row.items() if name != "case")
         print(f"{row['case']:32}{facts}", flush=True)
     if options.json:
-        print(json.dumps(rows))
+        print(json.dumps([{"machine": describe(), **row} for row in rows]))
 
 
 if __name__ == "__main__":

@@ -25,10 +25,15 @@ FIGURES = {
     "samples_per_s": "samples/s",
     "seconds": "s",
     "stall_ms": "ms",
+    "mean_us": "us",
+    "mb_per_s": "MB/s",
+    "max_mb": "MB",
+    "peak_mb": "MB",
 }
 """The figure that a row is about, whichever it has; with its unit."""
 
-SPREAD = {"p10_us": "p10", "p999_us": "p99.9", "p10_ms": "p10", "p90_ms": "p90", "longest_stall_ms": "longest"}
+SPREAD = {"p10_us": "p10", "p999_us": "p99.9", "p10_ms": "p10", "p90_ms": "p90", "longest_stall_ms": "longest",
+          "peak_mb": "peak MB", "plan_mb": "planned MB", "times": "times the memory"}  # fmt: skip
 
 
 def rows_in(text: str) -> list[Row]:
@@ -50,7 +55,7 @@ def cells(row: Row) -> list[str]:
     if row.get("topology") and row["topology"] not in row["case"]:
         how.append(str(row["topology"]))
     name = next(name for name in FIGURES if name in row)
-    spread = [f"{word} {_number(row[key])}" for key, word in SPREAD.items() if row.get(key) is not None]
+    spread = [f"{word} {_number(row[key])}" for key, word in SPREAD.items() if row.get(key) is not None and key != name]
     ratios = [f"{key.removeprefix('vs_').replace('_', ' ')} {_number(row[key])}" for key in row
               if key.startswith("vs_") and row[key] is not None]  # fmt: skip
     return [str(row["case"]), ", ".join(how), f"{_number(row[name])} {FIGURES[name]}", ", ".join(spread),

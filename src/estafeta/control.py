@@ -14,11 +14,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from estafeta.catalog import names, read_manifest, remove
 from estafeta.errors import EstafetaError, Gone, RunNotFound, UsageError
-from estafeta.failures import explain, is_failure_record, run_of
+from estafeta.failures import explain, follow_up, is_due, is_failure_record, run_of
 from estafeta.fetching import fetch
 from estafeta.forking import fork
 from estafeta.founding import found, publish_spec, taken
-from estafeta.handover import send_for
+from estafeta.handover import read_claim, send_for
 from estafeta.inspection import inspect
 from estafeta.invocation import Invocation, dispatch
 from estafeta.layout import RUNS, RunLayout
@@ -26,7 +26,7 @@ from estafeta.library import install
 from estafeta.outcome import RESERVE_BYTES, fail
 from estafeta.probes import probe
 from estafeta.receiving import receive
-from estafeta.removal import clean, empty_trash
+from estafeta.removal import strip
 from estafeta.s3 import Bucket
 from estafeta.snapshot import OUTCOMES, Prepare, Snapshot, next_actions, read_epoch, take_snapshot, takeovers
 from estafeta.spec import (
@@ -47,8 +47,10 @@ from estafeta.spec import (
     StartVerb,
     Status,
     StatusVerb,
+    TendVerb,
 )
 from estafeta.stack import patient_client
+from estafeta.tending import tend, tend_all
 
 _verbs: TypeAdapter[ControlEvent] = TypeAdapter(ControlEvent)
 
@@ -102,13 +104,17 @@ def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:
             return {"dataset": verb.dataset}
         case ProbeVerb():
             return probe(verb, invocation)
+        case TendVerb():
+            one = verb.run and {verb.run: tend(_spec(verb.run, invocation), invocation)}
+            return {"tended": one or tend_all(invocation)}
         case RunVerb(verb="stop"):
             return _stop(_spec(verb.run, invocation), invocation)
         case RunVerb():
             return _resume(_spec(verb.run, invocation), invocation)
+        case CleanVerb(keep_final=True):
+            return strip(_spec(verb.run, invocation), invocation)
         case CleanVerb():
-            empty_trash(invocation.store)
-            return clean(_spec(verb.run, invocation), invocation, keep_final=verb.keep_final)
+            return _clean(verb.run, invocation)
         case ForkVerb():
             return fork(verb, _spec(verb.run, invocation), invocation)
 
@@ -209,20 +215,48 @@ def _reopen(spec: RunSpec, invocation: Invocation) -> None:
     outboxes = [layout.outbox(rank) for rank in range(spec.workers)] if "stopped" in ended else []
     for folder in (*outboxes, layout.export("best"), layout.export("final")):  # of a stopped run, all is saved
         store.sweep(folder, store.list(folder))
-    store.sweep(layout.root, [path.rpartition("/")[2] for path in (layout.stop, layout.ending)])
+    store.sweep(layout.root, [path.rpartition("/")[2] for path in (layout.stop, layout.ending, layout.watch)])
     for state in ended:
         earlier = sum(name.startswith(f"{state}-") for name in names)
         store.move(layout.outcome(state), layout.outcome(f"{state}-{earlier + 1:02d}"))
 
 
+def _clean(run: str, invocation: Invocation) -> dict[str, Any]:
+    """Remove a run that has ended, with all its files; go on with that if an earlier attempt was broken off."""
+    store, layout = invocation.store, RunLayout(run)
+    outcomes = [layout.outcome(state).rpartition("/")[2] for state in OUTCOMES]
+    if store.list(layout.root).isdisjoint(outcomes):
+        store.remove_if_empty(layout.root)
+        _spec(run, invocation)
+        raise UsageError(f"{run} has not ended", hint=f"estafeta stop {run}")
+    store.remove_tree(layout.root, last=[layout.spec.rpartition("/")[2], *outcomes])
+    return {"run": run}
+
+
 def _give_up(record: Any, invocation: Invocation) -> dict[str, Any]:
-    """End a run as failed, for an event that Lambda could not get done."""
+    """Note that Lambda could not get an event done: the run fails, unless somebody else has done it, or will."""
     run = run_of(record)
     spec = _spec(run, invocation)
-    failure = explain(record, spec.functions)
+    snapshot = take_snapshot(invocation.store, RunLayout(run), spec)
+    failure, event = explain(record, spec.functions), record["requestPayload"]
     invocation.note(run, gave_up=failure.reason)
-    fail(invocation, RunLayout(run), failure)
+    if is_due(event, snapshot) and not _is_replaced(event, failure.request_id, snapshot, invocation):
+        fail(invocation, RunLayout(run), failure)
+    else:
+        dispatch(follow_up(event, snapshot), spec, invocation)
     return {"run": run}
+
+
+def _is_replaced(event: Any, request_id: str, snapshot: Snapshot, invocation: Invocation) -> bool:
+    """Whether another request holds the newest claim of the resident leg that an event was for."""
+    claimed = dict(snapshot.residents).get(event.get("rank", 0))
+    if event.get("task") != "reside" or claimed is None or claimed < (event["leg"], event["generation"]):
+        return False
+    try:
+        claim = read_claim(invocation.store, RunLayout(event["run"]), event["rank"], *claimed)
+    except Gone:
+        return True
+    return claim.request_id != request_id
 
 
 def _dataset(name: str, invocation: Invocation) -> dict[str, Any]:
@@ -234,7 +268,7 @@ def _dataset(name: str, invocation: Invocation) -> dict[str, Any]:
 
 def _run_of(verb: ControlEvent) -> str:
     """The run that a verb is about; empty if it is about none, or about all."""
-    return verb.spec.run if isinstance(verb, StartVerb) else str(getattr(verb, "run", ""))
+    return verb.spec.run if isinstance(verb, StartVerb) else str(getattr(verb, "run", None) or "")
 
 
 @lru_cache(maxsize=4)

@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from estafeta.layout import round_of
+from estafeta.snapshot import Action, Finish, Merge, Prepare, Snapshot, Work, next_actions
 from estafeta.spec import Failure, FunctionSettings, Role
 
 LOOP_HOPS = 16
@@ -25,6 +27,44 @@ def is_failure_record(event: Any) -> bool:
 def run_of(record: dict[str, Any]) -> str:
     """The run that a record is about."""
     return str(record["requestPayload"]["run"])
+
+
+def is_due(event: Mapping[str, Any], snapshot: Snapshot) -> bool:
+    """Whether what an event was for is still to be done; of residents, as far as listings show."""
+    actions = next_actions(snapshot)
+    match event.get("task"):
+        case "prepare":
+            return Prepare() in actions
+        case "train" | "valid":
+            mine = (action for action in actions if isinstance(action, Work) and action.rank == event["rank"])
+            return any((action.round.name, action.leg) == (_round(dict(event)), event["leg"]) for action in mine)
+        case "reside":
+            leg, _ = dict(snapshot.residents).get(event["rank"], (0, 0))
+            return (
+                snapshot.outcome is None and leg <= event["leg"] and (event["rank"], event["leg"]) not in snapshot.left
+            )
+    round_ = round_of(str(event.get("round", "")))
+    is_last = (
+        round_ is None or round_.version == snapshot.version
+    )  # the merge that ends a run has merged its last round
+    return any(
+        is_last if isinstance(action, Finish) else isinstance(action, Merge) and action.round == round_
+        for action in actions
+    )
+
+
+def follow_up(event: Mapping[str, Any], snapshot: Snapshot) -> tuple[Action, ...]:
+    """What may not have been said to anybody, as an event was given up after what it was for had been done."""
+    actions, version = next_actions(snapshot), snapshot.version or 0
+    match event.get("task"):
+        case "prepare":
+            return actions if version == 0 else ()
+        case "train" | "valid":
+            return tuple(action for action in actions if isinstance(action, Merge | Finish))
+        case "reside":
+            return ()
+    merged = round_of(str(event.get("round", "")))
+    return actions if merged and version <= merged.version + 1 else ()
 
 
 def explain(record: dict[str, Any], functions: Mapping[Role, FunctionSettings]) -> Failure:

@@ -63,12 +63,9 @@ def export(which: Which, version: int, spec: RunSpec, invocation: Invocation) ->
     """Publish a version as files that plain PyTorch loads; return the digest of its weights."""
     store, layout, token = invocation.store, RunLayout(spec.run), invocation.token
     plan = read_plan(store, layout)
-    weights = read_weights(store, layout, version)
-    tensors = state_dict(plan, weights, _read_frozen(store, layout) if plan.frozen else {})
-    digest = weights_digest(plan, tensors)
     folder = layout.export(which)
     metadata = {"format": "pt", "token": token, "run": spec.run, "version": str(version)}
-    store.publish(f"{folder}/model.safetensors", encode(tensors, metadata), token)
+    digest = _export_model(store, layout, plan, version, folder, metadata)  # one after the other in memory
     if spec.update_rule.state_slots:
         vectors = read_state(store, layout, version)
         named = {f"{p}.{v}": array for v, flat in vectors.items() for p, array in _split(plan, flat).items()}
@@ -84,6 +81,15 @@ def export(which: Which, version: int, spec: RunSpec, invocation: Invocation) ->
     }  # fmt: skip
     store.publish(f"{folder}/state.json", [json.dumps(facts).encode() + b"\n"], token)
     return digest
+
+
+def _export_model(
+    store: Store, layout: RunLayout, plan: Plan, version: int, folder: str, metadata: dict[str, str]
+) -> str:
+    weights = read_weights(store, layout, version)
+    tensors = state_dict(plan, weights, _read_frozen(store, layout) if plan.frozen else {})
+    store.publish(f"{folder}/model.safetensors", encode(tensors, metadata), metadata["token"])
+    return weights_digest(plan, tensors)
 
 
 def _read_frozen(store: Store, layout: RunLayout) -> dict[str, Array]:

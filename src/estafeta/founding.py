@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from estafeta.errors import Conflict, UsageError
-from estafeta.layout import RUN_NAME, TRASH, RunLayout
+from estafeta.layout import RUN_NAME, RunLayout
 from estafeta.outcome import RESERVE_BYTES
 from estafeta.spec import RunSpec
 from estafeta.store import Store
@@ -19,7 +19,7 @@ def found(spec: RunSpec, store: Store) -> None:
     if not RUN_NAME.fullmatch(spec.run):
         raise UsageError(f"{spec.run!r} cannot name a run", hint="use lower-case letters, digits, '.', '_' and '-'")
     layout = RunLayout(spec.run)
-    for directory in (TRASH, *layout.directories(0 if spec.topology == "merge" else spec.workers)):
+    for directory in layout.directories(0 if spec.topology == "merge" else spec.workers):
         store.make_directories(directory)
     if not store.publish(layout.reserve, [spec.token.encode().ljust(RESERVE_BYTES)], spec.token):
         raise taken(spec)

@@ -24,8 +24,8 @@
                best/ final/                             model.safetensors, optimizer.safetensors, state.json
                ending.json                              the version that it ends with
                STOP, done.json | stopped.json | failed.json     how it ended
+               watch.json                               what the watchdog remembers
                reserve                                  room for the last words of a run that fills the disk
-    trash/<run>-<16 hex digits>/                        a run that is being cleaned away
     datasets/<name>/manifest.json                       what is in the data set; where it is, the data set is
                     0123456789abcdef-000012.safetensors block 12, as this attempt at importing has written it
     probes/<token>/                                     where two functions meet that try the file system out
@@ -50,9 +50,6 @@ Phase = Literal["train", "valid"]
 
 RUNS = "runs"
 RUN_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-
-TRASH = "trash"
-"""Folder where runs go that are cleaned away: out of the others' sight in one step, then removed file by file."""
 
 DATASETS = "datasets"
 DATASET_NAME = RUN_NAME
@@ -163,6 +160,11 @@ class RunLayout:
     def ending(self) -> str:
         """The decision with which version the run ends."""
         return f"{self.root}/ending.json"
+
+    @property
+    def watch(self) -> str:
+        """What the watchdog remembers."""
+        return f"{self.root}/watch.json"
 
     @property
     def reserve(self) -> str:

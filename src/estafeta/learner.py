@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import random
+import weakref
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, Protocol
@@ -215,7 +216,8 @@ class Learner:
             span = slice(offset, offset + parameter.numel())
             flat[span] = parameter.detach().reshape(-1)
             parameter.data = flat[span].view(parameter.shape)
-            shipping = partial(self._accumulated, number)
+            # The hook is kept by PyTorch where Python's garbage collector does not look: it must not keep the model.
+            shipping = partial(_accumulated, weakref.ref(self), number)
             parameter.register_post_accumulate_grad_hook(shipping)  # type: ignore[no-untyped-call]
             slots.append(Slot(name=name, shape=tuple(parameter.shape), offset=offset))
             offset = span.stop
@@ -242,7 +244,7 @@ class Learner:
                      else _vector(parameter.grad))  # fmt: skip
             parameter.grad = None
 
-    def _accumulated(self, number: int, parameter: torch.Tensor) -> None:
+    def accumulated(self, number: int, parameter: torch.Tensor) -> None:
         """A gradient has been added; with re-entrant checkpointing, more than once in a pass, so `grad` is kept."""
         if self._ship is not None and parameter.grad is not None:
             self._shipped.add(number)
@@ -255,6 +257,11 @@ class Learner:
             for name, metric in self._metrics.items():
                 with user_code(f"the metric {name!r}"):
                     self.sums[name] += float(_total(_as_tensor(metric, output, target), rows, f"the metric {name!r}"))
+
+
+def _accumulated(learner: weakref.ref[Learner], number: int, parameter: torch.Tensor) -> None:
+    if (alive := learner()) is not None:
+        alive.accumulated(number, parameter)
 
 
 def seed_generators(seed: int) -> None:

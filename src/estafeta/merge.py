@@ -46,7 +46,7 @@ def merge(event: MergeEvent, invocation: Invocation) -> dict[str, Any]:
     layout = RunLayout(event.run)
     spec = read_spec(invocation.store, event.run)
     try:
-        done = _proceed(event, spec, invocation)
+        done = _proceed(spec, invocation)
     except Gone as error:
         if is_current(round_of(event.round), invocation.store, spec):
             raise
@@ -59,9 +59,9 @@ def merge(event: MergeEvent, invocation: Invocation) -> dict[str, Any]:
     return {"done": done}
 
 
-def _proceed(event: MergeEvent, spec: RunSpec, invocation: Invocation) -> str:
+def _proceed(spec: RunSpec, invocation: Invocation) -> str:
     """Do what is next, again and again, until it is the workers' turn or the end."""
-    store, layout = invocation.store, RunLayout(event.run)
+    store, layout = invocation.store, RunLayout(spec.run)
     steps: list[str] = []
     while True:
         snapshot = take_snapshot(store, layout, spec)
@@ -75,7 +75,7 @@ def _proceed(event: MergeEvent, spec: RunSpec, invocation: Invocation) -> str:
                 finish(end, snapshot, spec, invocation)
                 return ", ".join([*steps, f"finished: {end.why}"])
             case (Work(), *_):
-                if not steps and not _concluded(event, snapshot, invocation):
+                if not steps and not _concluded(snapshot, spec, invocation):
                     return "left: the workers are at it"
                 dispatch(actions, spec, invocation)
                 _sweep(store, layout, snapshot)
@@ -130,17 +130,17 @@ def _weights_at(version: int, spec: RunSpec, invocation: Invocation) -> Weights:
     return weights
 
 
-def _concluded(event: MergeEvent, snapshot: Snapshot, invocation: Invocation) -> bool:
-    """Whether an earlier attempt at this event concluded its round, and ended before it had invoked the workers."""
-    round_ = round_of(event.round)
-    if round_ is None or snapshot.version is None:
+def _concluded(snapshot: Snapshot, spec: RunSpec, invocation: Invocation) -> bool:
+    """Whether an earlier attempt at this event made what the current round starts from, and may not have invoked all.
+
+    That need not be the round of the event: a merge goes on as long as what comes next is there already.
+    """
+    version, last = snapshot.version, snapshot.last_epoch
+    if version is None:
         return False
-    if round_.phase == "valid":
-        last = snapshot.last_epoch
-        return last is not None and last.version == round_.version and last.token == invocation.token
-    return snapshot.version == round_.version + 1 and (
-        token_of_version(invocation.store, RunLayout(event.run), snapshot.version) == invocation.token
-    )
+    if last is not None and last.version == version:
+        return last.token == invocation.token
+    return token_of_version(invocation.store, RunLayout(spec.run), version) == invocation.token
 
 
 def _sweep(store: Store, layout: RunLayout, snapshot: Snapshot) -> None:

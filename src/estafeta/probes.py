@@ -17,7 +17,7 @@ from typing import Any
 from estafeta.errors import EnvironmentProblem
 from estafeta.files import free_bytes
 from estafeta.invocation import Invocation
-from estafeta.invoke import reaching
+from estafeta.invoke import FunctionError, reaching
 from estafeta.layout import probe_folder
 from estafeta.spec import ProbeVerb, WorkerEvent
 from estafeta.store import Backoff, Store, new_token
@@ -54,9 +54,7 @@ def probe(verb: ProbeVerb, invocation: Invocation) -> dict[str, Any]:
         case "answer":
             return _answer(verb, invocation.store)
         case "worker":
-            with reaching("the Lambda API, from inside the stack's network,"):
-                event = WorkerEvent(run="", task="probe").model_dump()
-                return dict(invocation.connect(verb.functions).call("worker", event))
+            return _call_worker(verb, invocation)
 
 
 def probe_torch(invocation: Invocation) -> dict[str, Any]:
@@ -90,6 +88,16 @@ def probe_links(store: Store) -> None:
         ) from error
     finally:
         store.remove_tree(folder)
+
+
+def _call_worker(verb: ProbeVerb, invocation: Invocation) -> dict[str, Any]:
+    try:
+        with reaching("the Lambda API, from inside the stack's network,"):
+            event = WorkerEvent(run="", task="probe").model_dump()
+            return dict(invocation.connect(verb.functions).call("worker", event))
+    except FunctionError as error:
+        raise EnvironmentProblem(f"the worker function failed: {error}",
+                                 hint="see its log; if PyTorch is not there: estafeta deploy") from error  # fmt: skip
 
 
 def _mount(store: Store) -> dict[str, Any]:

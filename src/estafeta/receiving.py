@@ -17,7 +17,7 @@ from estafeta.deadline import Deadline
 from estafeta.errors import Corrupt, UsageError
 from estafeta.files import Buffer
 from estafeta.invocation import Invocation
-from estafeta.layout import MANIFEST, DatasetLayout
+from estafeta.layout import MANIFEST, DatasetLayout, attempt_of
 from estafeta.manifest import Manifest
 from estafeta.s3 import UPLOADS, Bucket
 
@@ -80,6 +80,9 @@ def _manifest(bucket: Bucket, upload: str) -> Manifest:
     except ValidationError as error:
         raise Corrupt(f"the manifest at {upload} in the bucket {bucket.name} cannot be read: {error}") from error
     check_name(manifest.name)
+    first = DatasetLayout(manifest.name).block(manifest.attempt, 0).rpartition("/")[2]
+    if attempt_of(first) != manifest.attempt:
+        raise Corrupt(f"the manifest at {upload} names its blocks by {manifest.attempt!r}")
     return manifest
 
 

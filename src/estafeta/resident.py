@@ -329,6 +329,7 @@ class _Resident:
         self._save()
         if self._leg.rank == 0:
             self._await_saved(self._version)
+            self._replica.weights.state.clear()  # it is read again for the export: both may not fit the memory
             end = Finish("stopped", "on request") if stopped else Finish("done", why or "all epochs are done")
             finish(end, take_snapshot(self._store, self._layout, self._spec), self._spec, self._invocation)
             for rank in range(self._spec.workers):  # what was exchanged, and kept as redo log, serves nobody any more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import secrets
 import time
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,9 @@ POLL_GROWTH = 1.3
 
 STOP_PATIENCE_S: dict[On, float] = {"local": 15.0, "inline": 15.0, "aws": 150.0}
 """Seconds in which a run that has been asked to stop should have ended, if anybody is at work on it."""
+
+TEND_S = {"local": 10.0}
+"""Seconds between two calls of the watchdog by whoever follows a run; on AWS there is a schedule for that."""
 
 PACE_EPOCHS = 20
 """Epochs over which the pace of a run is taken: each is a file to read, and a run may have thousands."""
@@ -81,6 +85,7 @@ class Run:
     def follow(self, since_epoch: int = 0) -> Iterator[Status]:
         """Look at the run again and again until it has ended; each status brings the epochs that are new in it."""
         pause, longest = POLL_S[self._backend.on]
+        tend_s, tended_at = TEND_S.get(self._backend.on, math.inf), time.monotonic()
         while True:
             status = self.status(since_epoch)
             since_epoch = status.epoch
@@ -88,6 +93,9 @@ class Run:
             if status.state in ENDED:
                 return
             self._backend.advance(pause)
+            if time.monotonic() - tended_at > tend_s:
+                self._backend.call({"verb": "tend", "run": self.name})
+                tended_at = time.monotonic()
             pause = min(pause * POLL_GROWTH, longest)
 
     def wait(self) -> Run:

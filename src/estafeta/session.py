@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass, field
 
 from estafeta.data import Data
@@ -67,7 +68,9 @@ def open_session(spec: RunSpec, invocation: Invocation) -> Session:
     store, layout, memory = invocation.store, RunLayout(spec.run), invocation.memory
     session: Session | None = memory.get(WARM)
     if session is None or session.run != spec.token:
-        session = memory[WARM] = None  # before the next model is made: two may not fit the function's memory
+        if session is not None:  # goes before the next model is made: two may not fit the function's memory
+            session = memory[WARM] = None
+            gc.collect()  # the parts of a user's model may know each other
         seed_generators(spec.seed)
         job = load_job(f"{store.root}/{layout.code}", spec.job)
         learner = Learner(job, spec)

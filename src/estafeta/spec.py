@@ -286,6 +286,13 @@ class RunVerb(Document):
     run: str
 
 
+class TendVerb(Document):
+    """Set a run going again if it stands still; None: all runs. To be called again and again."""
+
+    verb: Literal["tend"]
+    run: str | None = None
+
+
 class CleanVerb(Document):
     """Remove a run that has ended, or all of it but its exports and records."""
 
@@ -341,7 +348,7 @@ class InstallVerb(Document):
 
     verb: Literal["install"]
     bucket: str
-    library: str = Field(pattern="[0-9a-f]{16}")
+    library: str = Field(pattern=r"^[0-9a-f]{16}$")
 
 
 class DatasetsVerb(Document):
@@ -383,7 +390,7 @@ class ProbeVerb(Document):
     verb: Literal["probe"]
     what: Literal["mount", "meet", "answer", "worker"]
     functions: dict[Role, FunctionSettings] = {}
-    token: str = Field(default="", pattern=r"[0-9a-f]*")
+    token: str = Field(default="0", pattern=r"^[0-9a-f]+$")
 
 
 ControlEvent = Annotated[
@@ -391,6 +398,7 @@ ControlEvent = Annotated[
     | ForkVerb
     | RunVerb
     | CleanVerb
+    | TendVerb
     | StatusVerb
     | InspectVerb
     | RunsVerb

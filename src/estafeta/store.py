@@ -309,17 +309,22 @@ class Store:
         for name in sorted(names):
             self._remove(self.absolute(f"{directory}/{name}"))
 
-    def sweep_unpublished(self, directory: str) -> None:
-        """Remove what writers that have died left under temporary names. Nobody may be writing there."""
+    def sweep_temporary(self, directory: str) -> None:
+        """Remove the temporary files in a directory: those of dead writers. Whoever still writes there fails."""
         self.sweep(directory, self.unpublished(directory))
 
-    def remove_tree(self, directory: str) -> None:
+    def remove_tree(self, directory: str, last: Sequence[str] = ()) -> None:
         """Remove a directory with all that is in it, temporary files of dead writers too.
 
         A directory that the server still holds for an open file stays behind, empty of published names.
+
+        Args:
+            directory: Which directory.
+            last: Names in it that go after all others, in this order: by them, an attempt that was broken off is known.
         """
         path = self.absolute(directory)
-        for name in self._names(directory):
+        names = self._names(directory)
+        for name in (*(name for name in names if name not in last), *(name for name in last if name in names)):
             try:
                 self.files.unlink(f"{path}/{name}")
             except (IsADirectoryError, PermissionError):

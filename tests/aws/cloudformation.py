@@ -1,130 +1,67 @@
-"""CloudFormation by moto, and Lambda by the local service: a stack that is deployed has functions that run.
+"""What moto's CloudFormation lacks: it does not know some resources, and forgets a change set's parameters.
 
-moto cannot make the network of the template. So it is given the same stack with the resources that it can make, and
-when that is there, the local service is started from the template that was sent; when it is deleted, that is stopped.
+The client sends the real templates, and botocore checks the calls; of the stack, moto makes the file system. Names of
+the functions stand in the outputs, as they would.
 """
 
 from __future__ import annotations
 
-import json
-import threading
-import urllib.error
-import urllib.parse
-import urllib.request
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
+from moto.cloudformation import models
 
-from estafeta import local
-from estafeta.local.template import open_template
-
-from .account import REGION, functions_at, with_moto
-
-FUNCTIONS = "AWS::Lambda::Function"
-RESOURCES = {
-    "FileSystem": {"Type": "AWS::EFS::FileSystem", "DeletionPolicy": "Retain", "Properties": {"Encrypted": True}},
-    "WorkerLogs": {"Type": "AWS::Logs::LogGroup", "Properties": {"LogGroupName": "/aws/lambda/estafeta-worker"}},
-}
+MADE = ("AWS::EFS::FileSystem", "AWS::S3::Bucket")
 
 
-class CloudFormation:
-    """The endpoint. To be used in a `with` statement.
+def complete(patch: pytest.MonkeyPatch) -> None:
+    """Patch moto."""
+    parse, apply, diff = models.Stack.parse_template, models.ChangeSet.apply, models.ChangeSet.diff
 
-    Args:
-        moto: Address of moto's server.
-        home: Where the service lives, and the folder that stands for EFS.
-        patch: Tells boto3 where the service answers, while there is one.
+    def parse_template(template: str) -> dict[str, Any]:
+        return reduced(parse(template))
 
-    Attributes:
-        url: Where it answers.
-        root: The folder that stands for EFS.
-    """
+    def parse_change(self: models.ChangeSet) -> None:
+        self.template_dict = parse_template(self.template)
 
-    def __init__(self, moto: str, home: Path, patch: pytest.MonkeyPatch) -> None:
-        self.root = home / "efs"
-        self._moto, self._home, self._patch = moto, home, patch
-        self._sent: dict[str, tuple[str, dict[str, str]]] = {}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+    def apply_all(self: models.ChangeSet) -> None:
+        if self.change_set_type == "CREATE":
+            apply(self)  # what moto makes of the stack never changes
+            self.stack.template = self.template
+            self.stack._parse_template()
+        self.stack.parameters = dict(self.parameters)
+        self.stack.output_map = self.stack._create_output_map()
 
-    def __enter__(self) -> CloudFormation:
-        self._thread.start()
-        return self
+    def diff_all(self: models.ChangeSet) -> list[models.Change]:
+        changed = self.change_set_type == "UPDATE" and self.parameters.items() - self.stack.stack_parameters.items()
+        functions = [models.Change("Modify", "Worker", "AWS::Lambda::Function")] if changed else []
+        return [*diff(self), *functions]
 
-    def __exit__(self, *raised: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-        self._stop()
+    patch.setattr(models.ChangeSet, "diff", diff_all)
+    defaults = models.Stack.stack_parameters.fget
+    patch.setattr(models.Stack, "stack_parameters", property(lambda self: {**defaults(self), **self.parameters}))
+    patch.setattr(models.Stack, "parse_template", staticmethod(parse_template))
+    patch.setattr(models.ChangeSet, "_parse_template", parse_change)
+    patch.setattr(models.ChangeSet, "apply", apply_all)
 
-    def answer(self, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
-        """Pass a request on, changed if need be, and do what follows from it."""
-        fields = dict(urllib.parse.parse_qsl(body.decode(), keep_blank_values=True))
-        action, stack = fields["Action"], fields.get("StackName", "")
-        if FUNCTIONS in (text := fields.get("TemplateBody", "")):
-            fields["TemplateBody"] = self._what_moto_can_make(stack, text)
-            self._sent[stack] = (text, fields)
-        if action == "DeleteStack" and stack in self._sent:
-            self._stop()
-        status, content = self._ask_moto(headers, fields)
-        if action == "ExecuteChangeSet" and status == 200 and stack in self._sent:
-            text, proposed = self._sent[stack]
-            # moto works out a stack's outputs when it is updated, but not when a change set is carried out.
-            self._ask_moto(headers, {**proposed, "Action": "UpdateStack"})
-            self._start(text)
-        return status, content
 
-    def _ask_moto(self, headers: dict[str, str], fields: dict[str, str]) -> tuple[int, bytes]:
-        request = urllib.request.Request(self._moto, urllib.parse.urlencode(fields).encode(), headers)
-        try:
-            with urllib.request.urlopen(request) as response:
-                return response.status, response.read()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read()
-
-    def _what_moto_can_make(self, stack: str, text: str) -> str:
-        path = self._home / "sent.yaml"
-        path.write_text(text)
-        names = open_template(path, REGION, {}, stack).parameters
-        outputs = {f"{role}Function": f"{stack}-{role.lower()}" for role in ("Worker", "Merge", "Control")}
-        references = {"FileSystemId": {"Ref": "FileSystem"}, "Bucket": {"Ref": "Bucket"}}
-        return json.dumps({
-            "Parameters": {name: {"Type": "String", "Default": ""} for name in sorted(names)},
-            "Resources": RESOURCES,
-            "Outputs": {name: {"Value": value} for name, value in {**outputs, **references}.items()},
-        })  # fmt: skip
-
-    def _start(self, text: str) -> None:
-        template = self._home / "template.yaml"
-        template.write_text(with_moto(text, self._moto))
-        service = local.ensure(self._home / "service", local.Options(template=template, root=self.root))
-        functions_at(service.url, self._patch)
-        self._patch.setenv("AWS_ACCESS_KEY_ID", service.access_key)
-        self._patch.setenv("AWS_SECRET_ACCESS_KEY", service.secret_key)
-
-    def _stop(self) -> None:
-        local.stop(self._home / "service")
-        functions_at(self._moto, self._patch)  # where there are none
-
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        answer = self.answer
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                kept = {
-                    name: value for name, value in self.headers.items() if name in ("Authorization", "Content-Type")
-                }
-                status, content = answer(kept, body)
-                self.send_response(status)
-                self.send_header("Content-Type", "text/xml")
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *_arguments: Any) -> None: ...
-
-        return Handler
+def reduced(template: dict[str, Any]) -> dict[str, Any]:
+    """A template without the resources that moto cannot make."""
+    template = {key: value for key, value in template.items() if key not in ("Transform", "Conditions")}
+    is_stack = "Worker" in template["Resources"]
+    template["Resources"] = {
+        name: {key: value for key, value in resource.items() if key not in ("DependsOn", "Condition")}
+        for name, resource in template["Resources"].items()
+        if resource["Type"] in MADE
+    }
+    if is_stack:
+        template["Resources"]["FileSystem"]["DeletionPolicy"] = "Retain"
+        del template["Resources"]["FileSystem"]["Properties"]["FileSystemPolicy"]
+        names = {f"{role.title()}Function": {"Fn::Sub": f"${{AWS::StackName}}-{role}"}
+                 for role in ("worker", "merge", "control")}  # fmt: skip
+        template["Outputs"] = {name: {"Value": value} for name, value in names.items()}
+        template["Outputs"] |= {
+            "Bucket": {"Value": {"Ref": "Bucket"}},
+            "FileSystemId": {"Value": {"Ref": "FileSystem"}},
+        }
+    return template

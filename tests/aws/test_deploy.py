@@ -31,7 +31,7 @@ from estafeta.stack import Deployment, Session
 from estafeta.store import Store
 
 from .account import point_at
-from .moto_stacks import complete
+from .cloudformation import complete
 
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.xdist_group("moto-stacks")]
 

@@ -16,6 +16,7 @@ from core.specs import FUNCTIONS
 from estafeta.control import control
 from estafeta.errors import EnvironmentProblem
 from estafeta.invocation import Invocation
+from estafeta.invoke import FunctionError
 from estafeta.probes import LOAD_BYTES, START_S, TURNS, probe, probe_torch
 from estafeta.spec import ProbeVerb
 from estafeta.store import Store
@@ -124,6 +125,27 @@ def test_no_way_out_of_the_network(tmp_path: Path) -> None:
 
     with pytest.raises(EnvironmentProblem, match="the Lambda API, from inside the stack's network, cannot be reached"):
         meet(Store(tmp_path), Unreachable())
+
+
+def test_a_worker_that_fails_is_named_with_its_cure(tmp_path: Path) -> None:
+    class Failing:
+        def call(self, role: str, event: Mapping[str, Any]) -> Any:
+            assert (role, event["task"]) == ("worker", "probe")
+            raise FunctionError("Runtime.ImportModuleError", "No module named 'torch'")
+
+    invoker: Any = Failing()
+    invocation = Invocation(Store(tmp_path), lambda functions: invoker, "1", lambda: 9.0, quiet=True)
+    with pytest.raises(EnvironmentProblem, match=r"the worker function failed: .*No module named 'torch'") as caught:
+        probe(ProbeVerb(verb="probe", what="worker", functions=FUNCTIONS), invocation)
+    assert "estafeta deploy" in caught.value.hint
+
+
+@pytest.mark.parametrize("token", ["", "../runs", "00ff/..", "xyz"])
+def test_a_probe_stays_in_its_folder(token: str, tmp_path: Path) -> None:
+    invocation = Invocation(Store(tmp_path), lambda functions: pytest.fail("invoked"), "1", lambda: 9.0, quiet=True)
+    answer = control({"verb": "probe", "what": "answer", "token": token}, invocation)
+    assert "does not understand" in answer["error"]["message"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_second_look_at_torch_is_warm(tmp_path: Path) -> None:

@@ -11,14 +11,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from .account import point_at
-from .cloudformation import CloudFormation
 from .conftest import ROOT, Command
+from .deployable import functions_that_run
 
-pytestmark = [
-    pytest.mark.xdist_group("local-service"),
-    pytest.mark.timeout(300),
-    pytest.mark.filterwarnings("ignore:Tried to parse .* not supported by moto"),  # it is left out
-]
+pytestmark = [pytest.mark.xdist_group("local-service"), pytest.mark.timeout(300)]
 
 BESIDES = {
     # Nobody is there to be asked; how packages and the library are made has tests of its own.
@@ -48,8 +44,7 @@ def test_the_commands_of_the_readme(
     expected = json.loads(command(*here, "--on", "inline", "--json"))
     (tmp_path / "aws").mkdir()
     point_at(moto, monkeypatch)
-    with CloudFormation(moto, tmp_path / "aws", monkeypatch) as cloudformation:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_CLOUDFORMATION", cloudformation.url)
+    with functions_that_run(moto, tmp_path / "aws", monkeypatch) as efs:
         for words in commands():
             if words[0] == "destroy":
                 run = json.loads(command("status", "last", "--on", "aws", "--json"))
@@ -57,7 +52,6 @@ def test_the_commands_of_the_readme(
         assert "there is no stack 'estafeta'" in command("runs", "--on", "aws", code=3)
     assert (run["state"], run["on"], run["topology"]) == ("done", "aws", "replicated")
     assert run["weights_sha256"] == expected["weights_sha256"]
-    folder = cloudformation.root / "runs" / run["run"]
-    assert list(folder.glob("stopped-*.json")), "it was not stopped before its end"
+    assert list((efs / "runs" / run["run"]).glob("stopped-*.json")), "it was not stopped before its end"
     ours, theirs = (load_file(path) for path in (f"runs/{run['run']}/final/model.safetensors", expected["model_path"]))
     assert {name: value.tobytes() for name, value in ours.items()} == {n: v.tobytes() for n, v in theirs.items()}

@@ -123,6 +123,17 @@ def test_a_manifest_that_is_none(bucket: Bucket, there: Store) -> None:
         receive(bucket, "none", invocation(there))
 
 
+@pytest.mark.parametrize("changes", [{"name": "../runs"}, {"attempt": "../../runs/r"}, {"attempt": "x"}])
+def test_a_manifest_that_leads_out_of_its_folder(
+    changes: dict[str, str], manifest: Manifest, bucket: Bucket, there: Store, tmp_path: Path
+) -> None:
+    wrong = manifest.model_copy(update=changes)
+    bucket.upload(upload_of("w") + MANIFEST, wrong.to_json())
+    with pytest.raises((Corrupt, UsageError)):
+        receive(bucket, "w", invocation(there))
+    assert list((tmp_path / "there").rglob("*")) == []
+
+
 def test_a_name_is_given_once(manifest: Manifest, bucket: Bucket, there: Store) -> None:
     other = imported(there, NAME)
     before = content_of(there)

@@ -94,7 +94,7 @@ class NfsReader:
     def __init__(self, client: NfsClientFiles, opened: OpenName, file: File, size: int) -> None:
         self.size = size
         self._client = client
-        self._opened = opened
+        self._opened: OpenName | None = opened
         self._file = file
 
     def readinto(self, buffer: Buffer, offset: int) -> int:
@@ -115,8 +115,10 @@ class NfsReader:
         return count
 
     def close(self) -> None:
-        """See `Reader.close`."""
-        self._client.closed(self._opened)
+        """See `Reader.close`. Closing again does nothing."""
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            self._client.closed(opened)
 
     def __enter__(self) -> Self:
         return self
@@ -297,8 +299,10 @@ class NfsClientFiles:
 
     def _folder(self, path: str) -> Folder:
         folder = self.server.root
-        for name in path.strip("/").split("/"):
-            node = self._lookup(folder, name) if name else folder
+        for name in path.split("/"):
+            if not name:
+                continue
+            node = self._lookup(folder, name)
             if node is None:
                 raise refusal(errno.ENOENT, path)
             if isinstance(node, File):

@@ -17,7 +17,7 @@ from .interposed import Interposed
 T = TypeVar("T")
 
 DEADLINE_S = 30.0
-"""When a machine that should go on, or come to its next pause, is given up."""
+"""When a machine that should come to its next pause, or its end, is given up."""
 
 _here = threading.local()
 
@@ -51,7 +51,7 @@ class Machine(Generic[T]):
     def pause(self) -> None:
         """Stop until `step`. Called on the machine's own thread."""
         self._back.release()
-        _pass(self._go)
+        self._go.acquire()  # however long others take
 
     def _run(self) -> None:
         _here.machine = self

@@ -262,6 +262,8 @@ class Stage(Relay):
             actor.generators = _generators()
 
     def _invoke(self, actor: Actor) -> Any:
+        if actor.dead:
+            raise Killed
         event = actor.event
         invocation = Invocation(
             actor.environment.store,

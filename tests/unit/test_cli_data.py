@@ -57,6 +57,7 @@ def test_the_life_of_a_data_set(data: Command, folder: Path) -> None:
     done = data("import", "people", "people.csv", "--label", "buys", "--validation", "0.25")
     assert done.code == 0
     assert "data    people   200 rows" in done.out
+    assert "inputs  numbers   float32[1]: age\n        codes   int64[1]: city\ntarget  buys   int64\n" in done.out
     assert "texts   city   2: Riga, Oslo" in done.out
     assert "classes 2: 0 50.0%, 1 50.0%" in done.out
     assert "split   25% of the rows held out" in done.out

@@ -318,7 +318,7 @@ def test_cleaning_that_was_broken_off_is_finished_by_the_next_attempt(tmp_path: 
         files.start(None)
         answer = relay.control("clean")
         assert answer == {"run": "r"} or answer["error"]["kind"] == "RunNotFound"
-        assert [path for path in (tmp_path / str(after)).rglob("*") if path.name not in ("runs", "trash")] == []
+        assert list((tmp_path / str(after) / "runs").iterdir()) == []
     assert after > 30
 
 

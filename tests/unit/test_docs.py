@@ -16,7 +16,7 @@ import click
 import pytest
 
 import estafeta
-from estafeta import history, manifest, spec
+from estafeta import history, manifest, spec, tending
 from estafeta.cli.main import estafeta as command_line
 from estafeta.shipping import import_job
 
@@ -162,9 +162,9 @@ def test_the_protocol_knows_the_formats() -> None:
     [
         spec.RunSpec, spec.FunctionSettings, spec.Plan, spec.Slot, spec.Outcome, spec.Failure, spec.WorkerEvent,
         manifest.Manifest, manifest.Kind, manifest.Column, manifest.Extent,
-        spec.MergeEvent, spec.StartVerb, spec.RunVerb, spec.StatusVerb, spec.CleanVerb, spec.InspectVerb,
-        spec.ForkVerb, spec.Origin, spec.FetchVerb, spec.ReceiveVerb, spec.RemoveVerb, spec.ProbeVerb,
-        history.EpochRecord, history.EarlyStopping,
+        spec.MergeEvent, spec.StartVerb, spec.RunVerb, spec.TendVerb, spec.StatusVerb, spec.CleanVerb,
+        spec.InspectVerb, spec.ForkVerb, spec.Origin, spec.FetchVerb, spec.ReceiveVerb, spec.RemoveVerb,
+        spec.ProbeVerb, history.EpochRecord, history.EarlyStopping, tending.Note,
     ],
 )  # fmt: skip
 def test_the_protocol_names_every_field(document: type) -> None:

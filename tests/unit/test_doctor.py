@@ -12,6 +12,7 @@ import pytest
 from estafeta.cli.main import main
 from estafeta.doctor import machine
 from estafeta.doctor.check import Ailment, Check, Finding, examine
+from estafeta.errors import EnvironmentProblem
 
 
 def fine() -> str:
@@ -20,6 +21,10 @@ def fine() -> str:
 
 def ailing() -> str:
     raise Ailment("too small", hint="a larger one")
+
+
+def helpless() -> str:
+    raise EnvironmentProblem("it is broken")
 
 
 def refused() -> str:
@@ -34,6 +39,8 @@ def test_each_check_passes_or_fails_with_its_cure() -> None:
     assert (found[2].passed, found[2].detail) == (False, "[Errno 13] Permission denied: '/x'")
     assert found[2].cure
     assert found[3].passed
+    (unknown,) = examine([Check("e", helpless)])
+    assert "docs/troubleshooting.md" in unknown.cure
 
 
 def test_what_needs_something_that_is_not_right_is_not_tried() -> None:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from core.events import Event, failure_record
-from core.specs import FUNCTIONS
-from estafeta.failures import explain, is_failure_record, run_of
+from core.driver import Relay, undisturbed
+from core.events import Event, failure_record, in_order
+from core.specs import FUNCTIONS, spec_of
+from core.stage import Stage
+from estafeta.failures import explain, follow_up, is_due, is_failure_record, run_of
+from estafeta.layout import Round
+from estafeta.snapshot import Finish, Merge, Snapshot, Work
 from estafeta.spec import MergeEvent, Role, WorkerEvent
+
+from .test_snapshot import ALL, at, plan_of, record
 
 TRAIN = WorkerEvent(run="r", task="train", version=12, rank=3, leg=1)
 PREPARE = WorkerEvent(run="r", task="prepare")
@@ -97,3 +105,93 @@ def test_an_event_that_was_never_answered() -> None:
 def test_other_events_are_no_failure_records(event: Any) -> None:
     assert not is_failure_record(event)
     assert is_failure_record(record_of(TRAIN, "KeyError", ""))
+
+
+# Whether the run fails for it
+
+LAST_MERGE = MergeEvent(run="r", round="valid-00000008")
+AT_12 = {"plan": plan_of(steps=100)}
+RESIDENT = {"plan": plan_of(topology="sharded")}
+
+
+@pytest.mark.parametrize(
+    ("event", "snapshot", "due"),
+    [
+        (PREPARE, Snapshot(3), True),
+        (PREPARE, at(0), False),
+        (TRAIN.model_copy(update={"rank": 2}), at(12, legs=((2, 1),), **AT_12), True),
+        (TRAIN.model_copy(update={"rank": 2}), at(12, legs=((2, 2),), **AT_12), False),
+        (TRAIN.model_copy(update={"rank": 2}), at(12, ranks=frozenset({2}), **AT_12), False),
+        (TRAIN.model_copy(update={"rank": 2}), at(13, **AT_12), False),
+        (MERGE, at(4, ranks=ALL), True),
+        (MERGE, at(4, last_epoch=record(1)), False),
+        (MERGE, at(8, ranks=ALL, last_epoch=record(1)), False),
+        (MERGE, at(8, last_epoch=record(2)), False),
+        (LAST_MERGE, at(8, last_epoch=record(2)), True),
+        (MergeEvent(run="r"), at(8, last_epoch=record(2)), True),
+        (RESIDE.model_copy(update={"rank": 2}), at(4, **RESIDENT), True),
+        (RESIDE.model_copy(update={"rank": 2}), at(4, residents=((2, (2, 0)),), **RESIDENT), True),
+        (RESIDE.model_copy(update={"rank": 2}), at(4, residents=((2, (3, 0)),), **RESIDENT), False),
+        (RESIDE.model_copy(update={"rank": 2}), at(4, left=frozenset({(2, 2)}), **RESIDENT), False),
+        *[(event, at(4, outcome="stopped"), False) for event in (PREPARE, TRAIN, MERGE, RESIDE)],
+    ],
+)
+def test_only_what_is_still_to_be_done_fails_the_run(event: Any, snapshot: Snapshot, due: bool) -> None:
+    assert is_due(event.model_dump(), snapshot) == due
+
+
+def test_what_may_not_have_been_said_is_said_again() -> None:
+    done = TRAIN.model_copy(update={"rank": 2}).model_dump()
+    assert follow_up(done, at(12, ranks=ALL, **AT_12)) == (Merge(Round(12, "train")),)
+    assert follow_up(done, at(12, ranks=frozenset({2}), **AT_12)) == (), "the others are at it"
+    assert follow_up(done, at(13, **AT_12)) == ()
+    merged = MergeEvent(run="r", round="train-00000012").model_dump()
+    works = tuple(Work(Round(13, "train"), rank) for rank in range(3))
+    assert follow_up(merged, at(13, **AT_12)) == works, "it may have died before it invoked them"
+    assert follow_up(merged, at(14, **AT_12)) == (), "the run has moved on"
+    assert follow_up(LAST_MERGE.model_dump(), at(8, last_epoch=record(2))) == (Finish("done", "all epochs are done"),)
+    assert len(follow_up(PREPARE.model_dump(), at(0))) == 3
+    assert follow_up(RESIDE.model_dump(), at(4, **RESIDENT)) == ()
+
+
+@pytest.mark.parametrize("which", [lambda event: event.payload.get("task") == "train",
+                                   lambda event: event.role == "merge"], ids=["worker", "merge"])  # fmt: skip
+def test_a_record_that_comes_late_harms_nobody(which: Callable[[Event], bool], tmp_path: Path) -> None:
+    """Of each event, the word that it was given up is delivered when it has been done."""
+    relay = Relay(tmp_path, spec_of("plain"), arrivals=in_order)
+    relay.start()
+    while relay.step():
+        for event in [event for event in relay.delivered if which(event)][-1:]:
+            if not which(relay.delivered[-1]):
+                relay.call("control", failure_record(event, "OSError", "late"))
+    assert relay.result() == undisturbed("plain")
+
+
+def test_of_a_resident_that_was_replaced_no_record_fails_the_run(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, spec_of("plain", topology="sharded"))
+    stage.start()
+    while not any(actor.calls > 60 for actor in stage.at_work):
+        stage.step()
+    (actor,) = (actor for actor in stage.at_work if actor.event.payload["rank"] == 1)
+    stage.kill(actor)
+    while not any(event.payload.get("generation") == 1 for event in stage.delivered):
+        stage.step()
+    while not stage.store.exists(f"{stage.layout.legs}/rank-0001-00.g01"):
+        stage.step()
+    stage.call("control", failure_record(actor.event, "OSError", "late"))
+    stage.drain()
+    assert stage.result() == undisturbed("plain")
+
+
+def test_of_a_resident_that_was_not_the_run_fails(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, spec_of("plain", topology="sharded"))
+    stage.start()
+    while not any(actor.calls > 60 for actor in stage.at_work):
+        stage.step()
+    (actor,) = (actor for actor in stage.at_work if actor.event.payload["rank"] == 1)
+    stage.kill(actor)
+    stage.call("control", failure_record(actor.event, "OSError", "each time"))
+    stage.drain()
+    failure = stage.outcome().failure
+    assert failure is not None
+    assert (failure.reason, failure.rank) == ("OSError", 1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from core.driver import Relay
@@ -13,7 +15,8 @@ from core.stage import Stage
 from estafeta.cli import inspecting
 from estafeta.files import OsReader
 from estafeta.inspection import Inspection
-from estafeta.snapshot import Reside, Work, next_actions, take_snapshot
+from estafeta.layout import leg_claimed_in
+from estafeta.snapshot import Reside, Work, next_actions, take_snapshot, takeovers
 from estafeta.store import temporary_name
 from estafeta.tensorfile import TensorFile
 from estafeta.vectors import digest
@@ -101,22 +104,28 @@ def test_residents_show_their_legs_generations_and_messages(topology: str, tmp_p
     by_round = {round_.round: round_ for round_ in found.rounds}
     entry = next(e for e in by_round["train-00000004"].contributions if e.rank == 1)
     with OsReader(str(tmp_path / stage.layout.message(1, "gradient", 4))) as reader:
-        import numpy as np
-
         vector = np.empty(found_size(stage), np.float32)
         reader.readinto(vector.data, reader.size - vector.nbytes)
     assert entry.digest == f"{digest(vector):08x}"
-    leg = next(leg for leg in found.legs if leg.rank == 1)
-    assert (entry.leg, entry.generation) == (leg.leg, leg.generation)
-    assert entry.token == leg.holder
+    claims = {name: json.loads(stage.store.read(f"{stage.layout.legs}/{name}")) for name in marks_of(stage)}
+    (claim,) = (name for name, content in claims.items() if content["holder"] == entry.token)
+    assert leg_claimed_in(claim) == (1, entry.leg, entry.generation)
+    assert {leg.holder for leg in found.legs} <= {content["holder"] for content in claims.values()}
+    assert [leg.rank for leg in found.legs] == [0, 1, 2]
     assert found.next == ()
-    assert {(a["rank"], a["generation"]) for a in found.resuming} == {
-        (leg.rank, 0 if leg.has_left else leg.generation + 1) for leg in found.legs
-    }
-    assert f"rank {leg.rank}" in text_of(found)
+    expected = takeovers(take_snapshot(stage.store, stage.layout, stage.spec))
+    assert [(a["rank"], a["leg"], a["generation"]) for a in found.resuming] == [
+        (action.rank, action.leg, action.generation) for action in expected if isinstance(action, Reside)
+    ]
+    assert f"reside   rank 1, leg {found.legs[1].leg}" in text_of(found)
     stage.control("resume")
     stage.drain()
     assert stage.outcome().state == "done"
+
+
+def marks_of(relay: Relay) -> list[str]:
+    """The claims to be a leg."""
+    return [name for name in relay.store.list(relay.layout.legs) if leg_claimed_in(name)]
 
 
 def found_size(relay: Relay) -> int:

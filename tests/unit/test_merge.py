@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,16 @@ def test_a_retry_invokes_the_workers_again(round_: str, warm: bool, tmp_path: Pa
     assert workers_queued(relay) == began
     relay.drain()
     assert relay.outcome().state == "done"
+
+
+def test_a_retry_invokes_the_workers_of_whatever_round_it_got_to(tmp_path: Path) -> None:
+    """The first attempt was a late delivery, merged another round than the event's, and could not invoke them all."""
+    relay, event = at_merge(tmp_path, "train-00000001")
+    relay.redeliver(event)
+    while relay.queued():
+        relay.drop()
+    late = replace(event, payload=MergeEvent(run="r", round="train-00000000").model_dump())
+    assert relay.redeliver(late)["done"] == "invoked 2 workers"
 
 
 def test_a_round_that_lacks_a_rank_is_not_merged(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,14 @@ def test_a_session_is_kept_until_another_run_comes(relay: Relay, tmp_path: Path)
     other.start()
     assert session_of(other) is not session
     assert session_of(relay) is not session
+
+
+def test_the_model_of_another_run_is_gone_before_the_next_is_made(relay: Relay) -> None:
+    """PyTorch keeps what hooks its parameters for itself: that must not keep the model."""
+    old = weakref.ref(session_of(relay).learner)
+    relay.spec = relay.spec.model_copy(update={"token": "another run"})
+    assert session_of(relay).learner is not old()
+    assert old() is None
 
 
 def test_each_environment_has_a_session_of_its_own(relay: Relay) -> None:

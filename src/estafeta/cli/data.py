@@ -263,9 +263,9 @@ class _Line:
         """Draw it, if it has not just been drawn."""
         if (now := time.monotonic()) - self._drawn >= REDRAW_S:
             self._drawn = now
-            self._console.portion(
-                f"importing {self._name}", progress.position, progress.size, f"bytes, {progress.rows:,} rows"
-            )
+            rows = f"{progress.rows:,} rows"
+            of_bytes = f"bytes, {rows}" if progress.size else rows  # what code makes has no bytes to count
+            self._console.portion(f"importing {self._name}", progress.position, progress.size, of_bytes)
 
 
 def _store() -> Store:

@@ -11,6 +11,7 @@ from typing import Any
 from estafeta.blocks import Csr, Part
 from estafeta.cli.wording import Lines, count, size
 from estafeta.manifest import Kind, Manifest
+from estafeta.tensorfile import DTYPES
 
 MOST_CLASSES = 10
 """Classes that are listed."""
@@ -86,9 +87,13 @@ def facts(manifest: Manifest) -> dict[str, Any]:
 
 
 def _kind(kind: Kind) -> str:
-    shape = " x ".join(map(str, kind.shape)) or "1"
-    named = kind.columns[0].name if len(kind.columns) == 1 else kind.name
-    return f"{named}   {kind.dtype} {shape}{', sparse' if kind.sparse else ''}"
+    """Name and type, the shape of a row, and of what has columns with names, these."""
+    listed = ", ".join(column.name for column in kind.columns[:MOST_COLUMNS])
+    more = " …" if len(kind.columns) > MOST_COLUMNS else ""
+    shape = str(list(kind.shape)) if kind.shape else ""
+    named = kind.name if kind.shape or not listed else listed
+    columns = f": {listed}{more}" if listed and kind.shape else ""
+    return f"{named}   {DTYPES[kind.dtype].name}{shape}{', sparse' if kind.sparse else ''}{columns}"
 
 
 def _classes(manifest: Manifest) -> str:

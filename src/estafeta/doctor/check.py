@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from estafeta.errors import EstafetaError
 
+ELSEWHERE = "see docs/troubleshooting.md"
+"""The cure where an error knows none."""
+
 
 class Ailment(EstafetaError):
     """A check has failed; the hint is the cure."""
@@ -55,7 +58,7 @@ def examine(checks: Sequence[Check]) -> Iterator[Finding]:
         try:
             detail = check.look()
         except EstafetaError as error:
-            yield Finding(check.name, False, str(error), error.hint)
+            yield Finding(check.name, False, str(error), error.hint or ELSEWHERE)
         except OSError as error:
             yield Finding(check.name, False, str(error), "see what the operating system says of it")
         else:

@@ -97,7 +97,7 @@ def import_dataset(
             raise _explained(error, store, name) from error
         raise
     sweep_blocks(store, name, attempt.__ne__)
-    store.sweep_unpublished(layout.root)
+    store.sweep_temporary(layout.root)
     return manifest
 
 
