@@ -178,7 +178,9 @@ def _unpack(
     stream = _Stream(bucket.stream(part.key))
     with tarfile.open(fileobj=stream, mode="r|gz", bufsize=CHUNK_BYTES) as archive:
         for member in archive:
-            file = wanted.pop(member.name)
+            file = wanted.pop(member.name, None)
+            if file is None or file.path.startswith("/") or ".." in file.path.split("/"):
+                raise Corrupt(f"{part.key} has {member.name}, which does not belong there")
             target = f"{layout.files}/{file.path}"
             bytecode = (
                 f"{layout.files}/{importlib.util.cache_from_source(file.path)}" if file.path.endswith(".py") else None

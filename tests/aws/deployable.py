@@ -15,7 +15,7 @@ from moto.cloudformation import models
 from estafeta import local
 
 from .account import functions_at, with_moto
-from .moto_stacks import complete
+from .cloudformation import complete
 
 
 @contextmanager

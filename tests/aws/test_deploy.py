@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 from moto.cloudformation.models import cloudformation_backends
 
 from conformance.clock import VirtualClock
@@ -23,7 +22,7 @@ from estafeta.deploying.deploy import Deployer
 from estafeta.deploying.destroy import Destroyer
 from estafeta.deploying.library import Library
 from estafeta.deploying.plan import Plan, Wishes
-from estafeta.errors import EnvironmentProblem, UsageError
+from estafeta.errors import UsageError
 from estafeta.layout import LibraryLayout
 from estafeta.library import install
 from estafeta.s3 import Bucket
@@ -31,7 +30,7 @@ from estafeta.stack import Deployment, Session
 from estafeta.store import Store
 
 from .account import point_at
-from .moto_stacks import complete
+from .cloudformation import complete
 
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.xdist_group("moto-stacks")]
 
@@ -61,7 +60,6 @@ class World:
         self.root, self.patch = root, patch
         self.store, self.session, self.journal = Store(root), session, Journal()
         self.fetched: list[tuple[str, ...]] = []
-        self.problems: list[Exception] = []
         self.code = b"the code"
         patch.setattr(planning, "build_code", self._build)
         patch.setattr(deploying, "fetch", self._fetch)
@@ -82,8 +80,6 @@ class World:
         return Bucket(name, self.session.client("s3"))
 
     def call(self, verb: dict[str, Any]) -> dict[str, Any]:
-        if self.problems:
-            raise self.problems.pop(0)
         self.journal.step(f"install {verb['library']}")
         return install(verb["library"], self.store, self.bucket(verb["bucket"]), lambda: 300.0).model_dump()
 
@@ -191,17 +187,6 @@ def test_a_deployment_that_was_broken_off_is_completed_by_the_next(
     assert world.store.list("libraries") == frozenset()
     world.deploy()
     assert there(world) == set(PACKAGES) - {"torch/include/ATen.h"}
-
-
-def test_a_new_stack_may_take_its_time(world: World) -> None:
-    problem = EnvironmentProblem("demo-control cannot be reached")
-    problem.__cause__ = ClientError({"Error": {"Code": "EFSMountTimeoutException", "Message": ""}}, "Invoke")
-    world.problems = [problem, problem]
-    world.deploy()
-    assert sum("waiting for the functions" in line for line in world.journal.lines) == 2
-    world.problems = [EnvironmentProblem("no such function")]
-    with pytest.raises(EnvironmentProblem, match="no such function"):
-        world.deploy()
 
 
 def test_what_cannot_be_is_refused(world: World) -> None:

@@ -134,6 +134,17 @@ def test_what_arrives_damaged_is_not_published(
     assert files(there) == {}
 
 
+def test_what_leads_out_of_the_folder_is_refused(
+    sent: LibraryManifest, packages: Path, bucket: Bucket, there: Store
+) -> None:
+    bucket.upload(sent.parts[0].key, pack(packages, ["torch/../torch/__init__.py"]))
+    file = sent.parts[0].files[0].model_copy(update={"path": "torch/../torch/__init__.py"})
+    parts = (sent.parts[0].model_copy(update={"files": (file,)}),)
+    bucket.upload(manifest_key(LIBRARY.digest), sent.model_copy(update={"parts": parts}).to_json())
+    with pytest.raises(Corrupt, match="does not belong there"):
+        install(LIBRARY.digest, there, bucket, lambda: 300.0)
+
+
 def test_a_library_that_was_never_sent_is_a_usage_error(bucket: Bucket, there: Store) -> None:
     with pytest.raises(UsageError, match="no libraries/"):
         install("0" * 16, there, bucket, lambda: 300.0)

@@ -21,7 +21,7 @@ from estafeta.deploying.wheels import Target, unpack
 from estafeta.errors import EnvironmentProblem, UsageError
 
 from .account import functions_at
-from .moto_stacks import complete
+from .cloudformation import complete
 
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.xdist_group("moto-stacks")]
 

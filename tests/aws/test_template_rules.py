@@ -65,6 +65,11 @@ def of_failures(found: Resources) -> Iterator[str]:
         if config["DestinationConfig"]["OnFailure"]["Destination"] == {"Fn::GetAtt": "Control.Arn"}
         and config["MaximumRetryAttempts"] == 2
     }
+    rules = of(found, "AWS::Events::Rule")
+    watched = [name for name, rule in rules.items() if rule["Targets"][0]["Arn"] == {"Fn::GetAtt": "Control.Arn"}]
+    allowed = [permission["SourceArn"] for permission in of(found, "AWS::Lambda::Permission").values()]
+    if not any({"Fn::GetAtt": f"{name}.Arn"} in allowed for name in watched):
+        yield "nobody looks after runs that stand still"
     yield from (f"{name} fails unheard" for name in sorted(set(of(found, FUNCTION)) - {"Control"} - heard))
 
 
@@ -120,6 +125,7 @@ MUTATIONS: dict[str, Callable[[Resources], Any]] = {
     "Worker mounts nothing": without("Worker", "FileSystemConfigs"),
     "Merge reaches no API": lambda found: found["Merge"]["Properties"]["VpcConfig"].pop("Ipv6AllowedForDualStack"),
     "Worker fails unheard": lambda found: found.pop("WorkerEvents"),
+    "nobody looks after runs": lambda found: found.pop("WatchdogPermission"),
     "ControlRole allows s3:GetObject on everything": lambda found: statement(
         found, "ControlRole", "TakeFromBucket"
     ).update(Resource="*"),

@@ -11,7 +11,6 @@ and an installation goes on where it was. Whoever is interrupted deploys once mo
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -19,22 +18,11 @@ from estafeta.deploying.changes import Event, Stacks
 from estafeta.deploying.library import Library, fetch, send
 from estafeta.deploying.names import bucket_stack
 from estafeta.deploying.plan import Plan, Wishes, code_key, make_plan, propose_bucket
-from estafeta.errors import EnvironmentProblem
 from estafeta.files import Clock, SystemClock
 from estafeta.launch import TEMPLATE, on_stack
 from estafeta.library import LibraryManifest, Progress
 from estafeta.s3 import Bucket
 from estafeta.stack import Deployment, Session, deployment
-
-TRANSIENT = ("EFSMountConnectivityException", "EFSMountTimeoutException", "EFSMountFailureException",
-             "ENINotReadyException", "ResourceNotReadyException", "ResourceConflictException",
-             "TooManyRequestsException", "ServiceException")  # fmt: skip
-"""What the first invocations of a new stack may meet: mount targets and network interfaces take their time."""
-
-PATIENCE = 18
-"""Attempts at one invocation while it meets such, ten seconds apart."""
-
-PAUSE_S = 10.0
 
 
 class Reporter(Protocol):
@@ -140,24 +128,10 @@ class Deployer:
         backend = on_stack(self._session, self._wishes.stack)
         verb = {"verb": "install", "bucket": bucket.name, "library": digest}
         while True:
-            answer = self._patiently(lambda: backend.call(verb))
-            progress = Progress.model_validate(answer)
+            progress = Progress.model_validate(backend.call(verb))
             self._reporter.portion("installing the library", progress.done, progress.parts, "parts")
             if progress.ready:
                 return
-
-    def _patiently(self, call: Callable[[], object]) -> object:
-        """Call again while what fails is but the newness of the stack; the call may be repeated without harm."""
-        for attempt in range(PATIENCE):
-            try:
-                return call()
-            except EnvironmentProblem as problem:
-                response = getattr(problem.__cause__, "response", {})
-                if response.get("Error", {}).get("Code") not in TRANSIENT or attempt == PATIENCE - 1:
-                    raise
-                self._reporter.step(f"waiting for the functions: {problem}")
-                self._clock.sleep(PAUSE_S)
-        raise AssertionError("the last attempt returns or raises")
 
 
 def packed_list(manifest: LibraryManifest) -> str:
