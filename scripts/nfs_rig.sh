@@ -67,7 +67,7 @@ guest() { # name, last number of its address, further kernel arguments, further 
     ip netns exec $SPACE qemu-system-x86_64 -name "$name" -accel tcg -cpu max -machine q35 -m "$MEMORY_MB" \
         -nodefaults -no-user-config -display none -serial "file:$RIG/$name.log" -no-reboot \
         -kernel "$RIG/vmlinuz" -initrd "$RIG/initrd" -append "root=/dev/vda rw init=/init-rig console=ttyS0 quiet \
-mitigations=off net.ifnames=0 panic=1 rig_ip=$NET.$number rig_server=$NET.10 rig_command=$RIG/command $kernel" \
+mitigations=off no_timer_check net.ifnames=0 panic=1 rig_ip=$NET.$number rig_server=$NET.10 rig_command=$RIG/command $kernel" \
         -drive "file=$RIG/root.img,if=virtio,format=raw,snapshot=on,cache=unsafe" \
         -netdev "tap,id=n0,ifname=tap$number,script=no,downscript=no" -device "virtio-net-pci,netdev=n0,mac=52:54:00:99:00:$number" \
         -device virtio-rng-pci -virtfs local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap \

@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
 from estafeta.errors import Gone
@@ -37,6 +37,10 @@ AGAIN = 0.125
 
 RECENT = 9
 """Waits from which is learnt."""
+
+Late = Callable[[Mapping[str, Reader]], float]
+"""Called after each look that was not enough, with what is there. It may publish what is missing; it returns after how
+many seconds it wants to be called again at the latest, 0 for a look at once."""
 
 
 class Arrivals:
@@ -68,18 +72,23 @@ class Arrivals:
         """Whether all writers are on this machine."""
         return self._watch is not None
 
-    def collect(self, paths: Sequence[str]) -> list[Reader]:
+    def collect(self, paths: Sequence[str], late: Late | None = None, expected_s: float | None = None) -> list[Reader]:
         """Wait until all files are there, and return them open, in the order of their paths.
 
+        Args:
+            paths: The files.
+            late: What is to be done while some are missing; None: nothing.
+            expected_s: After how many seconds a first look is worth a round trip; None: as earlier waits took.
+
         Raises:
-            BaseException: Whatever `alarm` raised.
+            BaseException: Whatever `alarm` or `late` raised.
         """
         found: dict[str, Reader] = {}
         try:
             if self._watch is not None:
-                self._by_name(paths, found)
+                self._by_name(paths, found, late)
             else:
-                self._by_listing(paths, found)
+                self._by_listing(paths, found, late, expected_s)
         except BaseException:
             for reader in found.values():
                 reader.close()
@@ -105,7 +114,7 @@ class Arrivals:
         if self._watch is not None:
             self._watch.close()
 
-    def _by_name(self, paths: Sequence[str], found: dict[str, Reader]) -> None:
+    def _by_name(self, paths: Sequence[str], found: dict[str, Reader], late: Late | None) -> None:
         assert self._watch is not None
         clock, pending = self._store.clock, list(paths)
         pending = [path for path in pending if not self._try(path, found)]
@@ -115,19 +124,25 @@ class Arrivals:
         alarm_at = began + ALARM_S
         while pending:
             now = clock.monotonic()
-            if now - began < self._spin_s:
+            until = alarm_at if late is None else min(alarm_at, now + late(found))
+            if until <= now < alarm_at:
+                pass
+            elif now - began < self._spin_s:
                 pass  # not sched_yield: with other work on the machine it gives the processor away for milliseconds
             elif now >= alarm_at:
                 self._alarm(pending)
                 alarm_at = now + ALARM_S
             else:
-                self._watch.wait(alarm_at - now)
+                self._watch.wait(until - now)
             pending = [path for path in pending if not self._try(path, found)]
 
-    def _by_listing(self, paths: Sequence[str], found: dict[str, Reader]) -> None:
+    def _by_listing(
+        self, paths: Sequence[str], found: dict[str, Reader], late: Late | None, given_s: float | None
+    ) -> None:
         began = self._store.clock.monotonic()
-        self._pause(self._expected_s, ())  # what is missing is not known before the first look
-        pause, looks = max(Backoff.first_s, self._expected_s * AGAIN), 0
+        expected_s = self._expected_s if given_s is None else given_s
+        self._pause(expected_s, ())  # what is missing is not known before the first look
+        pause, looks = max(Backoff.first_s, expected_s * AGAIN), 0
         pending = list(paths)
         while True:
             for directory in dict.fromkeys(path.rpartition("/")[0] for path in pending):
@@ -142,9 +157,10 @@ class Arrivals:
                 break
             pending = [path for path in paths if path not in found]
             self._alarm(pending)
-            self._pause(pause, pending)
+            self._pause(pause if late is None else min(pause, late(found)), pending)
             pause = min(pause * Backoff.factor, ALARM_S)
-        self._learn(self._store.clock.monotonic() - began, looks)
+        if given_s is None:
+            self._learn(self._store.clock.monotonic() - began, looks)
 
     def _learn(self, waited_s: float, looks: int) -> None:
         """Expect the next files when these have come, by the median of waits: one that was long tells little."""

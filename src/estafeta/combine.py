@@ -69,7 +69,7 @@ class GradientSum:
 
         tally, has_gradient = store.reading(path, read)
         self._begun |= has_gradient
-        self.totals.add(tally.rows, tally.sums, buffers)
+        self.totals.add(tally.rows, tally.sums, buffers, missed=tally.missed)
 
 
 def combine(store: Store, layout: RunLayout, spec: RunSpec, plan: Plan, round_: Round, weights: Weights) -> None:

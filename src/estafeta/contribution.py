@@ -2,9 +2,10 @@
 
 tensors   gradient         float32[P], summed over the rows (train rounds; absent if the rank had no rows)
           buffer.<name>    the model's buffers after the rank's rows (train rounds)
-metadata  format, token, round, rank, rows, sums (JSON: loss and metrics, summed over the rows), parts, absent
+metadata  format, token, round, rank, rows, sums (JSON: loss and metrics, summed over the rows), parts, absent, missed
           parts: micro-batches in it; in an unfinished one, where the next leg goes on
           absent: of an unfinished one, parameters that have no gradient yet (JSON: their numbers)
+          missed: of a stand-in alone, which somebody else has published because the rank was late
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ class Tally:
         sums: Loss and metrics by name, summed over these rows.
         parts: Micro-batches that were summed over.
         absent: Parameters that had no gradient in any of them, by number.
+        missed: It is a stand-in: the round was closed without the rank.
     """
 
     rows: int
     sums: Mapping[str, float]
     parts: int
     absent: Sequence[int] = ()
+    missed: bool = False
 
 
 def contribution(
@@ -54,8 +57,14 @@ def contribution(
         "sums": json.dumps(dict(tally.sums)),
         "parts": str(tally.parts),
         "absent": json.dumps(list(tally.absent)),
+        **({"missed": "1"} if tally.missed else {}),
     }
     return encode(tensors, metadata)
+
+
+def stand_in(round_: Round, rank: int, token: str) -> list[Buffer]:
+    """Content of what is published in the place of a rank without which a round is closed."""
+    return contribution(round_, rank, Tally(0, {}, 0, missed=True), None, {}, token)
 
 
 def tally_of(file: TensorFile) -> Tally:
@@ -66,4 +75,5 @@ def tally_of(file: TensorFile) -> Tally:
         json.loads(metadata["sums"]),
         int(metadata["parts"]),
         tuple(json.loads(metadata["absent"])),
+        "missed" in metadata,
     )

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from estafeta.gathered import Gathered, Source
 from estafeta.layout import Round, RunLayout, message_name, messages_in, rank_of_outbox
 from estafeta.message import FIXED_BYTES, TOKEN_BYTES, Form, Head, Kind
 from estafeta.outgoing import CHUNK, Outgoing
+from estafeta.quorum import Closing
 from estafeta.slices import Slice
 from estafeta.spec import Slot
 from estafeta.store import Store
@@ -103,6 +105,13 @@ class Exchange:
         """Whether this rank's contribution to a round is published, by this leg or an earlier one."""
         return round_.version in self._published[_kind_of(round_)]
 
+    def is_closed(self, round_: Round) -> bool:
+        """Whether it is published by now, perhaps by somebody who has closed the round without this rank."""
+        kind = _kind_of(round_)
+        if self._store.exists(self._layout.message(self._rank, _NAMES[kind], round_.version)):
+            self._published[kind].setdefault(round_.version, None)
+        return self.has_contributed(round_)
+
     def outgoing(self) -> Outgoing:
         """A contribution to a train round, to be filled."""
         return Outgoing(self._gradients.take(), self._gradient_form.vector_at, self._slices)
@@ -132,12 +141,13 @@ class Exchange:
         outgoing.close(packed)
         return self._publish(kind, round_.version, self._gradients, outgoing.draft)
 
-    def gather(self, round_: Round, *, wait: bool = True) -> Gathered:
+    def gather(self, round_: Round, *, wait: bool = True, closing: Closing | None = None) -> Gathered:
         """The contributions of all ranks to a round.
 
         Args:
             round_: Which round.
             wait: Wait until they are there; otherwise they have been listed, and must be.
+            closing: Says when to publish stand-ins for those that are missing; None: never.
 
         Raises:
             Corrupt: One of them is damaged.
@@ -146,7 +156,11 @@ class Exchange:
         kind = _kind_of(round_)
         form = self._gradient_form if kind is Kind.GRADIENT else self._score_form
         paths = [self._layout.message(rank, _NAMES[kind], round_.version) for rank in range(self._workers)]
-        readers = self.arrivals.collect(paths) if wait else self.arrivals.open(paths)
+        if closing is not None:
+            late = partial(self._close, closing, form, round_, paths)
+            readers = self.arrivals.collect(paths, late, closing.expected_s)
+        else:
+            readers = self.arrivals.collect(paths) if wait else self.arrivals.open(paths)
         try:
             sources = [
                 Source(
@@ -162,6 +176,24 @@ class Exchange:
                 reader.close()
             raise
         return Gathered(sources, self._sums, self._slices, self._scratch)
+
+    def _close(
+        self, closing: Closing, form: Form, round_: Round, paths: Sequence[str], found: Mapping[str, Reader]
+    ) -> float:
+        """Close a train round without the ranks that are missing, if it is time; see `arrivals.Late`."""
+        left_s = closing.left_s(len(found))
+        if left_s > 0:
+            return left_s
+        missing = [rank for rank, path in enumerate(paths) if path not in found]
+        # The mean is over the rows that are there, and a rank need not have any.
+        if not any(form.read(reader)[0].rows for reader in found.values()) or not closing.allows(missing):
+            return inf
+        for rank in missing:
+            packed = form.head()
+            form.pack(packed, Kind.GRADIENT, version=round_.version, rank=rank, token=self._token, is_stand_in=True,
+                      sums=(0.0,) * len(self._sums), empty=True)  # fmt: skip
+            self._store.publish(paths[rank], [packed], self._token)
+        return 0.0
 
     # Norms of the slices of the mean gradient
 

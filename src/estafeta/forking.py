@@ -91,7 +91,7 @@ def _judged(records: Sequence[EpochRecord], spec: RunSpec) -> list[EpochRecord]:
     for record in records:
         judged.append(
             judge(spec.early_stopping, judged[-1] if judged else None, epoch=record.epoch, version=record.version,
-                  metrics=record.metrics, token=spec.token, now=record.ended_at)
+                  metrics=record.metrics, missed=record.missed, token=spec.token, now=record.ended_at)
         )  # fmt: skip
     return judged
 

@@ -72,7 +72,7 @@ class Gathered:
 
     Attributes:
         totals: Rows, sums and buffers of all ranks.
-        wishes: What any of the ranks would like to happen.
+        wishes: What any of the ranks that were in time would like to happen.
         common: What all of them would.
     """
 
@@ -83,9 +83,11 @@ class Gathered:
         self.wishes, self.common = 0, ~0
         for source in sources:
             head = source.head
-            self.totals.add(head.rows, dict(zip(names, head.sums, strict=True)), head.buffers)
-            self.wishes |= head.wishes
-            self.common &= head.wishes
+            sums = dict(zip(names, head.sums, strict=True))
+            self.totals.add(head.rows, sums, head.buffers, missed=head.is_stand_in)
+            if not head.is_stand_in:  # who was late is not asked
+                self.wishes |= head.wishes
+                self.common &= head.wishes
         self._all = sources
         self._sources = [source for source in sources if source.head.rows]
         self._slices, self._scratch = slices, scratch

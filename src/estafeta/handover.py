@@ -24,7 +24,7 @@ from estafeta.arrivals import ALARM_S, Arrivals, is_local
 from estafeta.errors import Gone
 from estafeta.invocation import Invocation, dispatch
 from estafeta.layout import RunLayout, claim_of_leg, contributions_in, generation_in, leg_of, residents_in
-from estafeta.message import Wish, round_time_of
+from estafeta.message import Wish, glance, round_time_of
 from estafeta.patience import RECENT, Patience, floor_s, start_s
 from estafeta.snapshot import OUTCOMES, Action, Reside
 from estafeta.spec import RunSpec, WorkerEvent
@@ -256,7 +256,8 @@ class Leg:
             wishes |= Wish.LEAVE
         if self._clock.monotonic() >= self._check_at:
             self.check_place()
-        if self.rank == 0 and self._stop_seen:
+        # Whoever may be left out of rounds is not heard in them, so then all look.
+        if self._stop_seen and (self.rank == 0 or self._spec.closes_early):
             wishes |= Wish.STOP
         return wishes
 
@@ -355,8 +356,19 @@ def _is_dead(event: WorkerEvent, invocation: Invocation, most_s: float = float("
         patience_s = max(floor_s(is_local=local), rounds_s)
     else:
         patience_s = start_s(is_local=local)  # it may still be loading
+
+    def shows_life(names: Collection[str]) -> bool:
+        return any(not _is_stand_in(f"{outbox}/{name}", store) for name in contributions_in(names) - before)
+
     timeout_s = min(patience_s, most_s, invocation.remaining_s() / 2)
-    return store.wait(outbox, lambda names: contributions_in(names) != before, timeout_s=timeout_s) is None
+    return store.wait(outbox, shows_life, timeout_s=timeout_s) is None
+
+
+def _is_stand_in(path: str, store: Store) -> bool:
+    """Whether a contribution was published by another rank; one that is gone again was not."""
+    with contextlib.suppress(Gone):
+        return store.reading(path, lambda reader: glance(reader, 0).is_stand_in)
+    return False
 
 
 def _has_left(rank: int, leg: int, names: Collection[str], layout: RunLayout) -> bool:

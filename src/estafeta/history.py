@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -67,6 +68,7 @@ class EpochRecord(BaseModel):
         best_value: The monitored metric there; None while there is no number yet.
         stale_epochs: Epochs since then.
         stop: Why training ends here, or None.
+        missed: By rank, how many rounds have been closed without it since the beginning of the run.
         ended_at: When, in seconds since 1970. Nothing is decided by it.
     """
 
@@ -81,6 +83,7 @@ class EpochRecord(BaseModel):
     best_value: float | None
     stale_epochs: int
     stop: str | None
+    missed: dict[int, int] = {}
     ended_at: float
 
     def to_json(self) -> bytes:
@@ -95,6 +98,7 @@ def judge(
     epoch: int,
     version: int,
     metrics: Mapping[str, float],
+    missed: Mapping[int, int] = MappingProxyType({}),
     token: str,
     now: float,
 ) -> EpochRecord:
@@ -127,5 +131,6 @@ def judge(
         best_value=best if not improved else None if math.isnan(value) else value,
         stale_epochs=stale,
         stop=stop,
+        missed=dict(missed),
         ended_at=now,
     )

@@ -54,7 +54,8 @@ class InlineInvoker:
         return True
 
     def _carry_out(self, role: Role, event: Mapping[str, Any]) -> Any:
-        invocation = Invocation(self._store, self._connect, secrets.token_hex(16), lambda: NO_LIMIT_S, role, quiet=True)
+        invocation = Invocation(self._store, self._connect, secrets.token_hex(16), lambda: NO_LIMIT_S, role,
+                                quiet=True, is_alone=True)  # fmt: skip
         started = time.perf_counter()
         try:
             match role:

@@ -54,11 +54,13 @@ class Contributed(Document):
         token: Of its writer.
         leg: Of the rank; None if the marks of that leg have been removed.
         generation: Of the leg; None likewise, and in `merge`, whose legs have none.
+        is_stand_in: The round was closed without the rank; the token is that of who closed it.
         damage: What is wrong with the file; empty if nothing is.
     """
 
     rank: int
     rows: int = 0
+    is_stand_in: bool = False
     digest: str = ""
     token: str = ""
     leg: int | None = None
@@ -242,8 +244,9 @@ class _Inspector:
 
         def read(reader: Reader) -> Contributed:
             file = TensorFile(reader)
-            return Contributed(rank=rank, rows=tally_of(file).rows, digest=file.digests.get(GRADIENT, ""),
-                               token=file.metadata["token"], leg=leg)  # fmt: skip
+            tally = tally_of(file)
+            return Contributed(rank=rank, rows=tally.rows, is_stand_in=tally.missed, leg=leg,
+                               digest=file.digests.get(GRADIENT, ""), token=file.metadata["token"])  # fmt: skip
 
         return self._read(path, read, lambda damage: Contributed(rank=rank, damage=damage))
 
@@ -256,8 +259,8 @@ class _Inspector:
             head = glance(reader, slices)
             leg, generation = legs.get(head.token, (None, None))
             digest = f"{reduce(xor, head.digests):08x}" if head.digests and head.rows else ""
-            return Contributed(rank=rank, rows=head.rows, digest=digest, token=head.token, leg=leg,
-                               generation=generation)  # fmt: skip
+            return Contributed(rank=rank, rows=head.rows, is_stand_in=head.is_stand_in, digest=digest,
+                               token=head.token, leg=leg, generation=generation)  # fmt: skip
 
         return self._read(path, read, lambda damage: Contributed(rank=rank, damage=damage))
 

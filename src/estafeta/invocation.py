@@ -35,6 +35,7 @@ class Invocation:
         log_group: Where its log goes.
         log_stream: Where its log goes.
         quiet: Write no notes to standard output: there is a user, not a log, at its other end.
+        is_alone: No other function is at work before this one ends, so it would wait for them in vain.
         memory: What the execution environment keeps from one invocation to the next. Losing it costs time, never bits.
     """
 
@@ -46,6 +47,7 @@ class Invocation:
     log_group: str = ""
     log_stream: str = ""
     quiet: bool = False
+    is_alone: bool = False
     memory: dict[str, Any] = field(default_factory=lambda: PROCESS_MEMORY)
 
     @classmethod

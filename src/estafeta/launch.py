@@ -16,7 +16,7 @@ from estafeta.job import Job
 from estafeta.local.config import FunctionConfig
 from estafeta.local.faults import FAULTS, FAULTS_NAME, Faults
 from estafeta.local.template import read_template
-from estafeta.overrides import override
+from estafeta.overrides import check_quorum, override
 from estafeta.run import Run, new_name
 from estafeta.settings import to_dict
 from estafeta.shipping import find_job
@@ -149,6 +149,7 @@ def start(
         raise UsageError(f"{workers} workers cannot train", hint="--workers takes 1 or more")
     changed = override(job, options)
     job = changed.job
+    check_quorum(changed.quorum, workers)
     name = new_name(place)
     spec = RunSpec(
         token=secrets.token_hex(16),
@@ -160,6 +161,7 @@ def start(
         workers=workers,
         topology="merge" if backend.on == "inline" else topology,
         rounds_per_invocation=changed.rounds_per_invocation,
+        quorum=changed.quorum,
         seed=job.seed,
         batch_size=job.batch_size,
         micro_batch_size=job.micro_batch_size,

@@ -11,6 +11,7 @@
                              valid-00000012-0003.safetensors   its part of the validation of version 12
                partial/train-00000012-0003-01.safetensors      the same, unfinished: where leg 1 goes on
                legs/merge-train-00000012.g00            who merges step 12 (generation 0)
+                    close-train-00000012.g00            who waits for its late ranks
                     rank-0003-02.g00                    who is leg 2 of resident rank 3 (generation 0)
                     ready-0003-02                       that leg is ready to take over
                     left-0003-01                        leg 1 has left, and where
@@ -250,6 +251,11 @@ def claim_of(round_: Round) -> str:
     return f"merge-{round_.name}"
 
 
+def closing_of(round_: Round) -> str:
+    """Name of the claim to wait for the late ranks of a round, without the generation."""
+    return f"close-{round_.name}"
+
+
 def claim_of_leg(rank: int, leg: int) -> str:
     """Name of the claim to be a leg of a resident rank, without the generation."""
     return f"rank-{rank:04d}-{leg:02d}"
@@ -390,7 +396,7 @@ def attempt_of(name: str) -> str | None:
 
 def round_of(name: str) -> Round | None:
     """The round that a file of `contributions/`, `partial/` or `legs/` belongs to, or None."""
-    match = re.match(r"(?:merge-)?(train|valid)-(\d{8})", name)
+    match = re.match(r"(?:merge-|close-)?(train|valid)-(\d{8})", name)
     return _round(match) if match else None
 
 

@@ -120,6 +120,7 @@ def _publish_epoch(round_: Round, snapshot: Snapshot, spec: RunSpec, invocation:
         epoch=epoch,
         version=round_.version,
         metrics=metrics,
+        missed=trained.attendance.missed,
         token=invocation.token,
         now=store.clock.time(),
     )

@@ -3,7 +3,8 @@
 A round of a small model is over in some ten microseconds, in which a JSON header would be the longest part. So the head
 is packed binary, little endian, and its length is the same all through a run:
 
-    0    magic, format version, kind, wishes, version, rank, rows, element count, round time, digest of the head
+    0    magic, format version, kind, wishes, version, rank, whether it is a stand-in, rows, element count, round time,
+         digest of the head
     64   token: the writer's, zero padded
     128  digests   uint32[slices]   of each slice of the vector
          sums      float64[sums]    loss and metrics, summed over the rows
@@ -78,6 +79,7 @@ class Head(NamedTuple):  # a tuple is made in a fifth of the time of a frozen da
         digests: Of each slice of the vector.
         sums: Loss and metrics, summed over the rows.
         buffers: By name.
+        is_stand_in: Somebody else has published it, because the rank was late: the round is closed without it.
     """
 
     kind: int
@@ -90,6 +92,7 @@ class Head(NamedTuple):  # a tuple is made in a fifth of the time of a frozen da
     digests: tuple[int, ...]
     sums: tuple[float, ...]
     buffers: Mapping[str, Array]
+    is_stand_in: bool = False
 
 
 class Form:
@@ -134,6 +137,7 @@ class Form:
         version: int,
         rank: int,
         token: str,
+        is_stand_in: bool = False,
         rows: int = 0,
         wishes: int = Wish.NONE,
         round_s: float = 0.0,
@@ -145,7 +149,7 @@ class Form:
         """Write a head; the arguments are as in `Head`, and `empty` says that there is no vector."""
         count = 0 if empty else self._count
         _FIXED.pack_into(
-            head, 0, MAGIC, FORMAT, kind, wishes, version, rank, 0, rows, count, round_s, 0, token.encode()
+            head, 0, MAGIC, FORMAT, kind, wishes, version, rank, is_stand_in, rows, count, round_s, 0, token.encode()
         )
         digests = digests or (0,) * self._slices
         self._small.pack_into(head, FIXED_BYTES, *digests, *sums)
@@ -172,7 +176,7 @@ class Form:
         return head, vector
 
     def _unpack(self, head: bytearray) -> tuple[Head, int]:
-        magic, form, kind, wishes, version, rank, _, rows, count, round_s, crc, token = _FIXED.unpack_from(head)
+        magic, form, kind, wishes, version, rank, absent, rows, count, round_s, crc, token = _FIXED.unpack_from(head)
         head[_CRC_AT : _CRC_AT + 4] = bytes(4)
         fits = (magic, form) == (MAGIC, FORMAT) and (count == self._count or count == rows == 0)
         if not fits or zlib.crc32(head) != crc:
@@ -181,7 +185,7 @@ class Form:
         buffers = {name: np.frombuffer(bytes(head[where]), dtype).reshape(shape)
                    for name, (where, dtype, shape) in self._buffers.items()}  # fmt: skip
         return Head(kind, version, rank, rows, wishes, round_s, token.rstrip(b"\0").decode(),
-                    small[: self._slices], small[self._slices :], buffers), count  # fmt: skip
+                    small[: self._slices], small[self._slices :], buffers, bool(absent)), count  # fmt: skip
 
 
 def glance(reader: Reader, slices: int) -> Head:
@@ -197,14 +201,14 @@ def glance(reader: Reader, slices: int) -> Head:
     fixed = bytearray(FIXED_BYTES)
     if reader.readinto(fixed, 0) < FIXED_BYTES or not fixed.startswith(MAGIC):
         raise Corrupt("a file that should be a message is none")
-    _, _, kind, wishes, version, rank, _, rows, count, round_s, crc, token = _FIXED.unpack(fixed)
+    _, _, kind, wishes, version, rank, absent, rows, count, round_s, crc, token = _FIXED.unpack(fixed)
     head = bytearray(max(FIXED_BYTES + 4 * slices, reader.size - 4 * count))
     length = reader.readinto(head, 0)
     head[_CRC_AT : _CRC_AT + 4] = bytes(4)
     if length < len(head) or zlib.crc32(head) != crc:
         raise Corrupt(f"the head of a message of {count} elements does not fit its digest")
     digests = struct.unpack_from(f"<{slices}I", head, FIXED_BYTES)
-    return Head(kind, version, rank, rows, wishes, round_s, token.rstrip(b"\0").decode(), digests, (), {})
+    return Head(kind, version, rank, rows, wishes, round_s, token.rstrip(b"\0").decode(), digests, (), {}, bool(absent))
 
 
 def round_time_of(reader: Reader) -> float:

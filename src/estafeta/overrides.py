@@ -33,7 +33,8 @@ NUMBERS: Mapping[str, type] = {
 OF_A_FORK: Mapping[str, Any] = {"epochs": Annotated[int, Field(ge=1)], "micro_batch_size": Annotated[int, Field(ge=1)]}
 """Those that can be changed in the middle of a run: the others say which rows make up a step."""
 
-ROUNDS = "rounds_per_invocation"
+COUNTS = {"rounds_per_invocation": "a worker does at least 1", "quorum": "a round needs at least 1 contribution"}
+"""Limits of the run, none by default, and why they are not 0."""
 
 PARTS = ("optimizer", "early_stopping")
 CALLABLES = ("model", "dataset", "valid_dataset")
@@ -50,12 +51,14 @@ class Overridden:
         arguments: Keyword arguments by callable.
         settings: Changed settings by function.
         rounds_per_invocation: After how many rounds a resident worker hands over at the latest.
+        quorum: With how many contributions a round may close when the others are late.
     """
 
     job: Job
     arguments: dict[str, dict[str, Any]] = field(default_factory=dict)
     settings: dict[Role, dict[str, int]] = field(default_factory=dict)
     rounds_per_invocation: int | None = None
+    quorum: int | None = None
 
 
 def override(job: Job, options: Mapping[str, Any]) -> Overridden:
@@ -74,8 +77,8 @@ def override(job: Job, options: Mapping[str, Any]) -> Overridden:
         value = _parse(text)
         if name in NUMBERS:
             result.job = dataclasses.replace(result.job, **{name: _fit(name, value, NUMBERS[name])})
-        elif name == ROUNDS:
-            result.rounds_per_invocation = _rounds(value)
+        elif name in COUNTS:
+            setattr(result, name, _count(name, value))
         elif head in PARTS and rest and _part(result.job, head) is not None:
             result.job = dataclasses.replace(result.job, **{head: _replace(_part(result.job, head), rest, value, name)})
         elif head in CALLABLES and rest:
@@ -108,8 +111,8 @@ def override_spec(spec: RunSpec, options: Mapping[str, Any]) -> tuple[RunSpec, d
         value = _parse(text)
         if name in OF_A_FORK:
             changes[name] = _fit(name, value, OF_A_FORK[name])
-        elif name == ROUNDS:
-            changes[name] = _rounds(value)
+        elif name in COUNTS:
+            changes[name] = _count(name, value)
         elif head in parts and rest:
             parts[head] = _replace(parts[head], rest, value, name)
         elif head in ROLES and rest in SETTINGS:
@@ -117,7 +120,8 @@ def override_spec(spec: RunSpec, options: Mapping[str, Any]) -> tuple[RunSpec, d
         else:
             fields = [f"{part}.{known}" for part, record in parts.items() for known in _fields(record)]
             functions = [f"{role}.{setting}" for role in ROLES for setting in SETTINGS]
-            raise _unknown(name, [*OF_A_FORK, *fields, ROUNDS, *functions])
+            raise _unknown(name, [*OF_A_FORK, *fields, *COUNTS, *functions])
+    check_quorum(changes.get("quorum"), spec.workers)
     changes.update(optimizer=to_dict(parts["optimizer"]), early_stopping=parts["early_stopping"])
     return RunSpec.model_validate({**spec.model_dump(), **changes}), settings  # a copy would keep the old rule
 
@@ -130,13 +134,26 @@ def known_names(job: Job) -> list[str]:
             names += [f"{part}.{name}" for name in _fields(value)]
     for role in CALLABLES:
         names += [f"{role}.{name}" for name in _parameters(getattr(job, role)) or ()]
-    return [*names, ROUNDS, *(f"{role}.{setting}" for role in ROLES for setting in SETTINGS)]
+    return [*names, *COUNTS, *(f"{role}.{setting}" for role in ROLES for setting in SETTINGS)]
 
 
-def _rounds(value: Any) -> int | None:
-    count: int | None = _fit(ROUNDS, value, int | None)
+def check_quorum(quorum: int | None, workers: int) -> None:
+    """Refuse a quorum that no round can reach.
+
+    Raises:
+        UsageError: It is more than there are workers.
+    """
+    if quorum is not None and quorum > workers:
+        raise UsageError(
+            f"quorum is {quorum}, but there are {workers} workers",
+            hint=f"-o quorum={max(1, workers - 1)} leaves out the slowest, or --workers {quorum}",
+        )
+
+
+def _count(name: str, value: Any) -> int | None:
+    count: int | None = _fit(name, value, int | None)
     if count is not None and count < 1:
-        raise UsageError(f"{ROUNDS} is {count}; a worker does at least 1")
+        raise UsageError(f"{name} is {count}; {COUNTS[name]}", hint=f"-o {name}=1 or more, or leave it out")
     return count
 
 

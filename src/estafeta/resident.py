@@ -21,8 +21,9 @@ It may end anywhere. Everything here is a function of what is published: whoever
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from functools import partial
 
 from estafeta.deadline import Deadline
 from estafeta.errors import Corrupt, EstafetaError, Gone
@@ -36,6 +37,8 @@ from estafeta.layout import Round, RunLayout, legs_in, partial_rank, round_of
 from estafeta.learner import check_gradient
 from estafeta.lookout import Lookout
 from estafeta.message import Wish
+from estafeta.outgoing import Outgoing
+from estafeta.quorum import Closing, may_miss, new_patience
 from estafeta.replica import Replica, slices_of
 from estafeta.saving import Saver, restore
 from estafeta.session import Session, open_session
@@ -46,6 +49,9 @@ from estafeta.tensorfile import Array
 from estafeta.totals import means
 
 STOPPED = "the run is to stop"
+
+LOOK_S = 0.05
+"""Between two looks whether a round has been closed while this rank still works on its share of it."""
 
 
 def reside(leg: Leg, spec: RunSpec, invocation: Invocation) -> str:
@@ -82,6 +88,10 @@ class _Resident:
             slices=slices_of(spec, plan), sums=self._sums, buffers=plan.buffers, token=leg.token,
             alarm=self._while_missing,
         )  # fmt: skip
+        self._patience = new_patience(is_local=self._exchange.arrivals.is_local) if spec.closes_early else None
+        self._look_at = 0.0
+        self._is_behind = False
+        self._missed: Mapping[int, int] = {}
         self._lookout = Lookout(leg, spec, invocation)
         self._at: Round | None = None
         self._next: Share | None = None
@@ -102,7 +112,9 @@ class _Resident:
             self._leg.fall()
             raise
         finally:
-            self._invocation.note(self._spec.run, rounds=self._leg.rounds, looks=self._exchange.arrivals.looks)
+            missed = {"missed": self._missed} if self._missed else {}
+            looks = self._exchange.arrivals.looks
+            self._invocation.note(self._spec.run, rounds=self._leg.rounds, looks=looks, **missed)
             self._exchange.close()
 
     def _work(self) -> str:
@@ -168,14 +180,19 @@ class _Resident:
         is_mine, own = not self._exchange.has_contributed(round_), Wish.NONE
         if is_mine:
             own = self._contribute(round_)
-        if not own & Wish.LEAVE:
+        if not own & Wish.LEAVE and not self._is_behind:
             self._prepare_next(round_)
-        with self._exchange.gather(round_) as gathered:
-            self._saver.sweep(round_.version, self._last_epoch.best_version if self._last_epoch else None)
-            self._exchange.retire(round_.version, self._saver.redo_from)
-            why = self._why_to_go(gathered)
+        closing = self._closing(round_, began)
+        with self._exchange.gather(round_, closing=closing) as gathered:
+            if closing is not None:
+                closing.learn()
+            settled = self._replica.weights.attendance.settled(round_.version, gathered.totals.missed)
+            self._saver.sweep(settled, self._last_epoch.best_version if self._last_epoch else None)
+            self._exchange.retire(settled, self._saver.redo_from)
+            why = self._why_to_go(gathered, own)
             if round_.phase == "train":
                 self._replica.advance(gathered, self._exchange)
+                self._missed = self._replica.weights.attendance.missed
             else:
                 totals = gathered.totals
                 self._conclude_epoch(round_, means("valid", totals.rows, totals.sums))
@@ -204,6 +221,7 @@ class _Resident:
         """
         leg, session = self._leg, self._session
         learner, clock = session.learner, self._store.clock
+        self._is_behind = False
         deadline = Deadline(self._invocation.remaining_s, session.transfer_s, clock.monotonic)
         for name, array in learner.buffers.items():
             array[...] = self._replica.weights.buffers[name]
@@ -217,13 +235,15 @@ class _Resident:
 
         began = clock.monotonic()
         try:
-            share.work(deadline, ship)
-            if not share.is_complete:
+            share.work(deadline, ship, self._in_vain(round_))
+            if not share.is_complete and not self._exchange.has_contributed(round_):
                 self._hand_on(share, deadline)
         except BaseException:
             if outgoing:
                 self._exchange.drop(outgoing)
             raise
+        if not share.is_complete:
+            return self._pass(round_, outgoing)
         leg.note_share(clock.monotonic() - began)
         wishes = leg.wishes() | self._saver.wish(round_.version, leg.round_s)
         train = round_.phase == "train"
@@ -233,6 +253,7 @@ class _Resident:
         )  # fmt: skip
         self._sweep_partials(round_)
         if not mine:
+            self._is_behind = True
             leg.check_place()  # another incarnation was first: with the same bits, but perhaps in our place
         return wishes
 
@@ -261,7 +282,8 @@ class _Resident:
         if not self._has_shared:
             self._has_shared = True
             names = self._store.list(self._layout.partial)
-            own = [name for name in names if partial_rank(name) == self._leg.rank and round_of(name) == round_]
+            own = [name for name in names
+                   if partial_rank(name) == self._leg.rank and (of := round_of(name)) and of <= round_]  # fmt: skip
             self._store.sweep(self._layout.partial, own)
 
     def _prepare_next(self, round_: Round) -> None:
@@ -271,13 +293,53 @@ class _Resident:
             self._next = Share.of(self._session, self._spec, self._plan, Round(following, "train"), self._leg.rank)
             self._next.prefetch()
 
+    # Rounds that close early
+
+    def _closing(self, round_: Round, began: float) -> Closing | None:
+        """What closes a round when ranks are late; None if nothing does."""
+        if self._patience is None or self._spec.quorum is None or round_.phase != "train":
+            return None
+        return Closing(self._spec.quorum, self._patience, self._store.clock, began, partial(self._allows, round_))
+
+    def _allows(self, round_: Round, missing: Collection[int]) -> bool:
+        allowed = may_miss(self._spec, self._plan, round_, missing, self._replica.weights.attendance)
+        if allowed:
+            self._leg.check_place()  # who has been replaced closes nothing
+        return allowed
+
+    def _in_vain(self, round_: Round) -> Callable[[], bool] | None:
+        """Tells whether this rank's share of a round is in vain, because the round has been closed without it."""
+        if self._patience is None or round_.phase != "train":
+            return None
+        clock, was_late = self._store.clock, self._leg.rank in self._replica.weights.attendance.in_a_row
+        self._look_at = clock.monotonic() + (0.0 if was_late else LOOK_S)
+
+        def in_vain() -> bool:
+            if clock.monotonic() < self._look_at:
+                return False
+            self._look_at = clock.monotonic() + LOOK_S
+            return self._exchange.is_closed(round_)
+
+        return in_vain
+
+    def _pass(self, round_: Round, outgoing: Outgoing | None) -> Wish:
+        """Give up the share of a round that has been closed without this rank; return what it would have wished."""
+        if outgoing is not None:
+            self._exchange.drop(outgoing)
+        self._is_behind = True
+        self._sweep_partials(round_)
+        self._leg.check_place()
+        return self._leg.wishes()
+
     # What a round decides
 
-    def _why_to_go(self, gathered: Gathered) -> str:
+    def _why_to_go(self, gathered: Gathered, own: Wish) -> str:
         if gathered.wishes & Wish.STOP:
             return STOPPED
         if gathered.wishes & Wish.LEAVE:
             return "the time of a rank is short"
+        if own & Wish.LEAVE:  # not heard: the round was closed without this rank
+            return "its time is short"
         return "all successors are ready" if gathered.common & Wish.READY else ""
 
     def _conclude_epoch(self, round_: Round, valid: dict[str, float]) -> None:
@@ -289,6 +351,7 @@ class _Resident:
             epoch=round_.version // plan.steps_per_epoch,
             version=round_.version,
             metrics={**means("train", weights.rows, weights.sums), **valid},
+            missed=weights.attendance.missed,
             token=self._leg.token,
             now=self._store.clock.time(),
         )

@@ -257,6 +257,7 @@ class Run:
             "best": {"step": status.epochs[-1].best_version, spec.early_stopping.monitor: status.epochs[-1].best_value}
             if status.epochs
             else {},
+            "missed": dict(status.epochs[-1].missed) if status.epochs else {},
             "why": outcome.why if outcome else "",
             "weights_sha256": outcome.weights_sha256 if outcome else None,
             "invocations": usage.invocations,

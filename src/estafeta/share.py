@@ -6,6 +6,7 @@ broken off, and by whom it was continued, does not show.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from estafeta.contribution import BUFFER, GRADIENT, Tally, contribution, tally_of
@@ -74,12 +75,13 @@ class Share:
 
         self.done = store.reading(path, read).parts
 
-    def work(self, deadline: Deadline, ship: Ship | None = None) -> None:
+    def work(self, deadline: Deadline, ship: Ship | None = None, in_vain: Callable[[], bool] | None = None) -> None:
         """Do micro-batches until all are done or the time is short; one is always done.
 
         Args:
             deadline: Knows the time.
             ship: In a train round, takes the gradients of the last micro-batch as they come.
+            in_vain: Asked before each micro-batch, whether to break off.
 
         Raises:
             UserCodeError: The job's code raised.
@@ -87,6 +89,8 @@ class Share:
         """
         learner, first = self.session.learner, self.done
         while not self.is_complete and (self.done == first or not deadline.is_near()):
+            if in_vain is not None and in_vain():
+                return
             with deadline.step():
                 batch = self._batch(self.done)
                 if self.round.phase == "train":

@@ -71,6 +71,7 @@ class RunSpec(Document):
         topology: What was asked for; the plan has what became of it.
         rounds_per_invocation: After how many rounds a resident worker hands over at the latest; None: when its time is
             short.
+        quorum: With how many contributions a round may close when the others are late; None: with those of all.
         window_mb: MiB of blocks of a stored data set that are shuffled together.
         origin: What it was forked from; None: it begins with a new model.
         chaos: Faults that the local service injects into what the run invokes, as `--chaos` takes them.
@@ -86,6 +87,7 @@ class RunSpec(Document):
     workers: int = Field(ge=1, le=9999)
     topology: Choice = "merge"
     rounds_per_invocation: int | None = Field(default=None, ge=1)
+    quorum: int | None = Field(default=None, ge=1)
     seed: int = Field(ge=0)
     batch_size: int = Field(ge=1)
     micro_batch_size: int = Field(ge=1)
@@ -103,6 +105,11 @@ class RunSpec(Document):
     def update_rule(self) -> Optimizer:
         """The optimiser that `optimizer` describes."""
         return from_dict(self.optimizer)
+
+    @property
+    def closes_early(self) -> bool:
+        """Whether a round may close without some ranks."""
+        return self.quorum is not None and self.quorum < self.workers
 
 
 class Slot(Document):

@@ -18,15 +18,21 @@ class Totals:
     Attributes:
         rows: Rows that were summed over.
         sums: Loss and metrics, summed over these rows.
+        missed: Ranks that have missed the round: a stand-in was added in their place.
     """
 
     def __init__(self) -> None:
         self.rows = 0
         self.sums: dict[str, float] = {}
+        self.missed: list[int] = []
+        self._ranks = 0
         self._buffers: dict[str, Array] = {}
 
-    def add(self, rows: int, sums: Mapping[str, float], buffers: Mapping[str, Array]) -> None:
+    def add(self, rows: int, sums: Mapping[str, float], buffers: Mapping[str, Array], *, missed: bool = False) -> None:
         """Add the next rank's."""
+        if missed:
+            self.missed.append(self._ranks)
+        self._ranks += 1
         self.rows += rows
         for name, value in sums.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value)

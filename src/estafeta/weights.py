@@ -1,7 +1,8 @@
 """A weights version on disk: parameters with buffers, and the optimiser's state.
 
     <version>.safetensors             parameters float32[P], buffer.<name>; metadata: format, token, version,
-                                      rows and sums of the epoch so far (they become `train_loss` at its end)
+                                      rows and sums of the epoch so far (they become `train_loss` at its end),
+                                      attendance, if a rank has missed a round
     <version>.optimizer.safetensors   one float32[P] for each state vector of the optimiser
 
 or, where each rank keeps a slice, one file for each rank:
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from estafeta.attendance import NOTHING_MISSED, Attendance
 from estafeta.contribution import BUFFER
 from estafeta.errors import Gone
 from estafeta.files import Reader
@@ -47,6 +49,7 @@ class Weights:
         state: The optimiser's state vectors by name; float32[P] each, or of the slice that this rank keeps.
         rows: Rows of the epoch so far.
         sums: Loss and metrics, summed over these rows.
+        attendance: Which ranks have missed rounds.
     """
 
     version: int
@@ -55,6 +58,7 @@ class Weights:
     state: dict[str, Array] = field(default_factory=dict)
     rows: int = 0
     sums: dict[str, float] = field(default_factory=dict)
+    attendance: Attendance = NOTHING_MISSED
 
     def advance(self, totals: Totals, plan: Plan) -> None:
         """Count a step whose update is done: the version, the buffers, and the tally of the epoch."""
@@ -63,6 +67,7 @@ class Weights:
         self.sums = {name: value + (0.0 if begins else self.sums[name]) for name, value in totals.sums.items()}
         if self.buffers:
             self.buffers = totals.buffers(self.buffers)
+        self.attendance = self.attendance.after(totals.missed)
         self.version += 1
 
 
@@ -122,6 +127,7 @@ def read_weights(store: Store, layout: RunLayout, version: int, parameters: Arra
         buffers = {name.removeprefix(BUFFER): file.read(name) for name in file.entries if name.startswith(BUFFER)}
         weights.buffers.update(buffers)
         weights.rows, weights.sums = int(file.metadata["rows"]), json.loads(file.metadata["sums"])
+        weights.attendance = _attendance(file)
         return weights
 
     def read_next(reader: Reader) -> None:
@@ -180,6 +186,11 @@ def token_of_version(store: Store, layout: RunLayout, version: int) -> str:
     return store.reading(layout.version(version), lambda reader: TensorFile(reader).metadata["token"])
 
 
+def attendance_at(store: Store, layout: RunLayout, version: int) -> Attendance:
+    """Which ranks had missed rounds at a version in one file; raises `Gone` as `read_weights` does."""
+    return store.reading(layout.version(version), lambda reader: _attendance(TensorFile(reader)))
+
+
 def _read(store: Store, layout: RunLayout, version: int, whole: str, read: Callable[[Reader], None]) -> None:
     """Read the one file of a version, or all pieces.
 
@@ -205,4 +216,10 @@ def _header(weights: Weights, token: str) -> dict[str, str]:
 
 
 def _tally(weights: Weights) -> dict[str, str]:
-    return {"rows": str(weights.rows), "sums": json.dumps(weights.sums)}
+    missed = {"attendance": weights.attendance.to_json()} if weights.attendance.missed else {}
+    return {"rows": str(weights.rows), "sums": json.dumps(weights.sums), **missed}
+
+
+def _attendance(file: TensorFile) -> Attendance:
+    text = file.metadata.get("attendance")
+    return Attendance.from_json(text) if text else NOTHING_MISSED

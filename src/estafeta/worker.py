@@ -7,6 +7,7 @@
       → micro-batch after micro-batch; when little time is left: publish the sums so far, invoke the next leg, leave
       → publish the contribution
       → list; if all ranks are there: claim the merge, invoke it
+        (if a quorum is enough: one that sees it there waits until the others are late, and closes the round)
 
 Nothing waits here. Any step may be repeated, by Lambda's retry or by a second delivery, without changing a bit: the
 contribution is a function of the weights, the seed, the round and the rank.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from estafeta.closing import await_others, patience_of
 from estafeta.deadline import Deadline
 from estafeta.errors import EstafetaError, Gone
 from estafeta.handover import take
@@ -82,7 +84,7 @@ def contribute(event: WorkerEvent, spec: RunSpec, invocation: Invocation) -> str
         NotFinite: The loss or the gradient is NaN or infinite.
     """
     store, layout, round_ = invocation.store, RunLayout(event.run), event.round
-    done = "a duplicate"
+    began, done = store.clock.monotonic(), "a duplicate"
     if contribution_name(round_, event.rank) not in store.list(layout.contributions):
         plan = read_plan(store, layout)
         reached = _publish_share(event, spec, plan, invocation)
@@ -93,8 +95,12 @@ def contribute(event: WorkerEvent, spec: RunSpec, invocation: Invocation) -> str
             dispatch((following,), spec, invocation)
             return f"handed over to leg {following.leg}"
         done = "contributed"
+        if spec.closes_early and not event.leg:
+            patience_of(spec, invocation).note(store.clock.monotonic() - began)
     # Published first, listed afterwards: of all ranks, at least the last one sees the round complete.
     ranks = ranks_in(store.list(layout.contributions), round_)
+    if spec.closes_early and len(ranks) < spec.workers and not invocation.is_alone:
+        ranks = await_others(round_, event.rank, began, spec, invocation)
     if len(ranks) == spec.workers and store.claim(layout.legs, claim_of(round_), generation=0, token=invocation.token):
         dispatch((Merge(round_),), spec, invocation)
         done += ", invoked the merge"

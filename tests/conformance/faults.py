@@ -111,6 +111,10 @@ class StaleReader:
         """Raise ESTALE."""
         raise refusal(errno.ESTALE, "")
 
+    def scatter(self, buffers: Sequence[Buffer], offset: int) -> int:
+        """Raise ESTALE."""
+        raise refusal(errno.ESTALE, "")
+
     def __enter__(self) -> Self:
         self._reader.__enter__()
         return self

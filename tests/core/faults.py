@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from conformance.interposed import Interposed
 from estafeta.files import Buffer, Files, OsFiles
 from estafeta.store import TEMPORARY
+
+from .events import Event
 
 T = TypeVar("T")
 
@@ -133,3 +136,14 @@ def half_of(chunks: Sequence[Buffer]) -> list[bytes]:
     """The first half of a file's content."""
     content = b"".join(bytes(chunk) for chunk in chunks)
     return [content[: len(content) // 2]]
+
+
+def one_in_four(seed: int) -> Callable[[Event], int | None]:
+    """Of the first attempts at workers' events, one in four dies, after some calls; see `Stage.dies_after`."""
+    numbers = random.Random(seed)
+
+    def dies_after(event: Event) -> int | None:
+        dies = event.role == "worker" and event.attempt == 1 and numbers.random() < 0.25
+        return numbers.randrange(120) if dies else None
+
+    return dies_after

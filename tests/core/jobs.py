@@ -70,6 +70,17 @@ def with_dropout() -> nn.Module:
     return nn.Sequential(nn.Linear(COLUMNS, 12), nn.ReLU(), nn.Dropout(0.4), nn.Linear(12, CLASSES))
 
 
+class Ponderous(nn.Sequential):
+    """A model that takes a third of a second for each micro-batch."""
+
+    def __init__(self) -> None:
+        super().__init__(*mlp())
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        spending.spend(0.3)
+        return super().forward(inputs)
+
+
 class Tied(nn.Module):
     """An encoder whose transpose decodes, a layer that is not trained, and a buffer that is reassigned, not changed."""
 
@@ -115,6 +126,7 @@ batch_norm = _like_plain(model=with_batch_norm, drop_last=True)
 dropout = _like_plain(model=with_dropout)
 noisy = _like_plain(dataset=Noisy)
 slow = _like_plain(dataset=Slow, micro_batch_size=2, epochs=1)
+ponderous = _like_plain(model=Ponderous, micro_batch_size=1)
 tied = _like_plain(model=Tied)
 row_losses = _like_plain(loss=nn.CrossEntropyLoss(reduction="none"))
 not_validated = _like_plain(validation=0.0)

@@ -322,7 +322,7 @@ class Paced(Interposed):
         if actor is None or actor.machine.is_elsewhere():  # or a thread that reads ahead for it
             return carry_out()
         if not actor.dead:
-            self._stage.pass_time(CALL_S)
+            self._stage.spend(CALL_S)
         actor.calls += 1
         actor.dead |= actor.dies_after is not None and actor.calls > actor.dies_after
         if actor.dead:

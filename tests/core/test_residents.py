@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import pytest
 
 from .driver import undisturbed, undisturbed_of
-from .events import Event, shuffled, twice
-from .faults import Killed
+from .events import shuffled, twice
+from .faults import Killed, one_in_four
+from .late import Uneven
 from .specs import spec_of
 from .stage import Stage
 
@@ -82,14 +82,8 @@ def test_a_share_that_does_not_fit_the_time_is_continued(topology: str, seed: in
 @TOPOLOGIES
 def test_deaths_do_not_show(topology: str, seed: int, tmp_path: Path) -> None:
     """One invocation in four dies at a random call; Lambda tries again, and whoever comes goes on from the store."""
-    numbers = random.Random(seed)
-
-    def dies_after(event: Event) -> int | None:
-        dies = event.role == "worker" and event.attempt == 1 and numbers.random() < 0.25
-        return numbers.randrange(120) if dies else None
-
     spec = spec_of("adamw", topology=topology, workers=3, rounds_per_invocation=4)
-    stage = Stage(tmp_path, spec, seed=seed, dies_after=dies_after)
+    stage = Stage(tmp_path, spec, seed=seed, dies_after=one_in_four(seed))
     assert stage.run() == undisturbed("adamw", 3)
     assert all(isinstance(error, Killed) for error in stage.errors)
 
@@ -135,3 +129,11 @@ def test_resuming_goes_on_after_the_loss_of_all_successors(topology: str, tmp_pa
     stage.control("resume")
     stage.drain()
     assert stage.result() == undisturbed("adamw", 3)
+
+
+def test_who_takes_over_after_a_valid_round_does_not_wait_for_what_is_retired(tmp_path: Path) -> None:
+    """A slow rank still saves when another's next leg begins, which goes on from the version saved before that one."""
+    spec = spec_of("adamw", topology="sharded", workers=3, batch_size=6, rounds_per_invocation=4)
+    stage = Uneven(tmp_path, spec, slow={1: 30.0}, seed=2)
+    assert stage.run() == undisturbed_of(spec_of("adamw", workers=3, batch_size=6))
+    assert stage.errors == []

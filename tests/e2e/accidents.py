@@ -88,7 +88,7 @@ def await_rounds(store: Store, run: Run, rounds: int) -> None:
 
     wanted = reached(store.list(directory)) + rounds
     found = store.wait(directory, lambda names: reached(names) >= wanted, timeout_s=DEADLINE_S, backoff=OFTEN)
-    assert found is not None, f"{run.name} did not get to version {wanted}"
+    assert found is not None, f"{run.name} did not get to version {wanted}: {run.inspect()}"
 
 
 def see_through(runs: Sequence[Run]) -> list[Outcome]:

@@ -100,6 +100,12 @@ def test_no_workers_cannot_train(inline: Backend, begin: Start, workers: int) ->
         begin(inline, "small.py:job", workers)
 
 
+def test_a_quorum_of_more_than_all_is_refused(inline: Backend, begin: Start) -> None:
+    with pytest.raises(UsageError, match="quorum is 3, but there are 2 workers") as caught:
+        begin(inline, "small.py:job", 2, {"quorum": 3})
+    assert "-o quorum=1" in caught.value.hint
+
+
 def test_the_public_face_is_what_it_says() -> None:
     for name in estafeta.__all__:
         assert getattr(estafeta, name) is not None

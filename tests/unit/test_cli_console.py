@@ -27,7 +27,7 @@ RECORD = EpochRecord(token="t", epoch=1, version=6, metrics={"train_loss": 2.0, 
 SUMMARY: dict[str, Any] = {
     "on": "local", "train_s": 79.0, "wall_s": 83.0, "best": {"step": 6, "valid_loss": 1.5},
     "invocations": {"control": 5, "merge": 3, "worker": 8}, "retries": 1, "billed_gb_seconds": 35.1,
-    "cost_usd": 0.00047, "chaos": None,
+    "cost_usd": 0.00047, "missed": {}, "chaos": None,
 }  # fmt: skip
 
 
@@ -175,6 +175,11 @@ def test_the_ending_says_what_became_of_the_run(tmp_path: Any) -> None:
     assert price.startswith("$0.000470 if it had run on AWS Lambda (compute and requests at list prices of 20")
     assert "us-east-1, arm64; EFS storage and log storage not included" in price
     assert dict(lines)["files"] == str(tmp_path)
+
+
+def test_who_was_late_is_told() -> None:
+    lines = wording.ending(status(state="done"), {**SUMMARY, "missed": {0: 1, 3: 12}}, {})
+    assert ("late", "rank 0 missed 1 round, rank 3 missed 12 rounds") in lines
 
 
 def test_on_aws_the_price_is_no_if_and_commands_say_where() -> None:

@@ -221,6 +221,81 @@ def test_norms_come_in_the_order_of_the_ranks(tmp_path: Path) -> None:
     assert exchanges[0].share_norms(3, own[0], lengths).tolist() == [1.5, 2.5, 3.5, 4.5], "once more, by a retry"
 
 
+class Late:
+    """A `Closing` for which the time has come as soon as so many are there."""
+
+    expected_s = 0.0
+
+    def __init__(self, quorum: int, allows: bool = True) -> None:
+        self._quorum, self._allows = quorum, allows
+
+    def left_s(self, present: int) -> float:
+        return 0.0 if present >= self._quorum else float("inf")
+
+    def allows(self, missing: Sequence[int]) -> bool:
+        return self._allows
+
+
+@EITHER
+def test_a_round_is_closed_without_the_ranks_that_are_late(files: Any, tmp_path: Path) -> None:
+    """They have a stand-in, which nobody adds, and whose wishes nobody hears."""
+    ring = Ring(tmp_path, workers=4, size=5, files=files)
+    ranks = ring.join_all(patient=9)
+    for rank in (0, 2):
+        contribute(ranks[rank], FIRST, Contribution(normal(rank, 5), 2, (1.5,)), wishes=Wish.CHECKPOINT)
+    with ranks[2].gather(FIRST, closing=Late(2)) as gathered:  # type: ignore[arg-type]
+        assert gathered.totals.missed == [1, 3]
+        assert (gathered.totals.rows, gathered.totals.sums) == (4, {"loss": 3.0})
+        assert gathered.common & Wish.CHECKPOINT
+        assert add_up_all(gathered, ring.slices).tobytes() == (normal(0, 5) + normal(2, 5)).tobytes()
+    assert not contribute(ranks[3], FIRST, Contribution(normal(3, 5))), "the late rank's contribution is dropped"
+    with ranks[3].gather(FIRST) as gathered:
+        assert gathered.totals.missed == [1, 3]
+
+
+def test_who_comes_just_in_time_is_a_member(tmp_path: Path) -> None:
+    """Its file is there before its stand-in, though not yet when the others looked."""
+    ring = Ring(tmp_path, workers=3, size=5)
+    ranks = ring.join_all()
+    contribute(ranks[0], FIRST, Contribution(normal(0, 5)))
+    late = Late(1)
+
+    def allows(missing: Sequence[int]) -> bool:
+        return contribute(ranks[1], FIRST, Contribution(normal(1, 5)))
+
+    late.allows = allows  # type: ignore[method-assign]
+    with ranks[0].gather(FIRST, closing=late) as gathered:  # type: ignore[arg-type]
+        assert gathered.totals.missed == [2]
+
+
+@pytest.mark.parametrize(
+    ("late", "rows"),
+    [(Late(3), 1), (Late(2, allows=False), 1), (Late(2), 0)],
+    ids=["too few", "not allowed", "no rows"],
+)
+def test_a_round_that_must_not_be_closed(late: Late, rows: int, tmp_path: Path) -> None:
+    ring = Ring(tmp_path, workers=3, size=5)
+    ranks = ring.join_all(patient=1)
+    for exchange in ranks[:2]:
+        contribute(exchange, FIRST, Contribution(normal(0, 5) if rows else None, rows))
+    with pytest.raises(WaitedInVain):
+        ranks[0].gather(FIRST, closing=late)  # type: ignore[arg-type]
+    assert ring.names(2) == set()
+
+
+def test_a_rank_sees_that_a_round_was_closed_without_it(tmp_path: Path) -> None:
+    ring = Ring(tmp_path, workers=2, size=5)
+    ranks = ring.join_all()
+    contribute(ranks[0], FIRST, Contribution(normal(0, 5)))
+    assert not ranks[1].is_closed(FIRST)
+    ranks[0].gather(FIRST, closing=Late(1)).close()  # type: ignore[arg-type]
+    assert not ranks[1].has_contributed(FIRST), "it has not looked"
+    assert ranks[1].is_closed(FIRST)
+    assert ranks[1].has_contributed(FIRST)
+    ranks[1].retire(FIRST.version + 1, FIRST.version + 1)
+    assert ring.names(1) == set()
+
+
 def test_who_waits_in_vain_gives_up(tmp_path: Path) -> None:
     ring = sharded(tmp_path, workers=2)
     one, _ = ring.join_all(patient=0)

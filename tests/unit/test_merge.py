@@ -73,7 +73,7 @@ def test_a_retry_invokes_the_workers_again(round_: str, calls: int, tmp_path: Pa
 
 
 @ROUNDS
-def test_a_retry_in_the_same_environment_does_so_too(
+def test_a_retry_in_the_same_environment_invokes_the_workers(
     round_: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A call was refused, so the function raised."""

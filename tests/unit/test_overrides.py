@@ -50,6 +50,7 @@ JOB = Job(
         ("merge.memory_mb", 512, lambda o: o.settings == {"merge": {"memory_mb": 512}}),
         ("rounds_per_invocation", "3", lambda o: o.rounds_per_invocation == 3),
         ("rounds_per_invocation", "none", lambda o: o.rounds_per_invocation is None),
+        ("quorum", "3", lambda o: o.quorum == 3),
     ],
 )
 def test_a_value_reaches_its_place(name: str, text: Any, path: Any) -> None:
@@ -95,6 +96,9 @@ def test_a_value_out_of_range_is_refused_by_what_it_belongs_to() -> None:
         override(JOB, {"epochs": "0"})
     with pytest.raises(UsageError, match="rounds_per_invocation is 0"):
         override(JOB, {"rounds_per_invocation": "0"})
+    with pytest.raises(UsageError, match="quorum is 0; a round needs at least 1 contribution") as caught:
+        override(JOB, {"quorum": "0"})
+    assert caught.value.hint == "-o quorum=1 or more, or leave it out"
 
 
 def test_every_known_name_can_be_set() -> None:

@@ -86,7 +86,8 @@ def _contribution(entry: Contributed) -> tuple[str, ...]:
     if entry.damage:
         return ("damaged", entry.damage, "", "", "")
     leg, generation = ("" if number is None else str(number) for number in (entry.leg, entry.generation))
-    return str(entry.rows), entry.digest, leg, generation, entry.token[:TOKEN]
+    rows = "late" if entry.is_stand_in else str(entry.rows)
+    return rows, entry.digest, leg, generation, entry.token[:TOKEN]
 
 
 def _mark(version: InspectedVersion) -> str:

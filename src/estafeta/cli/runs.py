@@ -69,7 +69,8 @@ def status(manners: Manners, name: str, on: On) -> int:
         return 0
     summary, status = run.summary(), run.status(since_epoch=0)
     console.results(wording.identity(status, on) + wording.plan(status) + wording.standing(status, time.time()))
-    console.results(wording.best(status, summary) + wording.bill(summary) + wording.chaos(summary))
+    console.results(wording.best(status, summary) + wording.late(summary))
+    console.results(wording.bill(summary) + wording.chaos(summary))
     if status.outcome and (failure := status.outcome.failure):
         console.results(of_failure(failure, run.name, on).lines())
     console.epochs(status).show(status, last=MOST_EPOCHS)

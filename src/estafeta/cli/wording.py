@@ -74,6 +74,12 @@ def best(status: Status, summary: Mapping[str, Any]) -> Lines:
     return [("best", f"{monitor} {number(value)} (epoch {summary['best']['step'] // status.steps_per_epoch})")]
 
 
+def late(summary: Mapping[str, Any]) -> Lines:
+    """How many rounds ranks have missed, where a quorum is enough; nothing if they have missed none."""
+    missed = [f"rank {rank} missed {count(number, 'round')}" for rank, number in summary["missed"].items()]
+    return [("late", ", ".join(missed))] if missed else []
+
+
 def bill(summary: Mapping[str, Any]) -> Lines:
     """Invocations and what they cost, or would have cost on AWS Lambda; nothing where no log tells."""
     if not summary["invocations"]:
@@ -104,6 +110,7 @@ def ending(status: Status, summary: Mapping[str, Any], files: Mapping[str, Path]
     return [
         (status.state, f"{clock(summary['train_s'])}   {why}"),
         *best(status, summary),
+        *late(summary),
         *bill(summary),
         *chaos(summary),
         *written,

@@ -1,0 +1,120 @@
+"""The worker that stays in `merge` until the others are late."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conformance.clock import VirtualClock
+from core.driver import Relay
+from core.specs import spec_of
+from estafeta.closing import RESERVE_S, await_others, patience_of
+from estafeta.contribution import Tally, contribution, tally_of
+from estafeta.invocation import Invocation
+from estafeta.layout import Round, ranks_in
+from estafeta.patience import KNOWN
+from estafeta.store import Store
+from estafeta.tensorfile import TensorFile
+from estafeta.weights import read_weights
+
+ROUND = Round(1, "train")
+
+
+class Waiting:
+    """A run of three workers in its second round, to which ranks 0 and 2 have contributed.
+
+    Args:
+        root: Directory of the store.
+        rows: In each of these contributions.
+    """
+
+    def __init__(self, root: Path, rows: int = 1) -> None:
+        self.relay = Relay(root, spec_of("plain", workers=3, quorum=2))
+        self.relay.start()
+        self.relay.drain_until(lambda: self.relay.store.exists(self.relay.layout.version(1)))
+        while self.relay.queued():
+            self.relay.drop()
+        self.clock = VirtualClock()
+        self.store = Store(root, clock=self.clock)
+        for rank in (0, 2):
+            self.contribute(rank, rows)
+
+    def contribute(self, rank: int, rows: int = 1) -> None:
+        size = read_weights(self.store, self.relay.layout, 1).parameters.size
+        gradient = np.ones(size, np.float32) if rows else None
+        content = contribution(ROUND, rank, Tally(rows, {"loss": 1.0, "accuracy": 1.0}, 1), gradient, {}, "t")
+        self.store.publish(self.relay.layout.contribution(ROUND, rank), content, "t")
+
+    def wait(self, *, known_s: float | None = 10.0, token: str = "waits", **changes: Any) -> frozenset[int]:
+        """What rank 0 finds, in an environment where shares have taken so long."""
+        options = {"remaining_s": lambda: 900.0, "memory": {}, **changes}
+        invocation = Invocation(self.store, lambda functions: self.relay, token, **options)
+        for _ in range(KNOWN if known_s else 0):
+            patience_of(self.relay.spec, invocation).note(known_s or 0.0)
+        return await_others(ROUND, 0, self.clock.monotonic(), self.relay.spec, invocation)
+
+    def missed(self) -> set[int]:
+        """Ranks that have a stand-in."""
+        layout = self.relay.layout
+        return {
+            rank for rank in ranks_in(self.store.list(layout.contributions), ROUND)
+            if self.store.reading(layout.contribution(ROUND, rank), lambda r: tally_of(TensorFile(r)).missed)
+        }  # fmt: skip
+
+
+def test_it_closes_the_round_when_half_as_long_again_has_passed(tmp_path: Path) -> None:
+    waiting = Waiting(tmp_path)
+    assert waiting.wait() == {0, 1, 2}
+    assert waiting.clock.monotonic() == pytest.approx(15.0)
+    assert waiting.missed() == {1}
+
+
+def test_it_does_not_wait_when_all_come(tmp_path: Path) -> None:
+    waiting = Waiting(tmp_path)
+    waiting.clock.after(3.0, lambda: waiting.contribute(1))
+    assert waiting.wait() == {0, 1, 2}
+    assert waiting.clock.monotonic() < 6.0
+    assert waiting.missed() == set()
+
+
+def test_it_does_not_stay_longer_than_its_time_allows(tmp_path: Path) -> None:
+    waiting = Waiting(tmp_path)
+    assert waiting.wait(remaining_s=lambda: RESERVE_S + 4.0) == {0, 1, 2}
+    assert waiting.clock.monotonic() == pytest.approx(4.0)
+
+
+def test_one_waits_and_its_retry_in_its_place(tmp_path: Path) -> None:
+    waiting = Waiting(tmp_path)
+    waiting.store.claim(waiting.relay.layout.legs, "close-train-00000001", generation=0, token="waits")
+    assert waiting.wait(token="another") == {0, 2}
+    assert waiting.clock.monotonic() == 0.0
+    assert waiting.wait(token="waits") == {0, 1, 2}
+
+
+def test_who_does_not_know_how_long_shares_take_leaves(tmp_path: Path) -> None:
+    waiting = Waiting(tmp_path)
+    assert waiting.wait(known_s=None) == {0, 2}
+    assert waiting.wait(token="another") == {0, 1, 2}, "it has not claimed what it does not do"
+
+
+def test_of_no_rows_there_is_no_mean(tmp_path: Path) -> None:
+    waiting = Waiting(tmp_path, rows=0)
+    assert waiting.wait() == {0, 2}
+    assert waiting.missed() == set()
+
+
+def test_what_was_swept_is_not_missing(tmp_path: Path) -> None:
+    """The round is over, and another's sweeping has got as far as rank 1."""
+    waiting = Waiting(tmp_path)
+    layout = waiting.relay.layout
+
+    def go_on() -> None:
+        for path in (layout.optimizer(1), layout.version(1)):
+            waiting.store.publish(path.replace("00000001", "00000002"), [b"a token"], "token")
+
+    waiting.clock.after(3.0, go_on)
+    assert waiting.wait() == {0, 2}
+    assert waiting.missed() == set()
