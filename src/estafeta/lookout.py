@@ -2,7 +2,7 @@
 
     missing for longer than rounds take ─▶ claim the call ─▶ invoke the rank's next generation
                                              │ somebody was first: wait for what comes of it
-                                             ▼ called so often already, for this round
+                                             ▼ called so often already, at this version
                                            the run fails
 
 Who is missing is known from what is waited for; in which leg and generation it has to come follows from the claims. A

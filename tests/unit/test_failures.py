@@ -167,30 +167,31 @@ def test_a_record_that_comes_late_harms_nobody(which: Callable[[Event], bool], t
     assert relay.result() == undisturbed("plain")
 
 
-def test_of_a_resident_that_was_replaced_no_record_fails_the_run(tmp_path: Path) -> None:
+def with_rank_1_killed(tmp_path: Path) -> tuple[Stage, Event]:
+    """A run of residents of which one was killed in the middle, and the event that it was invoked with."""
     stage = Stage(tmp_path, spec_of("plain", topology="sharded"))
     stage.start()
     while not any(actor.calls > 60 for actor in stage.at_work):
         stage.step()
     (actor,) = (actor for actor in stage.at_work if actor.event.payload["rank"] == 1)
     stage.kill(actor)
+    return stage, actor.event
+
+
+def test_of_a_resident_that_was_replaced_no_record_fails_the_run(tmp_path: Path) -> None:
+    stage, event = with_rank_1_killed(tmp_path)
     while not any(event.payload.get("generation") == 1 for event in stage.delivered):
         stage.step()
     while not stage.store.exists(f"{stage.layout.legs}/rank-0001-00.g01"):
         stage.step()
-    stage.call("control", failure_record(actor.event, "OSError", "late"))
+    stage.call("control", failure_record(event, "OSError", "late"))
     stage.drain()
     assert stage.result() == undisturbed("plain")
 
 
 def test_of_a_resident_that_was_not_the_run_fails(tmp_path: Path) -> None:
-    stage = Stage(tmp_path, spec_of("plain", topology="sharded"))
-    stage.start()
-    while not any(actor.calls > 60 for actor in stage.at_work):
-        stage.step()
-    (actor,) = (actor for actor in stage.at_work if actor.event.payload["rank"] == 1)
-    stage.kill(actor)
-    stage.call("control", failure_record(actor.event, "OSError", "each time"))
+    stage, event = with_rank_1_killed(tmp_path)
+    stage.call("control", failure_record(event, "OSError", "each time"))
     stage.drain()
     failure = stage.outcome().failure
     assert failure is not None
