@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from estafeta.blocks import Part, read_rows
 from estafeta.errors import Corrupt, Gone, UsageError
 from estafeta.files import Reader
-from estafeta.layout import DATASET_NAME, DATASETS, MANIFEST, DatasetLayout, attempt_of
+from estafeta.layout import DATASET_NAME, DATASETS, MANIFEST, DatasetLayout
+from estafeta.listing import attempt_of
 from estafeta.manifest import Manifest
 from estafeta.store import Store
 from estafeta.tensorfile import DTYPES

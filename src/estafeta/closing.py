@@ -11,7 +11,8 @@ from math import inf
 from estafeta.arrivals import is_local
 from estafeta.contribution import stand_in, tally_of
 from estafeta.invocation import Invocation
-from estafeta.layout import Round, RunLayout, closing_of, contribution_name, ranks_in
+from estafeta.layout import Round, RunLayout, closing_of, contribution_name
+from estafeta.listing import ranks_in
 from estafeta.patience import Patience
 from estafeta.quorum import may_miss, new_patience
 from estafeta.snapshot import is_current, read_plan

@@ -21,9 +21,10 @@ from estafeta.founding import found, publish_spec, taken
 from estafeta.handover import read_claim, send_for
 from estafeta.inspection import inspect
 from estafeta.invocation import Invocation, dispatch
-from estafeta.layout import RUNS, RunLayout, all_calls_in, limits_in
+from estafeta.layout import RUNS, RunLayout
 from estafeta.library import install
 from estafeta.limits import limit_reached, limits_after, newest_limits, spent_so_far
+from estafeta.listing import all_calls_in, limits_in
 from estafeta.outcome import RESERVE_BYTES, fail
 from estafeta.probes import probe
 from estafeta.receiving import receive
@@ -39,7 +40,10 @@ from estafeta.snapshot import (
     take_snapshot,
     takeovers,
 )
-from estafeta.spec import (
+from estafeta.spec import Outcome, RunSpec, Status
+from estafeta.stack import patient_client
+from estafeta.tending import tend, tend_all
+from estafeta.verbs import (
     CleanVerb,
     ControlEvent,
     DatasetsVerb,
@@ -47,21 +51,16 @@ from estafeta.spec import (
     ForkVerb,
     InspectVerb,
     InstallVerb,
-    Outcome,
     ProbeVerb,
     ReceiveVerb,
     RemoveVerb,
     ResumeVerb,
-    RunSpec,
     RunsVerb,
     RunVerb,
     StartVerb,
-    Status,
     StatusVerb,
     TendVerb,
 )
-from estafeta.stack import patient_client
-from estafeta.tending import tend, tend_all
 
 _verbs: TypeAdapter[ControlEvent] = TypeAdapter(ControlEvent)
 

@@ -31,7 +31,8 @@ from estafeta.drafts import Draft, Drafts
 from estafeta.errors import Corrupt, Gone
 from estafeta.files import Reader
 from estafeta.gathered import Gathered, Source
-from estafeta.layout import Round, RunLayout, message_name, messages_in, rank_of_outbox
+from estafeta.layout import Round, RunLayout, message_name
+from estafeta.listing import messages_in, rank_of_outbox
 from estafeta.message import FIXED_BYTES, TOKEN_BYTES, Form, Head, Kind, glance
 from estafeta.outgoing import CHUNK, Outgoing
 from estafeta.quorum import Closing

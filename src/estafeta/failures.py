@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from estafeta.layout import round_of
+from estafeta.listing import round_of
 from estafeta.snapshot import Action, Finish, Merge, Prepare, Snapshot, Work, next_actions
 from estafeta.spec import Failure, FunctionSettings, Role
 

@@ -18,7 +18,8 @@ from estafeta.invocation import Invocation
 from estafeta.layout import RunLayout
 from estafeta.removal import export_if_missing
 from estafeta.s3 import EXPORTS, Bucket
-from estafeta.spec import FetchVerb, RunSpec
+from estafeta.spec import RunSpec
+from estafeta.verbs import FetchVerb
 
 ANSWER_BYTES = 4 << 20
 """Bytes of a file in one answer: with base64 and the rest of the answer it stays under 6 MB."""

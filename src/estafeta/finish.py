@@ -12,7 +12,8 @@ import json
 from collections.abc import Iterator
 
 from estafeta.invocation import Invocation
-from estafeta.layout import RunLayout, epochs_in
+from estafeta.layout import RunLayout
+from estafeta.listing import epochs_in
 from estafeta.outcome import publish_outcome
 from estafeta.snapshot import Finish, Snapshot, read_epoch, read_plan
 from estafeta.spec import Outcome, Plan, RunSpec, Which

@@ -16,10 +16,12 @@ from estafeta.errors import Gone, UsageError
 from estafeta.founding import found, publish_spec
 from estafeta.history import EpochRecord, judge
 from estafeta.invocation import Invocation, dispatch
-from estafeta.layout import RunLayout, epochs_in, version_of, versions_in
+from estafeta.layout import RunLayout
+from estafeta.listing import epochs_in, version_of, versions_in
 from estafeta.snapshot import Snapshot, next_actions, read_epoch, take_snapshot
-from estafeta.spec import ForkVerb, Origin, Outcome, Plan, RunSpec
+from estafeta.spec import Origin, Outcome, Plan, RunSpec
 from estafeta.store import Store
+from estafeta.verbs import ForkVerb
 
 
 def fork(verb: ForkVerb, origin: RunSpec, invocation: Invocation) -> dict[str, object]:

@@ -24,7 +24,8 @@ from estafeta.arrivals import ALARM_S, Arrivals, is_local
 from estafeta.errors import Gone
 from estafeta.exchange import is_stand_in
 from estafeta.invocation import Invocation, dispatch
-from estafeta.layout import RunLayout, claim_of_leg, contributions_in, generation_in, leg_of, residents_in
+from estafeta.layout import RunLayout, claim_of_leg
+from estafeta.listing import contributions_in, generation_in, leg_of, residents_in
 from estafeta.message import Wish, round_time_of
 from estafeta.patience import RECENT, Patience, floor_s, start_s
 from estafeta.snapshot import OUTCOMES, Action, Reside

@@ -17,11 +17,8 @@ from typing import Any, TypeVar
 from estafeta.contribution import GRADIENT, tally_of
 from estafeta.errors import Corrupt, Gone
 from estafeta.files import Reader
-from estafeta.layout import (
-    Round,
-    RunLayout,
-    claim_of_leg,
-    contribution_name,
+from estafeta.layout import Round, RunLayout, claim_of_leg, contribution_name
+from estafeta.listing import (
     leg_claimed_in,
     legs_in,
     messages_in,
@@ -35,9 +32,10 @@ from estafeta.layout import (
 from estafeta.message import glance
 from estafeta.replica import slices_of
 from estafeta.snapshot import Action, Snapshot, next_actions, take_snapshot, takeovers
-from estafeta.spec import Document, InspectVerb, Plan, RunSpec, Which
+from estafeta.spec import Document, Plan, RunSpec, Which
 from estafeta.store import Store, claim_name
 from estafeta.tensorfile import TensorFile
+from estafeta.verbs import InspectVerb
 from estafeta.weights import PARAMETERS, STATE
 
 T = TypeVar("T")

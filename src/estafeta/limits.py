@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from estafeta.errors import Gone, UsageError
 from estafeta.history import EpochRecord
-from estafeta.layout import Round, RunLayout, limits_in
+from estafeta.layout import Round, RunLayout
+from estafeta.listing import limits_in
 from estafeta.spec import Limits, RunSpec
 from estafeta.store import Store
 from estafeta.weights import spent_at

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from estafeta.errors import Gone
 from estafeta.handover import CHECK_S, Leaving, Leg, publish_left, read_claim, send_for
 from estafeta.invocation import Invocation
-from estafeta.layout import Round, RunLayout, calls_in, claim_of_call, left_in, residents_in
+from estafeta.layout import Round, RunLayout, claim_of_call
+from estafeta.listing import calls_in, left_in, residents_in
 from estafeta.outcome import fail
 from estafeta.snapshot import replacement
 from estafeta.spec import Failure, RunSpec

@@ -23,7 +23,8 @@ from estafeta.errors import EstafetaError, Gone
 from estafeta.finish import finish
 from estafeta.history import judge
 from estafeta.invocation import Invocation, dispatch, read_spec
-from estafeta.layout import Round, RunLayout, round_of, version_of
+from estafeta.layout import Round, RunLayout
+from estafeta.listing import round_of, version_of
 from estafeta.outcome import fail
 from estafeta.snapshot import Finish, Merge, Snapshot, Work, is_current, next_actions, read_plan, take_snapshot
 from estafeta.spec import Failure, MergeEvent, RunSpec

@@ -19,8 +19,9 @@ from estafeta.files import free_bytes
 from estafeta.invocation import Invocation
 from estafeta.invoke import FunctionError, reaching
 from estafeta.layout import probe_folder
-from estafeta.spec import ProbeVerb, WorkerEvent
+from estafeta.spec import WorkerEvent
 from estafeta.store import Backoff, Store, new_token
+from estafeta.verbs import ProbeVerb
 
 TURNS = 10
 """How often the two exchange a small file."""

@@ -17,7 +17,8 @@ from estafeta.deadline import Deadline
 from estafeta.errors import Corrupt, UsageError
 from estafeta.files import Buffer
 from estafeta.invocation import Invocation
-from estafeta.layout import MANIFEST, DatasetLayout, attempt_of
+from estafeta.layout import MANIFEST, DatasetLayout
+from estafeta.listing import attempt_of
 from estafeta.manifest import Manifest
 from estafeta.s3 import UPLOADS, Bucket
 

@@ -34,8 +34,9 @@ from estafeta.gathered import Gathered
 from estafeta.handover import Leaving, Leg
 from estafeta.history import EpochRecord, judge
 from estafeta.invocation import Invocation
-from estafeta.layout import Round, RunLayout, legs_in, partial_rank, round_of
+from estafeta.layout import Round, RunLayout
 from estafeta.learner import check_gradient
+from estafeta.listing import legs_in, partial_rank, round_of
 from estafeta.lookout import Lookout
 from estafeta.message import Wish
 from estafeta.outgoing import Outgoing

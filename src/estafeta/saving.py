@@ -16,7 +16,8 @@ from estafeta.clipping import clip_factor, norm_from
 from estafeta.errors import Gone
 from estafeta.exchange import Exchange, is_stand_in
 from estafeta.invocation import Invocation
-from estafeta.layout import Round, RunLayout, messages_in, pieces_in, version_of, versions_in
+from estafeta.layout import Round, RunLayout
+from estafeta.listing import messages_in, pieces_in, version_of, versions_in
 from estafeta.message import Wish
 from estafeta.outgoing import CHUNK
 from estafeta.replica import Replica, slices_of, squares_of, step_slice

@@ -12,18 +12,9 @@ from functools import lru_cache
 from typing import Literal
 
 from estafeta.history import EpochRecord
-from estafeta.layout import (
-    Round,
-    RunLayout,
-    epochs_in,
-    left_in,
-    legs_in,
-    messages_in,
-    ranks_in,
-    residents_in,
-    versions_in,
-)
+from estafeta.layout import Round, RunLayout
 from estafeta.limits import limit_at
+from estafeta.listing import epochs_in, left_in, legs_in, messages_in, ranks_in, residents_in, versions_in
 from estafeta.spec import Plan, RunSpec
 from estafeta.store import Store
 

@@ -27,7 +27,8 @@ from estafeta.attendance import NOTHING_MISSED, Attendance
 from estafeta.contribution import BUFFER
 from estafeta.errors import Gone
 from estafeta.files import Reader
-from estafeta.layout import RunLayout, pieces_in
+from estafeta.layout import RunLayout
+from estafeta.listing import pieces_in
 from estafeta.slices import Slice
 from estafeta.spec import Plan
 from estafeta.store import Store

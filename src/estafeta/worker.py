@@ -23,7 +23,8 @@ from estafeta.deadline import Deadline
 from estafeta.errors import EstafetaError, Gone
 from estafeta.handover import take
 from estafeta.invocation import Invocation, dispatch, read_spec
-from estafeta.layout import RunLayout, claim_of, contribution_name, ranks_in
+from estafeta.layout import RunLayout, claim_of, contribution_name
+from estafeta.listing import ranks_in
 from estafeta.outcome import fail
 from estafeta.snapshot import Merge, Work, is_current, read_plan
 from estafeta.spec import Failure, Plan, RunSpec, WorkerEvent

@@ -18,8 +18,8 @@ from estafeta.errors import EnvironmentProblem
 from estafeta.invocation import Invocation
 from estafeta.invoke import FunctionError
 from estafeta.probes import LOAD_BYTES, START_S, TURNS, probe, probe_torch
-from estafeta.spec import ProbeVerb
 from estafeta.store import Store
+from estafeta.verbs import ProbeVerb
 
 from .account import stack_in
 from .conftest import Command

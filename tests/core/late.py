@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 from conformance.interposed import Interposed
 from estafeta.contribution import stand_in, tally_of
 from estafeta.files import OsFiles, OsReader, Watch
-from estafeta.layout import Round, ranks_in, round_of
+from estafeta.layout import Round
+from estafeta.listing import ranks_in, round_of
 from estafeta.message import FIXED_BYTES, MAGIC
 from estafeta.spec import RunSpec
 from estafeta.tensorfile import TensorFile

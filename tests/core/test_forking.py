@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from estafeta.history import EarlyStopping
-from estafeta.layout import RunLayout, versions_in
+from estafeta.layout import RunLayout
+from estafeta.listing import versions_in
 from estafeta.optim import SGD
 from estafeta.settings import to_dict
 from estafeta.spec import RunSpec

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from estafeta.cost import second_usd
-from estafeta.layout import versions_in
 from estafeta.limits import HOUR_S
+from estafeta.listing import versions_in
 from estafeta.spec import Limits, RunSpec
 from estafeta.weights import Weights, spent_at
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from estafeta.layout import calls_in, residents_in
+from estafeta.listing import calls_in, residents_in
 from estafeta.lookout import MOST_CALLS
 
 from .driver import undisturbed, undisturbed_of

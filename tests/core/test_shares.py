@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from estafeta.contribution import GRADIENT, Tally, tally_of
 from estafeta.history import EarlyStopping
-from estafeta.layout import Round, ranks_in
+from estafeta.layout import Round
+from estafeta.listing import ranks_in
 from estafeta.tensorfile import TensorFile
 
 from . import jobs

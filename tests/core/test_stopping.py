@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from estafeta.history import EarlyStopping
-from estafeta.layout import versions_in
+from estafeta.listing import versions_in
 from estafeta.store import Store
 
 from . import jobs

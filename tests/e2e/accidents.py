@@ -14,7 +14,8 @@ from typing import Any, Literal
 from estafeta import local
 from estafeta.backend import LambdaBackend
 from estafeta.launch import TEMPLATE
-from estafeta.layout import RunLayout, messages_in, versions_in
+from estafeta.layout import RunLayout
+from estafeta.listing import messages_in, versions_in
 from estafeta.local.endpoint import Endpoint, start_time
 from estafeta.run import ENDED, Run
 from estafeta.spec import Outcome

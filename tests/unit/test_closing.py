@@ -14,7 +14,8 @@ from core.specs import spec_of
 from estafeta.closing import RESERVE_S, await_others, patience_of
 from estafeta.contribution import Tally, contribution, tally_of
 from estafeta.invocation import Invocation
-from estafeta.layout import Round, ranks_in
+from estafeta.layout import Round
+from estafeta.listing import ranks_in
 from estafeta.patience import KNOWN
 from estafeta.store import Store
 from estafeta.tensorfile import TensorFile

@@ -16,7 +16,7 @@ import click
 import pytest
 
 import estafeta
-from estafeta import cost, history, manifest, spec, tending
+from estafeta import cost, history, manifest, spec, tending, verbs
 from estafeta.cli.main import estafeta as command_line
 from estafeta.shipping import import_job
 
@@ -162,10 +162,10 @@ def test_the_protocol_knows_the_formats() -> None:
     [
         spec.RunSpec, spec.FunctionSettings, spec.Plan, spec.Slot, spec.Outcome, spec.Failure, spec.WorkerEvent,
         manifest.Manifest, manifest.Kind, manifest.Column, manifest.Extent,
-        spec.ResumeVerb, spec.Limits, cost.Basis, tending.Note,
-        spec.MergeEvent, spec.StartVerb, spec.RunVerb, spec.TendVerb, spec.StatusVerb, spec.CleanVerb,
-        spec.InspectVerb, spec.ForkVerb, spec.Origin, spec.FetchVerb, spec.ReceiveVerb, spec.RemoveVerb,
-        spec.ProbeVerb, history.EpochRecord, history.EarlyStopping,
+        verbs.ResumeVerb, spec.Limits, cost.Basis, tending.Note,
+        spec.MergeEvent, verbs.StartVerb, verbs.RunVerb, verbs.TendVerb, verbs.StatusVerb, verbs.CleanVerb,
+        verbs.InspectVerb, verbs.ForkVerb, spec.Origin, verbs.FetchVerb, verbs.ReceiveVerb, verbs.RemoveVerb,
+        verbs.ProbeVerb, history.EpochRecord, history.EarlyStopping,
     ],
 )  # fmt: skip
 def test_the_protocol_names_every_field(document: type) -> None:

@@ -15,7 +15,7 @@ from core.stage import Stage
 from estafeta.cli import inspecting
 from estafeta.files import OsReader
 from estafeta.inspection import Inspection
-from estafeta.layout import leg_claimed_in
+from estafeta.listing import leg_claimed_in
 from estafeta.snapshot import Reside, Work, next_actions, take_snapshot, takeovers
 from estafeta.store import temporary_name
 from estafeta.tensorfile import TensorFile

@@ -15,7 +15,8 @@ from core.environment import forget
 from core.events import Event
 from core.specs import spec_of
 from estafeta import merge as module
-from estafeta.layout import Round, claim_of, contribution_name, version_of, versions_in
+from estafeta.layout import Round, claim_of, contribution_name
+from estafeta.listing import version_of, versions_in
 from estafeta.spec import MergeEvent, Role, WorkerEvent
 
 

@@ -20,7 +20,8 @@ from estafeta.errors import Gone
 from estafeta.files import Buffer, Files, OsFiles, Reader
 from estafeta.inline import NO_LIMIT_S
 from estafeta.invocation import Invocation
-from estafeta.layout import Round, RunLayout, versions_in
+from estafeta.layout import Round, RunLayout
+from estafeta.listing import versions_in
 from estafeta.message import Wish
 from estafeta.replica import Replica, slices_of
 from estafeta.saving import ATTEMPTS, FIRST_AFTER, MOST_REDO, MOST_REDO_BYTES, SHARE, Saver, restore

@@ -10,7 +10,8 @@ import pytest
 
 from core.faults import Killed, Mortal
 from estafeta.errors import Corrupt, Gone
-from estafeta.layout import RunLayout, versions_in
+from estafeta.layout import RunLayout
+from estafeta.listing import versions_in
 from estafeta.slices import Slice, cut
 from estafeta.spec import Plan
 from estafeta.store import Store

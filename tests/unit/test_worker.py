@@ -14,7 +14,8 @@ from core.driver import Relay
 from core.specs import spec_of
 from estafeta.contribution import tally_of
 from estafeta.errors import Gone
-from estafeta.layout import Round, generations_in, legs_in, ranks_in
+from estafeta.layout import Round
+from estafeta.listing import generations_in, legs_in, ranks_in
 from estafeta.spec import WorkerEvent
 from estafeta.tensorfile import TensorFile
 from estafeta.worker import handler
