@@ -87,7 +87,7 @@ def refuse(functions: Stubber, code: str) -> None:
     [
         ("clean", {"verb": "clean", "run": "r", "keep_final": False}),
         ("stop", {"verb": "stop", "run": "r"}),
-        ("resume", {"verb": "resume", "run": "r"}),
+        ("resume", {"verb": "resume", "run": "r", "limits": {}}),
     ],
 )
 def test_the_verbs_of_a_run(name: str, verb: dict[str, Any], backend: LambdaBackend, functions: Stubber) -> None:
@@ -182,7 +182,8 @@ def test_settings_for_one_run(backend: LambdaBackend, functions: Stubber) -> Non
 
 
 def test_the_logs(backend: LambdaBackend, logs: Stubber) -> None:
-    lines = ["START RequestId: q Version: 1\n", '{"run": "r", "task": "train", "rank": 1}\n', "END RequestId: q\n",
+    lines = ["START RequestId: q Version: 1\n", '{"run": "r", "request_id": "q", "task": "train"}\n',
+             "END RequestId: q\n",
              "REPORT RequestId: q\tDuration: 1.00 ms\tBilled Duration: 2000 ms\tMemory Size: 1024 MB\t\n"]  # fmt: skip
     for name in NAMES.values():
         expected = {"logGroupName": f"/aws/lambda/{name}", "startTime": 5000}
