@@ -166,6 +166,7 @@ class Leg:
         self.rank, self.leg, self.generation, self.token = event.rank, event.leg, generation, token
         self.rounds = 0
         self.lead_s = event.lead_s
+        self._former_share_s = event.share_s
         self.relieved_at: float | None = None
         self._sent_at, self._expires_at = event.sent_at, event.expires_at
         self._spec, self._invocation = spec, invocation
@@ -222,8 +223,8 @@ class Leg:
 
     @property
     def share_s(self) -> float:
-        """How long this rank's own work for the last round took."""
-        return self._busy_s[-1]
+        """How long this rank's own work for the last round took, be it in the leg before."""
+        return self._busy_s[-1] or self._former_share_s
 
     @property
     def round_s(self) -> float:
@@ -268,7 +269,7 @@ class Leg:
         if not self._called:
             self._called = True
             expires_at = self._clock.time() + self._invocation.remaining_s()
-            following = Reside(self.rank, self.leg + 1, lead_s=self.lead_s, expires_at=expires_at)
+            following = Reside(self.rank, self.leg + 1, 0, self.lead_s, self.share_s, expires_at)
             dispatch((following,), self._spec, self._invocation)
 
     def check(self) -> None:
@@ -290,7 +291,8 @@ class Leg:
             raise Leaving("the run has ended", silently=True)
         self._stop_seen |= self._layout.stop.rpartition("/")[2] in names
         names = self._store.list(self._layout.legs)
-        overtaken = generation_in(names, self.rank, self.leg) > self.generation
+        mine = claim_name(claim_of_leg(self.rank, self.leg), self.generation)  # which a later leg may have swept
+        overtaken = mine not in names or generation_in(names, self.rank, self.leg) > self.generation
         if overtaken or _has_left(self.rank, self.leg, names, self._layout):
             raise Leaving("another incarnation has taken over", silently=True)
 

@@ -113,9 +113,10 @@ def dispatch(actions: tuple[Action, ...], spec: RunSpec, invocation: Invocation,
             case Work(round_, rank, leg):
                 event = WorkerEvent(run=spec.run, task=round_.phase, version=round_.version, rank=rank, leg=leg)
                 invoker.send("worker", event.model_dump())
-            case Reside(rank, leg, number, lead_s, expires_at):
+            case Reside(rank, leg, number, lead_s, share_s, expires_at):
+                now = invocation.store.clock.time()
                 event = WorkerEvent(run=spec.run, task="reside", rank=rank, leg=leg, generation=number, lead_s=lead_s,
-                                    expires_at=expires_at, sent_at=invocation.store.clock.time())  # fmt: skip
+                                    share_s=share_s, expires_at=expires_at, sent_at=now)  # fmt: skip
                 invoker.send("worker", event.model_dump())
             case Merge(round_):
                 event_ = MergeEvent(run=spec.run, round=round_.name, generation=generation)

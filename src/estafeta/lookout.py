@@ -133,7 +133,8 @@ class Lookout:
         if leg and (rank, leg - 1) not in left:  # its successor is there already, and waits in vain
             publish_left(self._store, self._layout, rank, leg - 1, self._leg.token, None)
         else:
-            send_for((replacement(rank, residents, left, self._leg.lead_s),), self._spec, self._invocation)
+            action = replacement(rank, residents, left, self._leg.lead_s, self._leg.share_s)
+            send_for((action,), self._spec, self._invocation)
         old = [claim_of_call(rank, version) for version in calls_in(names, rank) if version < round_.version]
         self._store.sweep(self._layout.legs, [name for name in names if name.rpartition(".")[0] in old])
         self._invocation.note(self._spec.run, sent_for=rank, missing_in=round_.name)

@@ -84,6 +84,7 @@ class Reside:
     leg: int = 0
     generation: int = 0
     lead_s: float = 0.0
+    share_s: float = 0.0
     expires_at: float = 0.0
 
 
@@ -139,7 +140,11 @@ def takeovers(snapshot: Snapshot) -> tuple[Action, ...]:
 
 
 def replacement(
-    rank: int, residents: Mapping[int, tuple[int, int]], left: Collection[tuple[int, int]], lead_s: float = 0.0
+    rank: int,
+    residents: Mapping[int, tuple[int, int]],
+    left: Collection[tuple[int, int]],
+    lead_s: float = 0.0,
+    share_s: float = 0.0,
 ) -> Reside:
     """Who is to come in place of a resident rank that is missing: its first leg, or the next one, or a new generation.
 
@@ -148,13 +153,14 @@ def replacement(
         residents: By rank, the newest leg and generation that have been claimed.
         left: Ranks and legs that have left.
         lead_s: How long starting takes, as far as is known.
+        share_s: How long a share takes, likewise.
     """
     if rank not in residents:
-        return Reside(rank, lead_s=lead_s)
+        return Reside(rank, 0, 0, lead_s, share_s)
     leg, generation = residents[rank]
     if (rank, leg) in left:
-        return Reside(rank, leg + 1, lead_s=lead_s)
-    return Reside(rank, leg, generation + 1, lead_s)
+        return Reside(rank, leg + 1, 0, lead_s, share_s)
+    return Reside(rank, leg, generation + 1, lead_s, share_s)
 
 
 def current_round(plan: Plan, version: int, last_epoch: EpochRecord | None) -> Round | None:

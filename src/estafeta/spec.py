@@ -267,6 +267,7 @@ class WorkerEvent(Document):
         generation: Of a resident leg that is in place of a lost one.
         sent_at: When it was sent, in seconds since 1970: how long starting takes is learnt from it.
         lead_s: How long starting took the leg before.
+        share_s: How long its last share of a round took: others are given that time, too.
         expires_at: When the leg before is dead for sure, in seconds since 1970.
     """
 
@@ -278,6 +279,7 @@ class WorkerEvent(Document):
     generation: int = 0
     sent_at: float = 0.0
     lead_s: float = 0.0
+    share_s: float = 0.0
     expires_at: float = 0.0
 
     @property

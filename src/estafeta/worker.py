@@ -48,7 +48,7 @@ def work(event: WorkerEvent, invocation: Invocation) -> dict[str, Any]:
         from estafeta.probes import probe_torch
 
         return probe_torch(invocation)
-    invocation.note(event.run, **event.model_dump(exclude={"run", "sent_at", "lead_s", "expires_at"}))
+    invocation.note(event.run, **event.model_dump(exclude={"run", "sent_at", "lead_s", "share_s", "expires_at"}))
     layout = RunLayout(event.run)
     spec = read_spec(invocation.store, event.run)
     tab = Tab("worker", spec, invocation)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from estafeta import local
 from estafeta.backend import LambdaBackend
-from estafeta.launch import TEMPLATE
+from estafeta.launch import TEMPLATE, on_service
 from estafeta.layout import RunLayout
 from estafeta.listing import messages_in, versions_in
 from estafeta.local.endpoint import Endpoint, start_time
@@ -76,7 +76,7 @@ class Machine:
 
     def _connect(self) -> LambdaBackend:
         self._endpoint: Endpoint = local.ensure(self._home, self._options)
-        return LambdaBackend("local", **self._endpoint.client_options())
+        return on_service(self._endpoint)
 
 
 def await_rounds(store: Store, run: Run, rounds: int) -> None:

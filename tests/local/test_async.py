@@ -13,7 +13,8 @@ from botocore.exceptions import ClientError
 from estafeta.local import async_queue
 from estafeta.local.async_queue import AsyncQueue
 from estafeta.local.config import AsyncConfig
-from estafeta.local.faults import Faults, Injector
+from estafeta.local.fault_log import FaultLog
+from estafeta.local.faults import Faults, Injectors
 from estafeta.local.functions import FunctionVersion, Registry
 from estafeta.local.invocation import Invocation
 from estafeta.local.pool import Pool
@@ -162,7 +163,7 @@ def test_an_event_that_is_too_old_is_given_up(tmp_path: Path, monkeypatch: pytes
     pool = FullPool()
 
     async def scenario() -> str:
-        queue = AsyncQueue(registry, cast(Pool, pool), Injector(Faults()), delay_scale=0.0)
+        queue = AsyncQueue(registry, cast(Pool, pool), Injectors(Faults()), FaultLog(tmp_path), delay_scale=0.0)
         began_s, loop_time = time.monotonic(), asyncio.get_running_loop().time
         with monkeypatch.context() as patched:
             patched.setattr(async_queue, "monotonic", lambda: began_s)

@@ -121,15 +121,17 @@ def _essence(path: str, content: bytes) -> bytes | None:
     folder, _, name = path.partition("/")
     if folder == "exchange":
         head = bytearray(content[:FIXED_BYTES])
-        for first, last in (12, 16), (48, FIXED_BYTES):  # wishes; the time of a round, CRC, token
+        for first, last in (12, 16), (48, FIXED_BYTES):  # wishes; the time of a round, CRC, cost, token
             head[first:last] = bytes(last - first)
         return bytes(head) + content[FIXED_BYTES:]
     if folder in ("weights", "contributions"):
         length = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + length])
-        header["__metadata__"].pop("token")
+        for key in ("token", "spent"):
+            header["__metadata__"].pop(key, None)
         return json.dumps(header).encode() + content[8 + length :]
     if folder == "epochs" or name == "plan.json":
         facts = json.loads(content)
-        return json.dumps({key: value for key, value in facts.items() if key not in ("token", "ended_at")}).encode()
+        own = ("token", "ended_at", "spent_usd")
+        return json.dumps({key: value for key, value in facts.items() if key not in own}).encode()
     return None

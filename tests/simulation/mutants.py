@@ -86,7 +86,7 @@ def _digest_check() -> Iterator[None]:
 
 MUTANTS: Mapping[str, Mutant] = {
     "publish-once": Mutant("doubled", 10, _publish_once),
-    "temporary names": Mutant("killed", 10, _temporary_names),
+    "temporary names": Mutant("killed", 60, _temporary_names),
     "token check after EEXIST": Mutant("failover", 20, _token_check),
     "generation fence": Mutant("replaced", 20, _generation_fence),
     "listing before opening": Mutant("prompt", 20, _listing_before_opening),

@@ -351,6 +351,13 @@ def test_there_is_nothing_to_wish_while_there_is_time(scene: Scene) -> None:
     assert scene.sent == []
 
 
+def test_how_long_a_share_takes_is_known_from_the_leg_before(scene: Scene) -> None:
+    leg = scene.leg(share_s=3.0)
+    assert leg.share_s == 3.0
+    leg.note_share(0.5)
+    assert leg.share_s == 0.5
+
+
 def test_the_successor_is_called_once_and_so_early_that_it_can_start(scene: Scene) -> None:
     leg = scene.leg(lead_s=5.0)
     leg.note_share(0.5)
@@ -365,7 +372,7 @@ def test_the_successor_is_called_once_and_so_early_that_it_can_start(scene: Scen
     (event,) = scene.sent
     assert event.expires_at == pytest.approx(LIMIT_S)
     assert event == WorkerEvent(run="r", task="reside", rank=1, leg=1, sent_at=now, lead_s=5.0,
-                                expires_at=event.expires_at)  # fmt: skip
+                                share_s=0.5, expires_at=event.expires_at)  # fmt: skip
 
 
 def test_it_wishes_to_go_when_its_successor_is_ready(scene: Scene) -> None:
@@ -449,6 +456,14 @@ def test_a_leg_leaves_when_a_newer_generation_is_there(scene: Scene) -> None:
     with pytest.raises(Leaving, match="another incarnation") as order:
         leg.check_place()
     assert order.value.silently
+
+
+def test_a_leg_leaves_when_a_later_one_has_swept_the_marks_of_its_replacement(scene: Scene) -> None:
+    leg = scene.leg("one", leg=2)
+    scene.leg("other", leg=2, generation=1)
+    scene.leg("third", leg=4).sweep()
+    with pytest.raises(Leaving, match="another incarnation"):
+        leg.check_place()
 
 
 def test_a_leg_leaves_when_somebody_said_that_it_has_left(scene: Scene) -> None:
