@@ -71,7 +71,7 @@ def test_worlds_have_every_topology_size_and_fault() -> None:
 
 
 def test_a_history_is_told_by_what_changed_something() -> None:
-    history = live(PROFILES["killed"](2))
+    history = live(PROFILES["killed"](0))
     told, whole = history.tell(), history.tell(whole=True)
     assert len(told.splitlines()) < len(whole.splitlines())
     assert "as it should be" in told
