@@ -120,8 +120,8 @@ class Lookout:
 
     def _limit_s(self, calls: int) -> float:
         """How long is waited after so many calls: who was sent for begins its share anew, and must get done with it."""
-        limit_s = min(self._leg.pace.start_s * GROWTH ** (calls - 1), self._longest_s)
-        return max(limit_s, SHARES_OF_PATIENCE * self._leg.share_s)
+        share_s = SHARES_OF_PATIENCE * self._leg.share_s
+        return min(max(self._leg.pace.start_s, share_s) * GROWTH ** (calls - 1), max(self._longest_s, share_s))
 
     @property
     def _longest_s(self) -> float:

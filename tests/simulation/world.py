@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Literal
 
 from core.specs import FUNCTIONS, spec_of
 from estafeta.history import EarlyStopping
+from estafeta.lookout import LONGEST
 from estafeta.optim import SGD, Adam
 from estafeta.settings import to_dict
 from estafeta.spec import RunSpec, Topology
@@ -104,6 +106,13 @@ class World:
     def patience_s(self) -> float:
         """How long the client lets a run stand still that may have lost its hints: a slow share is no reason."""
         return max(self.watch_s, 12 * SLOWNESS * self.compute_s)
+
+    @property
+    def has_overlong_shares(self) -> bool:
+        """Whether a share in a slow environment may take longer than peers ever wait for a rank that they sent for."""
+        shape = SHAPES[self.shape]
+        share_s = ceil(shape.batch_size / self.workers / shape.micro_batch_size) * self.compute_s
+        return self.faults.slow > 0 and SLOWNESS * share_s > LONGEST * self.limit_s
 
     @property
     def spec(self) -> RunSpec:
