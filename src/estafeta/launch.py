@@ -187,8 +187,8 @@ def start(
     """
     check_chaos(chaos, backend.on)
     spec, job = spec_for(job, place, backend=backend, workers=workers, topology=topology, options=options,
-                         chaos=chaos, limits=limits or {})  # fmt: skip
-    send_missing(job, backend, Store(home() / "store"), show)
+                         chaos=chaos, limits=limits or {},
+                         first=lambda job: send_missing(job, backend, Store(home() / "store"), show))  # fmt: skip
     backend.call({"verb": "start", "spec": spec.model_dump(mode="json"), "code": code})
     return Run(spec.run, backend, job)
 
@@ -203,13 +203,19 @@ def spec_for(
     options: Mapping[str, Any],
     chaos: str = "",
     limits: Mapping[str, float | None],
+    first: Callable[[Job], object] = lambda _: None,
 ) -> tuple[RunSpec, Job]:
-    """What a job and some choices make of a run, and the job as the options have changed it; raises as `train`."""
+    """What a job and some choices make of a run, and the job as the options have changed it; raises as `train`.
+
+    `first` is called with that job when the choices have been checked, before the run's time begins and versions of
+    functions are published for it.
+    """
     if workers < 1:
         raise UsageError(f"{workers} workers cannot train", hint="--workers takes 1 or more")
     changed = override(job, options)
-    job, now, name = changed.job, time.time(), new_name(place)
     check_quorum(changed.quorum, workers)
+    first(changed.job)
+    job, now, name = changed.job, time.time(), new_name(place)
     spec = RunSpec(
         token=secrets.token_hex(16),
         run=name,

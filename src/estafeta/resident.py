@@ -113,7 +113,7 @@ class _Resident:
             return f"left: {order}"
         except EstafetaError:
             raise  # the end of the run
-        except Exception:
+        except Exception:  # Lambda tries again, and need not find out whether this one is still alive
             self._leg.fall()
             raise
         finally:

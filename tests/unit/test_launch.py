@@ -1,0 +1,59 @@
+"""Starting a run: what comes before what."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from torch import nn
+
+import estafeta
+from estafeta import launch
+from estafeta.backend import Backend, Functions, Settings
+from estafeta.errors import UsageError
+
+JOB = estafeta.Job(model=lambda: nn.Linear(64, 10), loss=nn.functional.cross_entropy, optimizer=estafeta.SGD(lr=0.1),
+                  dataset="digits", batch_size=64)  # fmt: skip
+
+
+def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, upload_s: float = 0.0) -> tuple[Backend, list[Any]]:
+    """A backend in this process, and what happens to it, in order; sending data takes so many seconds of its clock."""
+    monkeypatch.setenv("ESTAFETA_HOME", str(tmp_path))
+    backend, seen, now = launch.connect("inline"), cast("list[Any]", []), [1000.0]
+    versions = backend.with_settings
+
+    def send(*_: Any) -> None:
+        now[0] += upload_s
+        seen.append("data")
+
+    def publish(settings: Settings, variables: Mapping[str, str] | None = None) -> Functions:
+        seen.append("versions")
+        return versions(settings, variables)
+
+    monkeypatch.setattr(launch, "send_missing", send)
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    monkeypatch.setattr(backend, "with_settings", publish)
+    monkeypatch.setattr(backend, "call", lambda verb: seen.append(verb))
+    return backend, seen
+
+
+def test_the_data_is_there_before_the_run_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upload may take an hour: the limits of the run do not count it, and if it fails nothing else was made."""
+    backend, seen = recorded(tmp_path, monkeypatch, upload_s=3600.0)
+    launch.start(JOB, "jobs:job", {}, backend=backend, workers=2, options={}, limits={"max_hours": 0.5})
+    assert seen[:2] == ["data", "versions"]
+    assert seen[2]["verb"] == "start"
+    assert seen[2]["spec"]["created_at"] == seen[2]["spec"]["limits"]["since"] == 4600.0
+
+
+@pytest.mark.parametrize(("workers", "options"), [(0, {}), (2, {"quorum": "3"}), (2, {"batch_sise": "8"})])
+def test_nothing_is_sent_for_choices_that_do_not_fit(
+    workers: int, options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, seen = recorded(tmp_path, monkeypatch)
+    with pytest.raises(UsageError):
+        launch.start(JOB, "jobs:job", {}, backend=backend, workers=workers, options=options)
+    assert seen == []
