@@ -110,6 +110,7 @@ def test_far_more_rows_than_memory(
         assert outcome is not None
         digests.add(outcome.weights_sha256)
         if backend is on_local:
+            run.summary()  # it waits for the last functions, which write their reports after the run's outcome
             reports = [re.findall(r"(\d+) MB", entry.report) for entry in run.log() if entry.role == "worker"]
             assert reports
             assert all(int(used) <= int(size) == MEMORY_MB for size, used in reports)

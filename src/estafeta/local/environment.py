@@ -142,8 +142,15 @@ class Environment:
     # What the runtime client asks for, called by `RuntimeApi`.
 
     def on_next(self, reply: Reply) -> None:
-        """The runtime is ready for an event."""
+        """The runtime is ready for an event.
+
+        On a busy machine a new process asks before its zygote has said that it is there: then `_launch` goes on here.
+        """
         self._next = reply
+        if self._process:
+            self._ready()
+
+    def _ready(self) -> None:
         self._stop_watching()
         starting = self.phase is Phase.LAUNCHING or self._attempt is not None
         if self.phase is Phase.CLOSED or (starting and self._over_memory()):
@@ -199,6 +206,8 @@ class Environment:
             self._watch(self._attempt.remaining_s)
         else:
             self._watch(self._host.init_limit_s)
+        if self._next:
+            self._ready()
 
     async def _order(self) -> dict[str, object]:
         if self._server is None:
