@@ -291,6 +291,22 @@ def test_a_successor_leaves_when_the_run_has_ended(scene: Scene) -> None:
     assert scene.clock.monotonic() <= 5 + CHECK_S + 0.5
 
 
+def test_a_successor_leaves_when_a_later_leg_has_swept_what_it_waited_for(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leg, read = scene.leg(leg=1, expires_at=100.0), scene.store.read
+    scene.mark(LAYOUT.left(1, 0))
+
+    def read_late(path: str) -> bytes:
+        scene.mark(LAYOUT.left(1, 1))
+        scene.leg("later", leg=2).sweep()
+        return read(path)
+
+    monkeypatch.setattr(scene.store, "read", read_late)
+    with pytest.raises(Leaving, match="another incarnation has taken over"):
+        leg.await_turn()
+
+
 def test_who_was_sent_to_take_over_waits_for_nobody(scene: Scene) -> None:
     scene.leg("one", leg=1)
     leg = scene.leg("sent by resume", leg=1, generation=1)
