@@ -118,6 +118,50 @@ def test_a_run_stops_where_all_agree_and_is_resumed(topology: str, turns: int, t
 
 
 @TOPOLOGIES
+def test_a_leg_that_has_ended_a_run_and_is_slow_to_tidy_up_leaves_alone_what_the_resumed_run_needs(
+    topology: str, tmp_path: Path
+) -> None:
+    spec = spec_of("plain", topology=topology, workers=2, epochs=15)
+    stage = Stage(tmp_path, spec, seed=5)
+    stage.start()
+    for _ in range(300):
+        stage.step()
+    stage.control("stop")
+    while not stage.store.exists(stage.layout.outcome("stopped")):
+        assert stage.step()
+    (last,) = (actor for actor in stage.at_work if actor.event.payload.get("rank") == 0)
+    stage.freeze(last, 3600.0)
+    version = stage.outcome().version
+    stage.control("resume")
+    contribution = stage.layout.message(1, "gradient", version)
+    while not stage.store.exists(contribution):
+        assert stage.step()
+    last.frozen_until = stage.now
+    for actor in stage.at_work:
+        if actor is not last:
+            stage.freeze(actor, 1.0)
+    while last in stage.at_work:
+        assert stage.step()
+    assert stage.store.exists(contribution)
+    stage.drain()
+    assert stage.result() == undisturbed_of(spec_of("plain", workers=2, epochs=15))
+
+
+@TOPOLOGIES
+def test_an_unfinished_share_is_continued_after_a_round_that_was_done_already(topology: str, tmp_path: Path) -> None:
+    """Each leg has time for twelve of sixteen rows. One is killed that has contributed, and had no reason to save."""
+    spec = spec_of("ponderous", topology=topology, workers=1)
+    stage = Stage(tmp_path, spec, seed=1, limit_s=4.4)
+    stage.start()
+    while not stage.store.exists(stage.layout.message(0, "gradient", 0)):
+        assert stage.step()
+    (actor,) = (actor for actor in stage.at_work if actor.event.payload.get("rank") == 0)
+    actor.dies_after = actor.calls
+    stage.drain()
+    assert stage.result() == undisturbed("ponderous", 1)
+
+
+@TOPOLOGIES
 def test_resuming_goes_on_after_the_loss_of_all_successors(topology: str, tmp_path: Path) -> None:
     """All legs have left, and nobody has claimed the next ones."""
     spec = spec_of("adamw", topology=topology, workers=3, rounds_per_invocation=2)
