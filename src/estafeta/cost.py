@@ -171,6 +171,11 @@ def second_usd(memory_mb: int, basis: Basis) -> float:
     return memory_mb / MB_PER_GB * basis.prices.gb_second[basis.architecture]
 
 
+def invocation_usd(log_bytes: float, prices: Prices) -> float:
+    """Dollars for an invocation, however short: the request, and what it logs."""
+    return prices.request + log_bytes / GIB * prices.log_gb
+
+
 def storage_usd(stored_bytes: float, seconds: float, prices: Prices) -> float:
     """Dollars for keeping bytes on the file system for some time."""
     return stored_bytes / GIB * seconds / MONTH_S * prices.efs_gb_month

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from estafeta.cost import GIB, MONTH_S, Basis, Bill, Kept, Usage, access_usd, bill, second_usd
+from estafeta.cost import GIB, MONTH_S, Basis, Bill, Kept, Usage, access_usd, bill, invocation_usd, second_usd
 from estafeta.metering import KIB, Traffic, kept_bytes, traffic_of
 from estafeta.prices import PRICES, prices_of
 
@@ -65,8 +65,9 @@ def test_one_step_of_8_workers_on_10_mib_costs_a_cent_for_access_and_a_27th_of_t
 
 
 def test_logs() -> None:
-    """4 GiB of log at $0.50."""
+    """4 GiB of log at $0.50. A request at $0.20 a million, with half a KiB of log: $0.0000002 and $0.00000023842."""
     assert billed(used(log_bytes=4 * GIB)).logs == pytest.approx(2.0)
+    assert invocation_usd(512, US) == pytest.approx(0.43842e-6, rel=1e-5)
 
 
 def test_what_is_kept_is_paid_by_the_month_and_a_run_has_its_share() -> None:
