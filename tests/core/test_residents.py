@@ -62,6 +62,7 @@ def test_a_time_limit_that_is_a_few_rounds_does_not_show(topology: str, limit_s:
     stage = Stage(tmp_path, spec, seed=4, limit_s=limit_s)
     assert stage.run() == undisturbed_of(spec_of("plain", workers=3, epochs=15))
     assert max(event.payload["leg"] for event in stage.delivered) >= 1
+    assert {event.attempt for event in stage.delivered} == {1}, "they left in time, none was killed"
 
 
 @pytest.mark.parametrize("seed", range(3))
