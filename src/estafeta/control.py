@@ -40,6 +40,7 @@ from estafeta.snapshot import (
     take_snapshot,
     takeovers,
 )
+from estafeta.source import take_source
 from estafeta.spec import Outcome, RunSpec, Status
 from estafeta.stack import patient_client
 from estafeta.tending import tend, tend_all
@@ -135,9 +136,10 @@ def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:
 def _start(verb: StartVerb, invocation: Invocation) -> dict[str, Any]:
     """Publish a run: its folders, its code, at last its spec; then set it going. Repeating it changes nothing."""
     spec, store = verb.spec, invocation.store
-    layout = RunLayout(spec.run)
+    layout, sent = RunLayout(spec.run), verb.uploaded
+    code = take_source(sent.files, _bucket(sent.bucket)) if sent else verb.code
     found(spec, store)
-    for path, text in verb.code.items():
+    for path, text in code.items():
         parts = path.split("/")
         if not path.endswith(".py") or any(part in ("", ".", "..") for part in parts):
             raise UsageError(f"{path!r} is no path of a Python module")

@@ -9,12 +9,30 @@ from pydantic import Field
 from estafeta.spec import Document, FunctionSettings, Role, RunSpec, Which
 
 
+class UploadedSource(Document):
+    """Source that lies in a bucket.
+
+    Attributes:
+        bucket: Its name.
+        files: SHA-256, in hex, by path relative to the code folder (`source.SOURCES`).
+    """
+
+    bucket: str
+    files: dict[str, str]
+
+
 class StartVerb(Document):
-    """Publish a new run and set it going."""
+    """Publish a new run and set it going.
+
+    Attributes:
+        code: Source text by path relative to the code folder.
+        uploaded: The source instead, where it came through a bucket.
+    """
 
     verb: Literal["start"]
     spec: RunSpec
-    code: dict[str, str]
+    code: dict[str, str] = Field(default_factory=dict)
+    uploaded: UploadedSource | None = None
 
 
 class ForkVerb(Document):
