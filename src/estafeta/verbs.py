@@ -140,6 +140,28 @@ class DatasetsVerb(Document):
     verb: Literal["datasets"]
 
 
+class DescribeVerb(Document):
+    """Ask for the manifest of a data set, and for its first `rows` as texts."""
+
+    verb: Literal["describe"]
+    dataset: str
+    rows: int = Field(default=0, ge=0)
+
+
+class VerifyVerb(Document):
+    """Have a data set compared with its digests, or as much of it as the time allows.
+
+    Attributes:
+        token: Which data set of the name: the token of its manifest.
+        first: The block to begin with.
+    """
+
+    verb: Literal["verify"]
+    dataset: str
+    token: str
+    first: int = Field(default=0, ge=0)
+
+
 class ReceiveVerb(Document):
     """Copy a data set, or as much of it as the time allows, from S3 to the store.
 
@@ -188,6 +210,8 @@ ControlEvent = Annotated[
     | RunsVerb
     | FetchVerb
     | DatasetsVerb
+    | DescribeVerb
+    | VerifyVerb
     | ReceiveVerb
     | RemoveVerb
     | InstallVerb

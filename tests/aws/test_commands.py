@@ -39,6 +39,8 @@ def test_a_data_set_goes_there_with_the_run(estafeta: Command, aws: Path, tmp_pa
     assert "a data set named 'rows' on AWS already" in refused
     estafeta("train", "linear.py:job", "--on", "aws", "-o", "epochs=1")
     assert list((aws / "datasets/rows").iterdir()) == sent
+    for command in (["show", "rows"], ["show", "rows", "--json"], ["verify", "rows"]):
+        assert estafeta("data", *command, "--on", "aws") == estafeta("data", *command), "the same as here"
     assert estafeta("data", "rm", "rows", "--yes", "--on", "aws") == "removed rows\n"
     assert "none yet" not in estafeta("data", "ls"), "it was removed here"
     assert estafeta("data", "ls", "--on", "aws") == ""
@@ -68,6 +70,7 @@ job, other = _job("rows"), _job("missing")
         (["runs", "--on", "aws", "--profile", "me"], 3, "The config profile (me) could not be found", "credentials"),
         (["runs", "--stack", "other"], 2, "--stack says where on AWS", "add --on aws"),
         (["status", "no-such", "--on", "aws"], 2, "no run", "estafeta"),
+        (["data", "verify", "none", "--on", "aws"], 2, "there is no data set named 'none'", "data import"),
         (["data", "rm", "none", "--yes", "--on", "aws"], 2, "there is no data set named 'none'", "data import"),
         (["train", "examples/digits.py", "--on", "inline", "--region", "eu-west-1"], 2, "--region says", "--on aws"),
     ],

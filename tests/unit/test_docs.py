@@ -165,7 +165,8 @@ def test_the_protocol_knows_the_formats() -> None:
         verbs.ResumeVerb, spec.Limits, cost.Basis, tending.Note,
         spec.MergeEvent, verbs.StartVerb, verbs.UploadedSource, verbs.RunVerb, verbs.TendVerb, verbs.StatusVerb,
         verbs.CleanVerb, verbs.InspectVerb, verbs.ForkVerb, spec.Origin, verbs.FetchVerb, verbs.ReceiveVerb,
-        verbs.RemoveVerb, verbs.ProbeVerb, history.EpochRecord, history.EarlyStopping,
+        verbs.DescribeVerb, verbs.VerifyVerb, verbs.RemoveVerb, verbs.ProbeVerb, history.EpochRecord,
+        history.EarlyStopping,
     ],
 )  # fmt: skip
 def test_the_protocol_names_every_field(document: type) -> None:
