@@ -10,6 +10,7 @@ import pytest
 from estafeta.cli import wording
 from estafeta.launch import connect
 from estafeta.s3 import Bucket
+from estafeta.source import MOST_IN_EVENT, SOURCES
 from estafeta.stack import patient_client
 
 from .conftest import Command
@@ -25,6 +26,9 @@ def test_a_data_set_goes_there_with_the_run(estafeta: Command, aws: Path, tmp_pa
     estafeta("data", "import", "rows", "rows.csv", "--label", "label")
     assert "neither on this machine nor on AWS" in estafeta("train", "linear.py:other", "--on", "aws", code=2)
     expected = json.loads(estafeta("train", "linear.py:job", "--on", "inline", "--json"))
+    with (tmp_path / "linear.py").open("a") as source:
+        source.write("#" * MOST_IN_EVENT)  # only S3 has room for that
+    assert "MB of imported source" in estafeta("train", "linear.py:job", "--on", "inline", code=2)
     run = json.loads(estafeta("train", "linear.py:job", "--on", "aws", "--json", "-o", "merge.memory_mb=512"))
     assert (run["on"], run["weights_sha256"]) == ("aws", expected["weights_sha256"])
     assert [found["name"] for found in json.loads(estafeta("data", "ls", "--on", "aws", "--json"))["datasets"]] == [
@@ -35,10 +39,13 @@ def test_a_data_set_goes_there_with_the_run(estafeta: Command, aws: Path, tmp_pa
     assert "a data set named 'rows' on AWS already" in refused
     estafeta("train", "linear.py:job", "--on", "aws", "-o", "epochs=1")
     assert list((aws / "datasets/rows").iterdir()) == sent
+    for command in (["show", "rows"], ["show", "rows", "--json"], ["verify", "rows"]):
+        assert estafeta("data", *command, "--on", "aws") == estafeta("data", *command), "the same as here"
     assert estafeta("data", "rm", "rows", "--yes", "--on", "aws") == "removed rows\n"
     assert "none yet" not in estafeta("data", "ls"), "it was removed here"
     assert estafeta("data", "ls", "--on", "aws") == ""
-    assert list(Bucket("estafeta", patient_client("s3")).objects()) == []
+    (left,) = Bucket("estafeta", patient_client("s3")).objects()
+    assert left.key.startswith(SOURCES)
 
 
 JOB = """
@@ -63,6 +70,7 @@ job, other = _job("rows"), _job("missing")
         (["runs", "--on", "aws", "--profile", "me"], 3, "The config profile (me) could not be found", "credentials"),
         (["runs", "--stack", "other"], 2, "--stack says where on AWS", "add --on aws"),
         (["status", "no-such", "--on", "aws"], 2, "no run", "estafeta"),
+        (["data", "verify", "none", "--on", "aws"], 2, "there is no data set named 'none'", "data import"),
         (["data", "rm", "none", "--yes", "--on", "aws"], 2, "there is no data set named 'none'", "data import"),
         (["train", "examples/digits.py", "--on", "inline", "--region", "eu-west-1"], 2, "--region says", "--on aws"),
     ],

@@ -16,11 +16,11 @@ from estafeta.control import control
 from estafeta.errors import Corrupt, EnvironmentProblem, UsageError
 from estafeta.layout import DatasetLayout
 from estafeta.receiving import upload_of
-from estafeta.s3 import Bucket, Progress
+from estafeta.s3 import Bucket
 from estafeta.sending import datasets, in_silence, send, send_missing
 from estafeta.store import Store
 
-from .conftest import imported, invocation
+from .conftest import Interrupted, imported, invocation
 
 NAME = "numbers"
 BLOCKS = 10
@@ -40,20 +40,6 @@ class Stack:
     def call(self, verb: Mapping[str, Any]) -> Any:
         self.legs += verb["verb"] == "receive"
         return unwrap(control(dict(verb), invocation(self.store, self.remaining_s)))
-
-
-class Interrupted(Bucket):
-    """A bucket to which the line breaks after so many uploads."""
-
-    def __init__(self, bucket: Bucket, after: int) -> None:
-        super().__init__(bucket.name, bucket._client)
-        self.left, self.keys = after, list[str]()
-
-    def upload(self, key: str, source: Path | bytes, progress: Progress | None = None) -> None:
-        if len(self.keys) >= self.left:
-            raise EnvironmentProblem("the line is broken")
-        self.keys.append(key)
-        super().upload(key, source, progress)
 
 
 @pytest.fixture
