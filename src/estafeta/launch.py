@@ -123,9 +123,7 @@ def connect(
         functions = {role: deployed[f"{STACK}-{role}"] for role in ROLES}
         return InlineBackend(root, {role: _settings(function) for role, function in functions.items()})
     if on == "aws":
-        chosen = {"--stack": stack if stack != STACK else None, "--region": region, "--profile": profile}
-        words = ["--on aws", *(f"{name} {value}" for name, value in chosen.items() if value)]
-        return on_stack(Session(region, profile), stack, " ".join(words))
+        return on_stack(Session(region, profile), stack)
     root.mkdir(parents=True, exist_ok=True)
     return on_service(local.ensure(home(), _options(template, root)))
 
@@ -254,13 +252,12 @@ def spec_for(
     return spec, job
 
 
-def on_stack(session: Session, stack: str, words: str = "") -> LambdaBackend:
+def on_stack(session: Session, stack: str) -> LambdaBackend:
     """A stack on AWS as a place to run.
 
     Args:
         session: Account and Region.
         stack: Name.
-        words: As in `Backend`.
 
     Raises:
         EnvironmentProblem: There is none of that name.
@@ -268,7 +265,7 @@ def on_stack(session: Session, stack: str, words: str = "") -> LambdaBackend:
     deployed = deployment(session, stack)
     bucket = Bucket(deployed.bucket, session.client("s3"))
     functions, logs = make_client("lambda", session.boto), session.client("logs")
-    return LambdaBackend("aws", deployed.functions, functions, logs, bucket, words)
+    return LambdaBackend("aws", deployed.functions, functions, logs, bucket)
 
 
 def on_service(endpoint: local.Endpoint) -> Backend:

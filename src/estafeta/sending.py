@@ -40,7 +40,7 @@ def send_missing(job: Job, backend: Backend, store: Store, show: Show) -> None:
             send(name, backend, store, show)
         elif name not in there:
             raise UsageError(f"there is no data set named {name!r}, neither on this machine nor on AWS",
-                             hint=f"import it: estafeta data import {name} SOURCE {backend.words}")  # fmt: skip
+                             hint=f"import it: estafeta data import {name} SOURCE")  # fmt: skip
 
 
 def datasets(backend: Backend) -> dict[str, dict[str, Any]]:
@@ -63,7 +63,7 @@ def send(name: str, backend: Backend, store: Store, show: Show) -> None:
     if there:
         raise UsageError(
             f"the data set {name!r} of this machine is not the one that AWS has by this name",
-            hint=f"remove one of them: estafeta data rm {name}, or: estafeta data rm {name} {backend.words}",
+            hint=f"remove one of them: estafeta data rm {name} --on local, or: estafeta data rm {name} --on aws",
         )
     _upload(manifest, bucket, store, show)
     try:

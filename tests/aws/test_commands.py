@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from estafeta.cli import wording
-from estafeta.launch import connect
 from estafeta.s3 import Bucket
 from estafeta.source import MOST_IN_EVENT, SOURCES
 from estafeta.stack import patient_client
 
+from .account import REGION
 from .conftest import Command
 
 pytestmark = [pytest.mark.xdist_group("local-service"), pytest.mark.timeout(180)]
@@ -81,8 +80,14 @@ def test_errors(arguments: list[str], code: int, error: str, remedy: str, estafe
     assert remedy in said
 
 
-def test_hints_name_the_stack_that_was_chosen(aws: Path) -> None:
-    assert connect("aws").words == "--on aws"
-    assert connect("aws", stack="estafeta", region="us-east-1").words == "--on aws --region us-east-1"
-    command = wording.command("watch", "r", connect("aws", region="us-east-1").words)
-    assert command == "estafeta watch r --on aws --region us-east-1"
+@pytest.mark.parametrize(
+    ("arguments", "code", "expected"),
+    [
+        (["status", "no-such", "--on", "aws", "--region", REGION], 2, f" --on aws --region {REGION} "),
+        (["data", "verify", "none", "--on", "aws", "--stack", "estafeta"], 2,
+         "estafeta data import --on aws --stack estafeta none SOURCE"),
+        (["runs", "--on", "aws", "--stack", "other"], 3, f"estafeta deploy --stack other --region {REGION}"),
+    ],
+)  # fmt: skip
+def test_hints_name_the_place_that_was_asked(arguments: list[str], code: int, expected: str, estafeta: Command) -> None:
+    assert expected in estafeta(*arguments, code=code)

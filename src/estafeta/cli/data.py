@@ -94,7 +94,7 @@ def import_(
     there = attach(on) if on.name == "aws" else None
     if there and name in datasets(there):
         raise UsageError(f"there is a data set named {name!r} on AWS already",
-                         hint=f"choose another name, or remove it: estafeta data rm {name} {there.words}")  # fmt: skip
+                         hint=f"choose another name, or remove it: estafeta data rm {name}")  # fmt: skip
     choice = Choice(label, options["ignore"], options["target"], options["category"])
     reading = Reading(options["format_"], choice, options["delimiter"], options["zero_based"])
     wishes = Wishes(
@@ -252,7 +252,7 @@ def _list_there(manners: Manners, on: Place) -> int:
     if manners.json:
         console.json({"datasets": found})
     elif not found:
-        console.talk([("data", "none yet"), ("next", f"estafeta data import NAME SOURCE {backend.words}")])
+        console.talk([("data", "none yet"), ("next", "estafeta data import NAME SOURCE")])
     else:
         console.table(
             ("name", "rows", "size", "blocks", "imported"),
