@@ -200,10 +200,11 @@ class Leg:
         try:
             arrivals.collect([left])[0].close()
             self.relieved_at = float(json.loads(self._store.read(left))["at"])
-        except Gone:  # a later leg has swept it
-            self.check_place()
         except _Overdue:
             publish_left(self._store, self._layout, self.rank, self.leg - 1, self.token, None)
+        except Gone:
+            self.check_place()  # who has been replaced while it read finds the mark swept
+            raise
         finally:
             arrivals.close()
 

@@ -291,22 +291,6 @@ def test_a_successor_leaves_when_the_run_has_ended(scene: Scene) -> None:
     assert scene.clock.monotonic() <= 5 + CHECK_S + 0.5
 
 
-def test_a_successor_leaves_when_a_later_leg_has_swept_what_it_waited_for(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    leg, read = scene.leg(leg=1, expires_at=100.0), scene.store.read
-    scene.mark(LAYOUT.left(1, 0))
-
-    def read_late(path: str) -> bytes:
-        scene.mark(LAYOUT.left(1, 1))
-        scene.leg("later", leg=2).sweep()
-        return read(path)
-
-    monkeypatch.setattr(scene.store, "read", read_late)
-    with pytest.raises(Leaving, match="another incarnation has taken over"):
-        leg.await_turn()
-
-
 def test_who_was_sent_to_take_over_waits_for_nobody(scene: Scene) -> None:
     scene.leg("one", leg=1)
     leg = scene.leg("sent by resume", leg=1, generation=1)
@@ -480,6 +464,29 @@ def test_a_leg_leaves_when_a_later_one_has_swept_the_marks_of_its_replacement(sc
     scene.leg("third", leg=4).sweep()
     with pytest.raises(Leaving, match="another incarnation"):
         leg.check_place()
+
+
+def test_a_leg_leaves_when_its_turn_is_long_over_as_it_learns_of_it(scene: Scene) -> None:
+    """GIVEN the mark of the leg before, which it has opened WHEN the rank goes on without it meanwhile, and sweeps."""
+
+    def goes_on() -> None:
+        scene.leg("other", leg=2, generation=1)
+        scene.leg("third", leg=4).sweep()
+
+    scene.mark(LAYOUT.left(1, 1))
+    opened: list[float] = []
+
+    def second_time() -> None:
+        opened.append(scene.clock.monotonic())
+        if len(opened) == 2:
+            goes_on()
+
+    leg = scene.take("one", leg=2, files=Interrupted(shared(), "open", second_time))
+    assert isinstance(leg, Leg)
+    opened.clear()
+    with pytest.raises(Leaving, match="another incarnation") as order:
+        leg.await_turn()
+    assert order.value.silently
 
 
 def test_a_leg_leaves_when_somebody_said_that_it_has_left(scene: Scene) -> None:
