@@ -44,7 +44,6 @@ class Backend(Protocol):
 
     Attributes:
         on: Its name: `local`, `inline`, `aws`.
-        words: What a command needs to be told to find it: `--on aws --stack mine`; empty for this machine.
         functions: The functions as they are deployed.
         basis: What prices depend on.
         bucket: Through which files come and go that no payload can hold; None where nothing needs to: the store is on
@@ -52,7 +51,6 @@ class Backend(Protocol):
     """
 
     on: On
-    words: str
     functions: Functions
     basis: Basis
     bucket: Bucket | None
@@ -90,7 +88,6 @@ class LambdaBackend:
         functions: A client of the Lambda API that never repeats a call by itself (`invoke.make_client`).
         logs: A client of the CloudWatch Logs API.
         bucket: As in `Backend`.
-        words: As in `Backend`.
 
     Raises:
         EnvironmentProblem: The functions are not there, or cannot be reached.
@@ -103,10 +100,8 @@ class LambdaBackend:
         functions: Any,
         logs: Any,
         bucket: Bucket | None = None,
-        words: str = "",
     ) -> None:
         self.on = on
-        self.words = words
         self.bucket = bucket
         self._lambda = functions
         self._logs = logs
@@ -216,7 +211,6 @@ class InlineBackend:
     """
 
     on: On = "inline"
-    words = ""
     bucket: Bucket | None = None
 
     def __init__(self, root: Path, functions: Functions) -> None:

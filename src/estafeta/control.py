@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from estafeta.catalog import names, read_manifest, remove
+from estafeta.catalog import read_manifest, remove
 from estafeta.errors import EstafetaError, Gone, RunNotFound, UsageError
 from estafeta.failures import explain, follow_up, is_due, is_failure_record, run_of
 from estafeta.fetching import fetch
@@ -42,13 +42,16 @@ from estafeta.snapshot import (
     take_snapshot,
     takeovers,
 )
+from estafeta.source import take_source
 from estafeta.spec import Outcome, RunSpec, Status
 from estafeta.stack import patient_client
+from estafeta.surveying import datasets, describe, verify_some
 from estafeta.tending import tend, tend_all
 from estafeta.verbs import (
     CleanVerb,
     ControlEvent,
     DatasetsVerb,
+    DescribeVerb,
     FetchVerb,
     ForkVerb,
     InspectVerb,
@@ -63,6 +66,7 @@ from estafeta.verbs import (
     StartVerb,
     StatusVerb,
     TendVerb,
+    VerifyVerb,
 )
 
 _verbs: TypeAdapter[ControlEvent] = TypeAdapter(ControlEvent)
@@ -116,7 +120,11 @@ def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:
         case InstallVerb():
             return install(verb.library, invocation.store, _bucket(verb.bucket), invocation.remaining_s).model_dump()
         case DatasetsVerb():
-            return {"datasets": [_dataset(name, invocation) for name in names(invocation.store)]}
+            return {"datasets": datasets(invocation.store)}
+        case DescribeVerb():
+            return describe(verb, invocation.store)
+        case VerifyVerb():
+            return verify_some(verb, invocation)
         case ReceiveVerb():
             return receive(_bucket(verb.bucket), verb.token, invocation)
         case RemoveVerb():
@@ -142,9 +150,10 @@ def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:
 def _start(verb: StartVerb, invocation: Invocation) -> dict[str, Any]:
     """Publish a run: its folders, its code, at last its spec; then set it going. Repeating it changes nothing."""
     spec, store = verb.spec, invocation.store
-    layout = RunLayout(spec.run)
+    layout, sent = RunLayout(spec.run), verb.uploaded
+    code = take_source(sent.files, _bucket(sent.bucket)) if sent else verb.code
     found(spec, store)
-    for path, text in verb.code.items():
+    for path, text in code.items():
         parts = path.split("/")
         if not path.endswith(".py") or any(part in ("", ".", "..") for part in parts):
             raise UsageError(f"{path!r} is no path of a Python module")
@@ -303,13 +312,6 @@ def _is_replaced(event: Any, request_id: str, snapshot: Snapshot, invocation: In
     except Gone:
         return True
     return claim.request_id != request_id
-
-
-def _dataset(name: str, invocation: Invocation) -> dict[str, Any]:
-    """A data set in the list: what tells it from others, and how large it is."""
-    manifest = read_manifest(invocation.store, name)
-    return {"name": name, "token": manifest.token, "created_at": manifest.created_at, "rows": manifest.rows,
-            "bytes": manifest.bytes, "blocks": len(manifest.blocks)}  # fmt: skip
 
 
 def _run_of(verb: ControlEvent) -> str:

@@ -66,11 +66,6 @@ class Run:
         """Where it takes place: `local`, `inline`, `aws`."""
         return self._backend.on
 
-    @property
-    def words(self) -> str:
-        """What a command needs to be told to find it, beside its name: `--on aws`; empty for this machine."""
-        return self._backend.words
-
     def status(self, since_epoch: int | None = None) -> Status:
         """The run as it is now.
 

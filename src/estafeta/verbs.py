@@ -9,12 +9,30 @@ from pydantic import Field
 from estafeta.spec import Document, FunctionSettings, Role, RunSpec, Which
 
 
+class UploadedSource(Document):
+    """Source that lies in a bucket.
+
+    Attributes:
+        bucket: Its name.
+        files: SHA-256, in hex, by path relative to the code folder (`source.SOURCES`).
+    """
+
+    bucket: str
+    files: dict[str, str]
+
+
 class StartVerb(Document):
-    """Publish a new run and set it going."""
+    """Publish a new run and set it going.
+
+    Attributes:
+        code: Source text by path relative to the code folder.
+        uploaded: The source instead, where it came through a bucket.
+    """
 
     verb: Literal["start"]
     spec: RunSpec
-    code: dict[str, str]
+    code: dict[str, str] = Field(default_factory=dict)
+    uploaded: UploadedSource | None = None
 
 
 class ForkVerb(Document):
@@ -129,6 +147,28 @@ class DatasetsVerb(Document):
     verb: Literal["datasets"]
 
 
+class DescribeVerb(Document):
+    """Ask for the manifest of a data set, and for its first `rows` as texts."""
+
+    verb: Literal["describe"]
+    dataset: str
+    rows: int = Field(default=0, ge=0)
+
+
+class VerifyVerb(Document):
+    """Have a data set compared with its digests, or as much of it as the time allows.
+
+    Attributes:
+        token: Which data set of the name: the token of its manifest.
+        first: The block to begin with.
+    """
+
+    verb: Literal["verify"]
+    dataset: str
+    token: str
+    first: int = Field(default=0, ge=0)
+
+
 class ReceiveVerb(Document):
     """Copy a data set, or as much of it as the time allows, from S3 to the store.
 
@@ -178,6 +218,8 @@ ControlEvent = Annotated[
     | RunsVerb
     | FetchVerb
     | DatasetsVerb
+    | DescribeVerb
+    | VerifyVerb
     | ReceiveVerb
     | RemoveVerb
     | InstallVerb

@@ -119,6 +119,37 @@ def test_a_run_stops_where_all_agree_and_is_resumed(topology: str, turns: int, t
 
 
 @TOPOLOGIES
+def test_who_has_ended_a_run_removes_nothing_of_it_when_it_has_been_resumed(topology: str, tmp_path: Path) -> None:
+    """GIVEN a rank that stands still once it has published the end WHEN the run is resumed, and that rank wakes."""
+    spec = spec_of("plain", topology=topology, workers=3, epochs=15)
+    stage = Stage(tmp_path, spec, seed=1)
+    stage.start()
+    for _ in range(200):
+        stage.step()
+    stage.control("stop")
+    while not stage.store.exists(f"{stage.layout.root}/stopped.json"):
+        stage.step()
+    (ending,) = (actor for actor in stage.at_work if actor.event.payload.get("rank") == 0)
+    stage.freeze(ending, 1e6)
+    stage.control("resume")
+
+    def exchanged() -> set[str]:
+        return {f"{rank}/{name}" for rank in range(3) for name in stage.store.list(stage.layout.outbox(rank))}
+
+    before = exchanged()
+    while len(exchanged() - before) < 6:
+        stage.step()
+    new = exchanged() - before
+    for actor in stage.at_work:
+        stage.freeze(actor, 0.0 if actor is ending else 1000.0)
+    while ending in stage.at_work:
+        stage.step()
+    assert new <= exchanged()
+    stage.drain()
+    assert stage.result() == undisturbed_of(spec_of("plain", workers=3, epochs=15))
+
+
+@TOPOLOGIES
 def test_resuming_goes_on_after_the_loss_of_all_successors(topology: str, tmp_path: Path) -> None:
     """All legs have left, and nobody has claimed the next ones."""
     spec = spec_of("adamw", topology=topology, workers=3, rounds_per_invocation=2)

@@ -168,7 +168,7 @@ def test_a_run_is_described_once_it_is_prepared() -> None:
 
 def test_the_ending_says_what_became_of_the_run(tmp_path: Any) -> None:
     outcome = Outcome(token="t", state="done", why="all epochs are done", ended_at=1079.0)
-    lines = wording.ending(status(state="done", outcome=outcome), SUMMARY, {"final": tmp_path}, "")
+    lines = wording.ending(status(state="done", outcome=outcome), SUMMARY, {"final": tmp_path})
     assert lines[:3] == [
         ("done", "01:19   all epochs are done"),
         ("best", "valid_loss 1.5000 (epoch 1)"),
@@ -187,10 +187,10 @@ def test_who_was_late_is_told() -> None:
     assert ("late", "rank 0 missed 1 round, rank 3 missed 12 rounds") in lines
 
 
-def test_on_aws_the_price_is_no_if_and_commands_say_where() -> None:
-    lines = dict(wording.ending(status(state="stopped"), {**SUMMARY, "on": "aws"}, {}, "--on aws"))
+def test_on_aws_the_price_is_no_if() -> None:
+    lines = dict(wording.ending(status(state="stopped"), {**SUMMARY, "on": "aws"}, {}))
     assert lines["price"] == "$0.000470: compute $0.000467, requests $0.000003"
-    assert lines["next"].startswith("estafeta resume digits-1a2b3c --on aws")
+    assert lines["next"].startswith("estafeta resume digits-1a2b3c")
 
 
 def test_data_that_a_run_reads_is_kept_too() -> None:

@@ -120,8 +120,8 @@ def chaos(summary: Mapping[str, Any]) -> Lines:
     return [("chaos", f"{injected or 'nothing'} injected ({summary['chaos']['faults']})")]
 
 
-def ending(status: Status, summary: Mapping[str, Any], files: Mapping[str, Path], words: str = "") -> Lines:
-    """The last lines of a run that was followed to its end; `words` as in `command`."""
+def ending(status: Status, summary: Mapping[str, Any], files: Mapping[str, Path]) -> Lines:
+    """The last lines of a run that was followed to its end."""
     outcome = status.outcome
     why = outcome.why if outcome and outcome.failure is None else progress(status)
     written = [(("files" if i == 0 else ""), str(path)) for i, path in enumerate(files.values())]
@@ -132,18 +132,13 @@ def ending(status: Status, summary: Mapping[str, Any], files: Mapping[str, Path]
         *bill(summary),
         *chaos(summary),
         *written,
-        ("next", "   ".join(_next(status, words, exported=bool(files)))),
+        ("next", "   ".join(_next(status, exported=bool(files)))),
     ]
 
 
-def command(verb: str, run: str, words: str) -> str:
-    """A command for a run, with the words that say where it is (`Run.words`)."""
-    return " ".join(filter(None, ["estafeta", verb, run, words]))
-
-
-def _next(status: Status, words: str, *, exported: bool) -> list[str]:
+def _next(status: Status, *, exported: bool) -> list[str]:
     run, verbs = status.spec.run, ["resume"] if status.state != "done" else []
-    commands = [command(verb, run, words) for verb in [*verbs, "status" if exported else "export", "clean"][:2]]
+    commands = [f"estafeta {verb} {run}" for verb in [*verbs, "status" if exported else "export", "clean"][:2]]
     if status.outcome and status.outcome.limited:
         commands[0] += f" {_limit_flag(status.limits)}"
     return commands
