@@ -29,6 +29,9 @@ THROUGHPUT_VARIABLE = "ESTAFETA_EFS_THROUGHPUT"
 LOG_LAG_S = {"local": 2.0, "aws": 15.0}
 """How long a REPORT line may be behind what its function did last, before a run is summed up without it."""
 
+LOG_PAUSE_S = {"local": 0.1, "aws": 0.75}
+"""Seconds between two looks for one that is missing."""
+
 UPDATE_WAIT = {"Delay": 1, "MaxAttempts": 120}
 """Seconds between two looks whether a change of a function is done, and how many there are."""
 
@@ -141,13 +144,12 @@ class LambdaBackend:
 
     def usage(self, run: str, functions: Functions, since_s: float, *, ended: bool) -> Usage:
         """See `Backend.usage`."""
-        lag = LOG_LAG_S[self.on]
-        deadline = time.monotonic() + (lag if ended else 0.0)
+        deadline = time.monotonic() + (LOG_LAG_S[self.on] if ended else 0.0)
         while True:
             found = self.log(run, functions, since_s)
             if all(entry.report for entry in found) or time.monotonic() >= deadline:
                 return usage_of(found, None if ended else functions, time.time())
-            time.sleep(lag / 20)
+            time.sleep(LOG_PAUSE_S[self.on])
 
     def faults(self, run: str, functions: Functions, since_s: float) -> dict[str, int]:
         """See `Backend.faults`."""

@@ -7,6 +7,7 @@ could save.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +22,7 @@ from estafeta.founding import found, publish_spec, taken
 from estafeta.handover import read_claim, send_for
 from estafeta.inspection import inspect
 from estafeta.invocation import Invocation, dispatch
+from estafeta.kept import kept
 from estafeta.layout import RUNS, RunLayout
 from estafeta.library import install
 from estafeta.limits import limit_reached, limits_after, newest_limits, spent_so_far
@@ -54,6 +56,7 @@ from estafeta.verbs import (
     ForkVerb,
     InspectVerb,
     InstallVerb,
+    KeptVerb,
     ProbeVerb,
     ReceiveVerb,
     RemoveVerb,
@@ -108,6 +111,10 @@ def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:
             return _status(verb, invocation)
         case InspectVerb():
             return inspect(verb, _spec(verb.run, invocation), invocation.store).model_dump(mode="json")
+        case KeptVerb():
+            spec = _spec(verb.run, invocation)
+            plan = take_snapshot(invocation.store, RunLayout(spec.run), spec).plan
+            return asdict(kept(spec, plan, invocation.store))
         case FetchVerb():
             return fetch(verb, _spec(verb.run, invocation), invocation, _bucket)
         case InstallVerb():

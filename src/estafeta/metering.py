@@ -29,6 +29,13 @@ CHANGING = {"create": 2, "append": 2, "link": 1, "rename": 1, "unlink": 1, "mkdi
 """Requests of a call that changes a directory; they are metered as writes."""
 
 
+FILE_BYTES = 2 * KIB
+"""Of each file and folder that is kept, beside its data: its inode (User Guide, "How Amazon EFS reports file system and
+object sizes", https://docs.aws.amazon.com/efs/latest/ug/metered-sizes.html)."""
+
+STEP_BYTES = 4 * KIB
+"""Data that is kept is metered in steps of this size, one at least."""
+
 SETTLE_AFTER = 4096
 """How many reads are kept apart at most."""
 
@@ -92,6 +99,11 @@ def traffic_of(calls: Mapping[str, int], reads: Mapping[int, int], writes: Mappi
         asked + _metered(reads, LEAST_BYTES),
         changed + _metered(writes, LEAST_BYTES),
     )
+
+
+def kept_bytes(size: int) -> int:
+    """What EFS meters for a file of that size that it keeps."""
+    return FILE_BYTES + STEP_BYTES * max(1, -(-size // STEP_BYTES))
 
 
 class Meter:

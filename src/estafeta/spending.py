@@ -5,14 +5,19 @@ was said. So a run can stop at its price while no client and no log is at hand. 
 
 The sum is a lower bound of the bill. What an environment has not said yet (the end of an invocation, a duplicate, an
 attempt that failed) it keeps in its memory and says with its next publication; only what dies with the environment, or
-is never followed by a publication of the same one, is missing. Neither `control`, nor logs, nor storage is in it.
+is never followed by a publication of the same one, is missing. Of logs it has what all invocations write, not what the
+user's code prints. Neither `control` nor storage is in it.
 """
 
 from __future__ import annotations
 
-from estafeta.cost import access_usd, second_usd
+from estafeta.cost import access_usd, invocation_usd, second_usd
 from estafeta.invocation import Invocation
 from estafeta.spec import Role, RunSpec
+
+LOG_BYTES = 700
+"""Of START, END and REPORT, and of the two lines that each invocation of a worker or the merge notes, at least: with
+many short invocations, these cost more than the requests."""
 
 UNSAID = "unsaid"
 """Under which an environment keeps (the run's token, dollars that no publication has said yet)."""
@@ -33,7 +38,7 @@ class Tab:
         self._second_usd = second_usd(spec.functions[role].memory_mb, spec.basis)
         run, before = invocation.memory.get(UNSAID, ("", 0.0))
         self._before = before if run == spec.token else 0.0
-        self._before += invocation.init_s * self._second_usd + spec.basis.prices.request
+        self._before += invocation.init_s * self._second_usd + invocation_usd(LOG_BYTES, spec.basis.prices)
         self._began = self._clock.monotonic()
 
     def usd(self) -> float:

@@ -100,6 +100,13 @@ class InspectVerb(Document):
     rounds: int = Field(default=4, ge=1)
 
 
+class KeptVerb(Document):
+    """Ask how much lies on the file system for a run."""
+
+    verb: Literal["kept"]
+    run: str
+
+
 class RunsVerb(Document):
     """Ask which runs there are."""
 
@@ -207,6 +214,7 @@ ControlEvent = Annotated[
     | TendVerb
     | StatusVerb
     | InspectVerb
+    | KeptVerb
     | RunsVerb
     | FetchVerb
     | DatasetsVerb

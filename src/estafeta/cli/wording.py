@@ -90,13 +90,26 @@ def bill(summary: Mapping[str, Any]) -> Lines:
     where = "" if summary["on"] == "aws" else " if it had run on AWS"
     costs = summary["costs"]
     parts = ", ".join(
-        f"{what} {dollars(costs[what])}" for what in ("compute", "requests", "efs", "logs") if costs[what]
+        f"{what} {dollars(costs[what])}" for what in ("compute", "requests", "efs", "logs", "storage") if costs[what]
     )
     return [
         ("work", f"{invocations} invocations, {retries}, {summary['billed_gb_seconds']:,.1f} GB-seconds"),
         ("price", f"{dollars(summary['cost_usd'])}{where}: {parts}"),
-        ("", f"{summary['prices']}; without what is kept on EFS{ASSUMED[summary['on']]}"),
+        ("", f"{summary['prices']}{ASSUMED[summary['on']]}"),
+        *keeping(summary),
     ]
+
+
+def keeping(summary: Mapping[str, Any]) -> Lines:
+    """What lies on the file system for a run, by the month, and what bringing its data in takes: beside its price."""
+    kept, costs = summary["kept"], summary["costs"]
+    data = f" and {size(kept['data_bytes'])} of data" if kept["data_bytes"] else ""
+    lines = [
+        ("kept", f"{size(kept['run_bytes'])}{data} on EFS, {dollars(costs['storage_month'])} a month until removed")
+    ]
+    if upload := costs["upload"]:
+        lines.append(("", f"the data comes in through S3 once, for {dollars(upload)}"))
+    return lines
 
 
 def chaos(summary: Mapping[str, Any]) -> Lines:
