@@ -143,11 +143,14 @@ class BlockTable:
 
     def _begin(self, wanted: Rows) -> None:
         """Begin to read those of these blocks that have no slot; none of them loses it for another."""
-        for block in dict.fromkeys(wanted[self._slot_of[wanted] < 0].tolist()):
-            if not self._all_fit and not self._free:
-                others = np.flatnonzero(self._slot_of >= 0)
-                others = others[~np.isin(others, wanted)]
-                self._drop(int(others[np.argmin(self._used[others])]))
+        new = list(dict.fromkeys(wanted[self._slot_of[wanted] < 0].tolist()))
+        if not self._all_fit and len(new) > len(self._free):
+            droppable = self._slot_of >= 0
+            droppable[wanted] = False
+            others = np.flatnonzero(droppable)
+            for block in others[np.argsort(self._used[others])][: len(new) - len(self._free)].tolist():
+                self._drop(block)
+        for block in new:
             slot = block if self._all_fit else self._free.pop()
             self._slot_of[block] = slot
             self._shift[block] = slot * self._block_rows - self._manifest.starts[block]
