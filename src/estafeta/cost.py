@@ -19,6 +19,10 @@ GIB = 1 << 30
 MB_PER_GB = 1024
 """Lambda counts a gigabyte of memory as 1,024 MB."""
 
+LOG_BYTES = 700
+"""Of START, END and REPORT, and of the two lines that each invocation of a worker or the merge notes, at least: where
+invocations are short and many, these cost more than the requests."""
+
 MONTH_S = 30 * 86400.0
 """Of 30 days; AWS takes the days of the month at hand."""
 
@@ -171,9 +175,9 @@ def second_usd(memory_mb: int, basis: Basis) -> float:
     return memory_mb / MB_PER_GB * basis.prices.gb_second[basis.architecture]
 
 
-def invocation_usd(log_bytes: float, prices: Prices) -> float:
+def invocation_usd(prices: Prices) -> float:
     """Dollars for an invocation, however short: the request, and what it logs."""
-    return prices.request + log_bytes / GIB * prices.log_gb
+    return prices.request + LOG_BYTES / GIB * prices.log_gb
 
 
 def storage_usd(stored_bytes: float, seconds: float, prices: Prices) -> float:

@@ -13,12 +13,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from estafeta.cost import MB_PER_GB, Usage
+from estafeta.cost import LOG_BYTES, MB_PER_GB, Usage
 from estafeta.files import OsFiles
 from estafeta.invocation import Invocation
 from estafeta.metering import Meter
 from estafeta.spec import FunctionSettings, MergeEvent, Role, WorkerEvent
-from estafeta.spending import LOG_BYTES
 from estafeta.store import Store
 
 NO_LIMIT_S = 1e9

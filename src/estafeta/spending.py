@@ -15,10 +15,6 @@ from estafeta.cost import access_usd, invocation_usd, second_usd
 from estafeta.invocation import Invocation
 from estafeta.spec import Role, RunSpec
 
-LOG_BYTES = 700
-"""Of START, END and REPORT, and of the two lines that each invocation of a worker or the merge notes, at least: with
-many short invocations, these cost more than the requests."""
-
 UNSAID = "unsaid"
 """Under which an environment keeps (the run's token, dollars that no publication has said yet)."""
 
@@ -38,7 +34,7 @@ class Tab:
         self._second_usd = second_usd(spec.functions[role].memory_mb, spec.basis)
         run, before = invocation.memory.get(UNSAID, ("", 0.0))
         self._before = before if run == spec.token else 0.0
-        self._before += invocation.init_s * self._second_usd + invocation_usd(LOG_BYTES, spec.basis.prices)
+        self._before += invocation.init_s * self._second_usd + invocation_usd(spec.basis.prices)
         self._began = self._clock.monotonic()
 
     def usd(self) -> float:

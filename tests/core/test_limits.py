@@ -13,7 +13,6 @@ from estafeta.cost import invocation_usd, second_usd
 from estafeta.limits import HOUR_S
 from estafeta.listing import versions_in
 from estafeta.spec import Limits, RunSpec
-from estafeta.spending import LOG_BYTES
 from estafeta.weights import Weights, spent_at
 
 from .driver import Relay, undisturbed, undisturbed_of
@@ -211,7 +210,7 @@ def test_what_is_said_is_a_lower_bound_of_what_is_billed_and_close_to_it(topolog
     stage.run()
     spec_ = stage.spec
     billed = seconds * second_usd(FUNCTIONS["worker"].memory_mb, spec_.basis)
-    billed += len(stage.delivered) * invocation_usd(LOG_BYTES, spec_.basis.prices)
+    billed += len(stage.delivered) * invocation_usd(spec_.basis.prices)
     assert 0.6 * billed < spent(stage) <= billed * (1 + 1e-6)
 
 

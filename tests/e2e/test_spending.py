@@ -10,11 +10,10 @@ import pytest
 
 from conftest import Start, digest
 from estafeta.backend import Backend
-from estafeta.cost import GIB, Basis, bill
+from estafeta.cost import GIB, LOG_BYTES, Basis, bill
 from estafeta.errors import UsageError
 from estafeta.run import Run
 from estafeta.spec import Choice
-from estafeta.spending import LOG_BYTES
 
 pytestmark = [pytest.mark.xdist_group("local-service"), pytest.mark.timeout(180)]
 
