@@ -7,6 +7,7 @@ could save.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
@@ -37,6 +38,7 @@ from estafeta.snapshot import (
     Prepare,
     Snapshot,
     current_round,
+    maker_of,
     next_actions,
     read_epoch,
     take_snapshot,
@@ -45,6 +47,7 @@ from estafeta.snapshot import (
 from estafeta.source import take_source
 from estafeta.spec import Outcome, RunSpec, Status
 from estafeta.stack import patient_client
+from estafeta.store import Store
 from estafeta.surveying import datasets, describe, verify_some
 from estafeta.tending import tend, tend_all
 from estafeta.verbs import (
@@ -298,8 +301,15 @@ def _give_up(record: Any, invocation: Invocation) -> dict[str, Any]:
     if is_due(event, snapshot) and not _is_replaced(event, failure.request_id, snapshot, invocation):
         fail(invocation, RunLayout(run), failure)
     else:
-        dispatch(follow_up(event, snapshot), spec, invocation)
+        has_made = _maker_of(snapshot, invocation.store, RunLayout(run)) == failure.request_id
+        dispatch(follow_up(event, snapshot, has_made=has_made), spec, invocation)
     return {"run": run}
+
+
+def _maker_of(snapshot: Snapshot, store: Store, layout: RunLayout) -> str:
+    with contextlib.suppress(Gone):
+        return maker_of(snapshot, store, layout)
+    return ""  # somebody went on
 
 
 def _is_replaced(event: Any, request_id: str, snapshot: Snapshot, invocation: Invocation) -> bool:

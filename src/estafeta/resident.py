@@ -287,12 +287,12 @@ class _Resident:
         share, self._next = self._next, None
         if share is None or share.round != round_:
             share = Share.of(self._session, self._spec, self._plan, round_, self._leg.rank)
-            if not self._has_shared:  # the leg before may have left in the middle
-                legs = legs_in(self._store.list(self._layout.partial), round_)
-                if self._leg.rank in legs:
-                    # It is gone if another incarnation has published all of the share meanwhile: then ours is in vain.
-                    with suppress(Gone):
-                        share.resume(self._store, self._layout.partial_of(round_, share.rank, legs[self._leg.rank]))
+        if not self._has_shared:  # the leg before may have left in the middle
+            legs = legs_in(self._store.list(self._layout.partial), round_)
+            if self._leg.rank in legs:
+                # It is gone if another incarnation has published all of the share meanwhile: then ours is in vain.
+                with suppress(Gone):
+                    share.resume(self._store, self._layout.partial_of(round_, share.rank, legs[self._leg.rank]))
         return share
 
     def _sweep_partials(self, round_: Round) -> None:

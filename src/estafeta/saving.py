@@ -7,7 +7,6 @@ log. So how often is saved is a question of cost alone.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
@@ -159,9 +158,8 @@ def restore(
             redo = Redo(spec, plan, exchange, state_of)
             redo.to(weights, own, _reached(store, layout, rank, spec.workers, saved))
             return weights, saved
-        except (Gone, OSError) as error:
-            is_gone = isinstance(error, Gone) or error.errno == errno.ESTALE  # removed while it was being read
-            if not is_gone or attempt == ATTEMPTS - 1:
+        except Gone:
+            if attempt == ATTEMPTS - 1:
                 raise
     raise AssertionError("not reached")
 

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from estafeta.spec import Document, FunctionSettings, Role, RunSpec, Which
 
+MOST_ROWS = 10_000
+"""Rows of a preview: an answer of `control` may have 6 MB."""
+
 
 class UploadedSource(Document):
     """Source that lies in a bucket.
@@ -152,7 +155,7 @@ class DescribeVerb(Document):
 
     verb: Literal["describe"]
     dataset: str
-    rows: int = Field(default=0, ge=0)
+    rows: int = Field(default=0, ge=0, le=MOST_ROWS)
 
 
 class VerifyVerb(Document):

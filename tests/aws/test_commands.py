@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from estafeta.s3 import Bucket
+from estafeta.errors import EnvironmentProblem
+from estafeta.s3 import Bucket, Progress
 from estafeta.source import MOST_IN_EVENT, SOURCES
 from estafeta.stack import patient_client
 
@@ -17,8 +18,25 @@ from .conftest import Command
 pytestmark = [pytest.mark.xdist_group("local-service"), pytest.mark.timeout(180)]
 
 
-def test_a_data_set_goes_there_with_the_run(estafeta: Command, aws: Path, tmp_path: Path) -> None:
-    """GIVEN a data set of this machine WHEN a job that names it runs on AWS THEN it is sent once, and read there."""
+def breaking(monkeypatch: pytest.MonkeyPatch, *moments: int) -> list[str]:
+    """Have the line break once after each of these numbers of uploads; gives the keys of what has arrived."""
+    upload, arrived, left = Bucket.upload, list[str](), list(moments)
+
+    def upload_or_break(self: Bucket, key: str, source: Path | bytes, progress: Progress | None = None) -> None:
+        if left and len(arrived) == left[0]:
+            del left[0]
+            raise EnvironmentProblem("the line is broken")
+        upload(self, key, source, progress)
+        arrived.append(key)
+
+    monkeypatch.setattr(Bucket, "upload", upload_or_break)
+    return arrived
+
+
+def test_a_data_set_and_source_go_there_with_the_run(
+    estafeta: Command, aws: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GIVEN a data set of this machine WHEN a job that names it runs on AWS THEN all is sent once, and read there."""
     rows = "\n".join(f"{i % 7},{i % 5},{i % 2}" for i in range(600))
     (tmp_path / "rows.csv").write_text(f"a,b,label\n{rows}\n")
     (tmp_path / "linear.py").write_text(JOB)
@@ -28,7 +46,12 @@ def test_a_data_set_goes_there_with_the_run(estafeta: Command, aws: Path, tmp_pa
     with (tmp_path / "linear.py").open("a") as source:
         source.write("#" * MOST_IN_EVENT)  # only S3 has room for that
     assert "MB of imported source" in estafeta("train", "linear.py:job", "--on", "inline", code=2)
+    arrived = breaking(monkeypatch, 1, 2)
+    for _ in ("after the only block", "after the manifest, before the source"):
+        assert "the line is broken" in estafeta("train", "linear.py:job", "--on", "aws", code=3)
+        assert json.loads(estafeta("runs", "--on", "aws", "--json")) == {"runs": []}
     run = json.loads(estafeta("train", "linear.py:job", "--on", "aws", "--json", "-o", "merge.memory_mb=512"))
+    assert len(arrived) == len(set(arrived)) == 3, "what had arrived was sent again"
     assert (run["on"], run["weights_sha256"]) == ("aws", expected["weights_sha256"])
     assert [found["name"] for found in json.loads(estafeta("data", "ls", "--on", "aws", "--json"))["datasets"]] == [
         "rows"

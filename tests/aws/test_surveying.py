@@ -5,16 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from estafeta.backend import unwrap
 from estafeta.catalog import read_manifest, remove
+from estafeta.cli.data import show
 from estafeta.control import control
 from estafeta.deadline import ANSWER_S
 from estafeta.errors import Corrupt, UsageError
 from estafeta.layout import DatasetLayout
 from estafeta.manifest import Manifest
 from estafeta.store import Store
+from estafeta.verbs import MOST_ROWS
 
 from .conftest import imported, invocation
 
@@ -47,6 +50,13 @@ def test_a_data_set_is_described(here: Store, manifest: Manifest) -> None:
     assert {len(row) for row in answer["rows"]} == {len(answer["columns"])}
     with pytest.raises(UsageError, match="no data set named 'letters'"):
         ask(here, verb="describe", dataset="letters")
+
+
+def test_a_preview_is_no_longer_than_an_answer() -> None:
+    """The command line knows the number without importing what knows the verbs."""
+    (rows,) = [option.type for option in show.params if option.name == "rows"]
+    assert isinstance(rows, click.IntRange)
+    assert rows.max == MOST_ROWS
 
 
 @pytest.mark.parametrize(("remaining_s", "expected"), [(300.0, [BLOCKS]), (0.0, list(range(1, BLOCKS + 1)))])

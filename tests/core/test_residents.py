@@ -150,6 +150,20 @@ def test_who_has_ended_a_run_removes_nothing_of_it_when_it_has_been_resumed(topo
 
 
 @TOPOLOGIES
+def test_an_unfinished_share_is_continued_after_a_round_that_was_done_already(topology: str, tmp_path: Path) -> None:
+    """Each leg has time for twelve of sixteen rows. One is killed that has contributed, and had no reason to save."""
+    spec = spec_of("ponderous", topology=topology, workers=1)
+    stage = Stage(tmp_path, spec, seed=1, limit_s=4.4)
+    stage.start()
+    while not stage.store.exists(stage.layout.message(0, "gradient", 0)):
+        assert stage.step()
+    (actor,) = (actor for actor in stage.at_work if actor.event.payload.get("rank") == 0)
+    actor.dies_after = actor.calls
+    stage.drain()
+    assert stage.result() == undisturbed("ponderous", 1)
+
+
+@TOPOLOGIES
 def test_resuming_goes_on_after_the_loss_of_all_successors(topology: str, tmp_path: Path) -> None:
     """All legs have left, and nobody has claimed the next ones."""
     spec = spec_of("adamw", topology=topology, workers=3, rounds_per_invocation=2)

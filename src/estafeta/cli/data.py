@@ -150,7 +150,7 @@ def list_(manners: Manners, on: Place) -> int:
 
 @data.command(epilog="Example: estafeta data show census --rows 3")
 @click.argument("name", metavar="NAME")
-@click.option("--rows", type=click.IntRange(min=0), default=5, show_default=True, help="Rows of the preview.")
+@click.option("--rows", type=click.IntRange(0, 10_000), default=5, show_default=True, help="Rows of the preview.")
 @on_store
 @json_output
 @verbose
