@@ -29,6 +29,9 @@ THROUGHPUT_VARIABLE = "ESTAFETA_EFS_THROUGHPUT"
 LOG_LAG_S = {"local": 2.0, "aws": 15.0}
 """How long a REPORT line may be behind what its function did last, before a run is summed up without it."""
 
+LOG_PAUSE_S = {"local": 0.1, "aws": 0.75}
+"""Seconds between two looks for one that is missing."""
+
 UPDATE_WAIT = {"Delay": 1, "MaxAttempts": 120}
 """Seconds between two looks whether a change of a function is done, and how many there are."""
 
@@ -41,7 +44,6 @@ class Backend(Protocol):
 
     Attributes:
         on: Its name: `local`, `inline`, `aws`.
-        words: What a command needs to be told to find it: `--on aws --stack mine`; empty for this machine.
         functions: The functions as they are deployed.
         basis: What prices depend on.
         bucket: Through which files come and go that no payload can hold; None where nothing needs to: the store is on
@@ -49,7 +51,6 @@ class Backend(Protocol):
     """
 
     on: On
-    words: str
     functions: Functions
     basis: Basis
     bucket: Bucket | None
@@ -87,7 +88,6 @@ class LambdaBackend:
         functions: A client of the Lambda API that never repeats a call by itself (`invoke.make_client`).
         logs: A client of the CloudWatch Logs API.
         bucket: As in `Backend`.
-        words: As in `Backend`.
 
     Raises:
         EnvironmentProblem: The functions are not there, or cannot be reached.
@@ -100,10 +100,8 @@ class LambdaBackend:
         functions: Any,
         logs: Any,
         bucket: Bucket | None = None,
-        words: str = "",
     ) -> None:
         self.on = on
-        self.words = words
         self.bucket = bucket
         self._lambda = functions
         self._logs = logs
@@ -146,13 +144,12 @@ class LambdaBackend:
 
     def usage(self, run: str, functions: Functions, since_s: float, *, ended: bool) -> Usage:
         """See `Backend.usage`."""
-        lag = LOG_LAG_S[self.on]
-        deadline = time.monotonic() + (lag if ended else 0.0)
+        deadline = time.monotonic() + (LOG_LAG_S[self.on] if ended else 0.0)
         while True:
             found = self.log(run, functions, since_s)
             if all(entry.report for entry in found) or time.monotonic() >= deadline:
                 return usage_of(found, None if ended else functions, time.time())
-            time.sleep(lag / 20)
+            time.sleep(LOG_PAUSE_S[self.on])
 
     def faults(self, run: str, functions: Functions, since_s: float) -> dict[str, int]:
         """See `Backend.faults`."""
@@ -214,7 +211,6 @@ class InlineBackend:
     """
 
     on: On = "inline"
-    words = ""
     bucket: Bucket | None = None
 
     def __init__(self, root: Path, functions: Functions) -> None:

@@ -10,8 +10,7 @@ Only the thread that asks for batches decides what is in which slot; the others 
 from __future__ import annotations
 
 import warnings
-from collections import OrderedDict
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -53,8 +52,13 @@ class BlockTable:
             else _Dense(kind, self.slots, self._block_rows, manifest)
             for kind in manifest.kinds
         ]
-        self._slot_of: Rows = np.full(len(manifest.blocks), -1, np.int64)
-        self._loading: OrderedDict[int, Future[None] | None] = OrderedDict()  # with a slot, latest used last
+        # By number of the block:
+        self._slot_of: Rows = np.full(len(manifest.blocks), -1, np.int64)  # -1: it has none
+        self._shift: Rows = np.zeros(len(manifest.blocks), np.int64)  # from a row's number to its place in the slots
+        self._there = np.zeros(len(manifest.blocks), bool)  # with a slot, and known to be read
+        self._used: Rows = np.zeros(len(manifest.blocks), np.int64)  # the larger, the later
+        self._uses = 0
+        self._loading: dict[int, Future[None]] = {}  # with a slot, and not known to be read
         self._expected: Rows | None = None
         # Where all blocks fit, each has the slot of its number; if all are as long as it, rows are in their places.
         self._all_fit = self.slots == len(manifest.blocks)
@@ -83,22 +87,13 @@ class BlockTable:
             whole: list[Any] = [shelf.take(rows) for shelf in self._shelves]
             return tuple(shelf.tensor(part) for shelf, part in zip(self._shelves, whole, strict=True))
         blocks = np.searchsorted(self._manifest.starts, rows, side="right") - 1
-        needed = np.unique(blocks)
-        if len(needed) <= self.slots:
-            taken = self._take(rows, blocks, needed)
-        else:  # in turns, block by block, then put in order
-            order = np.argsort(blocks, kind="stable")
-            turns = [needed[first : first + self.slots] for first in range(0, len(needed), self.slots)]
-            cuts = [np.searchsorted(blocks[order], turn[0]) for turn in turns[1:]]
-            pieces = [
-                self._take(rows[index], blocks[index], turn)
-                for index, turn in zip(np.split(order, cuts), turns, strict=True)
-            ]
-            inverse = np.argsort(order, kind="stable")
-            taken = [
-                shelf.join(list(parts), inverse)
-                for shelf, parts in zip(self._shelves, zip(*pieces, strict=True), strict=True)
-            ]
+        if self._there[blocks].all():  # as nearly always: a window is used for many batches
+            taken = self._take(rows, blocks)
+        elif len(needed := np.unique(blocks)) <= self.slots:
+            self._bring(needed)
+            taken = self._take(rows, blocks)
+        else:
+            taken = self._take_in_turns(rows, blocks, needed)
         return tuple(shelf.tensor(part) for shelf, part in zip(self._shelves, taken, strict=True))
 
     def expect(self, blocks: Rows) -> None:
@@ -109,47 +104,69 @@ class BlockTable:
         if blocks is self._expected:
             return
         self._expected = blocks
-        keep = dict.fromkeys(blocks[: self.slots].tolist())
-        for block in keep:
-            if block not in self._loading:
-                self._begin(block, keep)
+        self._begin(blocks[: self.slots])
 
-    def _take(self, rows: Rows, blocks: Rows, needed: Rows) -> list[Any]:
-        self._bring(needed.tolist())
-        places = self._slot_of[blocks] * self._block_rows + rows - self._manifest.starts[blocks]
+    def _take(self, rows: Rows, blocks: Rows) -> list[Any]:
+        """Rows whose blocks are there."""
+        self._touch(blocks)
+        places = rows + self._shift[blocks]
         return [shelf.take(places) for shelf in self._shelves]
 
-    def _bring(self, needed: list[int]) -> None:
+    def _take_in_turns(self, rows: Rows, blocks: Rows, needed: Rows) -> list[Any]:
+        """Rows of more blocks than there is room for: block by block, then put in order."""
+        order = np.argsort(blocks, kind="stable")
+        turns = [needed[first : first + self.slots] for first in range(0, len(needed), self.slots)]
+        cuts = [np.searchsorted(blocks[order], turn[0]) for turn in turns[1:]]
+        pieces = []
+        for index, turn in zip(np.split(order, cuts), turns, strict=True):
+            self._bring(turn)
+            pieces.append(self._take(rows[index], blocks[index]))
+        inverse = np.argsort(order, kind="stable")
+        return [
+            shelf.join(list(parts), inverse)
+            for shelf, parts in zip(self._shelves, zip(*pieces, strict=True), strict=True)
+        ]
+
+    def _bring(self, needed: Rows) -> None:
         """Wait until all of these blocks are in their slots."""
-        keep = dict.fromkeys(needed)
-        for block in needed:
-            if block not in self._loading:
-                self._begin(block, keep)
-            self._loading.move_to_end(block)
-        for block in needed:
-            if future := self._loading[block]:
+        self._begin(needed)
+        for block in needed.tolist():
+            if future := self._loading.get(block):
                 try:
                     future.result()
                 except BaseException:
                     self._drop(block)
                     raise
-                self._loading[block] = None
-        if self._in_place and len(self._loading) == self.slots:
-            self._complete = not any(self._loading.values())
+                del self._loading[block]
+                self._there[block] = True
+        self._complete = self._in_place and bool(self._there.all())
 
-    def _begin(self, block: int, keep: Container[int]) -> None:
-        if not self._all_fit and not self._free:
-            self._drop(next(held for held in self._loading if held not in keep))
-        slot = block if self._all_fit else self._free.pop()
-        self._slot_of[block] = slot
-        self._loading[block] = self._threads.submit(self._read, block, slot)
+    def _begin(self, wanted: Rows) -> None:
+        """Begin to read those of these blocks that have no slot; none of them loses it for another."""
+        new = list(dict.fromkeys(wanted[self._slot_of[wanted] < 0].tolist()))
+        if not self._all_fit and len(new) > len(self._free):
+            droppable = self._slot_of >= 0
+            droppable[wanted] = False
+            others = np.flatnonzero(droppable)
+            for block in others[np.argsort(self._used[others])][: len(new) - len(self._free)].tolist():
+                self._drop(block)
+        for block in new:
+            slot = block if self._all_fit else self._free.pop()
+            self._slot_of[block] = slot
+            self._shift[block] = slot * self._block_rows - self._manifest.starts[block]
+            self._touch(block)
+            self._loading[block] = self._threads.submit(self._read, block, slot)
+
+    def _touch(self, blocks: Rows | int) -> None:
+        self._uses += 1
+        self._used[blocks] = self._uses
 
     def _drop(self, block: int) -> None:
-        future = self._loading.pop(block)
+        future = self._loading.pop(block, None)
         if future and not future.cancel():
             future.exception()  # nobody writes into the slot any more when it is given away
         self._free.append(int(self._slot_of[block]))
-        self._slot_of[block] = -1
+        self._slot_of[block], self._there[block] = -1, False
 
     def _read(self, block: int, slot: int) -> None:
         """Fill a slot; in a thread of its own."""

@@ -83,14 +83,14 @@ def check_block(reader: Reader, manifest: Manifest, number: int) -> None:
                           f"expected {expected}")  # fmt: skip
 
 
-def verify(store: Store, manifest: Manifest) -> Iterator[int]:
-    """Read every block; yields its number when it has been found whole.
+def verify(store: Store, manifest: Manifest, first: int = 0) -> Iterator[int]:
+    """Read every block from the `first` on; yields its number when it has been found whole.
 
     Raises:
         Corrupt: A block is missing, damaged, or another's.
     """
     layout = DatasetLayout(manifest.name)
-    for number in range(len(manifest.blocks)):
+    for number in range(first, len(manifest.blocks)):
         try:
             path = layout.block(manifest.attempt, number)
             store.reading(path, partial(check_block, manifest=manifest, number=number))

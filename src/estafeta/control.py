@@ -7,12 +7,14 @@ could save.
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from estafeta.catalog import names, read_manifest, remove
+from estafeta.catalog import read_manifest, remove
 from estafeta.errors import EstafetaError, Gone, RunNotFound, UsageError
 from estafeta.failures import explain, follow_up, is_due, is_failure_record, run_of
 from estafeta.fetching import fetch
@@ -21,6 +23,7 @@ from estafeta.founding import found, publish_spec, taken
 from estafeta.handover import read_claim, send_for
 from estafeta.inspection import inspect
 from estafeta.invocation import Invocation, dispatch
+from estafeta.kept import kept
 from estafeta.layout import RUNS, RunLayout
 from estafeta.library import install
 from estafeta.limits import limit_reached, limits_after, newest_limits, spent_so_far
@@ -35,22 +38,28 @@ from estafeta.snapshot import (
     Prepare,
     Snapshot,
     current_round,
+    maker_of,
     next_actions,
     read_epoch,
     take_snapshot,
     takeovers,
 )
+from estafeta.source import take_source
 from estafeta.spec import Outcome, RunSpec, Status
 from estafeta.stack import patient_client
+from estafeta.store import Store
+from estafeta.surveying import datasets, describe, verify_some
 from estafeta.tending import tend, tend_all
 from estafeta.verbs import (
     CleanVerb,
     ControlEvent,
     DatasetsVerb,
+    DescribeVerb,
     FetchVerb,
     ForkVerb,
     InspectVerb,
     InstallVerb,
+    KeptVerb,
     ProbeVerb,
     ReceiveVerb,
     RemoveVerb,
@@ -60,6 +69,7 @@ from estafeta.verbs import (
     StartVerb,
     StatusVerb,
     TendVerb,
+    VerifyVerb,
 )
 
 _verbs: TypeAdapter[ControlEvent] = TypeAdapter(ControlEvent)
@@ -104,12 +114,20 @@ def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:
             return _status(verb, invocation)
         case InspectVerb():
             return inspect(verb, _spec(verb.run, invocation), invocation.store).model_dump(mode="json")
+        case KeptVerb():
+            spec = _spec(verb.run, invocation)
+            plan = take_snapshot(invocation.store, RunLayout(spec.run), spec).plan
+            return asdict(kept(spec, plan, invocation.store))
         case FetchVerb():
             return fetch(verb, _spec(verb.run, invocation), invocation, _bucket)
         case InstallVerb():
             return install(verb.library, invocation.store, _bucket(verb.bucket), invocation.remaining_s).model_dump()
         case DatasetsVerb():
-            return {"datasets": [_dataset(name, invocation) for name in names(invocation.store)]}
+            return {"datasets": datasets(invocation.store)}
+        case DescribeVerb():
+            return describe(verb, invocation.store)
+        case VerifyVerb():
+            return verify_some(verb, invocation)
         case ReceiveVerb():
             return receive(_bucket(verb.bucket), verb.token, invocation)
         case RemoveVerb():
@@ -135,9 +153,10 @@ def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:
 def _start(verb: StartVerb, invocation: Invocation) -> dict[str, Any]:
     """Publish a run: its folders, its code, at last its spec; then set it going. Repeating it changes nothing."""
     spec, store = verb.spec, invocation.store
-    layout = RunLayout(spec.run)
+    layout, sent = RunLayout(spec.run), verb.uploaded
+    code = take_source(sent.files, _bucket(sent.bucket)) if sent else verb.code
     found(spec, store)
-    for path, text in verb.code.items():
+    for path, text in code.items():
         parts = path.split("/")
         if not path.endswith(".py") or any(part in ("", ".", "..") for part in parts):
             raise UsageError(f"{path!r} is no path of a Python module")
@@ -282,8 +301,15 @@ def _give_up(record: Any, invocation: Invocation) -> dict[str, Any]:
     if is_due(event, snapshot) and not _is_replaced(event, failure.request_id, snapshot, invocation):
         fail(invocation, RunLayout(run), failure)
     else:
-        dispatch(follow_up(event, snapshot), spec, invocation)
+        has_made = _maker_of(snapshot, invocation.store, RunLayout(run)) == failure.request_id
+        dispatch(follow_up(event, snapshot, has_made=has_made), spec, invocation)
     return {"run": run}
+
+
+def _maker_of(snapshot: Snapshot, store: Store, layout: RunLayout) -> str:
+    with contextlib.suppress(Gone):
+        return maker_of(snapshot, store, layout)
+    return ""  # somebody went on
 
 
 def _is_replaced(event: Any, request_id: str, snapshot: Snapshot, invocation: Invocation) -> bool:
@@ -296,13 +322,6 @@ def _is_replaced(event: Any, request_id: str, snapshot: Snapshot, invocation: In
     except Gone:
         return True
     return claim.request_id != request_id
-
-
-def _dataset(name: str, invocation: Invocation) -> dict[str, Any]:
-    """A data set in the list: what tells it from others, and how large it is."""
-    manifest = read_manifest(invocation.store, name)
-    return {"name": name, "token": manifest.token, "created_at": manifest.created_at, "rows": manifest.rows,
-            "bytes": manifest.bytes, "blocks": len(manifest.blocks)}  # fmt: skip
 
 
 def _run_of(verb: ControlEvent) -> str:

@@ -1,6 +1,6 @@
-"""What a run costs on AWS: functions, requests, access to the file system, logs; and what is kept, by the month.
+"""What a run costs on AWS: functions, requests, access to the file system, logs, and what lies there for it.
 
-Pure arithmetic on what was counted (`Usage`) and on dated list prices (`prices.py`).
+Pure arithmetic on what was counted (`Usage`), on what is kept (`Kept`) and on dated list prices (`prices.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,13 @@ from estafeta.prices import PRICES_AS_OF, Prices, prices_of
 GIB = 1 << 30
 MB_PER_GB = 1024
 """Lambda counts a gigabyte of memory as 1,024 MB."""
+
+LOG_BYTES = 700
+"""Of START, END and REPORT, and of the two lines that each invocation of a worker or the merge notes, at least: where
+invocations are short and many, these cost more than the requests."""
+
+MONTH_S = 30 * 86400.0
+"""Of 30 days; AWS takes the days of the month at hand."""
 
 Architecture = Literal["arm64", "x86_64"]
 Throughput = Literal["bursting", "elastic"]
@@ -72,6 +79,30 @@ class Usage:
     log_bytes: int = 0
 
 
+@document(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Kept:
+    """What lies on the file system for a run, and how its data came there.
+
+    Attributes:
+        run_bytes: Of its own files, as EFS meters them (`metering.kept_bytes`).
+        data_bytes: Of the stored data sets that it reads; other runs may read them, too.
+        uploaded_bytes: Of these, without what metering adds: they came through S3, once.
+        puts: Requests that bring them there.
+        gets: Requests that fetch them from there.
+    """
+
+    run_bytes: int = 0
+    data_bytes: int = 0
+    uploaded_bytes: int = 0
+    puts: int = 0
+    gets: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """All that lies there."""
+        return self.run_bytes + self.data_bytes
+
+
 @dataclass(frozen=True)
 class Bill:
     """Dollars, by what they are for.
@@ -82,6 +113,9 @@ class Bill:
         efs: Access to the file system; none where throughput is bursting.
         efs_if_elastic: What it is, or would be, with Elastic throughput. It is not part of the total.
         logs: What CloudWatch takes in.
+        storage: What lies on the file system now, taken to have lain there from the run's beginning to its end.
+        storage_month: A month of that; it is paid until it is removed. It is not part of the total.
+        upload: Bringing its data in through S3, which is paid once, whichever run is the first to need it. Nor is this.
     """
 
     compute: float
@@ -89,22 +123,33 @@ class Bill:
     efs: float
     efs_if_elastic: float
     logs: float
+    storage: float
+    storage_month: float
+    upload: float
 
     @property
     def total(self) -> float:
-        """All of it."""
-        return self.compute + self.requests + self.efs + self.logs
+        """All that is the run's."""
+        return self.compute + self.requests + self.efs + self.logs + self.storage
 
     def to_dict(self) -> dict[str, float]:
         """JSON-ready, in dollars."""
         return {
             "compute": self.compute, "requests": self.requests, "efs": self.efs, "logs": self.logs,
-            "efs_if_elastic": self.efs_if_elastic,
+            "storage": self.storage, "efs_if_elastic": self.efs_if_elastic, "storage_month": self.storage_month,
+            "upload": self.upload,
         }  # fmt: skip
 
 
-def bill(usage: Usage, basis: Basis) -> Bill:
-    """What a run's usage costs."""
+def bill(usage: Usage, basis: Basis, kept: Kept, seconds: float) -> Bill:
+    """What a run costs.
+
+    Args:
+        usage: What its functions did.
+        basis: What prices depend on.
+        kept: What lies on the file system for it.
+        seconds: From its beginning to its end, or to now.
+    """
     prices = basis.prices
     elastic = access_usd(usage.traffic, prices)
     return Bill(
@@ -113,6 +158,9 @@ def bill(usage: Usage, basis: Basis) -> Bill:
         efs=elastic if basis.throughput == "elastic" else 0.0,
         efs_if_elastic=elastic,
         logs=usage.log_bytes / GIB * prices.log_gb,
+        storage=storage_usd(kept.bytes, seconds, prices),
+        storage_month=storage_usd(kept.bytes, MONTH_S, prices),
+        upload=upload_usd(kept, prices),
     )
 
 
@@ -127,15 +175,20 @@ def second_usd(memory_mb: int, basis: Basis) -> float:
     return memory_mb / MB_PER_GB * basis.prices.gb_second[basis.architecture]
 
 
-def storage_usd(stored_bytes: float, months: float, prices: Prices) -> float:
-    """Dollars for keeping bytes on the file system."""
-    return stored_bytes / GIB * months * prices.efs_gb_month
+def invocation_usd(prices: Prices) -> float:
+    """Dollars for an invocation, however short: the request, and what it logs."""
+    return prices.request + LOG_BYTES / GIB * prices.log_gb
 
 
-def upload_usd(uploaded_bytes: float, parts: int, prices: Prices, days: float = 1.0) -> float:
-    """Dollars for bringing bytes in through S3: parts up, parts down, and the days that they lie there.
+def storage_usd(stored_bytes: float, seconds: float, prices: Prices) -> float:
+    """Dollars for keeping bytes on the file system for some time."""
+    return stored_bytes / GIB * seconds / MONTH_S * prices.efs_gb_month
+
+
+def upload_usd(kept: Kept, prices: Prices) -> float:
+    """Dollars for bringing data in through S3: requests, and an hour there, though minutes are usual.
 
     Transfer in from the internet, and between S3 and functions of one region, has no price.
     """
-    kept = uploaded_bytes / GIB * prices.s3_gb_month * days / 30
-    return parts * (prices.s3_put + prices.s3_get) + kept
+    waiting = kept.uploaded_bytes / GIB * prices.s3_gb_month * 3600 / MONTH_S
+    return kept.puts * prices.s3_put + kept.gets * prices.s3_get + waiting

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,10 @@ FLOOR_S = 0.1
 """Kept back in any case: for a listing, an invocation, and the answer to Lambda."""
 
 
+ANSWER_S = 20.0
+"""Longest leg of what a client waits for, however much time there is: it has a progress to show."""
+
+
 class Deadline:
     """Learns from the invocation itself how long its parts take.
 
@@ -24,18 +29,24 @@ class Deadline:
         remaining_s: Seconds until the function is killed.
         transfer_s: The longest transfer that earlier invocations of this environment have seen.
         now: Seconds since an arbitrary moment; the system's by default.
+        longest_s: Seconds from now on after which it is near in any case.
 
     Attributes:
         transfer_s: The same, with what this one has seen.
     """
 
     def __init__(
-        self, remaining_s: Callable[[], float], transfer_s: float = 0.0, now: Callable[[], float] | None = None
+        self,
+        remaining_s: Callable[[], float],
+        transfer_s: float = 0.0,
+        now: Callable[[], float] | None = None,
+        longest_s: float = math.inf,
     ) -> None:
         self.transfer_s = transfer_s
         self._remaining_s = remaining_s
         self._now = now or time.monotonic
         self._step_s = 0.0
+        self._ends_at = self._now() + longest_s
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -58,4 +69,4 @@ class Deadline:
 
     def is_near(self) -> bool:
         """Whether it is time to publish what there is and hand over."""
-        return self._remaining_s() < self.needed_s
+        return self._remaining_s() < self.needed_s or self._now() > self._ends_at

@@ -30,7 +30,7 @@ from estafeta.arrivals import Arrivals
 from estafeta.drafts import Draft, Drafts
 from estafeta.errors import Corrupt, Gone
 from estafeta.files import Reader
-from estafeta.gathered import Gathered, Source
+from estafeta.gathered import Gathered, Source, gone_if_stale
 from estafeta.layout import Round, RunLayout, message_name
 from estafeta.listing import messages_in, rank_of_outbox
 from estafeta.message import FIXED_BYTES, TOKEN_BYTES, Form, Head, Kind, glance
@@ -244,7 +244,11 @@ class Exchange:
             part = self._slices[rank]
             values = parameters[part.first : part.last]
             if vector is None:
-                reader.readinto(values.data, others[rank].vector_at)
+                try:
+                    reader.readinto(values.data, others[rank].vector_at)
+                except OSError as error:
+                    gone_if_stale(error, rank, version)
+                    raise
             else:
                 values[:] = vector
             if digest(values) != head.digests[0]:
@@ -313,6 +317,9 @@ class Exchange:
     ) -> tuple[Head, Array | None]:
         try:
             head, vector = form.read(reader)
+        except OSError as error:
+            gone_if_stale(error, rank, version)
+            raise
         except Corrupt as error:
             raise self._unfit(path, str(error)) from error
         if (head.kind, head.version, head.rank) != (kind, version, rank):

@@ -173,16 +173,17 @@ class OsWriter:
 
     def __init__(self, path: str, meter: Meter) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        self._sizes = meter.writes
+        self._path, self._meter = path, meter
         meter.calls["create"] += 1
 
     def write(self, chunks: Sequence[Buffer], offset: int) -> None:
         """See `Writer.write`."""
-        self._sizes.append(_write_all(self._descriptor, chunks, offset))
+        self._meter.wrote(self._path, _write_all(self._descriptor, chunks, offset))
 
     def close(self) -> None:
         """See `Writer.close`."""
         os.close(self._descriptor)
+        self._meter.sent(self._path)
 
 
 class OsFiles:
@@ -236,6 +237,7 @@ class OsFiles:
         """See `Files.link`."""
         os.link(source, target)
         self._meter.calls["link"] += 1
+        self._meter.sent(source)
         if len(self._meter.reads) > SETTLE_AFTER:
             self._meter.settle()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from typing import Self
 
@@ -14,6 +15,16 @@ from estafeta.slices import Slice
 from estafeta.tensorfile import Array
 from estafeta.totals import Totals
 from estafeta.vectors import digest
+
+
+def gone_if_stale(error: OSError, rank: int, version: int) -> None:
+    """See whether an open message could not be read because it was retired.
+
+    Raises:
+        Gone: That is so.
+    """
+    if error.errno == errno.ESTALE:
+        raise Gone(f"a message of rank {rank} for version {version} has been retired") from error
 
 
 class Source:
@@ -35,11 +46,19 @@ class Source:
         self._seen = 0
 
     def read(self, first: int, scratch: Array) -> Array:
-        """A chunk from `first` on, as long as `scratch`, which it may be read into."""
+        """A chunk from `first` on, as long as `scratch`, which it may be read into.
+
+        Raises:
+            Gone: It has been retired, and is stale.
+        """
         if self._memory is not None:
             values = self._memory[first : first + scratch.size]
         else:
-            self._reader.readinto(scratch.data, self._vector_at + 4 * first)
+            try:
+                self._reader.readinto(scratch.data, self._vector_at + 4 * first)
+            except OSError as error:
+                gone_if_stale(error, self.head.rank, self.head.version)
+                raise
             values = scratch
         self._seen ^= digest(values)
         return values

@@ -202,6 +202,9 @@ class Leg:
             self.relieved_at = float(json.loads(self._store.read(left))["at"])
         except _Overdue:
             publish_left(self._store, self._layout, self.rank, self.leg - 1, self.token, None)
+        except Gone:
+            self.check_place()  # who has been replaced while it read finds the mark swept
+            raise
         finally:
             arrivals.close()
 

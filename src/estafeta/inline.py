@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from estafeta.cost import MB_PER_GB, Usage
+from estafeta.cost import LOG_BYTES, MB_PER_GB, Usage
 from estafeta.files import OsFiles
 from estafeta.invocation import Invocation
 from estafeta.metering import Meter
@@ -31,7 +31,8 @@ class InlineInvoker:
         memory_mb: By role, the memory size that the duration is billed with in `gb_seconds`.
 
     Attributes:
-        usage: By run, what its invocations add up to; their duration is taken for the billed one.
+        usage: By run, what its invocations add up to; their duration is taken for the billed one, and that they would
+            log no more than every invocation does.
     """
 
     def __init__(self, root: str, memory_mb: Mapping[Role, int]) -> None:
@@ -87,6 +88,7 @@ class InlineInvoker:
             legs=before.legs + (event.get("task") in ("train", "valid")),
             billed_gb_seconds=before.billed_gb_seconds + seconds * self._memory_mb[role] / MB_PER_GB,
             traffic=before.traffic + self._meter.traffic(),
+            log_bytes=before.log_bytes + LOG_BYTES,
         )
 
     def _connect(self, _functions: Mapping[Role, FunctionSettings]) -> InlineInvoker:

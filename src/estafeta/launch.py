@@ -24,6 +24,7 @@ from estafeta.s3 import Bucket
 from estafeta.sending import Show, in_silence, send_missing
 from estafeta.settings import to_dict
 from estafeta.shipping import find_job
+from estafeta.source import check_size, enclosure, send_source
 from estafeta.spec import Choice, FunctionSettings, Limits, On, Role, RunSpec
 from estafeta.stack import STACK, Session, deployment
 from estafeta.store import Store
@@ -122,9 +123,7 @@ def connect(
         functions = {role: deployed[f"{STACK}-{role}"] for role in ROLES}
         return InlineBackend(root, {role: _settings(function) for role, function in functions.items()})
     if on == "aws":
-        chosen = {"--stack": stack if stack != STACK else None, "--region": region, "--profile": profile}
-        words = ["--on aws", *(f"{name} {value}" for name, value in chosen.items() if value)]
-        return on_stack(Session(region, profile), stack, " ".join(words))
+        return on_stack(Session(region, profile), stack)
     root.mkdir(parents=True, exist_ok=True)
     return on_service(local.ensure(home(), _options(template, root)))
 
@@ -183,13 +182,22 @@ def start(
 ) -> Run:
     """Start a run of a job that has been found, with those of `Limits` that are set; else as `train` does.
 
-    What it needs of the data sets of this machine is sent along first; `show` is told how far that is.
+    What it needs of the data sets of this machine is sent along first, then its source, where there is a bucket; `show`
+    is told how far that is.
     """
     check_chaos(chaos, backend.on)
+    check_size(code, backend.bucket)
+
+    def send(job: Job) -> None:
+        send_missing(job, backend, Store(home() / "store"), show)
+        if backend.bucket:
+            size = sum(len(text.encode()) for text in code.values())
+            for done in send_source(code, backend.bucket):
+                show("sending the source", done, size)
+
     spec, job = spec_for(job, place, backend=backend, workers=workers, topology=topology, options=options,
-                         chaos=chaos, limits=limits or {},
-                         first=lambda job: send_missing(job, backend, Store(home() / "store"), show))  # fmt: skip
-    backend.call({"verb": "start", "spec": spec.model_dump(mode="json"), "code": code})
+                         chaos=chaos, limits=limits or {}, first=send)  # fmt: skip
+    backend.call({"verb": "start", "spec": spec.model_dump(mode="json"), **enclosure(code, backend.bucket)})
     return Run(spec.run, backend, job)
 
 
@@ -244,13 +252,12 @@ def spec_for(
     return spec, job
 
 
-def on_stack(session: Session, stack: str, words: str = "") -> LambdaBackend:
+def on_stack(session: Session, stack: str) -> LambdaBackend:
     """A stack on AWS as a place to run.
 
     Args:
         session: Account and Region.
         stack: Name.
-        words: As in `Backend`.
 
     Raises:
         EnvironmentProblem: There is none of that name.
@@ -258,7 +265,7 @@ def on_stack(session: Session, stack: str, words: str = "") -> LambdaBackend:
     deployed = deployment(session, stack)
     bucket = Bucket(deployed.bucket, session.client("s3"))
     functions, logs = make_client("lambda", session.boto), session.client("logs")
-    return LambdaBackend("aws", deployed.functions, functions, logs, bucket, words)
+    return LambdaBackend("aws", deployed.functions, functions, logs, bucket)
 
 
 def on_service(endpoint: local.Endpoint) -> Backend:

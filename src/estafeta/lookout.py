@@ -2,28 +2,31 @@
 
     missing for longer than rounds take ─▶ claim the call ─▶ invoke the rank's next generation
                                              │ somebody was first: wait for what comes of it
-                                             ▼ called so often already, at this version
+                                             ▼ called so often already, and the last one is dead for sure
                                            the run fails
 
 Who is missing is known from what is waited for; in which leg and generation it has to come follows from the claims. A
 call is itself claimed by publish-once, so that of all ranks that notice one sends; nothing depends on that, nor on the
 guess that the rank is lost: one that was only slow publishes the same bits, sees that it has been replaced, and leaves.
+
+A wait may be longer than the leg that waits. So a call says when it was made, and the next leg goes on from there.
 """
 
 from __future__ import annotations
 
-import contextlib
+import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from estafeta.errors import Gone
-from estafeta.handover import CHECK_S, Leaving, Leg, publish_left, read_claim, send_for
+from estafeta.handover import CHECK_S, Claim, Leaving, Leg, publish_left, read_claim, send_for
 from estafeta.invocation import Invocation
 from estafeta.layout import Round, RunLayout, claim_of_call
 from estafeta.listing import calls_in, left_in, residents_in
 from estafeta.outcome import fail
 from estafeta.snapshot import replacement
 from estafeta.spec import Failure, RunSpec
+from estafeta.store import Store, claim_name
 
 MOST_CALLS = 5
 """How often a rank is sent for at one version. If it is still missing then, the run fails."""
@@ -34,8 +37,9 @@ SHARES_OF_PATIENCE = 2.0
 GROWTH = 2.0
 """Each further call waits that many times as long as the one before: the rank may be slow to start, or restore."""
 
-LONGEST = 1 / 3
-"""Of a worker's time limit: no wait is longer, or the one who waits would be gone before it was over."""
+LONGEST, LONGEST_SHARE = 1 / 3, 1 / 2
+"""Of a worker's time limit: the wait before a first look at the calls is not longer, or the one who waits would be gone
+before it was over. Half of it is for a rank whose share may take as long as that."""
 
 
 @dataclass
@@ -98,7 +102,8 @@ class Lookout:
         limit_s = self._leg.pace.limit_s
         if rank == 0 and len(others) > 1:  # which may itself wait for the others to save
             limit_s = max(limit_s, self._leg.pace.start_s)
-        limit_s = max(min(limit_s, self._longest_s), SHARES_OF_PATIENCE * self._leg.share_s)
+        share_s = min(SHARES_OF_PATIENCE * self._leg.share_s, LONGEST_SHARE * self._time_limit_s)
+        limit_s = max(min(limit_s, LONGEST * self._time_limit_s), share_s)
         return now - self._wait.missing[rank].since > limit_s
 
     def _look_after(self, rank: int, round_: Round, names: Collection[str], now: float) -> None:
@@ -107,25 +112,39 @@ class Lookout:
         seen = calls, residents_in(names).get(rank), frozenset(mark for mark in left_in(names) if mark[0] == rank)
         if seen != missing.seen:  # it has been called, or has come: now it has to start
             is_first_look, missing.seen = missing.seen is None, seen
-            if calls or not is_first_look:
+            if not is_first_look:
                 missing.since = now
                 return
+            if calls:
+                missing.since = now - self._since_call(rank, round_, calls - 1)
         if calls and now - missing.since <= self._limit_s(calls):
             return
         if calls >= MOST_CALLS:
             self._give_up(rank, round_, names)
+            return
         call = claim_of_call(rank, round_.version)
-        if self._store.claim(self._layout.legs, call, generation=calls, token=self._leg.token):
+        at = self._store.clock.time()
+        if self._store.claim(self._layout.legs, call, generation=calls, token=self._leg.token, at=at):
             self._call(rank, round_, names)
 
     def _limit_s(self, calls: int) -> float:
-        """How long is waited after so many calls: who was sent for begins its share anew, and must get done with it."""
-        share_s = SHARES_OF_PATIENCE * self._leg.share_s
-        return min(max(self._leg.pace.start_s, share_s) * GROWTH ** (calls - 1), max(self._longest_s, share_s))
+        """How long is waited after so many calls: who was sent for begins its share anew, and must get done with it.
+
+        Within its time limit a leg either does, or hands over, which shows.
+        """
+        first_s = max(self._leg.pace.start_s, SHARES_OF_PATIENCE * self._leg.share_s)
+        return min(first_s * GROWTH ** (calls - 1), self._time_limit_s)
+
+    def _since_call(self, rank: int, round_: Round, number: int) -> float:
+        """Seconds since a call was made, perhaps while an earlier leg waited."""
+        try:
+            return max(0.0, self._store.clock.time() - read_call(self._store, self._layout, rank, round_, number))
+        except Gone:
+            return 0.0
 
     @property
-    def _longest_s(self) -> float:
-        return LONGEST * self._spec.functions["worker"].timeout_s
+    def _time_limit_s(self) -> float:
+        return self._spec.functions["worker"].timeout_s
 
     def _call(self, rank: int, round_: Round, names: Collection[str]) -> None:
         residents, left = residents_in(names), left_in(names)
@@ -140,7 +159,16 @@ class Lookout:
         self._invocation.note(self._spec.run, sent_for=rank, missing_in=round_.name)
 
     def _give_up(self, rank: int, round_: Round, names: Collection[str]) -> None:
+        """End the run as failed, unless the last one who was sent for may be alive: it may only be slow."""
         leg, generation = residents_in(names).get(rank, (0, -1))
+        claim: Claim | None = None
+        if generation >= 0:
+            try:
+                claim = read_claim(self._store, self._layout, rank, leg, generation)
+            except Gone:
+                return  # a later leg has come meanwhile
+            if self._store.clock.time() <= claim.expires_at:
+                return
         failure = Failure(
             reason="Lost",
             message=f"rank {rank} contributed nothing to round {round_.name}, and was sent for {MOST_CALLS} times",
@@ -148,10 +176,18 @@ class Lookout:
             rank=rank,
             round=round_.name,
         )
-        with contextlib.suppress(Gone):
-            if generation >= 0:
-                claim = read_claim(self._store, self._layout, rank, leg, generation)
-                place = {"request_id": claim.request_id, "log_group": claim.log_group, "log_stream": claim.log_stream}
-                failure = failure.model_copy(update=place)
+        if claim is not None:
+            place = {"request_id": claim.request_id, "log_group": claim.log_group, "log_stream": claim.log_stream}
+            failure = failure.model_copy(update=place)
         fail(self._invocation, self._layout, failure)
         raise Leaving("the run has ended", silently=True)
+
+
+def read_call(store: Store, layout: RunLayout, rank: int, round_: Round, number: int) -> float:
+    """When a rank was sent for because it was missing in a round, in seconds since 1970.
+
+    Raises:
+        Gone: It was swept.
+    """
+    path = f"{layout.legs}/{claim_name(claim_of_call(rank, round_.version), number)}"
+    return float(json.loads(store.read(path))["at"])

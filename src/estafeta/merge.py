@@ -26,12 +26,22 @@ from estafeta.invocation import Invocation, dispatch, read_spec
 from estafeta.layout import Round, RunLayout
 from estafeta.listing import round_of, version_of
 from estafeta.outcome import fail
-from estafeta.snapshot import Finish, Merge, Snapshot, Work, is_current, next_actions, read_plan, take_snapshot
+from estafeta.snapshot import (
+    Finish,
+    Merge,
+    Snapshot,
+    Work,
+    is_current,
+    maker_of,
+    next_actions,
+    read_plan,
+    take_snapshot,
+)
 from estafeta.spec import Failure, MergeEvent, RunSpec
 from estafeta.spending import Tab
 from estafeta.store import Store
 from estafeta.totals import means
-from estafeta.weights import Weights, publish_weights, read_state, read_weights, token_of_version
+from estafeta.weights import Weights, publish_weights, read_state, read_weights
 
 WARM = "merged"
 """Under which an environment keeps (the run's token, its newest version): it does not read what it has published."""
@@ -163,12 +173,7 @@ def _concluded(snapshot: Snapshot, spec: RunSpec, invocation: Invocation) -> boo
 
     That need not be the round of the event: a merge goes on as long as what comes next is there already.
     """
-    version, last = snapshot.version, snapshot.last_epoch
-    if version is None:
-        return False
-    if last is not None and last.version == version:
-        return last.token == invocation.token
-    return token_of_version(invocation.store, RunLayout(spec.run), version) == invocation.token
+    return maker_of(snapshot, invocation.store, RunLayout(spec.run)) == invocation.token
 
 
 def _sweep(store: Store, layout: RunLayout, snapshot: Snapshot) -> None:

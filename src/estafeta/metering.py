@@ -1,9 +1,11 @@
 """What a process asks of its file system, counted where it happens, and what EFS would meter for it.
 
 A network client sends a request for each of these calls, and EFS meters each request with a least size, so that many
-small ones cost more than their bytes say. Sources of the rules: Amazon EFS User Guide, "Metering" and "Performance";
-re:Post, "estimate Elastic Throughput mode costs". What AWS does not say is assumed: transfers are cut at 1 MiB, opening
-and creating are two requests each (the second one closes), a call that failed is none.
+small ones cost more than their bytes say. Only what is written to a file it keeps, and sends together when the file is
+closed; a file that stays open here, for other content, would be closed there to be published. Sources of the rules:
+Amazon EFS User Guide, "Metering" and "Performance"; re:Post, "estimate Elastic Throughput mode costs". What AWS does
+not say is assumed: transfers are cut at 1 MiB, opening and creating are two requests each (the second one closes), a
+call that failed is none.
 """
 
 from __future__ import annotations
@@ -28,6 +30,13 @@ ASKING = {"list": 1, "open": 2}
 CHANGING = {"create": 2, "append": 2, "link": 1, "rename": 1, "unlink": 1, "mkdir": 1, "rmdir": 1}
 """Requests of a call that changes a directory; they are metered as writes."""
 
+
+FILE_BYTES = 2 * KIB
+"""Of each file and folder that is kept, beside its data: its inode (User Guide, "How Amazon EFS reports file system and
+object sizes", https://docs.aws.amazon.com/efs/latest/ug/metered-sizes.html)."""
+
+STEP_BYTES = 4 * KIB
+"""Data that is kept is metered in steps of this size, one at least."""
 
 SETTLE_AFTER = 4096
 """How many reads are kept apart at most."""
@@ -94,6 +103,11 @@ def traffic_of(calls: Mapping[str, int], reads: Mapping[int, int], writes: Mappi
     )
 
 
+def kept_bytes(size: int) -> int:
+    """What EFS meters for a file of that size that it keeps."""
+    return FILE_BYTES + STEP_BYTES * max(1, -(-size // STEP_BYTES))
+
+
 class Meter:
     """Where `OsFiles` writes down what it does. That costs some ten nanoseconds a call; adding up is left for later.
 
@@ -101,7 +115,7 @@ class Meter:
         calls: By kind, how many without data; but for `open`.
         opened: Of each file that was opened to be read, its length.
         reads: Of each read, its length.
-        writes: Of each write, its length.
+        writes: Of each file that was written and closed or published, its length.
 
     Rows are read ahead by a thread of their own. So what reading does is appended to lists, which is safe; all else is
     counted by one thread alone.
@@ -113,6 +127,16 @@ class Meter:
         self.reads: list[int] = []
         self.writes: list[int] = []
         self._reads, self._writes = Counter[int](), Counter[int]()
+        self._unsent: dict[str, int] = {}
+
+    def wrote(self, path: str, size: int) -> None:
+        """Take note of a piece of a file."""
+        self._unsent[path] = self._unsent.get(path, 0) + size
+
+    def sent(self, path: str) -> None:
+        """A file is closed or published: what was written to it goes to the server, if it has not gone before."""
+        if path in self._unsent:
+            self.writes.append(self._unsent.pop(path))
 
     def settle(self) -> None:
         """Add up what has been appended, so that the lists do not grow for ever. Called by the one thread."""

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from estafeta.cost import Basis, access_usd, second_usd
+from estafeta.cost import Basis, access_usd, invocation_usd, second_usd
 from estafeta.roundmodel import (
     AWS,
     Aws,
@@ -28,6 +28,7 @@ from estafeta.roundmodel import (
     transfer_s,
     update_s,
     valid_s,
+    valid_traffic,
 )
 from estafeta.spec import Topology
 
@@ -43,7 +44,7 @@ class Estimate:
         start_s: Of a cold start.
         parts: Seconds of a train round: `compute`, `latency`, and `network` or `EFS throughput` for moving bytes.
         compute_usd: GB-seconds of all functions.
-        requests_usd: Their invocations.
+        requests_usd: Their invocations, and what each of them logs.
         efs_usd: Access to the file system.
         memory_mb: What a worker needs.
         read_bytes: Of a train round, by all functions.
@@ -116,6 +117,7 @@ def estimate(profile: Profile, setting: Setting, basis: Basis, aws: Aws = AWS) -
         aws.merge_mb, basis
     )
     invocations = 1 + ((workers + 1) * (steps + epochs) if setting.merges else workers * legs)
+    efs_usd = steps * access_usd(used, prices) + epochs * access_usd(valid_traffic(setting), prices)
     memory_mb, stands_against = obstacles(profile, setting, share, aws)
     binds = max(parts, key=lambda part: parts[part])
     if starving_s > train_s / 2:
@@ -129,8 +131,8 @@ def estimate(profile: Profile, setting: Setting, basis: Basis, aws: Aws = AWS) -
         start_s=start_s,
         parts=parts,
         compute_usd=compute_usd,
-        requests_usd=invocations * prices.request,
-        efs_usd=steps * access_usd(used, prices) if basis.throughput == "elastic" else 0.0,
+        requests_usd=invocations * invocation_usd(prices),
+        efs_usd=efs_usd if basis.throughput == "elastic" else 0.0,
         memory_mb=memory_mb,
         read_bytes=used.read_bytes,
         write_bytes=used.write_bytes,

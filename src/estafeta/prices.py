@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 PRICES_AS_OF = "2026-11-23"
-"""When they were looked up."""
+"""When they were put together; each source below has the date of its own."""
 
 DEFAULT_REGION = "us-east-1"
 
@@ -28,7 +28,7 @@ class Prices:
         efs_gb_month: Regional Standard storage.
         log_gb: CloudWatch Logs, taken in.
         s3_gb_month: Standard storage.
-        s3_put: Each PUT, or part of an upload.
+        s3_put: Each PUT, COPY, POST or LIST; each part of an upload is one.
         s3_get: Each GET.
         vm_hour: An EC2 instance of the m7g family, each vCPU with its 4 GiB; the price is linear in the size.
     """
@@ -46,25 +46,34 @@ class Prices:
     vm_hour: float
 
 
-# Lambda: https://aws.amazon.com/lambda/pricing/. EFS: re:Post "estimate Elastic Throughput mode costs", and
-# factualminds.com (June 2026), as for m7g (m7g.large, 2 vCPU: $0.0816 an hour). Logs and S3: their pricing pages.
+# AWS's own pages are read where their text has the number; those of EFS, CloudWatch, S3 and EC2 fill it in by a script,
+# so for these somebody's copy with a date is named.
 _US_EAST_1 = Prices(
     region="us-east-1",
+    # https://aws.amazon.com/lambda/pricing/, 2026
     gb_second={"arm64": 0.0000133334, "x86_64": 0.0000166667},
     request=0.20e-6,
+    # https://www.factualminds.com/blog/amazon-efs-pricing-throughput-modes-storage-classes/, June 2026; the same in
+    # https://cloudburn.io/blog/amazon-efs-pricing, March 2026
     efs_read_gb=0.03,
     efs_write_gb=0.06,
     efs_gb_month=0.30,
+    # https://c3x.dev/blog/cloudwatch-logs-cost-optimization, June 2026
     log_gb=0.50,
+    # https://zeonedge.com/blog/cloud-storage-cost-guide-s3-ebs-efs-fsx-choosing-right-tier, April 2026
     s3_gb_month=0.023,
+    # https://c3x.dev/blog/s3-request-fees-explained, 2026: $0.005 and $0.0004 a thousand
     s3_put=5e-6,
     s3_get=0.4e-6,
+    # https://www.factualminds.com/blog/amazon-ec2-on-demand-pricing-instance-families-2026/, June 2026: m7g.large, of
+    # two vCPUs, $0.0816
     vm_hour=0.0408,
 )
 
 PRICES: Mapping[str, Prices] = {
     "us-east-1": _US_EAST_1,
     # Only what is known to differ; the rest of the row is that of us-east-1.
+    # https://repost.aws/articles/ARLxw4PqmeQK6VVrpGL4-jzA, how to estimate the cost of Elastic throughput
     "eu-west-1": replace(_US_EAST_1, region="eu-west-1", efs_write_gb=0.07),
 }
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from estafeta.catalog import check_block, check_name, read_manifest, sweep_blocks
-from estafeta.deadline import Deadline
+from estafeta.deadline import ANSWER_S, Deadline
 from estafeta.errors import Corrupt, UsageError
 from estafeta.files import Buffer
 from estafeta.invocation import Invocation
@@ -21,9 +21,6 @@ from estafeta.layout import MANIFEST, DatasetLayout
 from estafeta.listing import attempt_of
 from estafeta.manifest import Manifest
 from estafeta.s3 import UPLOADS, Bucket
-
-LEG_S = 20.0
-"""Longest leg, however much time there is: the client waits for an answer, and has a progress to show."""
 
 
 def receive(bucket: Bucket, token: str, invocation: Invocation) -> dict[str, Any]:
@@ -49,11 +46,11 @@ def receive(bucket: Bucket, token: str, invocation: Invocation) -> dict[str, Any
     if MANIFEST in there and read_manifest(store, manifest.name).token != manifest.token:
         raise _taken(manifest.name)
     files = [layout.block(manifest.attempt, number).rpartition("/")[2] for number in range(len(manifest.blocks))]
-    deadline, began, copied = Deadline(invocation.remaining_s), store.clock.monotonic(), 0
+    deadline, copied = Deadline(invocation.remaining_s, now=store.clock.monotonic, longest_s=ANSWER_S), 0
     for number, file in enumerate(files):
         if file in there:
             continue
-        if copied and (deadline.is_near() or store.clock.monotonic() - began > LEG_S):
+        if copied and deadline.is_near():
             break
         with deadline.step():
             content = bucket.read(upload + file)

@@ -287,12 +287,12 @@ class _Resident:
         share, self._next = self._next, None
         if share is None or share.round != round_:
             share = Share.of(self._session, self._spec, self._plan, round_, self._leg.rank)
-            if not self._has_shared:  # the leg before may have left in the middle
-                legs = legs_in(self._store.list(self._layout.partial), round_)
-                if self._leg.rank in legs:
-                    # It is gone if another incarnation has published all of the share meanwhile: then ours is in vain.
-                    with suppress(Gone):
-                        share.resume(self._store, self._layout.partial_of(round_, share.rank, legs[self._leg.rank]))
+        if not self._has_shared:  # the leg before may have left in the middle
+            legs = legs_in(self._store.list(self._layout.partial), round_)
+            if self._leg.rank in legs:
+                # It is gone if another incarnation has published all of the share meanwhile: then ours is in vain.
+                with suppress(Gone):
+                    share.resume(self._store, self._layout.partial_of(round_, share.rank, legs[self._leg.rank]))
         return share
 
     def _sweep_partials(self, round_: Round) -> None:
@@ -423,8 +423,10 @@ class _Resident:
             self._await_saved(self._version)
             self._replica.weights.state.clear()  # it is read again for the export: both may not fit the memory
             end = Finish("stopped", why or "", limited) if stopped else Finish("done", why or "all epochs are done")
+            outboxes = [self._layout.outbox(rank) for rank in range(self._spec.workers)]
+            # Listed before the end: as soon as that is published the run can be resumed, and have new files there.
+            exchanged = {outbox: self._store.list(outbox) for outbox in outboxes}
             finish(end, take_snapshot(self._store, self._layout, self._spec), self._spec, self._invocation)
-            for rank in range(self._spec.workers):  # what was exchanged, and kept as redo log, serves nobody any more
-                outbox = self._layout.outbox(rank)
-                self._store.sweep(outbox, self._store.list(outbox))
+            for outbox, names in exchanged.items():  # nor is the redo log of use to anybody any more
+                self._store.sweep(outbox, names)
         return f"ended at version {self._version}"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from estafeta.cost import Basis
+from estafeta.message import SMALL
 from estafeta.metering import Traffic, traffic_of
 from estafeta.spec import MB_PER_VCPU, Topology
 
@@ -18,6 +19,12 @@ VECTOR_ITEM = 4
 """Bytes of a float32."""
 
 MIB = 1 << 20
+
+HEAD_BYTES = 512
+"""Of what stands before a vector, about; it is metered as much more."""
+
+TENSOR_FILE_HEADS = 2
+"""Reads before the tensors of a safetensors file: the length of its header, and the header."""
 
 
 @dataclass(frozen=True)
@@ -220,9 +227,14 @@ def traffic(profile: Profile, setting: Setting) -> Traffic:
     calls = {"list": workers * files + 2 * workers, "open": workers * files}
     for kind in ("create", "link", "unlink"):
         calls[kind] = workers * hops * (2 if kind == "unlink" else 1)
-    reads = {max(1, round(read / files)): workers * files}
-    writes = {max(1, round(written / hops)): workers * hops}
-    total = traffic_of(calls, reads, writes)
+    reads = {max(HEAD_BYTES, round(read / files)): workers * files}
+    writes = {max(HEAD_BYTES, round(written / hops)): workers * hops}
+    if setting.merges:
+        heads = TENSOR_FILE_HEADS * workers
+    else:  # a message is read in one go, if its vector is small
+        largest = [profile.parameters, profile.parameters / workers][:hops]
+        heads = workers * workers * sum(elements > SMALL for elements in largest)
+    total = traffic_of(calls, reads, writes) + traffic_of({}, {HEAD_BYTES: heads}, {})
     if setting.merges:
         read, written = merge_bytes(profile, workers)
         versions = 2 if profile.state_vectors else 1
@@ -230,7 +242,17 @@ def traffic(profile: Profile, setting: Setting) -> Traffic:
         total += traffic_of(
             calls, {max(1, profile.vector_bytes): workers}, {max(1, round(written / versions)): versions}
         )
+        total += traffic_of({}, {HEAD_BYTES: heads}, {})
     return total
+
+
+def valid_traffic(setting: Setting) -> Traffic:
+    """File operations of a valid round, of all functions: a short file of each rank, read by all, or by the merge."""
+    workers = setting.workers
+    readers = 1 if setting.merges else workers
+    calls = {"list": 4 * workers, "open": workers * readers, "create": workers, "link": workers, "unlink": 2 * workers}
+    reads = workers * readers * (TENSOR_FILE_HEADS if setting.merges else 1)
+    return traffic_of(calls, {HEAD_BYTES: reads}, {HEAD_BYTES: workers})
 
 
 def obstacles(profile: Profile, setting: Setting, share: float, aws: Aws) -> tuple[int, tuple[str, ...]]:

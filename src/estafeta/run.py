@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from estafeta.backend import Backend
-from estafeta.cost import Bill, Usage, bill
+from estafeta.cost import Bill, Kept, Usage, bill
 from estafeta.downloads import content
 from estafeta.errors import RunFailed, UsageError
 from estafeta.job import Job
@@ -65,11 +65,6 @@ class Run:
     def on(self) -> On:
         """Where it takes place: `local`, `inline`, `aws`."""
         return self._backend.on
-
-    @property
-    def words(self) -> str:
-        """What a command needs to be told to find it, beside its name: `--on aws`; empty for this machine."""
-        return self._backend.words
 
     def status(self, since_epoch: int | None = None) -> Status:
         """The run as it is now.
@@ -145,7 +140,12 @@ class Run:
     @property
     def bill(self) -> Bill:
         """Dollars so far, by what they are for."""
-        return bill(self.usage, self.status().spec.basis)
+        return self._bill(self.status(), self.kept)
+
+    @property
+    def kept(self) -> Kept:
+        """What lies on the file system for it now."""
+        return Kept(**self._backend.call({"verb": "kept", "run": self.name}))
 
     def log(self, since_s: float = 0.0) -> list[Entry]:
         """The run's invocations as the functions' logs have them.
@@ -263,9 +263,9 @@ class Run:
     def summary(self, *, wall_s: float | None = None, model_path: Path | None = None) -> dict[str, Any]:
         """Everything about the run in one JSON-ready object, as the last line of `estafeta train --json` has it."""
         status = self.status(since_epoch=max(0, self.status().epoch - PACE_EPOCHS))
-        usage, outcome, spec = self.usage, status.outcome, status.spec
-        price = bill(usage, spec.basis)
-        ended_at = outcome.ended_at if outcome else time.time()
+        usage, kept, outcome, spec = self.usage, self.kept, status.outcome, status.spec
+        price = self._bill(status, kept)
+        ended_at = _ended_at(status)
         return {
             "run": self.name,
             "state": status.state,
@@ -290,6 +290,7 @@ class Run:
             "billed_gb_seconds": round(usage.billed_gb_seconds, 6),
             "cost_usd": price.total,
             "costs": price.to_dict(),
+            "kept": {"run_bytes": kept.run_bytes, "data_bytes": kept.data_bytes},
             "prices": spec.basis.describe(),
             "traffic": asdict(usage.traffic),
             "limits": status.limits.model_dump(exclude={"format", "token", "since"}, exclude_none=True),
@@ -298,6 +299,9 @@ class Run:
             "model_path": str(model_path.absolute()) if model_path else None,
             "error": outcome.failure.model_dump(mode="json") if outcome and outcome.failure else None,
         }
+
+    def _bill(self, status: Status, kept: Kept) -> Bill:
+        return bill(self.usage, status.spec.basis, kept, _ended_at(status) - status.spec.created_at)
 
     def _fetch(self, which: Which, file: str, folder: Path) -> Path:
         path = folder / file
@@ -317,6 +321,11 @@ def new_name(job: str) -> str:
     """A name for a run: that of the job's module, as a run's name may begin, and six random digits."""
     stem = job.partition(":")[0].lower().replace("_", "-").strip("-")[:40]
     return f"{stem or 'run'}-{secrets.token_hex(3)}"
+
+
+def _ended_at(status: Status) -> float:
+    """When a run ended, in seconds since 1970; now, if it goes on."""
+    return status.outcome.ended_at if status.outcome else time.time()
 
 
 def _pace(status: Status) -> float | None:

@@ -8,7 +8,8 @@ name, and none of its parts is kept and billed. Every call here may be repeated 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,10 @@ PART_BYTES = 16 << 20
 """Bytes of one part of an upload; files up to this size go up in one request. 10,000 parts are the most (S3 quotas)."""
 
 UPLOADS_AT_A_TIME = 4
+"""Parts of one file."""
+
+FILES_AT_A_TIME = 8
+"""Most have some megabytes or less: one upload alone would wait for round trips most of the time."""
 
 READ_BYTES = 1 << 20
 
@@ -88,6 +93,26 @@ class Bucket:
             return self._upload(key, io.BytesIO(source), progress)
         with source.open("rb") as stream:
             return self._upload(key, stream, progress)
+
+    def upload_missing(self, prefix: str, sources: Mapping[str, Path | bytes]) -> Iterator[int]:
+        """Store files, or bytes, under `prefix` and their names; what is there with that size is not sent again.
+
+        Yields:
+            Bytes that are there of all, after each upload. Who stops asking stops the uploads that have not begun.
+        """
+        arrived = {found.key: found.size for found in self.objects(prefix)}
+        sizes = {name: len(s) if isinstance(s, bytes) else s.stat().st_size for name, s in sources.items()}
+        missing = [name for name, size in sizes.items() if arrived.get(prefix + name) != size]
+        done = sum(sizes.values()) - sum(sizes[name] for name in missing)
+        pool = ThreadPoolExecutor(FILES_AT_A_TIME)
+        try:
+            uploads = {pool.submit(self.upload, prefix + name, sources[name]): sizes[name] for name in missing}
+            for finished in as_completed(uploads):
+                finished.result()
+                done += uploads[finished]
+                yield done
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def size(self, key: str) -> int | None:
         """Bytes of an object, or None if there is none."""

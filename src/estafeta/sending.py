@@ -8,7 +8,6 @@ Whatever is interrupted is repeated by sending again: what has arrived in the bu
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,6 @@ from estafeta.manifest import Manifest
 from estafeta.receiving import upload_of
 from estafeta.s3 import Bucket
 from estafeta.store import Store
-
-FILES_AT_A_TIME = 8
-"""A block is some megabytes: one upload alone would wait for round trips most of the time."""
 
 Show = Callable[[str, int, int], None]
 """Told what is going on, and how many bytes of how many that is."""
@@ -44,7 +40,7 @@ def send_missing(job: Job, backend: Backend, store: Store, show: Show) -> None:
             send(name, backend, store, show)
         elif name not in there:
             raise UsageError(f"there is no data set named {name!r}, neither on this machine nor on AWS",
-                             hint=f"import it: estafeta data import {name} SOURCE {backend.words}")  # fmt: skip
+                             hint=f"import it: estafeta data import {name} SOURCE")  # fmt: skip
 
 
 def datasets(backend: Backend) -> dict[str, dict[str, Any]]:
@@ -67,7 +63,7 @@ def send(name: str, backend: Backend, store: Store, show: Show) -> None:
     if there:
         raise UsageError(
             f"the data set {name!r} of this machine is not the one that AWS has by this name",
-            hint=f"remove one of them: estafeta data rm {name}, or: estafeta data rm {name} {backend.words}",
+            hint=f"remove one of them: estafeta data rm {name} --on local, or: estafeta data rm {name} --on aws",
         )
     _upload(manifest, bucket, store, show)
     try:
@@ -80,20 +76,9 @@ def send(name: str, backend: Backend, store: Store, show: Show) -> None:
 
 def _upload(manifest: Manifest, bucket: Bucket, store: Store, show: Show) -> None:
     layout, upload = DatasetLayout(manifest.name), upload_of(manifest.token)
-    arrived = {found.key: found.size for found in bucket.objects(upload)}
     paths = [Path(store.absolute(layout.block(manifest.attempt, n))) for n in range(len(manifest.blocks))]
-    missing = {path: block.bytes for path, block in zip(paths, manifest.blocks, strict=True)
-               if arrived.get(upload + path.name) != block.bytes}  # fmt: skip
-    done = manifest.bytes - sum(missing.values())
-    pool = ThreadPoolExecutor(FILES_AT_A_TIME)
-    try:
-        uploads = {pool.submit(bucket.upload, upload + path.name, path): size for path, size in missing.items()}
-        for finished in as_completed(uploads):
-            finished.result()
-            done += uploads[finished]
-            show(f"sending {manifest.name}", done, manifest.bytes)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    for done in bucket.upload_missing(upload, {path.name: path for path in paths}):
+        show(f"sending {manifest.name}", done, manifest.bytes)
     bucket.upload(upload + MANIFEST, manifest.to_json())
 
 

@@ -15,9 +15,6 @@ from estafeta.errors import UsageError
 from estafeta.job import Job
 from estafeta.usercode import UserCodeError, job_in, user_code
 
-MAX_BYTES = 4 << 20
-"""Most source text of a run: it travels in the payload of a synchronous invocation (6 MB)."""
-
 
 def import_job(place: str) -> tuple[Job, str, dict[str, str]]:
     """Import `JOB.py[:NAME]`.
@@ -81,10 +78,6 @@ def _sources(main: Path) -> dict[str, str]:
         path = Path(getattr(module, "__file__", None) or "/")
         if path.suffix == ".py" and path.is_relative_to(folder) and not _is_installed(path.relative_to(folder)):
             sources[str(path.relative_to(folder))] = path.read_text()
-    size = sum(len(text.encode()) for text in sources.values())
-    if size > MAX_BYTES:
-        raise UsageError(f"{folder} has {size / 1e6:.1f} MB of imported source, more than {MAX_BYTES / 1e6:.1f} MB",
-                         hint="move the job to a folder of its own, or install the rest as a package")  # fmt: skip
     return sources
 
 

@@ -17,6 +17,7 @@ from estafeta.limits import limit_at
 from estafeta.listing import epochs_in, left_in, legs_in, messages_in, ranks_in, residents_in, versions_in
 from estafeta.spec import Plan, RunSpec
 from estafeta.store import Store
+from estafeta.weights import token_of_version
 
 Ended = Literal["done", "stopped", "failed"]
 OUTCOMES: tuple[Ended, ...] = ("done", "stopped", "failed")
@@ -233,6 +234,18 @@ def is_current(round_: Round | None, store: Store, spec: RunSpec) -> bool:
     if snapshot.outcome or snapshot.plan is None or snapshot.version is None:
         return False
     return round_ == current_round(snapshot.plan, snapshot.version, snapshot.last_epoch)
+
+
+def maker_of(snapshot: Snapshot, store: Store, layout: RunLayout) -> str:
+    """Token of who made what the current round starts from: the newest version, or the record of the epoch it ended.
+
+    Raises:
+        Gone: The run has moved on.
+    """
+    version, last = snapshot.version, snapshot.last_epoch
+    if last is not None and last.version == version:
+        return last.token
+    return "" if version is None else token_of_version(store, layout, version)
 
 
 def newest_epoch(store: Store, layout: RunLayout, most: int) -> EpochRecord | None:

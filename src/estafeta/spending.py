@@ -5,12 +5,13 @@ was said. So a run can stop at its price while no client and no log is at hand. 
 
 The sum is a lower bound of the bill. What an environment has not said yet (the end of an invocation, a duplicate, an
 attempt that failed) it keeps in its memory and says with its next publication; only what dies with the environment, or
-is never followed by a publication of the same one, is missing. Neither `control`, nor logs, nor storage is in it.
+is never followed by a publication of the same one, is missing. Of logs it has what all invocations write, not what the
+user's code prints. Neither `control` nor storage is in it.
 """
 
 from __future__ import annotations
 
-from estafeta.cost import access_usd, second_usd
+from estafeta.cost import access_usd, invocation_usd, second_usd
 from estafeta.invocation import Invocation
 from estafeta.spec import Role, RunSpec
 
@@ -33,7 +34,7 @@ class Tab:
         self._second_usd = second_usd(spec.functions[role].memory_mb, spec.basis)
         run, before = invocation.memory.get(UNSAID, ("", 0.0))
         self._before = before if run == spec.token else 0.0
-        self._before += invocation.init_s * self._second_usd + spec.basis.prices.request
+        self._before += invocation.init_s * self._second_usd + invocation_usd(spec.basis.prices)
         self._began = self._clock.monotonic()
 
     def usd(self) -> float:

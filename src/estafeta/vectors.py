@@ -14,10 +14,14 @@ Vector = npt.NDArray[Any]
 def is_finite(values: Vector) -> bool:
     """Whether all elements are finite.
 
-    A sum is finite only if all it is made of is: one pass, and no memory. If it is not, that may be its own overflow.
+    A sum of squares is finite only if all it is made of is: one pass, no memory, and BLAS takes less than half the time
+    that `add.reduce` would. If it is not finite, that may be its own overflow.
+
+    Args:
+        values: float32, flat.
     """
     with np.errstate(all="ignore"):
-        return math.isfinite(np.add.reduce(values)) or bool(np.isfinite(values).all())
+        return math.isfinite(np.dot(values, values)) or bool(np.isfinite(values).all())
 
 
 def digest(values: Vector) -> int:

@@ -8,13 +8,34 @@ from pydantic import Field
 
 from estafeta.spec import Document, FunctionSettings, Role, RunSpec, Which
 
+MOST_ROWS = 10_000
+"""Rows of a preview: an answer of `control` may have 6 MB."""
+
+
+class UploadedSource(Document):
+    """Source that lies in a bucket.
+
+    Attributes:
+        bucket: Its name.
+        files: SHA-256, in hex, by path relative to the code folder (`source.SOURCES`).
+    """
+
+    bucket: str
+    files: dict[str, str]
+
 
 class StartVerb(Document):
-    """Publish a new run and set it going."""
+    """Publish a new run and set it going.
+
+    Attributes:
+        code: Source text by path relative to the code folder.
+        uploaded: The source instead, where it came through a bucket.
+    """
 
     verb: Literal["start"]
     spec: RunSpec
-    code: dict[str, str]
+    code: dict[str, str] = Field(default_factory=dict)
+    uploaded: UploadedSource | None = None
 
 
 class ForkVerb(Document):
@@ -82,6 +103,13 @@ class InspectVerb(Document):
     rounds: int = Field(default=4, ge=1)
 
 
+class KeptVerb(Document):
+    """Ask how much lies on the file system for a run."""
+
+    verb: Literal["kept"]
+    run: str
+
+
 class RunsVerb(Document):
     """Ask which runs there are."""
 
@@ -120,6 +148,28 @@ class DatasetsVerb(Document):
     """Ask which data sets there are."""
 
     verb: Literal["datasets"]
+
+
+class DescribeVerb(Document):
+    """Ask for the manifest of a data set, and for its first `rows` as texts."""
+
+    verb: Literal["describe"]
+    dataset: str
+    rows: int = Field(default=0, ge=0, le=MOST_ROWS)
+
+
+class VerifyVerb(Document):
+    """Have a data set compared with its digests, or as much of it as the time allows.
+
+    Attributes:
+        token: Which data set of the name: the token of its manifest.
+        first: The block to begin with.
+    """
+
+    verb: Literal["verify"]
+    dataset: str
+    token: str
+    first: int = Field(default=0, ge=0)
 
 
 class ReceiveVerb(Document):
@@ -167,9 +217,12 @@ ControlEvent = Annotated[
     | TendVerb
     | StatusVerb
     | InspectVerb
+    | KeptVerb
     | RunsVerb
     | FetchVerb
     | DatasetsVerb
+    | DescribeVerb
+    | VerifyVerb
     | ReceiveVerb
     | RemoveVerb
     | InstallVerb

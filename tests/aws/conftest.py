@@ -11,10 +11,11 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from estafeta.cli.main import main
+from estafeta.errors import EnvironmentProblem
 from estafeta.importing.importer import import_dataset
 from estafeta.invocation import Invocation
 from estafeta.manifest import Manifest
-from estafeta.s3 import Bucket
+from estafeta.s3 import Bucket, Progress
 from estafeta.stack import patient_client
 from estafeta.store import Store
 from unit.test_catalog import WISHES, Numbers
@@ -103,6 +104,20 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 def estafeta(aws: Path, command: Command) -> Command:
     """Carry out a command where there is a stack."""
     return command
+
+
+class Interrupted(Bucket):
+    """A bucket to which the line breaks after so many uploads."""
+
+    def __init__(self, bucket: Bucket, after: int) -> None:
+        super().__init__(bucket.name, bucket._client)
+        self.left, self.keys = after, list[str]()
+
+    def upload(self, key: str, source: Path | bytes, progress: Progress | None = None) -> None:
+        if len(self.keys) >= self.left:
+            raise EnvironmentProblem("the line is broken")
+        self.keys.append(key)
+        super().upload(key, source, progress)
 
 
 def imported(store: Store, name: str = "numbers") -> Manifest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ from botocore.exceptions import ConnectTimeoutError
 from conformance.clock import VirtualClock
 from core.specs import FUNCTIONS
 from estafeta.control import control
+from estafeta.doctor import aws as doctor
+from estafeta.doctor.check import Ailment
 from estafeta.errors import EnvironmentProblem
 from estafeta.invocation import Invocation
 from estafeta.invoke import FunctionError
@@ -34,7 +37,10 @@ def findings(said: str) -> dict[str, dict[str, Any]]:
     return {finding["name"]: finding for finding in json.loads(said)["checks"]}
 
 
-def test_all_is_well(aws: Path, estafeta: Command) -> None:
+def test_all_is_well(aws: Path, estafeta: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However fast this machine is just now: what is measured on it says nothing of EFS."""
+    monkeypatch.setattr(doctor, "LONGEST_TURN_S", math.inf)
+    monkeypatch.setattr(doctor, "LEAST_BYTES_PER_S", 0.0)
     lines = estafeta("doctor", "--on", "aws").splitlines()
     assert [line.split("  ")[0].partition(" ")[0] for line in lines] == ["pass"] * len(NAMES)
     found = findings(estafeta("doctor", "--on", "aws", "--json"))
@@ -70,6 +76,18 @@ def test_what_is_wrong_is_said_with_its_cure(
     assert found["bucket"]["passed"] is True
     assert found["control"]["passed"] is None
     assert found["worker"]["detail"] == "not tried: functions and control must be right first"
+
+
+def test_what_was_measured_is_judged() -> None:
+    assert doctor.judge_visibility(0.012, 5.0) == "a file and the answer to it: 12 ms by the median, 5,000 ms at most"
+    with pytest.raises(Ailment, match="5,001 ms at most") as caught:
+        doctor.judge_visibility(0.012, 5.001)
+    assert "mount's options" in caught.value.hint
+    assert doctor.judge_throughput(1e6, 78e6) == "one function writes 1.0 MB/s, another reads 78.0 MB/s"
+    for write, read in ((0.99e6, 78e6), (78e6, 0.99e6)):
+        with pytest.raises(Ailment) as caught:
+            doctor.judge_throughput(write, read)
+        assert "elastic throughput" in caught.value.hint
 
 
 class Threads:

@@ -16,11 +16,11 @@ from estafeta.control import control
 from estafeta.errors import Corrupt, EnvironmentProblem, UsageError
 from estafeta.layout import DatasetLayout
 from estafeta.receiving import upload_of
-from estafeta.s3 import Bucket, Progress
+from estafeta.s3 import Bucket
 from estafeta.sending import datasets, in_silence, send, send_missing
 from estafeta.store import Store
 
-from .conftest import imported, invocation
+from .conftest import Interrupted, imported, invocation
 
 NAME = "numbers"
 BLOCKS = 10
@@ -30,7 +30,6 @@ class Stack:
     """`Backend`, as far as sending needs it, over a store of the test's own."""
 
     on = "aws"
-    words = "--on aws"
 
     def __init__(self, store: Store, bucket: Bucket | None) -> None:
         self.store, self.bucket = store, bucket
@@ -40,20 +39,6 @@ class Stack:
     def call(self, verb: Mapping[str, Any]) -> Any:
         self.legs += verb["verb"] == "receive"
         return unwrap(control(dict(verb), invocation(self.store, self.remaining_s)))
-
-
-class Interrupted(Bucket):
-    """A bucket to which the line breaks after so many uploads."""
-
-    def __init__(self, bucket: Bucket, after: int) -> None:
-        super().__init__(bucket.name, bucket._client)
-        self.left, self.keys = after, list[str]()
-
-    def upload(self, key: str, source: Path | bytes, progress: Progress | None = None) -> None:
-        if len(self.keys) >= self.left:
-            raise EnvironmentProblem("the line is broken")
-        self.keys.append(key)
-        super().upload(key, source, progress)
 
 
 @pytest.fixture
@@ -125,7 +110,7 @@ def test_two_data_sets_of_one_name(stack: Any, here: Store, bucket: Bucket) -> N
     other = imported(stack.store, NAME)
     with pytest.raises(UsageError, match="is not the one that AWS has") as caught:
         send_missing(job(), stack, here, in_silence)
-    assert "estafeta data rm numbers --on aws" in caught.value.hint
+    assert "estafeta data rm numbers --on local, or: estafeta data rm numbers --on aws" in caught.value.hint
     assert read_manifest(stack.store, NAME).token == other.token
     assert list(bucket.objects()) == []
 
@@ -133,7 +118,7 @@ def test_two_data_sets_of_one_name(stack: Any, here: Store, bucket: Bucket) -> N
 def test_a_name_that_nobody_has(stack: Any, here: Store) -> None:
     with pytest.raises(UsageError, match="neither on this machine nor on AWS") as caught:
         send_missing(job(dataset="none"), stack, here, in_silence)
-    assert "estafeta data import none SOURCE --on aws" in caught.value.hint
+    assert "estafeta data import none SOURCE" in caught.value.hint
 
 
 def test_nothing_is_asked_for_what_needs_no_sending(here: Store, there: Store) -> None:

@@ -115,6 +115,10 @@ class StaleReader:
         """Raise ESTALE."""
         raise refusal(errno.ESTALE, "")
 
+    def close(self) -> None:
+        """Close the file."""
+        self._reader.close()
+
     def __enter__(self) -> Self:
         self._reader.__enter__()
         return self

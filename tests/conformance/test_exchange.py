@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from estafeta.errors import Gone
 from estafeta.exchange import Exchange
+from estafeta.files import Reader
 from estafeta.layout import Round, RunLayout
 from estafeta.slices import cut
 from estafeta.store import Store
 from estafeta.tensorfile import Array
 
-from .conftest import Client, TwoClients
+from .conftest import Client, Nfs, TwoClients
 from .faults import LostReplies
 from .test_publishing import ORDERS, PROPERTY
 from .turns import interleave
@@ -99,3 +102,25 @@ def test_of_two_incarnations_of_a_rank_each_publication_is_by_one(
     first = gradient_of(0, 0) + gradient_of(1, 0)
     assert [parameters.tobytes() for parameters in found] == [first.tobytes()] * 3
     assert a.list(layout.outbox(0)) == {"gradient-00000000", "slice-00000001"}
+
+
+def test_a_contribution_that_is_retired_while_it_is_read_before_a_restart(
+    nfs: Nfs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is rebuilt from the redo log has to look for a newer version then, and not to fail."""
+    a, b = nfs.clients()
+    layout = begin(a, "r")
+    interleave([0, 1] * 200, lambda: live(a.store, layout, 0), lambda: live(a.store, layout, 1))
+    late = Exchange(b.store, layout, rank=1, workers=2, size=SIZE, slices=SLICES, sums=("loss",), buffers=(),
+                    token="late", alarm=never)  # fmt: skip
+    opened = late.arrivals.open
+
+    def open_long_before(paths: Sequence[str]) -> list[Reader]:
+        readers = opened(paths)
+        a.store.sweep(layout.outbox(0), a.store.list(layout.outbox(0)))
+        nfs.server.restart()
+        return readers
+
+    monkeypatch.setattr(late.arrivals, "open", open_long_before)
+    with pytest.raises(Gone, match="of rank 0 for version 2 has been retired"):
+        late.gather(Round(ROUNDS - 1, "train"), wait=False)

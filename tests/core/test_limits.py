@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from estafeta.cost import second_usd
+from estafeta.cost import invocation_usd, second_usd
 from estafeta.limits import HOUR_S
 from estafeta.listing import versions_in
 from estafeta.spec import Limits, RunSpec
@@ -17,6 +18,7 @@ from estafeta.weights import Weights, spent_at
 from .driver import Relay, undisturbed, undisturbed_of
 from .events import Event, shuffled
 from .faults import Killed
+from .late import Uneven, replayed
 from .specs import FUNCTIONS, spec_of
 from .stage import Stage
 
@@ -28,6 +30,11 @@ ROUNDS = 3 * EPOCHS
 
 def spec(topology: str, **limits: Any) -> RunSpec:
     return spec_of("plain", topology=topology, workers=3, epochs=EPOCHS, limits=Limits(**limits))
+
+
+def quorate(topology: str, **limits: Any) -> RunSpec:
+    """A run of which two of the three ranks are enough for a round."""
+    return spec(topology, **limits).model_copy(update={"quorum": 2})
 
 
 def spent(relay: Relay) -> float:
@@ -49,16 +56,9 @@ def resumed(relay: Relay, **limits: float | None) -> Any:
     return relay.result()
 
 
-@pytest.mark.parametrize("seed", range(2))
-@TOPOLOGIES
-def test_a_third_of_the_price_stops_the_run_within_a_round(
-    topology: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """GIVEN the price of a run WHEN it may cost a third of it THEN it stops within a round of that, and goes on."""
-    whole = on_stage(tmp_path / "whole", spec(topology), seed)
-    expected = whole.run()
-    price = spent(whole)
-    stage = on_stage(tmp_path / "limited", spec(topology, max_cost_usd=price / 3), seed)
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
+    """By version, what the run is said to have cost with it, whoever makes it."""
     said: dict[int, float] = {}
     advance = Weights.advance
 
@@ -67,21 +67,63 @@ def test_a_third_of_the_price_stops_the_run_within_a_round(
         said[weights.version] = max(said.get(weights.version, 0.0), weights.spent_usd)
 
     monkeypatch.setattr(Weights, "advance", noted)
-    stage.start()
-    stage.drain()
+    return said
+
+
+def assert_stopped_within_a_round(stage: Relay, limit_usd: float, said: Mapping[int, float]) -> None:
+    """It has stopped by itself, after its first round and before its last, and within a round of the limit."""
     outcome = stage.outcome()
     assert (outcome.state, outcome.limited) == ("stopped", True)
-    assert outcome.why.startswith("it has cost $")
     assert outcome.version is not None
     assert 0 < outcome.version < ROUNDS
     dearest = max(said[version] - said[version - 1] for version in said if version > 1)
-    assert price / 3 - dearest < spent(stage) < price / 3 + dearest
+    assert limit_usd - dearest < spent(stage) < limit_usd + dearest
+
+
+@pytest.mark.parametrize("seed", range(2))
+@TOPOLOGIES
+def test_a_third_of_the_price_stops_the_run_within_a_round(
+    topology: str, seed: int, tmp_path: Path, said: dict[int, float]
+) -> None:
+    """GIVEN the price of a run WHEN it may cost a third of it THEN it stops within a round of that, and goes on."""
+    whole = on_stage(tmp_path / "whole", spec(topology), seed)
+    expected = whole.run()
+    price = spent(whole)
+    stage = on_stage(tmp_path / "limited", spec(topology, max_cost_usd=price / 3), seed)
+    said.clear()
+    stage.start()
+    stage.drain()
+    assert_stopped_within_a_round(stage, price / 3, said)
+    assert stage.outcome().why.startswith("it has cost $")
     stage.assert_exports_agree()
     answer = stage.control("resume")
     assert "is at a limit: it has cost $" in answer["error"]["message"]
     assert "--max-cost" in answer["error"]["hint"]
     assert stage.outcome().state == "stopped", "a refusal changes nothing"
     assert resumed(stage, max_cost_usd=price * 10) == expected
+    assert stage.errors == []
+
+
+@pytest.mark.parametrize("slow", [{}, {2: 40.0}], ids=["even", "late"])
+@TOPOLOGIES
+def test_with_a_quorum_a_third_of_the_price_stops_it_as_well(
+    topology: str, slow: dict[int, float], tmp_path: Path, said: dict[int, float]
+) -> None:
+    """Whoever notices it first, and whomever rounds are closed without: what comes out follows from the members."""
+    for name in ("whole", "limited"):
+        (tmp_path / name).mkdir()
+    whole = Uneven(tmp_path / "whole", quorate(topology), slow=slow, seed=3)
+    result = whole.run()
+    price = spent(whole)
+    said.clear()
+    stage = Uneven(tmp_path / "limited", quorate(topology, max_cost_usd=price / 3), slow=slow, seed=3)
+    stage.start()
+    stage.drain()
+    assert_stopped_within_a_round(stage, price / 3, said)
+    end = resumed(stage, max_cost_usd=None)
+    assert bool(stage.witness.missed) == bool(slow)
+    assert replayed(stage) == end
+    assert slow or end == result
     assert stage.errors == []
 
 
@@ -168,7 +210,7 @@ def test_what_is_said_is_a_lower_bound_of_what_is_billed_and_close_to_it(topolog
     stage.run()
     spec_ = stage.spec
     billed = seconds * second_usd(FUNCTIONS["worker"].memory_mb, spec_.basis)
-    billed += len(stage.delivered) * spec_.basis.prices.request
+    billed += len(stage.delivered) * invocation_usd(spec_.basis.prices)
     assert 0.6 * billed < spent(stage) <= billed * (1 + 1e-6)
 
 

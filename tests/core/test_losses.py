@@ -18,7 +18,7 @@ from estafeta.lookout import MOST_CALLS
 from .driver import undisturbed, undisturbed_of
 from .events import Event
 from .faults import Killed
-from .specs import spec_of
+from .specs import FUNCTIONS, spec_of
 from .stage import Actor, Stage
 
 TOPOLOGIES = pytest.mark.parametrize("topology", ["sharded", "replicated"])
@@ -129,6 +129,22 @@ def test_a_successor_that_never_came(topology: str, rank: int, tmp_path: Path) -
     stage = stage_of(tmp_path, topology, rank, changes={"rounds_per_invocation": 2},
                      arrivals=first(lambda event: is_reside(event, rank, leg=1)))  # fmt: skip
     assert stage.run() == undisturbed("adamw", 3)
+
+
+def in_short_legs(tmp_path: Path, topology: str, limit_s: int, arrivals: Callable[[Event], Sequence[int]]) -> Stage:
+    """A share takes 2.4 s. There is time for it in each leg, but not for waiting twice as long for the others'."""
+    functions = {role: each.model_copy(update={"timeout_s": limit_s}) for role, each in FUNCTIONS.items()}
+    spec = spec_of("ponderous", topology=topology, workers=2, functions=functions)
+    return Stage(tmp_path, spec, seed=1, limit_s=limit_s, arrivals=arrivals)
+
+
+@TOPOLOGIES
+def test_a_wait_that_is_longer_than_a_leg(topology: str, tmp_path: Path) -> None:
+    """Each leg of rank 0 has less time than it would give the other one; between them, they notice."""
+    stage = in_short_legs(tmp_path, topology, 4, first(lambda event: is_reside(event, 1), times=3))
+    assert stage.run() == undisturbed("ponderous", 2)
+    calls = [event.payload for event in stage.delivered if is_reside(event, 1, leg=0)]
+    assert len(calls) == 1, "two calls have been lost"
 
 
 @pytest.mark.parametrize("rank", [0, 2])

@@ -62,6 +62,7 @@ def test_a_time_limit_that_is_a_few_rounds_does_not_show(topology: str, limit_s:
     stage = Stage(tmp_path, spec, seed=4, limit_s=limit_s)
     assert stage.run() == undisturbed_of(spec_of("plain", workers=3, epochs=15))
     assert max(event.payload["leg"] for event in stage.delivered) >= 1
+    assert {event.attempt for event in stage.delivered} == {1}, "they left in time, none was killed"
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -115,6 +116,51 @@ def test_a_run_stops_where_all_agree_and_is_resumed(topology: str, turns: int, t
     stage.control("resume")
     stage.drain()
     assert stage.result() == undisturbed_of(spec_of("plain", workers=3, epochs=15))
+
+
+@TOPOLOGIES
+def test_who_has_ended_a_run_removes_nothing_of_it_when_it_has_been_resumed(topology: str, tmp_path: Path) -> None:
+    """GIVEN a rank that stands still once it has published the end WHEN the run is resumed, and that rank wakes."""
+    spec = spec_of("plain", topology=topology, workers=3, epochs=15)
+    stage = Stage(tmp_path, spec, seed=1)
+    stage.start()
+    for _ in range(200):
+        stage.step()
+    stage.control("stop")
+    while not stage.store.exists(f"{stage.layout.root}/stopped.json"):
+        stage.step()
+    (ending,) = (actor for actor in stage.at_work if actor.event.payload.get("rank") == 0)
+    stage.freeze(ending, 1e6)
+    stage.control("resume")
+
+    def exchanged() -> set[str]:
+        return {f"{rank}/{name}" for rank in range(3) for name in stage.store.list(stage.layout.outbox(rank))}
+
+    before = exchanged()
+    while len(exchanged() - before) < 6:
+        stage.step()
+    new = exchanged() - before
+    for actor in stage.at_work:
+        stage.freeze(actor, 0.0 if actor is ending else 1000.0)
+    while ending in stage.at_work:
+        stage.step()
+    assert new <= exchanged()
+    stage.drain()
+    assert stage.result() == undisturbed_of(spec_of("plain", workers=3, epochs=15))
+
+
+@TOPOLOGIES
+def test_an_unfinished_share_is_continued_after_a_round_that_was_done_already(topology: str, tmp_path: Path) -> None:
+    """Each leg has time for twelve of sixteen rows. One is killed that has contributed, and had no reason to save."""
+    spec = spec_of("ponderous", topology=topology, workers=1)
+    stage = Stage(tmp_path, spec, seed=1, limit_s=4.4)
+    stage.start()
+    while not stage.store.exists(stage.layout.message(0, "gradient", 0)):
+        assert stage.step()
+    (actor,) = (actor for actor in stage.at_work if actor.event.payload.get("rank") == 0)
+    actor.dies_after = actor.calls
+    stage.drain()
+    assert stage.result() == undisturbed("ponderous", 1)
 
 
 @TOPOLOGIES

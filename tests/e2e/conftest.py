@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from estafeta import local
-from estafeta.backend import Backend
+from estafeta.backend import LOG_LAG_S, Backend
 from estafeta.launch import connect, start
 from estafeta.run import Run
 from estafeta.shipping import import_job
@@ -38,6 +38,12 @@ def inline(home: Path) -> Backend:
 def on_local(home: Path) -> Backend:
     """Runs on the local service."""
     return connect("local")
+
+
+@pytest.fixture
+def whole_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for every REPORT line, however late the service writes it on a machine that is busy."""
+    monkeypatch.setitem(LOG_LAG_S, "local", 60.0)
 
 
 @pytest.fixture(scope="session")

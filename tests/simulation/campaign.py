@@ -45,10 +45,11 @@ def verdicts(profile: str, seeds: Iterable[int]) -> list[Verdict]:
 
 def campaign(profile: str, seeds: range, processes: int) -> Iterator[Verdict]:
     """Let worlds live on several processors; verdicts come in the order of the seeds."""
-    if processes == 1:
-        yield from verdicts(profile, seeds)
-        return
     batches = [seeds[first : first + BATCH] for first in range(0, len(seeds), BATCH)]
+    if processes == 1:
+        for batch in batches:
+            yield from verdicts(profile, batch)
+        return
     with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_keep_to_one) as pool:
         for found in pool.map(verdicts, [profile] * len(batches), batches):
             yield from found

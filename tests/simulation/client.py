@@ -1,4 +1,4 @@
-"""The client of a simulated run: starts it, looks after it on a schedule, stops and resumes it."""
+"""Who asks `control` in a simulated run: the client, who starts, stops and resumes it, and the watchdog."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ QUIET_S = 1500.0
 """A run in which no event is lost may be at one version for so long: a retry comes after two minutes at most, and looks
 up to six minutes for signs of life of the leg before, and that may happen twice."""
 
+TENDED_QUIET_S = 3 * 3600.0
+"""With the watchdog it may take longer: it looks every five minutes, acts at growing intervals, and leaves alone who
+may be alive."""
+
+TICK_S = 300.0
+"""Between two looks of the watchdog, as the template has it."""
 
 EXCUSED = {("resume", "UsageError"), ("stop", "UsageError"), ("clean", "RunNotFound")}
 """Refusals that the client may get: the run has ended since it looked, or an attempt that was broken off got so far."""
@@ -68,11 +74,17 @@ def follow(world: World, now: Callable[[], float], failed: Callable[[dict[str, A
                 yield from _insist("stop", run=spec.run)
             case _ if world.resumes and now() < world.faults.until_s:
                 yield from _insist("resume", run=spec.run)
-            case state if now() - since > (world.patience_s if world.faults.is_lossy else QUIET_S + world.patience_s):
-                if not world.faults.is_lossy:
-                    raise Violation(f"the run stands still for {now() - since:.0f} s, though no event was lost")
-                yield from _insist("stop" if state == "stopping" else "resume", run=spec.run)
-                since = now()
+            case _ if now() - since > (TENDED_QUIET_S if world.tends else QUIET_S) + world.patience_s:
+                what = "the watchdog looks after it" if world.tends else "no event was lost"
+                raise Violation(f"the run stands still for {now() - since:.0f} s, though {what}")
+
+
+def tend(is_over: Callable[[], bool]) -> Client:
+    """Have the watchdog look after all runs, until there is none. Nobody repeats a look that ended in an error."""
+    while not is_over():
+        answer = yield Ask(TICK_S, "tend", {})
+        if isinstance(answer, dict) and any(what.startswith("failed: ") for what in answer["tended"].values()):
+            raise Violation(f"the watchdog cannot look after the run: {answer}")
 
 
 def clean(world: World) -> Client:

@@ -21,11 +21,11 @@ from core.driver import ATTEMPTS
 from core.events import Event, failure_record
 from core.faults import Killed, half_of
 from core.stage import Actor, Environment, Stage, StageClock, StageWatch
-from estafeta.files import Buffer, Files, Reader, Watch
+from estafeta.files import Buffer, Files, Reader, Watch, Writer
 from estafeta.spec import Role
 from estafeta.store import Store
 
-from .client import Client, clean, follow
+from .client import Client, clean, follow, tend
 from .fence import Fence
 from .journal import Journal
 from .ledger import Ledger, Violation
@@ -51,6 +51,9 @@ MOST_CALLS = 120
 
 MOST_TURNS = 200_000
 
+TORN = frozenset({"create", "append"})
+"""Calls of which half may have been done when their maker is killed."""
+
 
 class Refused(ConnectionError):
     """The Lambda API has answered with an error, or not at all."""
@@ -75,6 +78,7 @@ class Cloud(Stage):
     Attributes:
         journal: What happened.
         failures: Of runs that failed, and were resumed.
+        torn: Victims that are killed in the middle of a write, the next one when it is their time.
     """
 
     def __init__(self, world: World) -> None:
@@ -94,6 +98,8 @@ class Cloud(Stage):
         self.ledger.on_vector = self._damage
         self.fence = Fence()
         self.failures: list[dict[str, Any]] = []
+        self.torn: set[Actor] = set()
+        self._is_over = False
         self._machines = 0
         self._vectors = 0
         self._asked: dict[str, Client] = {}
@@ -107,7 +113,9 @@ class Cloud(Stage):
         Raises:
             Violation: Something happened that must not, or the run does not end.
         """
-        self._serve(follow(self.world, lambda: self.now, self._excuse))
+        self._serve(self._follow())
+        if self.world.tends:
+            self._serve(tend(lambda: self._is_over))
         self._until_still()
 
     def clean(self) -> None:
@@ -133,13 +141,15 @@ class Cloud(Stage):
         self.failures.append(failure)
         if self.world.damaged is not None and failure["reason"] == "Corrupt":
             return False
-        if failure["reason"] == "Lost" and self.world.has_overlong_shares:
-            return True
         if failure["request_id"] not in self._killed:
             raise Violation(f"the run has failed without a reason: {failure}")
         return True
 
     # The client
+
+    def _follow(self) -> Client:
+        yield from follow(self.world, lambda: self.now, self._excuse)
+        self._is_over = True
 
     def _serve(self, client: Client) -> None:
         self._go_on(client, None)
@@ -213,6 +223,7 @@ class Cloud(Stage):
             for reader in machine.readers:  # a process that is killed leaves no file open; a machine does
                 reader.close()
         machine.readers.clear()
+        self.torn.discard(actor)
         if client := self._asked.pop(actor.event.token, None):
             (answer,) = (*actor.machine.results, *actor.machine.errors)
             self._go_on(client, answer)
@@ -235,6 +246,8 @@ class Cloud(Stage):
         actor = super()._cast(event)
         machine = actor.environment
         assert isinstance(machine, Machine)
+        if actor.dies_after is not None and self.numbers.random() < 0.5:
+            self.torn.add(actor)
         if machine.is_new:
             machine.is_new = False
             actor.began = actor.wakes_at = self.now + self.world.cold_s * machine.slowness
@@ -302,6 +315,10 @@ class Mount(Interposed):
         self.around("create", path, lambda: self._files.create(path, chunks),
                     lambda: self._files.create(path, half_of(chunks)))  # fmt: skip
 
+    def write(self, path: str) -> Writer:
+        """Create a file that is filled piece by piece; who is killed meanwhile leaves half of a piece."""
+        return TornWriter(self, path, self.around("write", path, lambda: self._files.write(path)))
+
     def open(self, path: str) -> Reader:
         """Open a file, which is closed at the latest when the process ends."""
         reader = super().open(path)
@@ -323,10 +340,11 @@ class Mount(Interposed):
             cloud.note(call, path, f"takes {latency_s:.1f} s")
         cloud.pass_time(latency_s)
         actor.calls += 1
-        if actor.dies_after is not None and actor.calls > actor.dies_after:
+        is_due = actor.dies_after is not None and actor.calls > actor.dies_after
+        if is_due and (call in TORN or actor not in cloud.torn):
             actor.dead = True
             half()
-            cloud.note(call, path, "and is killed")
+            cloud.note(call, path, "and is killed in the middle of it" if call in TORN else "and is killed")
             raise Killed
         if call in RESENT and cloud.chance(faults.lost_reply):
             cloud.ledger.before(call, path)
@@ -355,6 +373,22 @@ class Mount(Interposed):
             cloud.ledger.appeared(path)
             cloud.appeared(path.rpartition("/")[0])
         return result
+
+
+class TornWriter:
+    """`Writer` of a mount."""
+
+    def __init__(self, mount: Mount, path: str, writer: Writer) -> None:
+        self._mount, self._path, self._writer = mount, path, writer
+
+    def write(self, chunks: Sequence[Buffer], offset: int) -> None:
+        """See `Writer.write`."""
+        self._mount.around("append", self._path, lambda: self._writer.write(chunks, offset),
+                           lambda: self._writer.write(half_of(chunks), offset))  # fmt: skip
+
+    def close(self) -> None:
+        """See `Writer.close`."""
+        self._writer.close()
 
 
 def _name(actor: Actor | None) -> str:

@@ -1,7 +1,7 @@
 """What must be true at every moment of a run's folder, checked at each name that appears or goes.
 
-* A published name is never given to something else; if it comes back after it was removed, it has the content that it
-  had, but for tokens, times, and what a rank wishes.
+* A published name is never given to something else, but for the watchdog's note; if it comes back after it was removed,
+  it has the content that it had, but for tokens, times, and what a rank wishes.
 * Nothing is removed that a later step could need (I4): contributions only when a version that includes them is
   published with its optimiser state, versions only when there is a newer one.
 """
@@ -56,7 +56,7 @@ class Ledger:
         name = path.rpartition("/")[2]
         if name.startswith(".") or call not in ("unlink", "rename"):
             return
-        if call == "rename" and isinstance(self._node(path), File):
+        if call == "rename" and isinstance(self._node(path), File) and not path.endswith(self._layout.watch):
             raise Violation(f"{path} is published, and something else is put in its place")
         path = path.removeprefix(f"{self._root}/")
         if call == "unlink" and path.startswith(f"{self._layout.root}/") and not self.has_ended():

@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 from estafeta import gathered, handover
 from estafeta.arrivals import Arrivals
+from estafeta.drafts import Draft
 from estafeta.exchange import Exchange
 from estafeta.files import Reader
 from estafeta.store import Store
@@ -54,6 +55,25 @@ def _temporary_names() -> AbstractContextManager[object]:
     return patch.object(Store, "publish", publish)
 
 
+@contextlib.contextmanager
+def _complete_drafts() -> Iterator[None]:
+    write, publish = Draft.write, Draft.publish
+    waiting: dict[Draft, list[tuple[Sequence[Any], int]]] = {}
+
+    def write_later(draft: Draft, chunks: Sequence[Any], offset: int) -> None:
+        waiting.setdefault(draft, []).append(([bytes(chunk) for chunk in chunks], offset))
+
+    def publish_first(draft: Draft, name: str, token: str, head_bytes: int) -> bool:
+        pieces = waiting.pop(draft)
+        mine = publish(draft, name, token, head_bytes)
+        for chunks, offset in pieces:
+            write(draft, chunks, offset)
+        return mine
+
+    with patch.object(Draft, "write", write_later), patch.object(Draft, "publish", publish_first):
+        yield
+
+
 def _token_check() -> AbstractContextManager[object]:
     return patch.object(Store, "_carries", lambda *_: False)
 
@@ -87,6 +107,7 @@ def _digest_check() -> Iterator[None]:
 MUTANTS: Mapping[str, Mutant] = {
     "publish-once": Mutant("doubled", 10, _publish_once),
     "temporary names": Mutant("killed", 60, _temporary_names),
+    "complete drafts": Mutant("killed", 20, _complete_drafts),
     "token check after EEXIST": Mutant("failover", 20, _token_check),
     "generation fence": Mutant("replaced", 20, _generation_fence),
     "listing before opening": Mutant("prompt", 20, _listing_before_opening),

@@ -81,6 +81,21 @@ def test_a_history_is_told_by_what_changed_something() -> None:
     assert not any(" listdir " in line for line in lines[: len(lines) // 2])
 
 
+def test_victims_are_killed_in_the_middle_of_a_file_and_of_a_draft() -> None:
+    seeds, missing = iter(range(60)), {"create", "append"}
+    while missing:
+        lines = live(PROFILES["killed"](next(seeds))).tell().splitlines()
+        missing -= {call for line in lines if line.endswith("in the middle of it") for call in missing if call in line}
+
+
+def test_where_events_are_lost_the_watchdog_has_something_to_do() -> None:
+    """And in worlds without it none is lost: they must go on by themselves."""
+    worlds = [PROFILES["anything"](seed) for seed in range(60)]
+    assert all(world.tends for world in worlds if world.faults.drop)
+    assert any(world.tends for world in worlds if not world.faults.drop)
+    assert any("was set going again" in live(world).tell() for world in worlds if world.faults.drop)
+
+
 def test_a_history_that_goes_wrong_ends_with_what_went_wrong() -> None:
     history: History = live(PROFILES["damaged"](0))
     assert history.violation is None

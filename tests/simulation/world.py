@@ -5,12 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from math import ceil
 from typing import Literal
 
 from core.specs import FUNCTIONS, spec_of
 from estafeta.history import EarlyStopping
-from estafeta.lookout import LONGEST
 from estafeta.optim import SGD, Adam
 from estafeta.settings import to_dict
 from estafeta.spec import RunSpec, Topology
@@ -39,6 +37,8 @@ class Faults:
         stall: A call to the store takes as long as a fail-over, and the server forgets removed files.
         lost_reply: The same, of a call that was carried out at once and is refused when it is sent again.
         until_s: When the faults end.
+
+    Of those, `drop` may leave a run with no hint at all.
     """
 
     duplicate: float = 0.0
@@ -51,11 +51,6 @@ class Faults:
     stall: float = 0.0
     lost_reply: float = 0.0
     until_s: float = 3600.0
-
-    @property
-    def is_lossy(self) -> bool:
-        """Whether a run may be left with no hint at all, so that only the watchdog sets it going again."""
-        return self.drop > 0
 
 
 @dataclass(frozen=True)
@@ -81,6 +76,7 @@ class World:
         most_s: When it must be over.
         quorum: See `RunSpec`.
         damaged: Which of the published vectors is damaged on the disk; None: none.
+        tends: Whether the watchdog looks after the run, on a schedule. Where no event is lost it must go on without.
     """
 
     seed: int
@@ -101,18 +97,12 @@ class World:
     most_s: float = 6 * 3600.0
     quorum: int | None = None
     damaged: int | None = None
+    tends: bool = False
 
     @property
     def patience_s(self) -> float:
-        """How long the client lets a run stand still that may have lost its hints: a slow share is no reason."""
+        """How long a run may seem to stand still in any case: a slow share is no reason to worry."""
         return max(self.watch_s, 12 * SLOWNESS * self.compute_s)
-
-    @property
-    def has_overlong_shares(self) -> bool:
-        """Whether a share in a slow environment may take longer than peers ever wait for a rank that they sent for."""
-        shape = SHAPES[self.shape]
-        share_s = ceil(shape.batch_size / self.workers / shape.micro_batch_size) * self.compute_s
-        return self.faults.slow > 0 and SLOWNESS * share_s > LONGEST * self.limit_s
 
     @property
     def spec(self) -> RunSpec:
@@ -180,6 +170,7 @@ def _anything(seed: int) -> World:
         if numbers.random() < 0.3 else 1000,
         stop_after_s=up_to(1.0, 120.0) if numbers.random() < 0.25 else None,
         watch_s=up_to(60.0, 400.0),
+        tends=faults.drop > 0 or numbers.random() < 0.2,
     )  # fmt: skip
 
 

@@ -155,6 +155,15 @@ def test_blocks_are_read_ahead(stored: tuple[Store, Manifest]) -> None:
     assert files.opened == {0: 1, 1: 1, 5: 1, 6: 1}
 
 
+def test_a_block_that_is_expected_twice_is_read_once(stored: tuple[Store, Manifest]) -> None:
+    """The last window of an epoch and the first one of the next may have blocks in common."""
+    files = Counting()
+    table = BlockTable(Store(stored[0].root, files), stored[1], room(stored[1], 4))
+    table.expect(np.array([3, 5, 3, 7]))
+    check(table, stored[1], np.array([5, 3, 7]) * BLOCK_ROWS)
+    assert files.opened == {3: 1, 5: 1, 7: 1}
+
+
 def test_sparse_rows_as_dense_tensors(stored: tuple[Store, Manifest]) -> None:
     sparse = BlockTable(*stored, room(stored[1], 2), dense=True).batch(np.array([7, 200, 7]))[2]
     assert sparse.layout == torch.strided

@@ -27,8 +27,10 @@ RECORD = EpochRecord(token="t", epoch=1, version=6, metrics={"train_loss": 2.0, 
 SUMMARY: dict[str, Any] = {
     "on": "local", "train_s": 79.0, "wall_s": 83.0, "best": {"step": 6, "valid_loss": 1.5},
     "invocations": {"control": 5, "merge": 3, "worker": 8}, "retries": 1, "billed_gb_seconds": 35.1,
-    "cost_usd": 0.00047, "costs": {"compute": 0.000467, "requests": 0.000003, "efs": 0.0, "logs": 0.0},
-    "prices": "list prices of a day", "missed": {}, "chaos": None,
+    "cost_usd": 0.00047, "prices": "list prices of a day",
+    "costs": {"compute": 0.000467, "requests": 0.000003, "efs": 0.0, "logs": 0.0, "storage": 0.0,
+              "storage_month": 0.00007, "upload": 0.0},
+    "kept": {"run_bytes": 250_000, "data_bytes": 0}, "missed": {}, "chaos": None,
 }  # fmt: skip
 
 
@@ -166,15 +168,16 @@ def test_a_run_is_described_once_it_is_prepared() -> None:
 
 def test_the_ending_says_what_became_of_the_run(tmp_path: Any) -> None:
     outcome = Outcome(token="t", state="done", why="all epochs are done", ended_at=1079.0)
-    lines = wording.ending(status(state="done", outcome=outcome), SUMMARY, {"final": tmp_path}, "")
+    lines = wording.ending(status(state="done", outcome=outcome), SUMMARY, {"final": tmp_path})
     assert lines[:3] == [
         ("done", "01:19   all epochs are done"),
         ("best", "valid_loss 1.5000 (epoch 1)"),
         ("work", "8 worker, 3 merge, 5 control invocations, 1 retry, 35.1 GB-seconds"),
     ]
-    assert lines[3:5] == [
+    assert lines[3:6] == [
         ("price", "$0.000470 if it had run on AWS: compute $0.000467, requests $0.000003"),
-        ("", "list prices of a day; without what is kept on EFS, for functions as fast as this machine's"),
+        ("", "list prices of a day, for functions as fast as this machine's"),
+        ("kept", "250 kB on EFS, $0.000070 a month until removed"),
     ]
     assert dict(lines)["files"] == str(tmp_path)
 
@@ -202,10 +205,21 @@ def test_who_was_late_is_told() -> None:
     assert ("late", "rank 0 missed 1 round, rank 3 missed 12 rounds") in lines
 
 
-def test_on_aws_the_price_is_no_if_and_commands_say_where() -> None:
-    lines = dict(wording.ending(status(state="stopped"), {**SUMMARY, "on": "aws"}, {}, "--on aws"))
+def test_on_aws_the_price_is_no_if() -> None:
+    lines = dict(wording.ending(status(state="stopped"), {**SUMMARY, "on": "aws"}, {}))
     assert lines["price"] == "$0.000470: compute $0.000467, requests $0.000003"
-    assert lines["next"].startswith("estafeta resume digits-1a2b3c --on aws")
+    assert lines["next"].startswith("estafeta resume digits-1a2b3c")
+
+
+def test_data_that_a_run_reads_is_kept_too() -> None:
+    costs = {**SUMMARY["costs"], "storage": 0.00002, "storage_month": 0.84, "upload": 0.0004}
+    kept = {"run_bytes": 250_000, "data_bytes": 3_000_000_000}
+    lines = wording.bill({**SUMMARY, "costs": costs, "kept": kept})
+    assert lines[1][1].endswith("compute $0.000467, requests $0.000003, storage $0.000020")
+    assert lines[3:] == [
+        ("kept", "250 kB and 3.0 GB of data on EFS, $0.84 a month until removed"),
+        ("", "the data comes in through S3 once, for $0.000400"),
+    ]
 
 
 def test_what_no_log_tells_is_not_priced() -> None:

@@ -28,12 +28,12 @@ RuntimeError: shapes
 def test_a_failure_names_the_users_own_line_and_the_log() -> None:
     failure = Failure(reason="UserCodeError", message="it raised", hint="mend it", exit_code=2,
                       function="estafeta-worker", rank=3, traceback=ON_LAMBDA)  # fmt: skip
-    complaint = of_failure(failure, "digits-1a2b3c", "aws", "--on aws")
+    complaint = of_failure(failure, "digits-1a2b3c", "aws")
     assert complaint.lines() == [
         ("error", "it raised"),
         ("why", "inner.py, line 7, in forward: return x @ self.weight"),
         ("try", "mend it"),
-        ("log", "estafeta logs digits-1a2b3c --function worker --rank 3 --on aws"),
+        ("log", "estafeta logs digits-1a2b3c --function worker --rank 3"),
     ]
     assert complaint.exit_code == 2
 

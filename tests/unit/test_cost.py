@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from estafeta.cost import GIB, Basis, Usage, access_usd, bill, second_usd, storage_usd, upload_usd
-from estafeta.metering import KIB, Traffic, traffic_of
+from estafeta.cost import GIB, MONTH_S, Basis, Bill, Kept, Usage, access_usd, bill, invocation_usd, second_usd
+from estafeta.metering import KIB, Traffic, kept_bytes, traffic_of
 from estafeta.prices import PRICES, prices_of
 
 US = PRICES["us-east-1"]
@@ -17,10 +17,14 @@ def used(**changes: object) -> Usage:
     return Usage(**{**facts, **changes})  # type: ignore[arg-type]
 
 
+def billed(usage: Usage, basis: Basis | None = None, kept: Kept | None = None, seconds: float = 0.0) -> Bill:
+    return bill(usage, basis or Basis(), kept or Kept(), seconds)
+
+
 def test_compute_and_requests() -> None:
     """100,000 GB-seconds: $1.33334 on arm64, $1.66667 on x86-64; 5,000,000 requests at $0.20 a million: $1."""
     usage = used(invocations={"worker": 4_000_000, "merge": 1_000_000}, billed_gb_seconds=100_000.0)
-    arm, intel = bill(usage, Basis()), bill(usage, Basis(architecture="x86_64"))
+    arm, intel = billed(usage), billed(usage, Basis(architecture="x86_64"))
     assert arm.compute == pytest.approx(1.33334)
     assert intel.compute == pytest.approx(1.66667)
     assert arm.requests == intel.requests == pytest.approx(1.0)
@@ -38,12 +42,12 @@ def test_an_hour_of_a_worker() -> None:
 def test_access_has_a_price_where_throughput_is_elastic() -> None:
     """100 GB read at $0.03 and 50 GB written at $0.06 are $6; in eu-west-1, written at $0.07, $6.50."""
     usage = used(traffic=Traffic(elastic_read_bytes=100 * GIB, elastic_write_bytes=50 * GIB))
-    elastic = bill(usage, Basis(throughput="elastic"))
+    elastic = billed(usage, Basis(throughput="elastic"))
     assert elastic.efs == elastic.efs_if_elastic == pytest.approx(6.0)
-    bursting = bill(usage, Basis())
+    bursting = billed(usage)
     assert (bursting.efs, bursting.efs_if_elastic) == (0.0, pytest.approx(6.0))
     assert elastic.total - bursting.total == pytest.approx(6.0)
-    assert bill(usage, Basis(region="eu-west-1", throughput="elastic")).efs == pytest.approx(6.5)
+    assert billed(usage, Basis(region="eu-west-1", throughput="elastic")).efs == pytest.approx(6.5)
 
 
 def test_one_step_of_8_workers_on_10_mib_costs_a_cent_for_access_and_a_27th_of_that_for_compute() -> None:
@@ -54,17 +58,41 @@ def test_one_step_of_8_workers_on_10_mib_costs_a_cent_for_access_and_a_27th_of_t
     traffic = traffic_of({}, {10 << 20: 16}, {10 << 20: 9})
     assert access_usd(traffic, US) == pytest.approx(0.009960937)
     usage = used(billed_gb_seconds=8 * 2 * 1769 / 1024, traffic=traffic)
-    costs = bill(usage, Basis(throughput="elastic"))
+    costs = billed(usage, Basis(throughput="elastic"))
     assert costs.compute == pytest.approx(0.00036855, rel=1e-4)
     assert costs.efs / costs.compute == pytest.approx(27, abs=0.1)
     assert traffic.burst_credit_bytes == (90 << 20) + (160 << 20) // 3, "137 to 143 MiB of credit, and no fee"
 
 
-def test_logs_storage_and_uploads() -> None:
-    """4 GiB of log at $0.50; 10 GiB for half a month at $0.30; 3 GiB in 400 parts, a day in S3 at $0.023 a month."""
-    assert bill(used(log_bytes=4 * GIB), Basis()).logs == pytest.approx(2.0)
-    assert storage_usd(10 * GIB, 0.5, US) == pytest.approx(1.5)
-    assert upload_usd(3 * GIB, 400, US) == pytest.approx(400 * 0.000005 + 400 * 0.0000004 + 3 * 0.023 / 30)
+def test_logs() -> None:
+    """4 GiB of log at $0.50. A request at $0.20 a million, with 700 bytes of log: $0.0000002 and $0.00000032596."""
+    assert billed(used(log_bytes=4 * GIB)).logs == pytest.approx(2.0)
+    assert invocation_usd(US) == pytest.approx(0.52596e-6, rel=1e-5)
+
+
+def test_what_is_kept_is_paid_by_the_month_and_a_run_has_its_share() -> None:
+    """10 GiB at $0.30 are $3 a month, whosever they are; for half a month, $1.50; for an hour of 720, $0.0041667."""
+    kept = Kept(run_bytes=4 * GIB, data_bytes=6 * GIB)
+    half = billed(used(), kept=kept, seconds=MONTH_S / 2)
+    assert half.storage_month == pytest.approx(3.0)
+    assert half.storage == pytest.approx(1.5)
+    assert half.total == pytest.approx(1.5 + 3 * 0.2e-6)
+    assert billed(used(), kept=kept, seconds=3600.0).storage == pytest.approx(3.0 / 720)
+    assert half.upload == 0.0
+
+
+def test_data_comes_in_through_s3_once() -> None:
+    """3 GiB in 400 requests up at $5 and 300 down at $0.40 a million: $0.002 and $0.00012; an hour of 720 there at
+    $0.023 a month: $0.0000958. A run's total is without it."""
+    costs = billed(used(), kept=Kept(uploaded_bytes=3 * GIB, puts=400, gets=300))
+    assert costs.upload == pytest.approx(0.002 + 0.00012 + 0.0000958333)
+    assert costs.total == pytest.approx(3 * 0.2e-6)
+
+
+def test_what_a_kept_file_is_metered_as() -> None:
+    """2 KiB for its inode, and its data in steps of 4 KiB, one at least."""
+    for size, kib in ((0, 6), (1, 6), (4 * KIB, 6), (4 * KIB + 1, 10), (1 << 20, 1026)):
+        assert kept_bytes(size) == kib * KIB
 
 
 def test_least_sizes_of_what_is_metered() -> None:

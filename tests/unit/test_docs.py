@@ -163,9 +163,10 @@ def test_the_protocol_knows_the_formats() -> None:
         spec.RunSpec, spec.FunctionSettings, spec.Plan, spec.Slot, spec.Outcome, spec.Failure, spec.WorkerEvent,
         manifest.Manifest, manifest.Kind, manifest.Column, manifest.Extent,
         verbs.ResumeVerb, spec.Limits, cost.Basis, tending.Note,
-        spec.MergeEvent, verbs.StartVerb, verbs.RunVerb, verbs.TendVerb, verbs.StatusVerb, verbs.CleanVerb,
-        verbs.InspectVerb, verbs.ForkVerb, spec.Origin, verbs.FetchVerb, verbs.ReceiveVerb, verbs.RemoveVerb,
-        verbs.ProbeVerb, history.EpochRecord, history.EarlyStopping,
+        spec.MergeEvent, verbs.StartVerb, verbs.UploadedSource, verbs.RunVerb, verbs.TendVerb, verbs.StatusVerb,
+        verbs.CleanVerb, verbs.InspectVerb, verbs.ForkVerb, spec.Origin, verbs.FetchVerb, verbs.ReceiveVerb,
+        verbs.DescribeVerb, verbs.VerifyVerb, verbs.RemoveVerb, verbs.ProbeVerb, history.EpochRecord,
+        history.EarlyStopping,
     ],
 )  # fmt: skip
 def test_the_protocol_names_every_field(document: type) -> None:

@@ -466,6 +466,29 @@ def test_a_leg_leaves_when_a_later_one_has_swept_the_marks_of_its_replacement(sc
         leg.check_place()
 
 
+def test_a_leg_leaves_when_its_turn_is_long_over_as_it_learns_of_it(scene: Scene) -> None:
+    """GIVEN the mark of the leg before, which it has opened WHEN the rank goes on without it meanwhile, and sweeps."""
+
+    def goes_on() -> None:
+        scene.leg("other", leg=2, generation=1)
+        scene.leg("third", leg=4).sweep()
+
+    scene.mark(LAYOUT.left(1, 1))
+    opened: list[float] = []
+
+    def second_time() -> None:
+        opened.append(scene.clock.monotonic())
+        if len(opened) == 2:
+            goes_on()
+
+    leg = scene.take("one", leg=2, files=Interrupted(shared(), "open", second_time))
+    assert isinstance(leg, Leg)
+    opened.clear()
+    with pytest.raises(Leaving, match="another incarnation") as order:
+        leg.await_turn()
+    assert order.value.silently
+
+
 def test_a_leg_leaves_when_somebody_said_that_it_has_left(scene: Scene) -> None:
     leg = scene.leg(leg=2)
     scene.mark(LAYOUT.left(1, 1))

@@ -14,6 +14,7 @@ import estafeta
 from estafeta import launch
 from estafeta.backend import Backend, Functions, Settings
 from estafeta.errors import UsageError
+from estafeta.s3 import Bucket
 
 JOB = estafeta.Job(model=lambda: nn.Linear(64, 10), loss=nn.functional.cross_entropy, optimizer=estafeta.SGD(lr=0.1),
                   dataset="digits", batch_size=64)  # fmt: skip
@@ -33,7 +34,12 @@ def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, upload_s: float = 
         seen.append("versions")
         return versions(settings, variables)
 
+    def send_source(code: Mapping[str, str], bucket: Bucket) -> list[int]:
+        seen.append("source")
+        return [1]
+
     monkeypatch.setattr(launch, "send_missing", send)
+    monkeypatch.setattr(launch, "send_source", send_source)
     monkeypatch.setattr(time, "time", lambda: now[0])
     monkeypatch.setattr(backend, "with_settings", publish)
     monkeypatch.setattr(backend, "call", lambda verb: seen.append(verb))
@@ -43,10 +49,19 @@ def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, upload_s: float = 
 def test_the_data_is_there_before_the_run_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An upload may take an hour: the limits of the run do not count it, and if it fails nothing else was made."""
     backend, seen = recorded(tmp_path, monkeypatch, upload_s=3600.0)
-    launch.start(JOB, "jobs:job", {}, backend=backend, workers=2, options={}, limits={"max_hours": 0.5})
-    assert seen[:2] == ["data", "versions"]
-    assert seen[2]["verb"] == "start"
-    assert seen[2]["spec"]["created_at"] == seen[2]["spec"]["limits"]["since"] == 4600.0
+    backend.bucket = Bucket("b", None)  # type: ignore[arg-type]
+    launch.start(JOB, "jobs:job", {"jobs.py": ""}, backend=backend, workers=2, options={}, limits={"max_hours": 0.5})
+    assert seen[:3] == ["data", "source", "versions"]
+    assert seen[3]["verb"] == "start"
+    assert seen[3]["spec"]["created_at"] == seen[3]["spec"]["limits"]["since"] == 4600.0
+    assert "code" not in seen[3]
+
+
+def test_without_a_bucket_the_source_goes_with_the_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, seen = recorded(tmp_path, monkeypatch)
+    launch.start(JOB, "jobs:job", {"jobs.py": "text"}, backend=backend, workers=2, options={})
+    assert "source" not in seen
+    assert seen[-1]["code"] == {"jobs.py": "text"}
 
 
 @pytest.mark.parametrize(("workers", "options"), [(0, {}), (2, {"quorum": "3"}), (2, {"batch_sise": "8"})])

@@ -12,7 +12,7 @@ import pytest
 
 from core.driver import Relay, undisturbed
 from core.environment import forget
-from core.events import Event
+from core.events import Event, failure_record
 from core.specs import spec_of
 from estafeta import merge as module
 from estafeta.layout import Round, claim_of, contribution_name
@@ -111,6 +111,21 @@ def test_a_retry_invokes_the_workers_of_whatever_round_it_got_to(tmp_path: Path)
     forget()
     late = replace(event, payload=MergeEvent(run="r", round="train-00000000").model_dump())
     assert relay.redeliver(late)["done"] == "invoked 2 workers"
+
+
+def test_of_a_merge_that_was_given_up_beyond_its_round_control_invokes_the_workers(
+    tmp_path: Path,
+) -> None:
+    relay, event = at_merge(tmp_path, "train-00000001")
+    relay.redeliver(event)
+    while relay.queued():
+        relay.drop()
+    for token, workers in ("another", 0), (event.token, 2):
+        late = replace(event, token=token, payload=MergeEvent(run="r", round="train-00000000").model_dump())
+        relay.call("control", failure_record(late, "ConnectionRefusedError", ""))
+        assert len(workers_queued(relay)) == workers
+    relay.drain()
+    assert relay.result() == undisturbed("plain", 2)
 
 
 def test_a_round_that_lacks_a_rank_is_not_merged(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from core.driver import Relay
 from core.specs import spec_of
 from estafeta.files import Buffer, OsFiles, Reader
 from estafeta.layout import RunLayout
-from estafeta.metering import Meter, Traffic
+from estafeta.metering import KIB, Meter, Traffic
 from estafeta.store import Store
 
 
@@ -81,8 +81,23 @@ def test_a_writer_and_a_reader(tmp_path_factory: Any, sizes: list[int], part: in
     with files.open(path) as reader:
         got = reader.readinto(bytearray(part), 0)
     traffic = meter.traffic()
-    assert traffic.calls == {"create": 1, "write": len(sizes), "open": 1, "read": 1}
+    assert traffic.calls == {"create": 1, "write": 1, "open": 1, "read": 1}
     assert (traffic.write_bytes, traffic.read_bytes) == (sum(sizes), got)
+
+
+def test_a_file_that_is_filled_piece_by_piece_is_one_transfer_each_time_that_it_is_published(tmp_path: Path) -> None:
+    meter = Meter()
+    files = OsFiles(meter)
+    writer = files.write(str(tmp_path / "draft"))
+    for name, sizes in (("a", (3, 4, 5)), ("b", (40_000,))):
+        for size in sizes:
+            writer.write([bytes(size)], 0)
+        assert meter.traffic().write_bytes == {"a": 0, "b": 12}[name], "it is not sent yet"
+        files.link(str(tmp_path / "draft"), str(tmp_path / name))
+    writer.close()
+    traffic = meter.traffic()
+    assert traffic.calls == {"create": 1, "write": 2, "link": 2}, "creating is two requests, a link is one"
+    assert (traffic.write_bytes, traffic.elastic_write_bytes) == (40_012, (32 + 40 + 2 * 4 + 2 * 4) * KIB)
 
 
 def test_what_fails_is_not_counted_and_a_reset_begins_anew(tmp_path: Path) -> None:

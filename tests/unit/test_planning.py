@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from estafeta.cost import Basis, access_usd
 from estafeta.planning import Estimate, Machine, estimate, grid, machines, pareto, verdict
-from estafeta.roundmodel import AWS, MIB, Profile, Setting, traffic
+from estafeta.roundmodel import AWS, MIB, Profile, Setting, traffic, valid_traffic
 from estafeta.spec import Topology
 
 PROFILE = Profile(
@@ -19,6 +19,9 @@ PROFILE = Profile(
     worker_bytes=400 * MIB,
 )  # fmt: skip
 """A vector has 4 MB. A share of 4 workers is 25 rows, one pass: 0.01 + 25 * 0.001 = 0.035 s."""
+
+REQUEST_USD = 0.52596e-6
+"""$0.20 a million, and 700 bytes of log at $0.50 for 2**30."""
 
 SECOND_USD = 1769 / 1024 * 0.0000133334
 MEMORY_MB = (1769, 3538, 10240)
@@ -40,9 +43,9 @@ def test_replicated_by_hand() -> None:
     assert one.seconds == pytest.approx(2 * START_S + 20 * round_s + 2 * valid_s, rel=1e-5)
     billed_s = 4 * (START_S + 20 * round_s + 2 * valid_s) + START_S
     assert one.compute_usd == pytest.approx(billed_s * SECOND_USD, rel=1e-5)
-    assert one.requests_usd == pytest.approx(5 * 0.2e-6)
+    assert one.requests_usd == pytest.approx(5 * REQUEST_USD, rel=1e-5)
     assert one.efs_usd == 0.0
-    assert (one.read_bytes, one.write_bytes) == (64_000_000, 16_000_000)
+    assert (one.read_bytes, one.write_bytes) == (64_000_000 + 16 * 512, 16_000_000), "heads are read first"
     assert one.binds == "starting"
     assert one.memory_mb == 400 + 16, "parameters, gradient and both state vectors are 15.26 MiB"
 
@@ -51,7 +54,7 @@ def test_sharded_by_hand() -> None:
     """Each reads 4 + 3 MB and writes 4 + 1 MB: 4 * (7 / 3 + 5) MB / 100 MiB/s = 0.279744 s; two hops; a slice each."""
     one = estimate(PROFILE, Setting(4, 1769, "sharded"), Basis())
     assert one.parts == pytest.approx({"compute": 0.03625, "EFS throughput": 0.279744, "latency": 0.0456}, rel=1e-5)
-    assert (one.read_bytes, one.write_bytes) == (28_000_000, 20_000_000)
+    assert (one.read_bytes, one.write_bytes) == (28_000_000 + 32 * 512, 20_000_000)
     assert one.memory_mb == 400 + 10, "two vectors, and a quarter of two: 9.54 MiB"
 
 
@@ -67,14 +70,18 @@ def test_merge_by_hand() -> None:
     assert one.seconds == pytest.approx(2 * START_S + 20 * one.round_s + 2 * (valid_s + 0.0228 + 0.1), rel=1e-5)
     billed_s = 4 * (START_S + 20 * worker_s + 2 * valid_s) + START_S + 20 * merge_s + 2 * 0.0228
     assert one.compute_usd == pytest.approx(billed_s * SECOND_USD, rel=1e-5)
-    assert one.requests_usd == pytest.approx((1 + 5 * 22) * 0.2e-6)
-    assert (one.read_bytes, one.write_bytes) == (4 * 4_000_000 + 16_000_000, 16_000_000 + 12_000_000)
+    assert one.requests_usd == pytest.approx((1 + 5 * 22) * REQUEST_USD, rel=1e-5)
+    assert (one.read_bytes, one.write_bytes) == (32_000_000 + 16 * 512, 16_000_000 + 12_000_000)
 
 
 def test_access_that_has_a_price() -> None:
     setting, elastic = Setting(4, 1769, "replicated"), Basis(throughput="elastic")
     one = estimate(PROFILE, setting, elastic)
-    assert one.efs_usd == pytest.approx(20 * access_usd(traffic(PROFILE, setting), elastic.prices))
+    rounds, valid = (
+        access_usd(traffic(PROFILE, setting), elastic.prices),
+        access_usd(valid_traffic(setting), elastic.prices),
+    )
+    assert one.efs_usd == pytest.approx(20 * rounds + 2 * valid)
     assert one.efs_usd > 20 * (64e6 * 0.03 + 16e6 * 0.06) / (1 << 30), "as metered, it is more than its bytes"
     assert one.parts["network"] == pytest.approx(20 / 78, rel=1e-5), "each environment has its own"
 
@@ -116,7 +123,7 @@ def test_handovers_are_starts_that_are_paid() -> None:
     one = estimate(long, Setting(4, 1769, "replicated"), Basis())
     legs = -(-int(5000 * one.round_s) // 900)
     assert legs == 3
-    assert one.requests_usd == pytest.approx((1 + 4 * legs) * 0.2e-6)
+    assert one.requests_usd == pytest.approx((1 + 4 * legs) * REQUEST_USD, rel=1e-5)
     assert one.compute_usd == pytest.approx((4 * (5000 * one.round_s + legs * START_S) + START_S) * SECOND_USD)
 
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conformance.clock import VirtualClock
+from conformance.faults import StaleReader
 from conformance.interposed import Interposed
 from conformance.nfs_server import refusal
 from estafeta.errors import Gone
@@ -88,10 +89,10 @@ class Run:
         own = slices[rank if len(slices) > 1 else 0]
         return Replica(self.spec, self.plan, rank, first_weights(self.spec, own=len(own)))
 
-    def restore(self, rank: int, files: Files | None = None) -> tuple[Weights, int]:
-        """What a new leg of a rank begins with."""
+    def restore(self, rank: int, files: Files | None = None, exchanged: Files | None = None) -> tuple[Weights, int]:
+        """What a new leg of a rank begins with; it sees what is saved by one way, contributions by another."""
         store = Store(self.ring.store.root, files)
-        exchange = self.ring.join(rank, patient=0)
+        exchange = self.ring.join(rank, patient=0, files=exchanged)
         try:
             return restore(self.spec, self.plan, rank, np.full(SIZE, np.nan, np.float32), exchange,
                            invocation(store))  # fmt: skip
@@ -227,6 +228,44 @@ def test_a_version_that_is_replaced_by_a_newer_one_is_no_loss(topology: str, nam
             store.sweep(layout.outbox(rank), [f"gradient-{version:08d}" for version in range(4)])
 
     found, saved = run.restore(0, Meanwhile(name, replace_it))
+    assert saved == 4
+    assert_restored(run, 0, found, "Adam", version=4)
+
+
+class Stale(Interposed):
+    """A contribution that is removed by another machine after it was opened, when all have saved a newer version."""
+
+    def __init__(self, happens: Callable[[], object]) -> None:
+        super().__init__(OsFiles())
+        self._happens = happens
+        self._opened = 0
+
+    def open(self, path: str) -> Reader:
+        reader = super().open(path)
+        self._opened += path.endswith("/0002/gradient-00000002")
+        if self._opened == 1:  # the last of the round, so all are open
+            self._opened += 1
+            self._happens()
+            return StaleReader(reader)
+        return reader
+
+
+@TOPOLOGIES
+def test_a_contribution_that_is_removed_while_it_is_read_is_no_loss(topology: str, tmp_path: Path) -> None:
+    run = Run(tmp_path, topology, "Adam", saves=(1, 4))
+    run.work()
+    layout, store = run.ring.layout, run.ring.store
+    newer = [name for name in store.list(layout.weights) if name.startswith("00000004")]
+    contents = {name: store.read(f"{layout.weights}/{name}") for name in newer}
+    store.sweep(layout.weights, newer)
+
+    def replace_it() -> None:
+        for name, content in contents.items():
+            store.publish(f"{layout.weights}/{name}", [content], "token-of-")
+        for rank in range(3):
+            store.sweep(layout.outbox(rank), [f"gradient-{version:08d}" for version in range(4)])
+
+    found, saved = run.restore(0, exchanged=Stale(replace_it))
     assert saved == 4
     assert_restored(run, 0, found, "Adam", version=4)
 

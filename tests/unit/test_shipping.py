@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from estafeta.errors import UsageError
-from estafeta.shipping import MAX_BYTES, find_job, import_job
+from estafeta.shipping import find_job, import_job
 from estafeta.usercode import UserCodeError
 
 JOB = """
@@ -94,9 +94,3 @@ def test_a_job_is_found_where_it_was_defined(tmp_path: Path) -> None:
     copy = job.__class__(**vars(job))
     with pytest.raises(UsageError, match="not at the top level of a module"):
         find_job(copy)
-
-
-def test_too_much_source_is_refused(tmp_path: Path) -> None:
-    path = write(tmp_path, more="#" * MAX_BYTES)
-    with pytest.raises(UsageError, match="MB of imported source"):
-        import_job(str(path))

@@ -31,6 +31,9 @@ LABEL = 8
 """Columns of a label with the gap behind it."""
 
 STYLES = {"done": "bold green", "stopped": "bold yellow", "failed": "bold red", "error": "bold red", "running": "cyan"}
+HINTS = ("next", "try", "log", "kept", "left")
+"""Labels of the results that name commands; all else is the user's own."""
+
 RATE_WINDOW_S = 10.0
 """How far back the rate of steps on the live line looks."""
 
@@ -47,10 +50,14 @@ class Console:
     Args:
         machine: Keep standard output for one JSON object; epochs are talk then.
         quiet: Leave out talk and epochs.
+        complete: Makes commands that are named in a text fit to be copied.
     """
 
-    def __init__(self, *, machine: bool = False, quiet: bool = False) -> None:
+    def __init__(
+        self, *, machine: bool = False, quiet: bool = False, complete: Callable[[str], str] = lambda text: text
+    ) -> None:
         self.machine = machine
+        self.complete = complete
         self._quiet = quiet
         self._out = Terminal(file=sys.stdout, markup=False, highlight=False, emoji=False, soft_wrap=True)
         self._err = Terminal(file=sys.stderr, markup=False, highlight=False, emoji=False, soft_wrap=True)
@@ -68,7 +75,7 @@ class Console:
     def results(self, lines: wording.Lines) -> None:
         """Print labelled lines on standard output."""
         for label, text in lines:
-            self._out.print(_labelled(label, text, self._out))
+            self._out.print(_labelled(label, self.complete(text) if label in HINTS else text, self._out))
 
     def json(self, value: Mapping[str, Any]) -> None:
         """Print one JSON object on one line of standard output; what is not a number is null in it."""
@@ -83,7 +90,7 @@ class Console:
         """Print labelled lines on standard error, quiet or not."""
         self.still()
         for label, text in lines:
-            self._err.print(_labelled(label, text, self._err))
+            self._err.print(_labelled(label, self.complete(text), self._err))
 
     def complaint(self, complaint: Complaint) -> None:
         """Print an error."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,10 @@ from estafeta.cli.options import Manners, Place, json_output, on_store, quiet, v
 from estafeta.errors import UsageError
 
 if TYPE_CHECKING:
+    from estafeta.backend import Backend
     from estafeta.cli.console import Console
     from estafeta.importing.importer import Progress
+    from estafeta.manifest import Manifest
     from estafeta.store import Store
 
 REDRAW_S = 0.1
@@ -91,7 +94,7 @@ def import_(
     there = attach(on) if on.name == "aws" else None
     if there and name in datasets(there):
         raise UsageError(f"there is a data set named {name!r} on AWS already",
-                         hint=f"choose another name, or remove it: estafeta data rm {name} {there.words}")  # fmt: skip
+                         hint=f"choose another name, or remove it: estafeta data rm {name}")  # fmt: skip
     choice = Choice(label, options["ignore"], options["target"], options["category"])
     reading = Reading(options["format_"], choice, options["delimiter"], options["zero_based"])
     wishes = Wishes(
@@ -147,18 +150,21 @@ def list_(manners: Manners, on: Place) -> int:
 
 @data.command(epilog="Example: estafeta data show census --rows 3")
 @click.argument("name", metavar="NAME")
-@click.option("--rows", type=click.IntRange(min=0), default=5, show_default=True, help="Rows of the preview.")
+@click.option("--rows", type=click.IntRange(0, 10_000), default=5, show_default=True, help="Rows of the preview.")
+@on_store
 @json_output
 @verbose
 @click.pass_obj
-def show(manners: Manners, name: str, rows: int) -> int:
+def show(manners: Manners, name: str, rows: int, on: Place) -> int:
     """Show what a data set holds, and its first rows."""
-    from estafeta.catalog import read_block, read_manifest
     from estafeta.cli import describing
+    from estafeta.manifest import Manifest
+    from estafeta.surveying import describe
+    from estafeta.verbs import DescribeVerb
 
-    console, store = manners.console(), _store()
-    manifest = read_manifest(store, name)
-    names, cells = describing.preview(manifest, read_block(store, manifest, 0), rows)
+    console, verb = manners.console(), DescribeVerb(verb="describe", dataset=name, rows=rows)
+    answer = attach(on).call(verb.model_dump()) if on.name == "aws" else describe(verb, _store())
+    manifest, names, cells = Manifest.model_validate(answer["manifest"]), answer["columns"], answer["rows"]
     if manners.json:
         console.json({**describing.facts(manifest), "preview": {"columns": names, "rows": cells}})
         return 0
@@ -173,27 +179,30 @@ def show(manners: Manners, name: str, rows: int) -> int:
 
 @data.command(epilog="Example: estafeta data verify census")
 @click.argument("name", metavar="NAME")
+@on_store
 @json_output
 @quiet
 @verbose
 @click.pass_obj
-def verify(manners: Manners, name: str) -> int:
-    """Read a data set, and compare it with its digests."""
-    from estafeta.catalog import read_manifest
-    from estafeta.catalog import verify as verify_blocks
+def verify(manners: Manners, name: str, on: Place) -> int:
+    """Read a data set, and compare it with its digests.
+
+    With --on aws it is read there.
+    """
     from estafeta.cli.wording import count
 
-    console, store = manners.console(), _store()
-    manifest = read_manifest(store, name)
+    console = manners.console()
+    manifest, checking = _verifying_there(name, attach(on)) if on.name == "aws" else _verifying_here(name)
+    blocks = len(manifest.blocks)
     try:
-        for number in verify_blocks(store, manifest):
-            console.portion("verifying", number + 1, len(manifest.blocks), "blocks")
+        for checked in checking:
+            console.portion("verifying", checked, blocks, "blocks")
     finally:
         console.still()
     if manners.json:
-        console.json({"name": name, "blocks": len(manifest.blocks), "rows": manifest.rows, "whole": True})
+        console.json({"name": name, "blocks": blocks, "rows": manifest.rows, "whole": True})
     else:
-        console.results([("whole", f"{name}   {manifest.rows:,} rows in {count(len(manifest.blocks), 'block')}")])
+        console.results([("whole", f"{name}   {manifest.rows:,} rows in {count(blocks, 'block')}")])
     return 0
 
 
@@ -243,7 +252,7 @@ def _list_there(manners: Manners, on: Place) -> int:
     if manners.json:
         console.json({"datasets": found})
     elif not found:
-        console.talk([("data", "none yet"), ("next", f"estafeta data import NAME SOURCE {backend.words}")])
+        console.talk([("data", "none yet"), ("next", "estafeta data import NAME SOURCE")])
     else:
         console.table(
             ("name", "rows", "size", "blocks", "imported"),
@@ -251,6 +260,31 @@ def _list_there(manners: Manners, on: Place) -> int:
              for d in found],
         )  # fmt: skip
     return 0
+
+
+def _verifying_here(name: str) -> tuple[Manifest, Iterator[int]]:
+    """A data set's manifest; and how many blocks have been found whole, while they are."""
+    from estafeta.catalog import read_manifest, verify
+
+    store = _store()
+    manifest = read_manifest(store, name)
+    return manifest, (number + 1 for number in verify(store, manifest))
+
+
+def _verifying_there(name: str, backend: Backend) -> tuple[Manifest, Iterator[int]]:
+    """The same of a stack, where `control` reads it, leg after leg."""
+    from estafeta.manifest import Manifest
+
+    manifest = Manifest.model_validate(backend.call({"verb": "describe", "dataset": name})["manifest"])
+
+    def legs() -> Iterator[int]:
+        checked = 0
+        while checked < len(manifest.blocks):
+            verb = {"verb": "verify", "dataset": name, "token": manifest.token, "first": checked}
+            checked = backend.call(verb)["checked"]
+            yield checked
+
+    return manifest, legs()
 
 
 class _Line:

@@ -85,12 +85,6 @@ def facts(deployment: Deployment, plan: Plan, region: str) -> dict[str, Any]:
     }
 
 
-def train_command(stack: str, region: str | None, profile: str | None) -> str:
-    """The command that uses the stack."""
-    given = [("--stack", stack if stack != "estafeta" else None), ("--region", region), ("--profile", profile)]
-    return "estafeta train JOB.py --on aws" + "".join(f" {name} {value}" for name, value in given if value)
-
-
 def standing(there: Standing, region: str, *, delete_data: bool) -> Lines:
     """What destroying would remove."""
     lines = [("stack", f"{there.stack}   {region}, {there.state or 'there is none'}")]

@@ -1,26 +1,19 @@
-"""A data set put into words: how large it is, what a row holds, which classes there are, how it begins.
+"""A data set put into words: how large it is, what a row holds, which classes there are.
 
-Pure: from a manifest (and the parts of a block) to texts. Knows nothing of terminals or stores.
+Pure: from a manifest to texts. Knows nothing of terminals or stores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from estafeta.blocks import Csr, Part
 from estafeta.cli.wording import Lines, count, size
 from estafeta.manifest import Kind, Manifest
+from estafeta.preview import MOST_COLUMNS
 from estafeta.tensorfile import DTYPES
 
 MOST_CLASSES = 10
 """Classes that are listed."""
-
-MOST_COLUMNS = 12
-"""Columns of the preview."""
-
-MOST_NUMBERS = 6
-"""Numbers of a value that are shown in it."""
 
 
 def identity(manifest: Manifest) -> Lines:
@@ -52,26 +45,6 @@ def columns(manifest: Manifest) -> list[tuple[str, ...]]:
         (c.name, str(c.missing), *(f"{number:.6g}" for number in (c.mean, c.deviation, c.least, c.greatest)))
         for c in numbers
     ]
-
-
-def preview(manifest: Manifest, parts: Sequence[Part], rows: int) -> tuple[list[str], list[list[str]]]:
-    """Names of columns and the first rows of a block, as they were imported."""
-    names: list[str] = []
-    cells: list[list[str]] = []
-    for kind, part in zip(manifest.kinds, parts, strict=True):
-        if kind.columns and not isinstance(part, Csr):
-            table = part.reshape(len(part), -1)
-            for index, column in enumerate(kind.columns):
-                texts = manifest.categories.get(column.name)
-                values = table[:rows, index].tolist()
-                names.append(column.name)
-                cells.append([texts[value] if texts else f"{value:.6g}" for value in values])
-        else:
-            names.append(kind.name)
-            cells.append([_value(part, row) for row in range(min(rows, len(part)))])
-    if len(names) > MOST_COLUMNS:  # the target, the last one, is always shown
-        names[MOST_COLUMNS - 1 : -1], cells[MOST_COLUMNS - 1 : -1] = ["…"], [["…"] * len(cells[0])]
-    return names, [list(row) for row in zip(*cells, strict=True)]
 
 
 def facts(manifest: Manifest) -> dict[str, Any]:
@@ -108,12 +81,3 @@ def _treatment(manifest: Manifest) -> list[str]:
         *(["missing numbers become the mean"] if manifest.fill_missing else []),
         *(["numbers are brought to mean 0 and deviation 1"] if manifest.standardize else []),
     ]
-
-
-def _value(part: Part, row: int) -> str:
-    if isinstance(part, Csr):
-        span = slice(part.starts[row], part.starts[row + 1])
-        pairs = [f"{c}:{v:.6g}" for c, v in zip(part.columns[span], part.values[span], strict=True)]
-    else:
-        pairs = [f"{value:.6g}" for value in part[row].reshape(-1)[: MOST_NUMBERS + 1].tolist()]
-    return " ".join(pairs[:MOST_NUMBERS]) + (" …" if len(pairs) > MOST_NUMBERS else "")

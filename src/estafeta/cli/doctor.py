@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -34,7 +35,8 @@ def doctor(manners: Manners, on: Place) -> int:
     width = max(len(check.name) for check in checks)
     findings = []
     try:
-        for finding in examine(checks):
+        for found in examine(checks):
+            finding = replace(found, cure=console.complete(found.cure))
             findings.append(finding)
             if not manners.json:
                 console.results(_lines(finding, width))

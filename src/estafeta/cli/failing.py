@@ -75,12 +75,12 @@ def of_error(error: Exception) -> Complaint:
     )
 
 
-def of_failure(failure: Failure, run: str, on: str, words: str = "") -> Complaint:
-    """What to say about a run that has failed; `words` as `Run.words`."""
+def of_failure(failure: Failure, run: str, on: str) -> Complaint:
+    """What to say about a run that has failed."""
     inline = (
         on == "inline"
     )  # then the module that this process has imported is the one that failed, and there is no log
-    log = "" if inline else _log_command(failure, run, words)
+    log = "" if inline else _log_command(failure, run)
     why = line_in(failure.traceback, _is_local if inline else _is_shipped)
     return Complaint(failure.message, why=why, hint=failure.hint, log=log, exit_code=failure.exit_code)
 
@@ -111,10 +111,9 @@ def _is_shipped(file: str) -> bool:
     return bool(_SHIPPED.search(file))
 
 
-def _log_command(failure: Failure, run: str, words: str) -> str:
+def _log_command(failure: Failure, run: str) -> str:
     role = failure.function.rpartition("-")[2]
     parts = ["estafeta", "logs", run]
     parts += ["--function", role] if role else []
     parts += ["--rank", str(failure.rank)] if failure.rank is not None else []
-    parts += [words] if words else []
     return " ".join(parts)

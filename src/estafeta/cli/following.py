@@ -51,12 +51,12 @@ class Watch:
 
     def leave(self) -> int:
         """Let the run go on by itself; print its name; return the exit code."""
-        name, words = self.run.name, self.run.words
+        name = self.run.name
         if self.console.machine:
             self.console.json(self._summary())
         else:
             self.console.result(name)
-        self.console.talk([("next", wording.command("watch", name, words)), ("", wording.command("stop", name, words))])
+        self.console.talk([("next", f"estafeta watch {name}"), ("", f"estafeta stop {name}")])
         return 0
 
     def _follow(self) -> Status:
@@ -79,12 +79,12 @@ class Watch:
 
     def _pressed_again(self) -> bool:
         """Say what a first Ctrl-C means; return whether a second one came in time."""
-        name, words = self.run.name, self.run.words
+        name = self.run.name
         notes = [
             ("", ""),
             ("note", f"{name} goes on without this terminal"),
-            ("next", wording.command("watch", name, words)),
-            ("", wording.command("stop", name, words)),
+            ("next", f"estafeta watch {name}"),
+            ("", f"estafeta stop {name}"),
         ]
         if not self.console.interactive:
             self.console.insist(notes)
@@ -110,9 +110,9 @@ class Watch:
         if self.console.machine:
             self.console.json(summary)
         else:
-            self.console.results(wording.ending(status, summary, files, self.run.words))
+            self.console.results(wording.ending(status, summary, files))
         if status.outcome and (failure := status.outcome.failure):
-            complaint = of_failure(failure, self.run.name, self.run.on, self.run.words)
+            complaint = of_failure(failure, self.run.name, self.run.on)
             self.console.complaint(complaint)
             return complaint.exit_code
         limited = status.outcome is not None and status.outcome.limited

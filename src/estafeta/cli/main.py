@@ -47,14 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Without the program's name; by default those of the process.
     """
-    manners = Manners()
+    manners = Manners(commands=estafeta)
     try:
         code = estafeta.main(arguments, prog_name="estafeta", standalone_mode=False, obj=manners)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort) as error:
-        click.echo(str(error.__cause__ or "") or "interrupted", err=True)
+        click.echo(manners.complete(str(error.__cause__ or "") or "interrupted"), err=True)
         code = INTERRUPTED_EXIT
     except Exception as error:
         code = _complain(error, manners)

@@ -5,8 +5,8 @@ Knows click alone, so that help costs no imports. Invariant: an option of this f
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -17,27 +17,6 @@ from estafeta.errors import UsageError
 if TYPE_CHECKING:
     from estafeta.cli.console import Console
     from estafeta.spec import On
-
-
-@dataclass
-class Manners:
-    """How a command speaks; filled in while its options are read.
-
-    Attributes:
-        json: One JSON object on standard output, and nothing else there.
-        quiet: Nothing on standard error but errors.
-        verbose: Errors with their tracebacks.
-    """
-
-    json: bool = False
-    quiet: bool = False
-    verbose: bool = False
-
-    def console(self) -> Console:
-        """The terminal to speak to."""
-        from estafeta.cli.console import Console
-
-        return Console(machine=self.json, quiet=self.quiet)
 
 
 @dataclass(frozen=True)
@@ -62,6 +41,42 @@ class Place:
         all_of_them = {"stack": self.stack, "region": self.region, "profile": self.profile}
         return {name: value for name, value in all_of_them.items() if value is not None}
 
+    @property
+    def options(self) -> dict[str, str]:
+        """What leads a command there: options and their values."""
+        return {"--on": self.name, **{f"--{name}": value for name, value in self.choices.items()}}
+
+
+@dataclass
+class Manners:
+    """How a command speaks; filled in while its options are read.
+
+    Attributes:
+        json: One JSON object on standard output, and nothing else there.
+        quiet: Nothing on standard error but errors.
+        verbose: Errors with their tracebacks.
+        place: Where on AWS or on this machine the command was told to look.
+        commands: Those of `estafeta`, which what is said may name.
+    """
+
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    place: Place = field(default_factory=Place)
+    commands: click.Group = field(default_factory=click.Group)
+
+    def console(self) -> Console:
+        """The terminal to speak to."""
+        from estafeta.cli.console import Console
+
+        return Console(machine=self.json, quiet=self.quiet, complete=self.complete)
+
+    def complete(self, text: str) -> str:
+        """A text for the user, with the place in the commands that it names."""
+        from estafeta.cli.completing import completed
+
+        return completed(text, self.place, self.commands)
+
 
 def _manner(*names: str, field: str, text: str) -> Callable[[Any], Any]:
     def remember(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
@@ -78,33 +93,37 @@ verbose = _manner("-v", "--verbose", field="verbose", text="Show the traceback o
 run_name = click.argument("name", metavar="RUN")
 
 
-def _place(names: list[str], text: str) -> Callable[[Any], Any]:
-    """An option `--on`, and with it those that say where on AWS; the command gets all of it as `on: Place`."""
-    options = (
-        click.option("--on", type=click.Choice(names), default="local", show_default=True, help=text),
-        click.option("--stack", metavar="NAME", help="On AWS: name of the stack; by default estafeta."),
-        click.option("--region", metavar="REGION", help="On AWS: by default what the AWS command line would take."),
-        click.option("--profile", metavar="PROFILE", help="On AWS: of the AWS configuration files; likewise."),
-    )
+_ON_AWS = (
+    click.option("--stack", metavar="NAME", help="On AWS: name of the stack; by default estafeta."),
+    click.option("--region", metavar="REGION", help="On AWS: by default what the AWS command line would take."),
+    click.option("--profile", metavar="PROFILE", help="On AWS: of the AWS configuration files; likewise."),
+)
+
+
+def _place(names: Sequence[str] = (), text: str = "") -> Callable[[Any], Any]:
+    """Options that say where on AWS, and `--on` if there is a choice; the command gets all of it as `on: Place`."""
+    on = click.option("--on", type=click.Choice(names), default="local", show_default=True, help=text)
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(command)
         def with_place(
-            *arguments: Any, on: On, stack: str | None, region: str | None, profile: str | None, **others: Any
+            *arguments: Any, stack: str | None, region: str | None, profile: str | None, on: On = "aws", **others: Any
         ) -> Any:
             place = Place(on, stack, region, profile)
             if place.choices and on != "aws":
                 raise UsageError(f"--{next(iter(place.choices))} says where on AWS", hint="add --on aws")
+            click.get_current_context().ensure_object(Manners).place = place
             return command(*arguments, on=place, **others)
 
         decorated: Callable[..., Any] = with_place
-        for option in reversed(options):
+        for option in reversed([on, *_ON_AWS] if names else _ON_AWS):
             decorated = option(decorated)
         return decorated
 
     return decorate
 
 
+on_aws = _place()
 on_service = _place(["local", "aws"], "Where the run is.")
 on_any = _place(["local", "inline", "aws"], "On this machine under Lambda's rules, in this process, or on AWS Lambda.")
 on_doctor = _place(["local", "aws"], "What to look at: this machine, or the stack on AWS.")

@@ -169,7 +169,9 @@ def _compared(
         least = min(one.setting.memory_mb for one in able)
         lines.append(("note", f"a cold start takes about {start_s:.0f} s with {least} MB, more than an init phase may"))
         lines.append(("", "PyTorch is therefore imported by the handler, and not twice"))
-    lines.append(("prices", f"{basis.describe()}; EC2 m7g, a minute to boot; nothing for storage and logs"))
+    lines.append(
+        ("prices", f"{basis.describe()}; EC2 m7g, a minute to boot; requests with their logs; nothing for storage")
+    )
     return lines
 
 

@@ -72,7 +72,7 @@ def status(manners: Manners, name: str, on: Place) -> int:
     console.results(wording.limits(status) + wording.best(status, summary) + wording.late(summary))
     console.results(wording.bill(summary) + wording.chaos(summary))
     if status.outcome and (failure := status.outcome.failure):
-        console.results(of_failure(failure, run.name, run.on, run.words).lines())
+        console.results(of_failure(failure, run.name, run.on).lines())
     console.epochs(status).show(status, last=MOST_EPOCHS)
     return 0
 

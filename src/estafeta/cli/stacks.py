@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from estafeta.cli.options import Manners, json_output, quiet, verbose
+from estafeta.cli.options import Manners, Place, json_output, on_aws, quiet, verbose
 from estafeta.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,22 +18,9 @@ if TYPE_CHECKING:
 
 ASKED_FIRST = "Do not ask."
 
-_PLACE = (
-    click.option("--stack", default="estafeta", show_default=True, metavar="NAME", help="Name of the stack."),
-    click.option("--region", metavar="REGION", help="By default what the AWS command line would take."),
-    click.option("--profile", metavar="PROFILE", help="Of the AWS configuration files; likewise."),
-)
-
-
-def _aws_place(command: Any) -> Any:
-    """The options that name a stack on AWS."""
-    for option in reversed(_PLACE):
-        command = option(command)
-    return command
-
 
 @click.command(epilog="Example: estafeta deploy --region eu-west-1 --requirements requirements.txt")
-@_aws_place
+@on_aws
 @click.option(
     "--architecture", type=click.Choice(["arm64", "x86_64"]), help="Processor of the functions.  [default: arm64]"
 )
@@ -59,9 +46,8 @@ def _aws_place(command: Any) -> Any:
 @verbose
 @click.pass_obj
 def deploy(
-    manners: Manners, /, stack: str, region: str | None, profile: str | None, requirements: Path | None,
-    parameters: tuple[str, ...], yes: bool, **options: Any,
-) -> int:  # fmt: skip
+    manners: Manners, /, on: Place, requirements: Path | None, parameters: tuple[str, ...], yes: bool, **options: Any
+) -> int:
     """Make a stack on AWS, or change it to what is asked for.
 
     What is not asked for stays as it is deployed. No Docker is needed: the functions' code goes up as a zip file,
@@ -70,9 +56,9 @@ def deploy(
     from estafeta.cli import deployment_words as words
     from estafeta.deploying.deploy import Deployer
     from estafeta.deploying.plan import Wishes
-    from estafeta.stack import Session
+    from estafeta.stack import STACK, Session
 
-    console, session = manners.console(), Session(region, profile)
+    console, session, stack = manners.console(), Session(on.region, on.profile), on.stack or STACK
     backend = options.pop("torch_backend")
     wishes = Wishes(
         stack=stack,
@@ -99,28 +85,28 @@ def deploy(
         console.json(words.facts(deployed, plan, session.region))
     else:
         console.results(words.deployed(deployed, session.region))
-        console.talk([("next", words.train_command(stack, region, profile))])
+        console.talk([("next", "estafeta train JOB.py --on aws")])
     return 0
 
 
 @click.command(epilog="Example: estafeta destroy --region eu-west-1")
-@_aws_place
+@on_aws
 @click.option("--delete-data", is_flag=True, help="The file system too, with all runs and data sets on it.")
 @click.option("--yes", is_flag=True, help=ASKED_FIRST)
 @json_output
 @quiet
 @verbose
 @click.pass_obj
-def destroy(manners: Manners, stack: str, region: str | None, profile: str | None, delete_data: bool, yes: bool) -> int:
+def destroy(manners: Manners, on: Place, delete_data: bool, yes: bool) -> int:
     """Remove a stack from AWS, and list what is left.
 
     The file system stays unless told otherwise; a stack of the same name finds it again.
     """
     from estafeta.cli import deployment_words as words
     from estafeta.deploying.destroy import Destroyer
-    from estafeta.stack import Session
+    from estafeta.stack import STACK, Session
 
-    console, session = manners.console(), Session(region, profile)
+    console, session, stack = manners.console(), Session(on.region, on.profile), on.stack or STACK
     destroyer = Destroyer(session, stack, _Report(console))
     standing = destroyer.look()
     console.talk(words.standing(standing, session.region, delete_data=delete_data))
@@ -132,8 +118,8 @@ def destroy(manners: Manners, stack: str, region: str | None, profile: str | Non
         console.still()
     left, kept = destroyer.leftovers(), destroyer.kept()
     if manners.json:
-        console.json({"stack": stack, "region": session.region, "kept": kept,
-                      "leftovers": [{"kind": x.kind, "name": x.name, "command": x.command} for x in left]})  # fmt: skip
+        leftovers = [{"kind": x.kind, "name": x.name, "command": console.complete(x.command)} for x in left]
+        console.json({"stack": stack, "region": session.region, "kept": kept, "leftovers": leftovers})
     else:
         console.results(words.destroyed(stack, kept, left))
     return 0

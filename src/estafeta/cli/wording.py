@@ -90,13 +90,26 @@ def bill(summary: Mapping[str, Any]) -> Lines:
     where = "" if summary["on"] == "aws" else " if it had run on AWS"
     costs = summary["costs"]
     parts = ", ".join(
-        f"{what} {dollars(costs[what])}" for what in ("compute", "requests", "efs", "logs") if costs[what]
+        f"{what} {dollars(costs[what])}" for what in ("compute", "requests", "efs", "logs", "storage") if costs[what]
     )
     return [
         ("work", f"{invocations} invocations, {retries}, {summary['billed_gb_seconds']:,.1f} GB-seconds"),
         ("price", f"{dollars(summary['cost_usd'])}{where}: {parts}"),
-        ("", f"{summary['prices']}; without what is kept on EFS{ASSUMED[summary['on']]}"),
+        ("", f"{summary['prices']}{ASSUMED[summary['on']]}"),
+        *keeping(summary),
     ]
+
+
+def keeping(summary: Mapping[str, Any]) -> Lines:
+    """What lies on the file system for a run, by the month, and what bringing its data in takes: beside its price."""
+    kept, costs = summary["kept"], summary["costs"]
+    data = f" and {size(kept['data_bytes'])} of data" if kept["data_bytes"] else ""
+    lines = [
+        ("kept", f"{size(kept['run_bytes'])}{data} on EFS, {dollars(costs['storage_month'])} a month until removed")
+    ]
+    if upload := costs["upload"]:
+        lines.append(("", f"the data comes in through S3 once, for {dollars(upload)}"))
+    return lines
 
 
 def chaos(summary: Mapping[str, Any]) -> Lines:
@@ -107,8 +120,8 @@ def chaos(summary: Mapping[str, Any]) -> Lines:
     return [("chaos", f"{injected or 'nothing'} injected ({summary['chaos']['faults']})")]
 
 
-def ending(status: Status, summary: Mapping[str, Any], files: Mapping[str, Path], words: str = "") -> Lines:
-    """The last lines of a run that was followed to its end; `words` as in `command`."""
+def ending(status: Status, summary: Mapping[str, Any], files: Mapping[str, Path]) -> Lines:
+    """The last lines of a run that was followed to its end."""
     outcome = status.outcome
     why = outcome.why if outcome and outcome.failure is None else progress(status)
     written = [(("files" if i == 0 else ""), str(path)) for i, path in enumerate(files.values())]
@@ -119,18 +132,13 @@ def ending(status: Status, summary: Mapping[str, Any], files: Mapping[str, Path]
         *bill(summary),
         *chaos(summary),
         *written,
-        ("next", "   ".join(_next(status, words, exported=bool(files)))),
+        ("next", "   ".join(_next(status, exported=bool(files)))),
     ]
 
 
-def command(verb: str, run: str, words: str) -> str:
-    """A command for a run, with the words that say where it is (`Run.words`)."""
-    return " ".join(filter(None, ["estafeta", verb, run, words]))
-
-
-def _next(status: Status, words: str, *, exported: bool) -> list[str]:
+def _next(status: Status, *, exported: bool) -> list[str]:
     run, verbs = status.spec.run, ["resume"] if status.state != "done" else []
-    commands = [command(verb, run, words) for verb in [*verbs, "status" if exported else "export", "clean"][:2]]
+    commands = [f"estafeta {verb} {run}" for verb in [*verbs, "status" if exported else "export", "clean"][:2]]
     if status.outcome and status.outcome.limited:
         commands[0] += f" {_limit_flag(status)}"
     return commands

@@ -52,6 +52,30 @@ def checks(stack: str = STACK, region: str | None = None, profile: str | None = 
     ]
 
 
+def judge_visibility(median: float, longest: float) -> str:
+    """What the seconds of an exchange of small files say.
+
+    Raises:
+        Ailment: The longest took too long.
+    """
+    detail = f"a file and the answer to it: {_ms(median)} by the median, {_ms(longest)} at most"
+    if longest > LONGEST_TURN_S:
+        raise Ailment(detail, hint="look at the mount's options (above) and at BurstCreditBalance of the file system")
+    return detail
+
+
+def judge_throughput(write: float, read: float) -> str:
+    """What the bytes per second of two functions say.
+
+    Raises:
+        Ailment: They are too few.
+    """
+    detail = f"one function writes {write / 1e6:,.1f} MB/s, another reads {read / 1e6:,.1f} MB/s"
+    if min(write, read) < LEAST_BYTES_PER_S:
+        raise Ailment(detail, hint="BurstCreditBalance may be used up: wait, or deploy with elastic throughput")
+    return detail
+
+
 class _Patient:
     """A stack that is looked at; what one check has made, the next ones use."""
 
@@ -145,20 +169,10 @@ class _Patient:
         return f"a function has invoked another one, which was there after {_ms(self._met['start_s'])}"
 
     def visibility(self) -> str:
-        median, longest = self._met["turn_s"]["median"], self._met["turn_s"]["longest"]
-        detail = f"a file and the answer to it: {_ms(median)} by the median, {_ms(longest)} at most"
-        if longest > LONGEST_TURN_S:
-            raise Ailment(
-                detail, hint="look at the mount's options (above) and at BurstCreditBalance of the file system"
-            )
-        return detail
+        return judge_visibility(**self._met["turn_s"])
 
     def throughput(self) -> str:
-        write, read = self._met["write_bytes_per_s"], self._met["read_bytes_per_s"]
-        detail = f"one function writes {write / 1e6:,.1f} MB/s, another reads {read / 1e6:,.1f} MB/s"
-        if min(write, read) < LEAST_BYTES_PER_S:
-            raise Ailment(detail, hint="BurstCreditBalance may be used up: wait, or deploy with elastic throughput")
-        return detail
+        return judge_throughput(self._met["write_bytes_per_s"], self._met["read_bytes_per_s"])
 
     def worker(self) -> str:
         began = time.monotonic()

@@ -104,7 +104,7 @@ def import_dataset(
 def _explained(error: OSError, store: Store, name: str) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return EnvironmentProblem(f"the disk is full: {store.root} has no room for data set {name!r}",
-                                  hint="make room (estafeta data ls), or import less with --limit")  # fmt: skip
+                                  hint="make room (estafeta data ls --on local), or import less: --limit")  # fmt: skip
     # Whoever publishes the manifest removes the files of all others.
     return _taken(name) if name in names(store) else error
 
@@ -209,4 +209,4 @@ def _label(source: Source) -> str:
 
 def _taken(name: str) -> UsageError:
     return UsageError(f"there is a data set named {name!r} already",
-                      hint=f"choose another name, or remove it: estafeta data rm {name}")  # fmt: skip
+                      hint=f"choose another name, or remove it: estafeta data rm {name} --on local")  # fmt: skip
