@@ -22,15 +22,16 @@ from typing import Any
 
 from estafeta.backend import InlineBackend, unwrap
 from estafeta.control import control
-from estafeta.cost import Usage
+from estafeta.cost import Basis, Usage
 from estafeta.inotify import filesystem_of
 from estafeta.invocation import Invocation
 from estafeta.launch import start
 from estafeta.logbook import Entry
 from estafeta.merge import merge
 from estafeta.run import Run
+from estafeta.s3 import Bucket
 from estafeta.shipping import import_job
-from estafeta.spec import Choice, FunctionSettings, MergeEvent, Role, WorkerEvent
+from estafeta.spec import Choice, FunctionSettings, MergeEvent, On, Role, WorkerEvent
 from estafeta.store import Backoff, Store, new_token
 from estafeta.worker import work
 
@@ -53,8 +54,11 @@ class Machine:
         me: Which one this is.
     """
 
-    on = "two machines"
+    on: On = "local"
+    words = ""
     functions = FUNCTIONS
+    basis = Basis()
+    bucket: Bucket | None = None
 
     def __init__(self, store: Store, folder: str, me: int) -> None:
         self._store, self._folder, self._me = store, folder, me

@@ -22,7 +22,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from estafeta.errors import UsageError
 from estafeta.job import Job
 from estafeta.settings import to_dict
-from estafeta.spec import Role, RunSpec
+from estafeta.spec import MemoryMb, Role, RunSpec, TimeoutS
 
 NUMBERS: Mapping[str, type] = {
     "epochs": int, "batch_size": int, "micro_batch_size": int, "drop_last": bool, "validation": float, "seed": int,
@@ -39,7 +39,7 @@ COUNTS = {"rounds_per_invocation": "a worker does at least 1", "quorum": "a roun
 PARTS = ("optimizer", "early_stopping")
 CALLABLES = ("model", "dataset", "valid_dataset")
 ROLES: tuple[Role, ...] = ("worker", "merge", "control")
-SETTINGS = ("memory_mb", "timeout_s")
+SETTINGS: Mapping[str, Any] = {"memory_mb": MemoryMb, "timeout_s": TimeoutS}
 
 
 @dataclass
@@ -84,7 +84,7 @@ def override(job: Job, options: Mapping[str, Any]) -> Overridden:
         elif head in CALLABLES and rest:
             result.arguments.setdefault(head, {})[_argument(getattr(job, head), rest, name)] = value
         elif head in ROLES and rest in SETTINGS:
-            result.settings.setdefault(head, {})[rest] = _fit(name, value, int)
+            result.settings.setdefault(head, {})[rest] = _fit(name, value, SETTINGS[rest])
         else:
             raise _unknown(name, known_names(result.job))
     return result
@@ -116,7 +116,7 @@ def override_spec(spec: RunSpec, options: Mapping[str, Any]) -> tuple[RunSpec, d
         elif head in parts and rest:
             parts[head] = _replace(parts[head], rest, value, name)
         elif head in ROLES and rest in SETTINGS:
-            settings[head][rest] = _fit(name, value, int)
+            settings[head][rest] = _fit(name, value, SETTINGS[rest])
         else:
             fields = [f"{part}.{known}" for part, record in parts.items() for known in _fields(record)]
             functions = [f"{role}.{setting}" for role in ROLES for setting in SETTINGS]

@@ -33,7 +33,7 @@ def require(record: object, name: str, valid: bool, allowed: str) -> None:
     if not valid:
         raise UsageError(
             f"{type(record).__name__}: {name}={getattr(record, name)!r}, but it must be {allowed}",
-            hint=f"Set {name} to {allowed}.",
+            hint=f"set {name} to {allowed}",
         )
 
 
@@ -107,7 +107,7 @@ def build(role: str, kinds: Mapping[str, type[_Kind]], nested: Mapping[str, type
             values[key] = build(key, nested, nested, value)
     missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in values]  # type: ignore[arg-type]
     if missing:
-        raise UsageError(f"{name} lacks {', '.join(missing)}", hint=f"Give {name} a value for each.")
+        raise UsageError(f"{name} lacks {', '.join(missing)}", hint=f"give {name} a value for each")
     return kind(**values)
 
 
@@ -120,5 +120,5 @@ def _plain(value: Any) -> Any:
 def _unknown(what: str, given: str, valid: Mapping[str, object]) -> UsageError:
     by_lower = {name.lower(): name for name in valid}
     close = difflib.get_close_matches(given.lower(), by_lower, n=1)
-    guess = f"Did you mean {by_lower[close[0]]}? " if close else ""
-    return UsageError(f"Unknown {what}", hint=f"{guess}Valid: {', '.join(valid)}.")
+    guess = f"did you mean {by_lower[close[0]]}? " if close else ""
+    return UsageError(f"unknown {what}", hint=f"{guess}valid: {', '.join(valid)}")

@@ -6,7 +6,7 @@ Validated by pydantic when they come in; frozen afterwards. Every document carri
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,6 +28,10 @@ State = Literal["preparing", "running", "stopping", "done", "stopped", "failed"]
 MB_PER_VCPU = 1769
 """Memory at which a function has one vCPU (AWS Lambda Developer Guide, "Configure Lambda function memory")."""
 
+MemoryMb = Annotated[int, Field(ge=128, le=10240)]
+TimeoutS = Annotated[int, Field(ge=1, le=900)]
+"""What Lambda allows for a function (AWS Lambda Developer Guide, "Lambda quotas")."""
+
 
 class Document(BaseModel):
     """Base: frozen, and nothing unknown is let in."""
@@ -44,8 +48,8 @@ class FunctionSettings(Document):
 
     name: str
     qualifier: str | None = None
-    memory_mb: int = Field(ge=128, le=10240)
-    timeout_s: int = Field(ge=1, le=900)
+    memory_mb: MemoryMb
+    timeout_s: TimeoutS
 
     @property
     def threads(self) -> int:

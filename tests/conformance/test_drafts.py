@@ -51,8 +51,11 @@ def test_what_is_published_is_what_others_read(two_clients: TwoClients, director
 
 def test_what_is_filled_is_not_published(two_clients: TwoClients, directory: str) -> None:
     a, b = two_clients
-    drafts_of(a.store).take().write(chunks("A"), 0)
+    drafts = drafts_of(a.store)
+    drafts.take().write(chunks("A"), 0)
     assert b.store.list("d") == frozenset()
+    drafts.close()
+    assert a.all_names("d") == []
 
 
 def test_who_comes_second_is_told_so_and_sees_the_first(two_clients: TwoClients, directory: str) -> None:

@@ -131,7 +131,7 @@ def test_a_kill_and_a_slow_environment_are_logged(start: Start) -> None:
 
 
 def test_a_version_with_faults_that_cannot_be_read_is_refused(service: LocalService) -> None:
-    with pytest.raises(ClientError, match="LOCAL_FAULTS: There is no fault 'explode'"):
+    with pytest.raises(ClientError, match="LOCAL_FAULTS: there is no fault 'explode'"):
         service.lambda_client.update_function_configuration(
             FunctionName="echo", Environment={"Variables": {FAULTS: "explode=1"}}
         )

@@ -14,7 +14,7 @@ from estafeta.cli import wording
 from estafeta.cli.console import Console
 from estafeta.cli.failing import Complaint
 from estafeta.history import EarlyStopping, EpochRecord
-from estafeta.spec import FunctionSettings, Outcome, RunSpec, Status
+from estafeta.spec import FunctionSettings, Limits, Outcome, RunSpec, Status
 
 SETTINGS = {role: FunctionSettings(name=role, memory_mb=1769, timeout_s=900) for role in ("worker", "merge", "control")}
 SPEC = RunSpec(
@@ -180,6 +180,24 @@ def test_the_ending_says_what_became_of_the_run(tmp_path: Any) -> None:
         ("kept", "250 kB on EFS, $0.000070 a month until removed"),
     ]
     assert dict(lines)["files"] == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("limits", "facts", "flag"),
+    [
+        ({"max_rounds": 40}, {"version": 40}, "--max-rounds 80"),
+        ({"max_rounds": 40}, {"version": 144}, "--max-rounds 184"),
+        ({"max_cost_usd": 0.5}, {"spent_usd": 0.501}, "--max-cost 1"),
+        ({"max_cost_usd": 0.5}, {"spent_usd": 1.5}, "--max-cost 2"),
+        ({"max_hours": 2}, {}, "--max-hours 2"),
+    ],
+)
+def test_after_a_limit_the_next_command_has_one_that_is_not_reached(
+    limits: dict[str, float], facts: dict[str, float], flag: str
+) -> None:
+    outcome = Outcome(token="t", state="stopped", why="a limit", limited=True, ended_at=1079.0)
+    stopped = status(state="stopped", outcome=outcome, limits=Limits(**limits), **facts)
+    assert dict(wording.ending(stopped, SUMMARY, {}))["next"].startswith(f"estafeta resume digits-1a2b3c {flag} ")
 
 
 def test_who_was_late_is_told() -> None:

@@ -481,16 +481,16 @@ def test_fields_left_out_take_their_defaults() -> None:
 @pytest.mark.parametrize(
     ("data", "message", "hint"),
     [
-        ({"name": "Adamw"}, "optimizer 'Adamw'", "Did you mean AdamW? Valid: SGD, Adam, AdamW, RMSprop, Adagrad."),
-        ({}, "optimizer 'None'", "Valid: SGD, Adam, AdamW, RMSprop, Adagrad."),
-        ({"name": "SGD", "momentun": 1}, "field 'momentun' of SGD", "Did you mean momentum? Valid: lr, "),
+        ({"name": "Adamw"}, "optimizer 'Adamw'", "did you mean AdamW? valid: SGD, Adam, AdamW, RMSprop, Adagrad"),
+        ({}, "optimizer 'None'", "valid: SGD, Adam, AdamW, RMSprop, Adagrad"),
+        ({"name": "SGD", "momentun": 1}, "field 'momentun' of SGD", "did you mean momentum? valid: lr, "),
         (
             {"name": "SGD", "schedule": {"name": "Cosin"}},
             "schedule 'Cosin'",
-            "Did you mean Cosine? Valid: StepLR, Cosine, Warmup.",
+            "did you mean Cosine? valid: StepLR, Cosine, Warmup",
         ),
-        ({"name": "SGD", "schedule": {"name": "StepLR"}}, "StepLR lacks step_size", "Give StepLR"),
-        ({"name": "SGD", "schedule": {"name": "SGD"}}, "schedule 'SGD'", "Valid: StepLR"),
+        ({"name": "SGD", "schedule": {"name": "StepLR"}}, "StepLR lacks step_size", "give StepLR"),
+        ({"name": "SGD", "schedule": {"name": "SGD"}}, "schedule 'SGD'", "valid: StepLR"),
         ({"name": "SGD", "lr": None}, "lr=None", "lr"),
     ],
 )

@@ -84,7 +84,14 @@ def test_a_wrong_name_is_told_the_right_ones(name: str, suggestion: str) -> None
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("epochs", "many"), ("optimizer.lr", "[1]"), ("worker.memory_mb", "1.5"), ("rounds_per_invocation", "few")],
+    [
+        ("epochs", "many"),
+        ("optimizer.lr", "[1]"),
+        ("worker.memory_mb", "1.5"),
+        ("worker.memory_mb", "100"),
+        ("merge.timeout_s", "901"),
+        ("rounds_per_invocation", "few"),
+    ],
 )
 def test_a_value_of_the_wrong_kind_is_refused(name: str, text: str) -> None:
     with pytest.raises(UsageError, match=f"{name}=.* does not fit"):

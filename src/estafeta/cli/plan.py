@@ -63,10 +63,10 @@ def _memory(context: click.Context, parameter: click.Parameter, text: str) -> li
 @verbose
 @click.pass_obj
 def plan(manners: Manners, /, job: str, options: dict[str, str], **choices: Any) -> int:
-    """Predict time and dollars of a job on AWS, and compare them with one virtual machine.
+    """Predict what a job would take on AWS, in time and dollars.
 
-    A few batches are trained here to measure the job; nothing is started or paid for. Times are those of functions as
-    fast as this machine, so they are good for comparing.
+    One virtual machine stands beside it for comparison. A few batches are trained here to measure the job; nothing is
+    started or paid for. Times are those of functions as fast as this machine, so they are good for comparing.
     """
     from estafeta.cost import Basis
     from estafeta.planning import grid, machines, verdict

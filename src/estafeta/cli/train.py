@@ -243,7 +243,7 @@ def _version(_context: click.Context, _parameter: click.Parameter, text: str) ->
 def fork(
     manners: Manners, name: str, version: Which | int, options: dict[str, str], on: Place, output_dir: str, detach: bool
 ) -> int:
-    """Start a new run from a version of another, and follow it as in train.
+    """Start a new run from a version of another, and follow it.
 
     It has the other's code, data and options, but for those that are changed, and its epochs so far.
     """

@@ -11,7 +11,7 @@ from typing import Any
 
 from estafeta.backend import ROLES
 from estafeta.cli.epochs import ago, clock, number
-from estafeta.spec import Limits, Status
+from estafeta.spec import Status
 
 Lines = list[tuple[str, str]]
 """Label and text; the label is empty where a line goes on with what the line before began."""
@@ -140,17 +140,23 @@ def _next(status: Status, *, exported: bool) -> list[str]:
     run, verbs = status.spec.run, ["resume"] if status.state != "done" else []
     commands = [f"estafeta {verb} {run}" for verb in [*verbs, "status" if exported else "export", "clean"][:2]]
     if status.outcome and status.outcome.limited:
-        commands[0] += f" {_limit_flag(status.limits)}"
+        commands[0] += f" {_limit_flag(status)}"
     return commands
 
 
-def _limit_flag(limits: Limits) -> str:
-    """The option that would let a run go on that has stopped at a limit: the same again."""
+def _limit_flag(status: Status) -> str:
+    """The option that would let a run go on that has stopped at a limit: as much again."""
+    limits = status.limits
     if limits.max_cost_usd is not None:
-        return f"--max-cost {2 * limits.max_cost_usd:.6g}"
+        return f"--max-cost {_raised(limits.max_cost_usd, status.spent_usd):.6g}"
     if limits.max_rounds is not None:
-        return f"--max-rounds {2 * limits.max_rounds}"
+        return f"--max-rounds {_raised(limits.max_rounds, status.version)}"
     return f"--max-hours {limits.max_hours:.6g}"
+
+
+def _raised(limit: float, used: float) -> float:
+    """Twice a limit; if that much has been used already, the limit on top of it."""
+    return 2 * limit if used < 2 * limit else used + limit
 
 
 def limits(status: Status) -> Lines:

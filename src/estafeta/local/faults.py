@@ -52,14 +52,14 @@ class Faults:
         for item in filter(None, (part.strip() for part in text.split(","))):
             name, _, value = item.partition("=")
             if name not in valid:
-                raise UsageError(f"There is no fault {name!r}.", hint=f"Valid names: {', '.join(valid)}.")
+                raise UsageError(f"there is no fault {name!r}", hint=f"valid names: {', '.join(valid)}")
             try:
                 number = int(value) if name == "seed" else float(value)
             except ValueError:
                 number = -1.0
             if number < 0 or (name != "seed" and not number <= 1):
                 kind = "a whole number from 0" if name == "seed" else "a probability from 0 to 1"
-                raise UsageError(f"Fault {item!r} needs {kind}.", hint="For example duplicate=0.1,kill=0.05,seed=3.")
+                raise UsageError(f"fault {item!r} needs {kind}", hint="for example duplicate=0.1,kill=0.05,seed=3")
             values[name] = number
         return cls(**values)  # type: ignore[arg-type]
 
