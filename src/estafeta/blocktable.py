@@ -60,10 +60,9 @@ class BlockTable:
         self._uses = 0
         self._loading: dict[int, Future[None]] = {}  # with a slot, and not known to be read
         self._expected: Rows | None = None
-        # Where all blocks fit, each has the slot of its number; if all are as long as it, rows are in their places.
-        self._all_fit = self.slots == len(manifest.blocks)
-        self._in_place = self._all_fit and all(extent.rows == self._block_rows for extent in manifest.blocks[:-1])
-        self._complete = False
+        self._even = all(extent.rows == self._block_rows for extent in manifest.blocks[:-1])
+        self._all_fit = self.slots == len(manifest.blocks)  # then each has the slot of its number
+        self._complete = False  # then each row is in the place of its number
         self._free = list(range(self.slots))
         self._threads = ThreadPoolExecutor(LOADERS, "estafeta-blocks")
 
@@ -86,7 +85,7 @@ class BlockTable:
         if self._complete:
             whole: list[Any] = [shelf.take(rows) for shelf in self._shelves]
             return tuple(shelf.tensor(part) for shelf, part in zip(self._shelves, whole, strict=True))
-        blocks = np.searchsorted(self._manifest.starts, rows, side="right") - 1
+        blocks = self._blocks_of(rows)
         if self._there[blocks].all():  # as nearly always: a window is used for many batches
             taken = self._take(rows, blocks)
         elif len(needed := np.unique(blocks)) <= self.slots:
@@ -105,6 +104,11 @@ class BlockTable:
             return
         self._expected = blocks
         self._begin(blocks[: self.slots])
+
+    def _blocks_of(self, rows: Rows) -> Rows:
+        if self._even:
+            return rows // self._block_rows
+        return self._manifest.starts.searchsorted(rows, "right") - 1
 
     def _take(self, rows: Rows, blocks: Rows) -> list[Any]:
         """Rows whose blocks are there."""
@@ -139,7 +143,7 @@ class BlockTable:
                     raise
                 del self._loading[block]
                 self._there[block] = True
-        self._complete = self._in_place and bool(self._there.all())
+        self._complete = self._all_fit and self._even and bool(self._there.all())
 
     def _begin(self, wanted: Rows) -> None:
         """Begin to read those of these blocks that have no slot; none of them loses it for another."""

@@ -6,9 +6,11 @@ counted, and not opened. Files that have no name yet, or none any more, are left
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from estafeta.catalog import names, read_manifest
 from estafeta.cost import Kept
-from estafeta.errors import Gone
+from estafeta.errors import Corrupt, Gone, UsageError
 from estafeta.layout import RunLayout
 from estafeta.manifest import Manifest
 from estafeta.metering import kept_bytes
@@ -42,9 +44,12 @@ def kept(spec: RunSpec, plan: Plan | None, store: Store) -> Kept:
 
 
 def _data_of(plan: Plan | None, store: Store) -> list[Manifest]:
-    if plan is None or not plan.data:
-        return []
-    return [manifest for name in names(store) if (manifest := read_manifest(store, name)).token in plan.data]
+    """The manifests of a run's data sets, among all that there are; whose cannot be read is not what a bill is for."""
+    found = []
+    for name in names(store) if plan and plan.data else ():
+        with suppress(UsageError, Corrupt):
+            found.append(read_manifest(store, name))
+    return [manifest for manifest in found if plan and manifest.token in plan.data]
 
 
 def _folder_bytes(store: Store, folder: str) -> int:

@@ -47,7 +47,7 @@ class Prices:
 
 
 # AWS's own pages are read where their text has the number; those of EFS, CloudWatch, S3 and EC2 fill it in by a script,
-# so for these somebody's copy with a date is named.
+# so for these somebody's copy is named, with its date if it has one.
 _US_EAST_1 = Prices(
     region="us-east-1",
     # https://aws.amazon.com/lambda/pricing/, 2026
@@ -62,7 +62,7 @@ _US_EAST_1 = Prices(
     log_gb=0.50,
     # https://zeonedge.com/blog/cloud-storage-cost-guide-s3-ebs-efs-fsx-choosing-right-tier, April 2026
     s3_gb_month=0.023,
-    # https://c3x.dev/blog/s3-request-fees-explained, 2026: $0.005 and $0.0004 a thousand
+    # https://c3x.dev/blog/s3-request-fees-explained, without a date: $0.005 and $0.0004 a thousand
     s3_put=5e-6,
     s3_get=0.4e-6,
     # https://www.factualminds.com/blog/amazon-ec2-on-demand-pricing-instance-families-2026/, June 2026: m7g.large, of

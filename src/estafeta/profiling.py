@@ -94,8 +94,8 @@ def _line(train: Callable[[Batch], None], batch: Batch) -> tuple[float, float]:
     rows = len(batch[-1])
     whole_s = _fastest(lambda: train(batch))
     few = rows // 4
-    if not few or not all(isinstance(part, torch.Tensor) for part in batch):
-        return 0.0, whole_s / rows
+    if not few or not all(isinstance(part, torch.Tensor) and part.layout is torch.strided for part in batch):
+        return 0.0, whole_s / rows  # rows that cannot be cut off a batch
     part = tuple(tensor[:few] for tensor in batch)
     part_s = min(_fastest(lambda: train(part)), whole_s)
     row_s = (whole_s - part_s) / (rows - few)

@@ -11,9 +11,11 @@ Invariant: in an epoch every row falls to one rank and one step; but those of a 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
+from itertools import accumulate
 
 import numpy as np
 
@@ -47,6 +49,10 @@ class BlockRows:
     seed: int = 0
 
     def __len__(self) -> int:
+        return self._total
+
+    @cached_property
+    def _total(self) -> int:
         return int(self.counts.sum())
 
     @cached_property
@@ -103,13 +109,13 @@ class Part:
     key: tuple[int, ...]
 
     @cached_property
-    def ends(self) -> Rows:
+    def ends(self) -> tuple[int, ...]:
         """Positions in the part after the last row of each window."""
-        return np.cumsum([last - first for first, last in self.windows], dtype=np.int64)
+        return tuple(accumulate(last - first for first, last in self.windows))
 
     def window_at(self, position: int) -> int:
         """The window that a position of the part is in."""
-        return int(np.searchsorted(self.ends, position, side="right"))
+        return bisect_right(self.ends, position)
 
     def blocks(self, window: int) -> Rows:
         """The blocks of a window; none if there is no such window."""
@@ -120,7 +126,7 @@ class Part:
         pieces = []
         while first < last:
             window = self.window_at(first)
-            end = int(self.ends[window])
+            end = self.ends[window]
             start = end - (self.windows[window][1] - self.windows[window][0])
             pieces.append(_shuffled(self, window)[first - start : min(last, end) - start])
             first = min(last, end)

@@ -16,6 +16,7 @@ from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
+from estafeta import profiling
 from estafeta.backend import Backend
 from estafeta.blocks import Csr
 from estafeta.blocktable import BlockTable
@@ -88,7 +89,12 @@ def test_a_table(home: Path, inline: Backend, tmp_path: Path, capsys: pytest.Cap
 
 
 def test_far_more_rows_than_memory(
-    home: Path, on_local: Backend, inline: Backend, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    home: Path,
+    on_local: Backend,
+    inline: Backend,
+    whole_logs: None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Functions that have room for an eighth of the rows get the bits of a process that has all of them in memory."""
     random = np.random.default_rng(1)
@@ -117,7 +123,10 @@ def test_far_more_rows_than_memory(
     assert len(digests) == 1
 
 
-def test_sparse_rows(home: Path, inline: Backend, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sparse_rows(
+    home: Path, inline: Backend, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are trained on, and planned with: a batch of them cannot be sliced."""
     write("sparse_libsvm.py", tmp_path / "texts.svm")
     manifest = bring(home, "texts", tmp_path / "texts.svm", capsys=capsys)
     run, _ = train("sparse_libsvm.py", inline)
@@ -129,3 +138,10 @@ def test_sparse_rows(home: Path, inline: Backend, tmp_path: Path, capsys: pytest
     expected = LogisticRegression(max_iter=1000).fit(inputs[~held], target[~held]).score(inputs[held], target[held])
     assert expected > 0.85
     assert run.history[-1]["valid_accuracy"] > expected - 0.015
+    monkeypatch.setattr(profiling, "REPEATS", 1)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        main(["plan", str(EXAMPLES / "sparse_libsvm.py"), "-n", "2", "--memory", "1769", "--json"])
+    assert caught.value.code == 0
+    profile = json.loads(capsys.readouterr().out)["profile"]
+    assert (profile["parameters"], profile["train_rows"]) == (2000 * 4 + 4, (~held).sum())

@@ -82,9 +82,9 @@ def test_a_history_is_told_by_what_changed_something() -> None:
 
 
 def test_victims_are_killed_in_the_middle_of_a_file_and_of_a_draft() -> None:
-    seeds, missing = iter(range(60)), {"create", "append"}
+    seeds, missing = iter(range(12)), {"create", "append"}
     while missing:
-        lines = live(PROFILES["killed"](next(seeds))).tell().splitlines()
+        lines = live(PROFILES["given-up"](next(seeds))).tell().splitlines()
         missing -= {call for line in lines if line.endswith("in the middle of it") for call in missing if call in line}
 
 
@@ -94,6 +94,15 @@ def test_where_events_are_lost_the_watchdog_has_something_to_do() -> None:
     assert all(world.tends for world in worlds if world.faults.drop)
     assert any(world.tends for world in worlds if not world.faults.drop)
     assert any("was set going again" in live(world).tell() for world in worlds if world.faults.drop)
+
+
+def test_a_run_that_has_failed_says_why_and_comes_to_the_same_bits_when_it_is_resumed() -> None:
+    history = next(history for seed in range(12) if (history := live(PROFILES["given-up"](seed))).failures > 1)
+    assert history.violation is None
+    lines = history.tell().splitlines()
+    assert any(" link " in line and "failed.json" in line for line in lines)
+    assert any(" rename " in line and "failed-02.json" in line for line in lines)
+    assert any(" link " in line and "done.json" in line for line in lines)
 
 
 def test_a_history_that_goes_wrong_ends_with_what_went_wrong() -> None:

@@ -233,6 +233,12 @@ def _quorum(seed: int) -> World:
                    faults=Faults(slow=0.3, kill=0.1, duplicate=0.1, until_s=600.0))  # fmt: skip
 
 
+def _given_up(seed: int) -> World:
+    """For a while no leg gets beyond some calls: Lambda gives events up, and the run fails until it is resumed."""
+    world = replace(_calm(seed), topology=("sharded", "replicated")[seed % 2], limit_s=LONGEST_S, watch_s=120.0)
+    return replace(world, faults=Faults(kill=1.0, until_s=900.0))
+
+
 def _damaged(seed: int) -> World:
     """A byte of one published vector is damaged on the disk."""
     return replace(_calm(seed), damaged=random.Random(f"damaged {seed}").randrange(20))
@@ -240,7 +246,5 @@ def _damaged(seed: int) -> World:
 
 PROFILES: Mapping[str, Callable[[int], World]] = {
     "anything": _anything, "calm": _calm, "prompt": _prompt, "doubled": _doubled, "killed": _killed,
-    "failover": _failover, "replaced": _replaced,
-    "quorum": _quorum,
-    "damaged": _damaged,
+    "failover": _failover, "replaced": _replaced, "given-up": _given_up, "quorum": _quorum, "damaged": _damaged,
 }  # fmt: skip

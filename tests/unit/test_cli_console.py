@@ -218,7 +218,7 @@ def test_data_that_a_run_reads_is_kept_too() -> None:
     assert lines[1][1].endswith("compute $0.000467, requests $0.000003, storage $0.000020")
     assert lines[3:] == [
         ("kept", "250 kB and 3.0 GB of data on EFS, $0.84 a month until removed"),
-        ("", "the data comes in through S3 once, for $0.000400"),
+        ("", "bringing the data in through S3 takes $0.000400, once"),
     ]
 
 

@@ -62,6 +62,8 @@ def test_the_data_sets_of_the_plan_are_counted_and_no_others(tmp_path: Path, mon
     found = kept(relay.spec, plan.model_copy(update={"data": (mine.token, "removed")}), relay.store)
     assert found.data_bytes == sum(map(kept_bytes, blocks))
     assert (found.uploaded_bytes, found.puts, found.gets) == (sum(blocks), len(blocks) + 1, len(blocks) + 1)
+    relay.store.replace("datasets/other/manifest.json", [b"damaged"])
+    assert kept(relay.spec, plan.model_copy(update={"data": (mine.token,)}), relay.store) == found
     monkeypatch.setattr(module, "PART_BYTES", max(blocks) // 3)
     more = kept(relay.spec, plan.model_copy(update={"data": (mine.token,)}), relay.store)
     assert more.puts == 1 + sum(2 + -(-size // (max(blocks) // 3)) for size in blocks)

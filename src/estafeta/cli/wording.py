@@ -108,7 +108,7 @@ def keeping(summary: Mapping[str, Any]) -> Lines:
         ("kept", f"{size(kept['run_bytes'])}{data} on EFS, {dollars(costs['storage_month'])} a month until removed")
     ]
     if upload := costs["upload"]:
-        lines.append(("", f"the data comes in through S3 once, for {dollars(upload)}"))
+        lines.append(("", f"bringing the data in through S3 takes {dollars(upload)}, once"))
     return lines
 
 
