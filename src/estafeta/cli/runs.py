@@ -30,7 +30,7 @@ MOST_EPOCHS = 20
 @click.pass_obj
 def runs(manners: Manners, on: Place, everything: bool) -> int:
     """List the runs, the newest last."""
-    from estafeta.cli.epochs import ago
+    from estafeta.units import ago
 
     backend, console, now = attach(on), manners.console(), time.time()
     found = all_runs(backend)
@@ -227,7 +227,7 @@ def _facts(status: Status, value: float | None) -> dict[str, Any]:
 
 
 def _metric(status: Status, value: float | None) -> str:
-    from estafeta.cli.epochs import number
+    from estafeta.units import number
 
     return f"{status.spec.early_stopping.monitor} {number(value)}" if value is not None else ""
 
