@@ -1,4 +1,4 @@
-"""Commands about runs that there are: `runs`, `status`, `logs`, `stop`, `export`, `clean`."""
+"""Commands about runs that there are: `runs`, `status`, `logs`, `stop`, `export`, `report`, `clean`."""
 
 from __future__ import annotations
 
@@ -156,6 +156,24 @@ def export(manners: Manners, name: str, on: Place, which: Which, folder: str | N
     return 0
 
 
+@click.command(epilog="Example: estafeta report last -o digits.html")
+@run_name
+@on_service
+@click.option("-o", "--output", type=click.Path(dir_okay=False), metavar="FILE", help="Where to; by default RUN.html.")
+@json_output
+@verbose
+@click.pass_obj
+def report(manners: Manners, name: str, on: Place, output: str | None) -> int:
+    """Write a page about a run: its metrics, where time and money went, how it was run."""
+    run, console = find_run(name, on), manners.console()
+    path = run.report(output or f"{run.name}.html")
+    if manners.json:
+        console.json({"run": run.name, "report_path": str(path.absolute())})
+    else:
+        console.result(str(path))
+    return 0
+
+
 @click.command(epilog="Example: estafeta clean digits-1a2b3c digits-4d5e6f")
 @click.argument("names", metavar="[RUN]...", nargs=-1)
 @on_service
@@ -190,7 +208,7 @@ def clean(manners: Manners, names: tuple[str, ...], on: Place, everything: bool,
     return 0
 
 
-COMMANDS = (runs, status, logs, stop, export, clean)
+COMMANDS = (runs, status, logs, stop, export, report, clean)
 
 
 def _ended(on: Place, console: Console) -> list[Run]:
