@@ -26,6 +26,13 @@ invocations are short and many, these cost more than the requests."""
 MONTH_S = 30 * 86400.0
 """Of 30 days; AWS takes the days of the month at hand."""
 
+ASSUMED = {
+    "local": ", for functions as fast as this machine's",
+    "inline": ", for functions as fast as this process, without starting them",
+    "aws": "",
+}
+"""What a price rests on that was not measured on AWS."""
+
 Architecture = Literal["arm64", "x86_64"]
 Throughput = Literal["bursting", "elastic"]
 

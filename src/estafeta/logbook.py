@@ -19,6 +19,12 @@ from estafeta.spec import FunctionSettings, Role
 
 _REQUEST = re.compile(r"(START|END|REPORT) RequestId: (\S+)")
 _FAULT = re.compile(r"FAULT RequestId: \S+\tFault: (\w+)\tName: (\S+)")
+_DURATION = re.compile(r"\tDuration: ([\d.]+) ms")
+_INIT = re.compile(r"\tInit Duration: ([\d.]+) ms")
+_STATUS = re.compile(r"\tStatus: (?:timeout|error)\b")
+_RAISED = "[ERROR] "
+"""How AWS's runtime client begins the line of an exception that a handler has raised; a logger writes a tab there."""
+
 _BILLED = re.compile(r"Billed Duration: (\d+) ms\tMemory Size: (\d+) MB")
 
 
@@ -51,6 +57,26 @@ class Entry:
         """Billed duration times memory size."""
         match = _BILLED.search(self.report)
         return int(match[1]) / 1000 * int(match[2]) / 1024 if match else 0.0
+
+    @property
+    def duration_ms(self) -> float:
+        """From the delivery of the event to the answer; 0 while it runs."""
+        return _milliseconds(_DURATION, self.report)
+
+    @property
+    def init_ms(self) -> float:
+        """What starting its environment took before that; 0 if the environment was warm."""
+        return _milliseconds(_INIT, self.report)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it was killed, or ended with an error."""
+        return bool(_STATUS.search(self.report)) or any(line.startswith(_RAISED) for line in self.lines)
+
+    @property
+    def notes(self) -> list[Mapping[str, Any]]:
+        """All that the function has noted about its run, in its order."""
+        return [note for line in self.lines if (note := _note_of(self, line))]
 
 
 def entries(client: Any, functions: Mapping[Role, FunctionSettings], run: str, since_s: float) -> list[Entry]:
@@ -94,6 +120,11 @@ def usage_of(
         traffic=sum((entry.traffic for entry in found), Traffic()),
         log_bytes=sum(entry.size for entry in found),
     )
+
+
+def _milliseconds(pattern: re.Pattern[str], report: str) -> float:
+    match = pattern.search(report)
+    return float(match[1]) if match else 0.0
 
 
 def _so_far(entry: Entry, function: FunctionSettings, now_s: float) -> float:

@@ -6,8 +6,9 @@ import math
 
 import pytest
 
-from estafeta.cli.epochs import EpochTable, ago, clock, number
+from estafeta.cli.epochs import EpochTable
 from estafeta.history import EpochRecord
+from estafeta.units import ago, clock, number
 
 METRICS = ["train_loss", "train_accuracy", "valid_loss", "valid_accuracy"]
 STARTED_AT = 1000.0

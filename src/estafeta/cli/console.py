@@ -23,9 +23,10 @@ from rich.table import Table
 from rich.text import Text
 
 from estafeta.cli import wording
-from estafeta.cli.epochs import EpochTable, clock
+from estafeta.cli.epochs import EpochTable
 from estafeta.cli.failing import Complaint
 from estafeta.spec import Status
+from estafeta.units import clock, dollars
 
 LABEL = 8
 """Columns of a label with the gap behind it."""
@@ -197,7 +198,7 @@ class ProgressLine:
             f"step {status.version}/{status.total_steps}",
             f"{rate:.1f}/s",
             left,
-            wording.dollars(status.spent_usd) if status.spent_usd else "",
+            dollars(status.spent_usd) if status.spent_usd else "",
         )
         return grid
 

@@ -128,8 +128,7 @@ def list_(manners: Manners, on: Place) -> int:
         return _list_there(manners, on)
     from estafeta.catalog import names, read_manifest, unfinished
     from estafeta.cli import describing
-    from estafeta.cli.epochs import ago
-    from estafeta.cli.wording import size
+    from estafeta.units import ago, size
 
     console, store, now = manners.console(), _store(), time.time()
     found, begun = [read_manifest(store, name) for name in names(store)], unfinished(store)
@@ -189,7 +188,7 @@ def verify(manners: Manners, name: str, on: Place) -> int:
 
     With --on aws it is read there.
     """
-    from estafeta.cli.wording import count
+    from estafeta.units import count
 
     console = manners.console()
     manifest, checking = _verifying_there(name, attach(on)) if on.name == "aws" else _verifying_here(name)
@@ -243,9 +242,8 @@ def remove(manners: Manners, wanted: tuple[str, ...], on: Place, yes: bool) -> i
 
 def _list_there(manners: Manners, on: Place) -> int:
     """List the data sets of a stack."""
-    from estafeta.cli.epochs import ago
-    from estafeta.cli.wording import size
     from estafeta.sending import datasets
+    from estafeta.units import ago, size
 
     console, backend, now = manners.console(), attach(on), time.time()
     found = list(datasets(backend).values())

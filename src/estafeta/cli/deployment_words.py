@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from estafeta.cli.wording import Lines, count, size
+from estafeta.cli.wording import Lines
+from estafeta.units import count, size
 
 if TYPE_CHECKING:
     from estafeta.deploying.changes import Change

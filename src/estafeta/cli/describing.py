@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from estafeta.cli.wording import Lines, count, size
+from estafeta.cli.wording import Lines
 from estafeta.manifest import Kind, Manifest
 from estafeta.preview import MOST_COLUMNS
 from estafeta.tensorfile import DTYPES
+from estafeta.units import count, size
 
 MOST_CLASSES = 10
 """Classes that are listed."""

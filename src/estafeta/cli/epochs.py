@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from estafeta.history import EpochRecord
+from estafeta.units import clock, number
 
 NARROWEST = 10
 GAP = "  "
@@ -71,26 +72,6 @@ class EpochTable:
                 best = slice(len(text), len(text) + len(cell))
             text += cell
         return Row(text, best)
-
-
-def number(value: float) -> str:
-    """A metric in at most ten characters or so: four decimals, or three digits and an exponent."""
-    return f"{value:.2e}" if value and not 1e-3 <= abs(value) < 1e5 and abs(value) < float("inf") else f"{value:.4f}"
-
-
-def clock(seconds: float) -> str:
-    """A length of time as mm:ss or h:mm:ss; nothing is shorter than 00:00."""
-    minutes, rest = divmod(max(0, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
-
-
-def ago(seconds: float) -> str:
-    """How long ago something was, in one unit."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{int(seconds // length)} {unit} ago"
-    return f"{max(0, int(seconds))} s ago"
 
 
 def _columns(metrics: Sequence[str]) -> tuple[str, ...]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from estafeta.cli.wording import Lines, count
+from estafeta.cli.wording import Lines
 from estafeta.inspection import Contributed, InspectedVersion, Inspection
+from estafeta.units import count
 
 TOKEN = 13
 """Characters of a token that are shown: enough to find the request in the log."""

@@ -11,10 +11,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from estafeta.cli.wording import size
 from estafeta.logbook import Entry
 from estafeta.run import ENDED, Run
 from estafeta.spec import Role
+from estafeta.units import size
 
 LOOK_S = {"local": 0.5, "aws": 3.0}
 """Seconds between two looks at the log."""

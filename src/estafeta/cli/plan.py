@@ -125,8 +125,7 @@ COLUMNS = (
 
 
 def _row(one: Estimate) -> list[str]:
-    from estafeta.cli.epochs import clock
-    from estafeta.cli.wording import dollars, size
+    from estafeta.units import clock, dollars, size
 
     setting = one.setting
     workers, memory = f"{setting.workers}{'*' if one.pareto else ''}", f"{one.memory_mb:,} of {setting.memory_mb:,} MB"
@@ -144,7 +143,7 @@ def _short(seconds: float) -> str:
 
 
 def _described(job: str, profile: Profile) -> list[tuple[str, str]]:
-    from estafeta.cli.wording import size
+    from estafeta.units import size
 
     rows = 1 / (profile.row_s + profile.pass_s / profile.micro_batch_size)
     return [
@@ -157,9 +156,8 @@ def _described(job: str, profile: Profile) -> list[tuple[str, str]]:
 def _compared(
     basis: Basis, estimates: Sequence[Estimate], vms: Sequence[Machine], verdict: str
 ) -> list[tuple[str, str]]:
-    from estafeta.cli.epochs import clock
-    from estafeta.cli.wording import dollars
     from estafeta.roundmodel import AWS
+    from estafeta.units import clock, dollars
 
     able = [one for one in estimates if not one.obstacles]
     start_s = max((one.start_s for one in able), default=0.0)

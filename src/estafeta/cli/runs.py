@@ -1,4 +1,4 @@
-"""Commands about runs that there are: `runs`, `status`, `logs`, `stop`, `export`, `clean`."""
+"""Commands about runs that there are: `runs`, `status`, `logs`, `stop`, `export`, `report`, `clean`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MOST_EPOCHS = 20
 @click.pass_obj
 def runs(manners: Manners, on: Place, everything: bool) -> int:
     """List the runs, the newest last."""
-    from estafeta.cli.epochs import ago
+    from estafeta.units import ago
 
     backend, console, now = attach(on), manners.console(), time.time()
     found = all_runs(backend)
@@ -156,6 +156,24 @@ def export(manners: Manners, name: str, on: Place, which: Which, folder: str | N
     return 0
 
 
+@click.command(epilog="Example: estafeta report last -o digits.html")
+@run_name
+@on_service
+@click.option("-o", "--output", type=click.Path(dir_okay=False), metavar="FILE", help="Where to; by default RUN.html.")
+@json_output
+@verbose
+@click.pass_obj
+def report(manners: Manners, name: str, on: Place, output: str | None) -> int:
+    """Write a page about a run: its metrics, where time and money went, how it was run."""
+    run, console = find_run(name, on), manners.console()
+    path = run.report(output or f"{run.name}.html")
+    if manners.json:
+        console.json({"run": run.name, "report_path": str(path.absolute())})
+    else:
+        console.result(str(path))
+    return 0
+
+
 @click.command(epilog="Example: estafeta clean digits-1a2b3c digits-4d5e6f")
 @click.argument("names", metavar="[RUN]...", nargs=-1)
 @on_service
@@ -190,7 +208,7 @@ def clean(manners: Manners, names: tuple[str, ...], on: Place, everything: bool,
     return 0
 
 
-COMMANDS = (runs, status, logs, stop, export, clean)
+COMMANDS = (runs, status, logs, stop, export, report, clean)
 
 
 def _ended(on: Place, console: Console) -> list[Run]:
@@ -227,7 +245,7 @@ def _facts(status: Status, value: float | None) -> dict[str, Any]:
 
 
 def _metric(status: Status, value: float | None) -> str:
-    from estafeta.cli.epochs import number
+    from estafeta.units import number
 
     return f"{status.spec.early_stopping.monitor} {number(value)}" if value is not None else ""
 

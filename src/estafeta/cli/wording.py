@@ -10,21 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from estafeta.backend import ROLES
-from estafeta.cli.epochs import ago, clock, number
+from estafeta.cost import ASSUMED
 from estafeta.spec import Status
+from estafeta.units import ago, clock, count, dollars, number, size
 
 Lines = list[tuple[str, str]]
 """Label and text; the label is empty where a line goes on with what the line before began."""
 
 BYTES_PER_PARAMETER = 4
 """They are float32."""
-
-ASSUMED = {
-    "local": ", for functions as fast as this machine's",
-    "inline": ", for functions as fast as this process, without starting them",
-    "aws": "",
-}
-"""What a price rests on that was not measured on AWS."""
 
 PLACES = {"local": "local", "inline": "in this process", "aws": "AWS Lambda"}
 
@@ -168,22 +162,3 @@ def limits(status: Status) -> Lines:
         count(known.max_rounds, "round") if known.max_rounds is not None else "",
     ]
     return [("limits", ", ".join(filter(None, parts)))] if any(parts) else []
-
-
-def size(size: float) -> str:
-    """Bytes in a unit that leaves one to four digits before the point."""
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:,.1f} GB"
-
-
-def count(number: int, noun: str) -> str:
-    """A number with its noun."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def dollars(amount: float) -> str:
-    """An amount of money, as exact as its size wants it."""
-    return f"${amount:.6f}" if amount < 0.01 else f"${amount:,.2f}"
