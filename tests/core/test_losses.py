@@ -18,6 +18,7 @@ from estafeta.lookout import MOST_CALLS
 from .driver import undisturbed, undisturbed_of
 from .events import Event
 from .faults import Killed
+from .late import Uneven
 from .specs import FUNCTIONS, spec_of
 from .stage import Actor, Stage
 
@@ -145,6 +146,16 @@ def test_a_wait_that_is_longer_than_a_leg(topology: str, tmp_path: Path) -> None
     assert stage.run() == undisturbed("ponderous", 2)
     calls = [event.payload for event in stage.delivered if is_reside(event, 1, leg=0)]
     assert len(calls) == 1, "two calls have been lost"
+
+
+def test_a_rank_that_is_only_slow_is_not_given_up(tmp_path: Path) -> None:
+    """It is sent for again and again, in vain: each of its legs needs longer than all these waits, and gets it."""
+    spec = spec_of("ponderous", topology="sharded", workers=2, epochs=1)
+    stage = Uneven(tmp_path, spec, slow={1: 150.0}, seed=1)
+    stage.start()
+    until(stage, lambda: calls_in(stage.store.list(stage.layout.legs), 1).get(0) == MOST_CALLS)
+    stage.drain()
+    assert stage.result() == undisturbed_of(spec_of("ponderous", workers=2, epochs=1))
 
 
 @pytest.mark.parametrize("rank", [0, 2])
