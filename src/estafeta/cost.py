@@ -19,7 +19,7 @@ GIB = 1 << 30
 MB_PER_GB = 1024
 """Lambda counts a gigabyte of memory as 1,024 MB."""
 
-LOG_BYTES = 700
+LOG_BYTES = 600
 """Of START, END and REPORT, and of the two lines that each invocation of a worker or the merge notes, at least: where
 invocations are short and many, these cost more than the requests."""
 

@@ -65,9 +65,9 @@ def test_one_step_of_8_workers_on_10_mib_costs_a_cent_for_access_and_a_27th_of_t
 
 
 def test_logs() -> None:
-    """4 GiB of log at $0.50. A request at $0.20 a million, with 700 bytes of log: $0.0000002 and $0.00000032596."""
+    """4 GiB of log at $0.50. A request at $0.20 a million, with 600 bytes of log: $0.0000002 and $0.00000027940."""
     assert billed(used(log_bytes=4 * GIB)).logs == pytest.approx(2.0)
-    assert invocation_usd(US) == pytest.approx(0.52596e-6, rel=1e-5)
+    assert invocation_usd(US) == pytest.approx(0.4793968e-6, rel=1e-5)
 
 
 def test_what_is_kept_is_paid_by_the_month_and_a_run_has_its_share() -> None:
