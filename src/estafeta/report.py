@@ -155,13 +155,16 @@ def _work(facts: Facts) -> str:
         return f"{head}<p>An inline run writes no log: there are no invocations to show.</p>"
     if not facts.entries:
         return f"{head}<p>The functions' logs have no invocation of this run.</p>"
-    # An invocation of a run that has ended has no REPORT line only if it was cut off: it is not drawn beyond the end.
-    ended_at = facts.status.outcome.ended_at if facts.status.outcome else facts.now
-    picture = timeline(spans_of(facts.entries, ended_at * 1000))
+    # Looking at a run that has ended is an invocation, too, maybe days later: it is counted, but not drawn. One of
+    # before the end has no REPORT line only if it was cut off: it is not drawn beyond the end.
+    ended_at = 1000 * (facts.status.outcome.ended_at if facts.status.outcome else facts.now)
+    picture = timeline(spans_of([entry for entry in facts.entries if entry.started_at <= ended_at], ended_at))
     keys = "".join(f'<span><i class="{kind}"></i>{text}</span>' for kind, text in KEYS.items())
     events = list(_events(facts.entries))
     more = f"<p>{len(events) - MOST_EVENTS} more are left out.</p>" if len(events) > MOST_EVENTS else ""
-    happened = _table("What happened", ("after", "who", "what"), events[:MOST_EVENTS]) + more if events else ""
+    happened = (
+        _table("What happened", ("invocation began at", "who", "what"), events[:MOST_EVENTS]) + more if events else ""
+    )
     missed = [[f"rank {rank}", count(rounds, "round")] for rank, rounds in facts.summary["missed"].items() if rounds]
     late = _table("Rounds closed without a rank, by the quorum", ("who", "missed"), missed) if missed else ""
     chaos = facts.summary["chaos"]
@@ -185,7 +188,7 @@ def _functions(entries: Sequence[Entry]) -> str:
 
 def _events(entries: Sequence[Entry]) -> Iterable[tuple[str, str, str]]:
     """Failures, further attempts, handovers, stalls and calls for lost ranks, in the order of the invocations."""
-    began, seen = entries[0].started_at, set()
+    began, seen = min(entry.started_at - entry.init_ms for entry in entries), set()
     for entry in entries:
         after, leg = f"{(entry.started_at - began) / 1000:.2f} s", entry.note.get("leg")
         who = lane_of(entry) + (f" leg {leg}" if leg is not None else "")

@@ -264,6 +264,13 @@ def test_a_run_on_the_local_service_from_start_to_removal(estafeta: Command, fol
     assert not any(line.startswith("worker r0") for line in lines)
     assert len(estafeta("logs", name, "-n", "3").out.splitlines()) == 3
 
+    assert estafeta("report", name).out == f"{name}.html\n"
+    page = (folder / f"{name}.html").read_text()
+    assert re.search(r"state stopped.*<desc>\d+ invocations in \d+ lanes.*estafeta resume", page, re.DOTALL)
+    again = estafeta("report", name)
+    assert again.code == 2
+    assert "is there already" in again.err
+
     path = Path(estafeta("export", name, "-d", "exported").out.strip())
     assert set(load_file(folder / path)) == {"layer.weight", "layer.bias"}
     steps = estafeta("status", name, "--json").json["steps"]

@@ -179,7 +179,7 @@ def test_a_timeline_is_bounded() -> None:
         (facts(record(1), outcome=failed(), entries=[entry(1)]), "/aws/lambda/s-worker stream"),
         (facts(record(1), entries=[entry(1)], quorum=1), "3 rounds"),
         (facts(record(1), entries=[entry(1)], chaos="kill=0.1"), "Injected faults (kill=0.1)"),
-        (facts(record(1), entries=[entry(1, left_at=12, why="time")]), "left after version 12: time"),
+        (facts(record(1), entries=[entry(1, at=9, left_at=12, why="time")]), "left after version 12: time"),
         (facts(record(1), entries=[entry(1, stall_s=0.3)]), "took 0.3 s"),
         (facts(outcome=Outcome(token="t", state="stopped", why="at its limit", ended_at=1.0)), "at its limit"),
     ],
@@ -189,6 +189,13 @@ def test_the_page_of_each_kind_of_run(made: Facts, said: str) -> None:
     assert said in found.text
     assert "script" not in found.tags
     assert found.tags.count("svg") == found.tags.count("desc")
+
+
+def test_a_look_at_a_run_that_has_ended_does_not_stretch_its_timeline() -> None:
+    outcome = Outcome(token="t", state="done", ended_at=1009.0)
+    entries = [entry(1, at=1_000_000, ms=8000), entry(2, at=90_000_000)]
+    text = Page(page(facts(record(1), outcome=outcome, entries=entries))).text
+    assert "1 invocations in 1 lanes over 8.0 seconds" in text
 
 
 def test_what_users_write_is_escaped() -> None:
