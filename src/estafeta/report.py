@@ -250,7 +250,8 @@ def _settings(facts: Facts) -> str:
 def commands_of(status: Status, on: str) -> list[list[str]]:
     """The commands that start such a run again, let this one go on, and export it, as words.
 
-    The first has all that `-o` can change of the numbers and arguments; the job's file must be the same.
+    The first has the numbers and arguments that `-o` changes. Schedules, pairs of numbers such as `betas`, clipping and
+    early stopping are taken from the job's file, as are stacks on AWS from the surroundings.
     """
     spec = status.spec
     place = ["--on", on] if on != "local" else []
