@@ -247,18 +247,14 @@ class Run:
         """Write a page about it: what it was, how its metrics went, where time and money went, how it was run.
 
         Args:
-            path: The HTML file; it needs no network and no script.
+            path: The HTML file; it needs no network and no script. One that is there is replaced.
 
         Returns:
             The path.
-
-        Raises:
-            UsageError: There is such a file.
         """
         from estafeta.report import Facts, page
 
         path = Path(path)
-        _refuse(path)
         summary = self.summary()
         entries = None if self.on == "inline" else self.log()
         text = page(Facts(self.status(since_epoch=0), summary, entries, time.time()))
@@ -266,7 +262,6 @@ class Run:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_text(text, encoding="utf-8")
-            _refuse(path)
             return temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -349,12 +344,6 @@ def new_name(job: str) -> str:
     """A name for a run: that of the job's module, as a run's name may begin, and six random digits."""
     stem = job.partition(":")[0].lower().replace("_", "-").strip("-")[:40]
     return f"{stem or 'run'}-{secrets.token_hex(3)}"
-
-
-def _refuse(path: Path) -> None:
-    """Raise `UsageError` if a file is there."""
-    if path.exists():
-        raise UsageError(f"{path} is there already", hint="name another file, or remove that one")
 
 
 def _ended_at(status: Status) -> float:
