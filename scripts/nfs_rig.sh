@@ -75,6 +75,7 @@ mitigations=off no_timer_check net.ifnames=0 panic=1 rig_ip=$NET.$number rig_ser
 }
 
 run() {
+    [ -e "$RIG/root.img" ] || { echo "nothing is built in $RIG: scripts/nfs_rig.sh build" >&2 && exit 1; }
     printf '%s\n' "$1" > "$RIG/command"
     rm -f "$RIG"/*.log "$RIG/export.img" && truncate -s 4G "$RIG/export.img" && mkfs.ext4 -q "$RIG/export.img"
     ip netns add $SPACE
