@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import shlex
@@ -9,6 +10,7 @@ import shutil
 import threading
 import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 from safetensors.numpy import load_file
@@ -28,8 +30,7 @@ BESIDES = {
 
 GATE = """
 import dataclasses
-import pathlib
-import time
+import fcntl
 
 calls = 0
 
@@ -37,24 +38,25 @@ calls = 0
 def gated(output, target):
     global calls
     calls += 1
-    while calls > 10 and pathlib.Path({gate!r}).exists():
-        time.sleep(0.01)
+    if calls > 10:
+        with open({gate!r}) as gate:
+            fcntl.flock(gate, fcntl.LOCK_SH)
     return nn.functional.cross_entropy(output, target)
 
 
 job = dataclasses.replace(job, loss=gated)
 """
-"""Added to the example: while there is a certain file, no worker gets further than ten micro-batches."""
+"""Added to the example: while the test has a certain file locked, no worker gets further than ten micro-batches."""
 
 DEADLINE_S = 240
 
 
-def open_when_stopping(gate: Path, efs: Path) -> None:
+def open_when_stopping(gate: IO[bytes], efs: Path) -> None:
     """Let the run go on as soon as it has been asked to stop: so it is stopped in its middle, on any machine."""
     deadline = time.monotonic() + DEADLINE_S
     while not list(efs.glob("runs/*/STOP")) and time.monotonic() < deadline:
         threading.Event().wait(0.05)
-    gate.unlink(missing_ok=True)
+    fcntl.flock(gate, fcntl.LOCK_UN)
 
 
 def commands() -> list[list[str]]:
@@ -77,14 +79,15 @@ def test_the_commands_of_the_readme(
     (tmp_path / "examples").unlink()
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     (tmp_path / "examples/digits.py").write_text(example + GATE.format(gate=str(gate)))
+    gate.touch()
     train = next(words for words in commands() if words[0] == "train")
     here = [word for word in train if word not in ("--detach", "--on", "aws")]
     expected = json.loads(command(*here, "--on", "inline", "--json"))
     (tmp_path / "aws").mkdir()
     point_at(moto, monkeypatch)
-    with functions_that_run(moto, tmp_path / "aws", monkeypatch) as efs:
-        gate.touch()
-        opener = threading.Thread(target=open_when_stopping, args=(gate, efs), daemon=True)
+    with functions_that_run(moto, tmp_path / "aws", monkeypatch) as efs, gate.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        opener = threading.Thread(target=open_when_stopping, args=(file, efs), daemon=True)
         opener.start()
         for words in commands():
             if words[0] == "destroy":
