@@ -140,7 +140,7 @@ class Run:
     @property
     def bill(self) -> Bill:
         """Dollars so far, by what they are for."""
-        return self._bill(self.status(), self.kept)
+        return _bill(self.status(), self.usage, self.kept)
 
     @property
     def kept(self) -> Kept:
@@ -287,7 +287,7 @@ class Run:
         """Everything about the run in one JSON-ready object, as the last line of `estafeta train --json` has it."""
         status = self.status(since_epoch=max(0, self.status().epoch - PACE_EPOCHS))
         usage, kept, outcome, spec = self.usage, self.kept, status.outcome, status.spec
-        price = self._bill(status, kept)
+        price = _bill(status, usage, kept)
         ended_at = _ended_at(status)
         return {
             "run": self.name,
@@ -323,9 +323,6 @@ class Run:
             "error": outcome.failure.model_dump(mode="json") if outcome and outcome.failure else None,
         }
 
-    def _bill(self, status: Status, kept: Kept) -> Bill:
-        return bill(self.usage, status.spec.basis, kept, _ended_at(status) - status.spec.created_at)
-
     def _fetch(self, which: Which, file: str, folder: Path) -> Path:
         path = folder / file
         temporary = folder / f".{file}.part"
@@ -349,6 +346,10 @@ def new_name(job: str) -> str:
 def _ended_at(status: Status) -> float:
     """When a run ended, in seconds since 1970; now, if it goes on."""
     return status.outcome.ended_at if status.outcome else time.time()
+
+
+def _bill(status: Status, usage: Usage, kept: Kept) -> Bill:
+    return bill(usage, status.spec.basis, kept, _ended_at(status) - status.spec.created_at)
 
 
 def _pace(status: Status) -> float | None:
