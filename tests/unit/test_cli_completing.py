@@ -56,3 +56,8 @@ def test_what_comes_out_is_understood() -> None:
         parser = command.make_parser(click.Context(command))
         values, _, _ = parser.parse_args(arguments)
         assert (values["on"], values["stack"], values["profile"]) == ("aws", "mine", "work")
+
+
+def test_a_name_with_a_space_stays_one_word() -> None:
+    said = completed("estafeta runs", Place("aws", profile="my work"), estafeta)
+    assert shlex.split(said) == ["estafeta", "runs", "--on", "aws", "--profile", "my work"]

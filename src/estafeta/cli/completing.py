@@ -7,6 +7,7 @@ stand behind the command's name, since only there it is certain that no prose ha
 from __future__ import annotations
 
 import re
+import shlex
 
 import click
 
@@ -55,4 +56,4 @@ def _known(words: list[str], commands: click.Group) -> tuple[list[str], set[str]
 
 def _missing(place: Place, command: str, known: set[str]) -> str:
     wanted = known - set(command.split())
-    return "".join(f" {option} {value}" for option, value in place.options.items() if option in wanted)
+    return "".join(f" {option} {shlex.quote(value)}" for option, value in place.options.items() if option in wanted)
