@@ -55,7 +55,6 @@ class Machine:
     """
 
     on: On = "local"
-    words = ""
     functions = FUNCTIONS
     basis = Basis()
     bucket: Bucket | None = None

@@ -41,6 +41,7 @@ from estafeta.snapshot import (
     maker_of,
     next_actions,
     read_epoch,
+    read_plan,
     take_snapshot,
     takeovers,
 )
@@ -115,8 +116,9 @@ def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:
         case InspectVerb():
             return inspect(verb, _spec(verb.run, invocation), invocation.store).model_dump(mode="json")
         case KeptVerb():
-            spec = _spec(verb.run, invocation)
-            plan = take_snapshot(invocation.store, RunLayout(spec.run), spec).plan
+            spec, plan = _spec(verb.run, invocation), None
+            with contextlib.suppress(Gone):  # not prepared yet
+                plan = read_plan(invocation.store, RunLayout(spec.run))
             return asdict(kept(spec, plan, invocation.store))
         case FetchVerb():
             return fetch(verb, _spec(verb.run, invocation), invocation, _bucket)

@@ -424,9 +424,10 @@ class _Resident:
             self._replica.weights.state.clear()  # it is read again for the export: both may not fit the memory
             end = Finish("stopped", why or "", limited) if stopped else Finish("done", why or "all epochs are done")
             outboxes = [self._layout.outbox(rank) for rank in range(self._spec.workers)]
-            # Listed before the end: as soon as that is published the run can be resumed, and have new files there.
+            # What was exchanged, and kept as redo log, serves nobody any more. It is listed before the end: as soon as
+            # that is published the run can be resumed, and have new files there.
             exchanged = {outbox: self._store.list(outbox) for outbox in outboxes}
             finish(end, take_snapshot(self._store, self._layout, self._spec), self._spec, self._invocation)
-            for outbox, names in exchanged.items():  # nor is the redo log of use to anybody any more
+            for outbox, names in exchanged.items():
                 self._store.sweep(outbox, names)
         return f"ended at version {self._version}"
