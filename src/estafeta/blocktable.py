@@ -26,6 +26,9 @@ from estafeta.sampling import Rows
 from estafeta.store import Store
 from estafeta.tensorfile import DTYPES, Array
 
+NOWHERE = -(1 << 62)
+"""Places of rows that are not there are out of bounds."""
+
 LOADERS = 2
 """Threads that read ahead: while one waits for the store, the other checks digests."""
 
@@ -43,26 +46,21 @@ class BlockTable:
     def __init__(self, store: Store, manifest: Manifest, budget_bytes: int, *, dense: bool = False) -> None:
         self._store, self._manifest = store, manifest
         self._layout = DatasetLayout(manifest.name)
-        self._block_rows = max(extent.rows for extent in manifest.blocks)
         largest = max(extent.bytes for extent in manifest.blocks)
         self.slots = min(len(manifest.blocks), max(1, budget_bytes // largest))
         self._shelves = [
-            _Sparse(kind, self.slots, self._block_rows, dense)
-            if kind.sparse
-            else _Dense(kind, self.slots, self._block_rows, manifest)
+            _Sparse(kind, self.slots, manifest.block_rows, dense) if kind.sparse else _Dense(kind, self.slots, manifest)
             for kind in manifest.kinds
         ]
         # By number of the block:
         self._slot_of: Rows = np.full(len(manifest.blocks), -1, np.int64)  # -1: it has none
-        self._shift: Rows = np.zeros(len(manifest.blocks), np.int64)  # from a row's number to its place in the slots
-        self._there = np.zeros(len(manifest.blocks), bool)  # with a slot, and known to be read
+        self._shift: Rows = np.full(len(manifest.blocks), NOWHERE)  # of what has been read: from a row to its place
         self._used: Rows = np.zeros(len(manifest.blocks), np.int64)  # the larger, the later
         self._uses = 0
         self._loading: dict[int, Future[None]] = {}  # with a slot, and not known to be read
         self._expected: Rows | None = None
-        # Where all blocks fit, each has the slot of its number; if all are as long as it, rows are in their places.
+        # Where all blocks fit, each has the slot of its number; when all have been read, rows are in their places.
         self._all_fit = self.slots == len(manifest.blocks)
-        self._in_place = self._all_fit and all(extent.rows == self._block_rows for extent in manifest.blocks[:-1])
         self._complete = False
         self._free = list(range(self.slots))
         self._threads = ThreadPoolExecutor(LOADERS, "estafeta-blocks")
@@ -86,14 +84,11 @@ class BlockTable:
         if self._complete:
             whole: list[Any] = [shelf.take(rows) for shelf in self._shelves]
             return tuple(shelf.tensor(part) for shelf, part in zip(self._shelves, whole, strict=True))
-        blocks = self._manifest.starts.searchsorted(rows, side="right") - 1
-        if self._there[blocks].all():  # as nearly always: a window is used for many batches
-            taken = self._take(rows, blocks)
-        elif len(needed := np.unique(blocks)) <= self.slots:
-            self._bring(needed)
-            taken = self._take(rows, blocks)
-        else:
-            taken = self._take_in_turns(rows, blocks, needed)
+        blocks = rows // self._manifest.block_rows
+        try:
+            taken = self._take(rows, blocks)  # without asking first: a window is used for many batches
+        except IndexError:
+            taken = self._bring_and_take(rows, blocks)
         return tuple(shelf.tensor(part) for shelf, part in zip(self._shelves, taken, strict=True))
 
     def expect(self, blocks: Rows) -> None:
@@ -107,13 +102,21 @@ class BlockTable:
         self._begin(blocks[: self.slots])
 
     def _take(self, rows: Rows, blocks: Rows) -> list[Any]:
-        """Rows whose blocks are there."""
+        """Rows whose blocks are there.
+
+        Raises:
+            IndexError: One is not.
+        """
         self._touch(blocks)
         places = rows + self._shift[blocks]
         return [shelf.take(places) for shelf in self._shelves]
 
-    def _take_in_turns(self, rows: Rows, blocks: Rows, needed: Rows) -> list[Any]:
-        """Rows of more blocks than there is room for: block by block, then put in order."""
+    def _bring_and_take(self, rows: Rows, blocks: Rows) -> list[Any]:
+        """Any rows. Of more blocks than there is room for, block by block, then put in order."""
+        needed = np.unique(blocks)
+        if len(needed) <= self.slots:
+            self._bring(needed)
+            return self._take(rows, blocks)
         order = np.argsort(blocks, kind="stable")
         turns = [needed[first : first + self.slots] for first in range(0, len(needed), self.slots)]
         cuts = [np.searchsorted(blocks[order], turn[0]) for turn in turns[1:]]
@@ -138,8 +141,8 @@ class BlockTable:
                     self._drop(block)
                     raise
                 del self._loading[block]
-                self._there[block] = True
-        self._complete = self._in_place and bool(self._there.all())
+                self._shift[block] = (self._slot_of[block] - block) * self._manifest.block_rows
+        self._complete = self._all_fit and not self._shift.any()
 
     def _begin(self, wanted: Rows) -> None:
         """Begin to read those of these blocks that have no slot; none of them loses it for another."""
@@ -153,7 +156,6 @@ class BlockTable:
         for block in new:
             slot = block if self._all_fit else self._free.pop()
             self._slot_of[block] = slot
-            self._shift[block] = slot * self._block_rows - self._manifest.starts[block]
             self._touch(block)
             self._loading[block] = self._threads.submit(self._read, block, slot)
 
@@ -166,7 +168,7 @@ class BlockTable:
         if future and not future.cancel():
             future.exception()  # nobody writes into the slot any more when it is given away
         self._free.append(int(self._slot_of[block]))
-        self._slot_of[block], self._there[block] = -1, False
+        self._slot_of[block], self._shift[block] = -1, NOWHERE
 
     def _read(self, block: int, slot: int) -> None:
         """Fill a slot; in a thread of its own."""
@@ -188,10 +190,9 @@ class BlockTable:
 class _Dense:
     """The slots of a dense kind: one tensor."""
 
-    def __init__(self, kind: Kind, slots: int, block_rows: int, manifest: Manifest) -> None:
-        self._block_rows = block_rows
-        self._array: Array = np.empty((slots * block_rows, *kind.shape), DTYPES[kind.dtype])
-        self._tensor = torch.from_numpy(self._array)
+    def __init__(self, kind: Kind, slots: int, manifest: Manifest) -> None:
+        self._block_rows = manifest.block_rows
+        self._array: Array = np.empty((slots * self._block_rows, *kind.shape), DTYPES[kind.dtype])
         self._treatment = _Treatment(kind, manifest)
 
     def room(self, slot: int, rows: int) -> Array:
@@ -204,7 +205,7 @@ class _Dense:
         self._treatment.apply(part)
 
     def take(self, places: Rows) -> torch.Tensor:
-        return self._tensor.index_select(0, torch.from_numpy(places))
+        return torch.from_numpy(self._array.take(places, 0))  # on one thread a tenth faster than index_select
 
     def join(self, pieces: list[torch.Tensor], inverse: Rows) -> torch.Tensor:
         return torch.cat(pieces).index_select(0, torch.from_numpy(inverse))

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from estafeta.spec import Document
 from estafeta.tensorfile import DTYPES
@@ -80,6 +80,7 @@ class Manifest(Document):
         seed: Of the rows that are held out.
         categories: By column, the text that each code stands for.
         labels: How often each class occurs, if there are classes and not too many.
+        blocks: All have as many rows, but the last one may have fewer: which block a row is in is a division.
     """
 
     format: Literal["estafeta-dataset/1"] = "estafeta-dataset/1"
@@ -98,7 +99,20 @@ class Manifest(Document):
     categories: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     labels: dict[str, int] = Field(default_factory=dict)
     dropped: int = 0
-    blocks: tuple[Extent, ...]
+    blocks: tuple[Extent, ...] = Field(min_length=1)
+
+    @field_validator("blocks")
+    @classmethod
+    def _are_even(cls, blocks: tuple[Extent, ...]) -> tuple[Extent, ...]:
+        rows = blocks[0].rows
+        if any(block.rows != rows for block in blocks[:-1]) or blocks[-1].rows > rows:
+            raise ValueError("they have different numbers of rows")
+        return blocks
+
+    @property
+    def block_rows(self) -> int:
+        """Number of rows in each block but the last."""
+        return self.blocks[0].rows
 
     @property
     def kinds(self) -> tuple[Kind, ...]:

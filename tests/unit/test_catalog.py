@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import errno
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -159,6 +161,19 @@ def test_a_manifest_that_cannot_be_read(store: Store) -> None:
     Path(store.root, "datasets/n/manifest.json").write_text('{"format": "estafeta-dataset/2"}')
     with pytest.raises(Corrupt, match="the manifest of data set 'n' cannot be read"):
         read_manifest(store, "n")
+
+
+def test_blocks_that_are_not_even_are_no_data_set(store: Store) -> None:
+    """Which block a row is in is a division: a manifest that it would not hold for is refused."""
+    bring(store)
+    path = Path(store.root, "datasets/n/manifest.json")
+    document = json.loads(path.read_text())
+    for block, rows in ((1, document["blocks"][1]["rows"] + 1), (-1, document["blocks"][0]["rows"] + 1)):
+        changed = copy.deepcopy(document)
+        changed["blocks"][block]["rows"] = rows
+        path.write_text(json.dumps(changed))
+        with pytest.raises(Corrupt, match="different numbers of rows"):
+            read_manifest(store, "n")
 
 
 def test_what_is_not_there_is_named_with_what_is(store: Store) -> None:
