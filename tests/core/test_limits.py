@@ -167,6 +167,17 @@ def test_a_limit_that_is_reached_with_the_last_round_leaves_the_run_done(topolog
     assert stage.run() == undisturbed_of(spec(topology="merge"))
 
 
+@TOPOLOGIES
+def test_a_limit_that_is_reached_before_the_first_round_leaves_none(topology: str, tmp_path: Path) -> None:
+    """Preparing has taken longer than the run may take: whoever begins at a saved version looks first."""
+    stage = Stage(tmp_path, spec(topology, max_hours=1e-6), seed=1)
+    stage.start()
+    stage.drain()
+    outcome = stage.outcome()
+    assert (outcome.state, outcome.limited, outcome.version) == ("stopped", True, 0)
+    assert resumed(stage, max_hours=None) == undisturbed_of(spec("merge"))
+
+
 @pytest.mark.parametrize("calls", [40, 63])
 def test_a_leg_that_comes_late_does_not_stop_a_run_again_that_is_being_resumed(calls: int, tmp_path: Path) -> None:
     """A second delivery, which nobody needed, has found the run at its limit; it goes on when that has been lifted."""
