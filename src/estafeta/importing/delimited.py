@@ -37,10 +37,12 @@ class Delimited(Encoded):
         delimiter: Between the values of a row.
 
     Raises:
-        UsageError: The first file is empty, or its columns do not fit the choice.
+        UsageError: The first file is empty, its columns do not fit the choice, or the delimiter is not one character.
     """
 
     def __init__(self, files: list[Path], choice: Choice, delimiter: str = ",") -> None:
+        if len(delimiter) != 1 or not delimiter.isascii():
+            raise UsageError(f"the delimiter {delimiter!r} is not one ASCII character", hint="of tabs: --format tsv")
         self.size = sum(file.stat().st_size for file in files)
         self._files, self._delimiter = files, delimiter
         self._before = 0
@@ -83,7 +85,7 @@ class Delimited(Encoded):
                     convert_options=convert,
                 ) as reader:
                     yield reader
-            except pa.ArrowInvalid as error:
+            except (pa.ArrowInvalid, OSError) as error:
                 raise self._explain(file, error) from error
 
     def _type(self, field: pa.Field) -> pa.DataType:
@@ -95,7 +97,7 @@ class Delimited(Encoded):
         numbers = field.name in self._encoder.numbers or field.name == self._encoder.label
         return pa.float32() if numbers and not pa.types.is_boolean(field.type) else field.type
 
-    def _explain(self, file: Path, error: pa.ArrowInvalid) -> UsageError:
+    def _explain(self, file: Path, error: pa.ArrowInvalid | OSError) -> UsageError:
         """What is wrong with a file, and where, as far as that can be found out."""
         try:
             with _text(file) as text:

@@ -31,8 +31,9 @@ def open_factory(place: str) -> Source:
     """
     made = _call(place)
     if isinstance(made, tuple):
-        members = {f"input{i}": from_array(np.asarray(array)) for i, array in enumerate(made[:-1])}
-        return Arrays({**members, TARGET: from_array(np.asarray(made[-1]))}, place, TARGET, 0)
+        names = [*(f"input{i}" for i in range(len(made) - 1)), TARGET][-len(made) :]
+        members = {n: from_array(np.asarray(a), f"{n} of {place}") for n, a in zip(names, made, strict=True)}
+        return Arrays(members, place, TARGET, 0)
     if hasattr(made, "__getitem__") and hasattr(made, "__len__"):
         return MapStyle(made, place)
     hint = "return a map-style torch.utils.data.Dataset or a tuple of arrays (inputs …, target)"
