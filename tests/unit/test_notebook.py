@@ -29,6 +29,19 @@ def test_only_what_the_job_needs_is_taken() -> None:
         assert left_out not in source
 
 
+def test_what_changes_a_name_before_it_is_used_is_taken_too() -> None:
+    cells = [
+        "settings = {}\nsettings['lr'] = 0.1\nwidth = 2\nwidth *= 3\nname = 'a'\nname = name + 'b'\nold = 1\nold = 2",
+        "class Box: pass\nbox = Box()\nbox.part = Box()\nbox.part.size, other = 5, 6",
+        "result = settings['lr'], width, name, old, box.part.size",
+    ]
+    namespace: dict[str, object] = {}
+    source = extract(cells, "result")
+    exec(source, namespace)
+    assert namespace["result"] == (0.1, 6, "ab", 2, 5)
+    assert "old = 1" not in source
+
+
 def test_the_extract_is_a_module_that_makes_the_job() -> None:
     namespace: dict[str, object] = {}
     exec(extract(CELLS, "job"), namespace)
