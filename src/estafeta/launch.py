@@ -25,7 +25,7 @@ from estafeta.sending import Show, in_silence, send_missing
 from estafeta.settings import to_dict
 from estafeta.shipping import find_job
 from estafeta.source import check_size, enclosure, send_source
-from estafeta.spec import Choice, FunctionSettings, Limits, On, Role, RunSpec
+from estafeta.spec import MOST_WORKERS, Choice, FunctionSettings, Limits, On, Role, RunSpec
 from estafeta.stack import STACK, Session, deployment
 from estafeta.store import Store
 from estafeta.usercode import is_importing
@@ -218,8 +218,8 @@ def spec_for(
     `first` is called with that job when the choices have been checked, before the run's time begins and versions of
     functions are published for it.
     """
-    if workers < 1:
-        raise UsageError(f"{workers} workers cannot train", hint="--workers takes 1 or more")
+    if not 1 <= workers <= MOST_WORKERS:
+        raise UsageError(f"{workers} workers cannot train", hint=f"--workers takes 1 to {MOST_WORKERS}")
     changed = override(job, options)
     check_quorum(changed.quorum, workers)
     first(changed.job)

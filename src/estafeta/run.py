@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping
@@ -338,8 +339,8 @@ class Run:
 
 
 def new_name(job: str) -> str:
-    """A name for a run: that of the job's module, as a run's name may begin, and six random digits."""
-    stem = job.partition(":")[0].lower().replace("_", "-").strip("-")[:40]
+    """A name for a run: that of the job's module, in the letters that such a name may have, and six random digits."""
+    stem = re.sub(r"[^a-z0-9.]+", "-", job.partition(":")[0].lower()).strip("-.")[:40]
     return f"{stem or 'run'}-{secrets.token_hex(3)}"
 
 
