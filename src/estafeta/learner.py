@@ -306,8 +306,8 @@ def _shapes_compared(output: Any, target: Any) -> Iterator[None]:
             yield
         except UserWarning as warning:
             raise UsageError(
-                f"the output has shape {list(output.shape)}, the target {list(target.shape)}: the loss would compare "
-                "each row with all the others", hint="return output.squeeze(1) from the model, or reshape in the loss",
+                f"the loss would broadcast an output of shape {list(output.shape)} and a target of shape "
+                f"{list(target.shape)}", hint="return output.squeeze(1) from the model, or reshape in the loss",
             ) from warning  # fmt: skip
 
 

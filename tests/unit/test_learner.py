@@ -196,7 +196,7 @@ def test_a_loss_that_would_broadcast(loss: Any) -> None:
     """PyTorch warns, and trains towards the mean of all targets."""
     batch = (INPUTS[:4], TARGET[:4].float())
     changes: dict[str, Any] = {"model": lambda: nn.Linear(INPUTS.shape[1], 1), "metrics": {}}
-    with pytest.raises(UsageError, match=r"the output has shape \[4, 1\], the target \[4\]") as caught:
+    with pytest.raises(UsageError, match=r"broadcast an output of shape \[4, 1\] and a") as caught:
         learner_of(loss=loss, **changes).train(batch)
     assert "squeeze(1)" in caught.value.hint
     learner_of(loss=lambda output, target: loss(output.squeeze(1), target), **changes).train(batch)
