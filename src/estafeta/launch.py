@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from estafeta import local
 from estafeta.backend import ROLES, Backend, InlineBackend, LambdaBackend, home
@@ -114,8 +114,11 @@ def connect(
         profile: Likewise.
 
     Raises:
+        UsageError: There is no such place.
         EnvironmentProblem: It cannot be reached.
     """
+    if on not in get_args(On):
+        raise UsageError(f"there is no place {on!r} to run", hint=f"one of {', '.join(get_args(On))}")
     root = home() / "store"
     if on == "inline":
         usual = local.Options(template or TEMPLATE, root)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from estafeta.backend import Backend
 from estafeta.cost import Bill, Kept, Usage, bill
@@ -234,8 +234,10 @@ class Run:
             Path of the `model.safetensors`, which `safetensors.torch.load_file` reads.
 
         Raises:
-            UsageError: The run is still running, or has no weights.
+            UsageError: The run is still running, or has no weights; or `which` is none of the two.
         """
+        if which not in get_args(Which):
+            raise UsageError(f"no version is named {which!r}", hint=f"one of {', '.join(get_args(Which))}")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._fetch(which, "model.safetensors", folder)

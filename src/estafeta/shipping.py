@@ -59,7 +59,8 @@ def find_job(job: Job, module: ModuleType | None = None) -> tuple[Job, str, dict
     candidates = [module] if module else sorted(loaded, key=lambda m: m.__name__ == "__main__")
     for candidate in candidates:
         for name, value in list(vars(candidate).items()):
-            if value is job and (path := getattr(candidate, "__file__", None)):
+            path = getattr(candidate, "__file__", None)
+            if value is job and path and Path(path).is_file():  # not for standard input
                 source = Path(path).resolve()
                 return job, f"{source.stem}:{name}", _sources(source)
     if hasattr(sys.modules["__main__"], "In"):

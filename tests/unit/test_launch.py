@@ -72,3 +72,11 @@ def test_nothing_is_sent_for_choices_that_do_not_fit(
     with pytest.raises(UsageError):
         launch.start(JOB, "jobs:job", {}, backend=backend, workers=workers, options=options)
     assert seen == []
+
+
+def test_a_place_that_there_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ESTAFETA_HOME", str(tmp_path))
+    with pytest.raises(UsageError, match="no place 'lambda'") as caught:
+        estafeta.train(JOB, on="lambda")  # type: ignore[arg-type]
+    assert caught.value.hint == "one of local, inline, aws"
+    assert not list(tmp_path.iterdir())

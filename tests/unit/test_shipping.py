@@ -125,3 +125,11 @@ def test_a_job_is_found_where_it_was_defined(tmp_path: Path) -> None:
     copy = job.__class__(**vars(job))
     with pytest.raises(UsageError, match="not at the top level of a module"):
         find_job(copy)
+
+
+def test_a_job_that_was_read_from_standard_input(tmp_path: Path) -> None:
+    job, _, _ = import_job(str(write(tmp_path)))
+    sys.modules["shipped"].__file__ = str(tmp_path / "<stdin>")
+    with pytest.raises(UsageError, match="not at the top level of a module") as caught:
+        find_job(job)
+    assert caught.value.__notes__ == [f"try: {caught.value.hint}"]  # a traceback shows them
