@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -122,15 +124,16 @@ class LambdaBackend:
         """See `Backend.with_settings`: a version of the function is published with the settings.
 
         A version is what Lambda offers for this: the run names it when it invokes, and `$LATEST` gets its own
-        settings back.
+        settings back. Meanwhile it has those of the run, so the clients of this machine do it one after the other.
         """
-        functions = dict(self.functions)
-        for role in ROLES:
-            wanted = functions[role].model_copy(update=dict(settings.get(role, {})))
-            added = dict(variables or {}) if role != "control" else {}
-            if added or wanted != functions[role]:
-                with reaching(f"the function {wanted.name}"):
-                    functions[role] = self._publish_version(functions[role], wanted, added)
+        with _taking_turns():
+            functions = {role: self._deployed(self.functions[role].name) for role in ROLES}
+            for role in ROLES:
+                wanted = functions[role].model_copy(update=dict(settings.get(role, {})))
+                added = dict(variables or {}) if role != "control" else {}
+                if added or wanted != functions[role]:
+                    with reaching(f"the function {wanted.name}"):
+                        functions[role] = self._publish_version(functions[role], wanted, added)
         return functions
 
     def advance(self, seconds: float) -> None:
@@ -167,8 +170,8 @@ class LambdaBackend:
     ) -> FunctionSettings:
         name = deployed.name
         before = self._variables(name) if added else None
-        self._configure(wanted, None if before is None else {**before, **added})
         try:
+            self._configure(wanted, None if before is None else {**before, **added})
             version = self._lambda.publish_version(FunctionName=name)["Version"]
         finally:
             self._configure(deployed, before)
@@ -265,6 +268,15 @@ def basis_of(configuration: Mapping[str, Any], region: str) -> Basis:
 def home() -> Path:
     """Where the local service keeps its files and runs: `$ESTAFETA_HOME`, or `~/.estafeta`."""
     return Path(os.environ.get("ESTAFETA_HOME") or "~/.estafeta").expanduser().absolute()
+
+
+@contextmanager
+def _taking_turns() -> Iterator[None]:
+    """Keep other clients of this machine from changing functions; the kernel ends that if this process dies."""
+    home().mkdir(parents=True, exist_ok=True)
+    with open(home() / "settings.lock", "w", encoding="ascii") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def unwrap(answer: Any) -> Any:

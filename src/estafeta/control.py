@@ -24,7 +24,7 @@ from estafeta.handover import read_claim, send_for
 from estafeta.inspection import inspect
 from estafeta.invocation import Invocation, dispatch
 from estafeta.kept import kept
-from estafeta.layout import RUNS, RunLayout
+from estafeta.layout import RUN_NAME, RUNS, RunLayout
 from estafeta.library import install
 from estafeta.limits import limit_reached, limits_after, newest_limits, spent_so_far
 from estafeta.listing import all_calls_in, limits_in
@@ -280,7 +280,7 @@ def _reopen(spec: RunSpec, invocation: Invocation) -> None:
 
 def _clean(run: str, invocation: Invocation) -> dict[str, Any]:
     """Remove a run that has ended, with all its files; go on with that if an earlier attempt was broken off."""
-    store, layout = invocation.store, RunLayout(run)
+    store, layout = invocation.store, _layout(run)
     outcomes = [layout.outcome(state).rpartition("/")[2] for state in OUTCOMES]
     if store.list(layout.root).isdisjoint(outcomes):
         store.remove_if_empty(layout.root)
@@ -339,9 +339,20 @@ def _bucket(name: str) -> Bucket:
 def _spec(run: str, invocation: Invocation) -> RunSpec:
     """The spec of a run, read anew: this function outlives the runs that it cleans away."""
     try:
-        return RunSpec.model_validate_json(invocation.store.read(RunLayout(run).spec))
+        return RunSpec.model_validate_json(invocation.store.read(_layout(run).spec))
     except Gone:
-        raise RunNotFound(f"there is no run named {run!r}", hint="estafeta runs lists them") from None
+        raise _not_found(run) from None
+
+
+def _layout(run: str) -> RunLayout:
+    """The paths of the run that somebody names; what cannot be a name would lead out of the folder of the runs."""
+    if not RUN_NAME.fullmatch(run):
+        raise _not_found(run)
+    return RunLayout(run)
+
+
+def _not_found(run: str) -> RunNotFound:
+    return RunNotFound(f"there is no run named {run!r}", hint="estafeta runs lists them")
 
 
 def _error(error: EstafetaError) -> dict[str, Any]:

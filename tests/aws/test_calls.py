@@ -160,6 +160,8 @@ def test_an_event(clients: tuple[Any, Any], functions: Stubber) -> None:
 def test_settings_for_one_run(backend: LambdaBackend, functions: Stubber) -> None:
     """A version is published with them, waited for, given the failure destination; the function gets its own back."""
     name, destination = "s-worker", {"OnFailure": {"Destination": "arn:aws:lambda:eu-west-1:1:function:s-control"}}
+    for deployed in NAMES.values():  # another client may have had settings of its own there when this one began
+        functions.add_response("get_function_configuration", configuration(deployed), {"FunctionName": deployed})
     functions.add_response("update_function_configuration", configuration(name, MemorySize=2000),
                            {"FunctionName": name, "MemorySize": 2000, "Timeout": 900})  # fmt: skip
     pending = configuration(name, LastUpdateStatus="InProgress")

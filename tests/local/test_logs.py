@@ -56,6 +56,26 @@ def test_lines_take_the_time_of_the_mark_before_them(tmp_path: Path) -> None:
     assert [event.timestamp_ms for event in events] == [marks[0][1]] * 3 + [marks[1][1]]
 
 
+def test_times_never_decrease_though_the_clock_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = LogStream(tmp_path, "/group", "$LATEST")
+    for seconds in (10, 7, 12):
+        monkeypatch.setattr(time, "time_ns", lambda seconds=seconds: seconds * 10**9)
+        stream.write("line\n")
+    stream.close()
+    [name] = stream_names(tmp_path, "/group")
+    assert [time_ms for _, time_ms in read_marks(tmp_path, "/group", name)] == [10_000, 10_000, 12_000]
+
+
+def test_a_full_disk_loses_lines_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Path, "with_suffix", lambda _path, _suffix: Path("/dev/full"))  # every write to it: ENOSPC
+    stream = LogStream(tmp_path, "/group", "$LATEST")
+    stream.write("line\n")
+    stream.close()
+    assert "No space left on device" in caplog.text
+
+
 @pytest.fixture(scope="module")
 def talked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalService]:
     """A service that has logged twenty numbered lines in two environments."""

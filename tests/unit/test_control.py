@@ -167,6 +167,16 @@ def test_a_run_that_is_not_there(verb: str, relay: Relay) -> None:
     assert error_of(relay.control("fetch", which="final"))["kind"] == "RunNotFound"
 
 
+@pytest.mark.parametrize("run", ["", "..", "../runs/r", "r/../r", "../elsewhere", "x" * 300])
+def test_a_name_leads_nowhere_else(run: str, relay: Relay, tmp_path: Path) -> None:
+    done(relay)
+    shutil.copytree(tmp_path / "runs" / "r", tmp_path / "elsewhere")
+    for verb in ({"verb": "status"}, {"verb": "clean"}, {"verb": "clean", "keep_final": True}, {"verb": "inspect"}):
+        assert error_of(relay.call("control", {**verb, "run": run}))["kind"] == "RunNotFound"
+    assert (tmp_path / "elsewhere" / "run.json").exists()
+    assert relay.outcome().state == "done"
+
+
 @pytest.mark.parametrize("event", [{}, {"verb": "dance"}, {"verb": "stop"}, [], None, "stop"])
 def test_what_control_does_not_understand(event: Any, relay: Relay) -> None:
     answer = error_of(relay.call("control", event))

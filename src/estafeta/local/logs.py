@@ -8,6 +8,7 @@ time or later.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import struct
@@ -16,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 TAIL_BYTES = 4096  # Lambda API reference, Invoke, X-Amz-Log-Result: the last 4 KB
 
@@ -41,16 +44,23 @@ class LogStream:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._text = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         self._index = os.open(self.path.with_suffix(_INDEX), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._last_ms = 0
 
     def write(self, text: str) -> int:
         """Append platform lines, marked with the present time.
+
+        A full disk loses lines, and nothing else: an invocation has to end all the same.
 
         Returns:
             Offset of the text.
         """
         offset = os.fstat(self._text).st_size
-        os.write(self._index, _MARK.pack(offset, time.time_ns() // 1_000_000))
-        os.write(self._text, text.encode())
+        self._last_ms = max(self._last_ms, time.time_ns() // 1_000_000)  # the clock may be set back
+        try:
+            os.write(self._index, _MARK.pack(offset, self._last_ms))
+            os.write(self._text, text.encode())
+        except OSError as error:
+            log.warning("lines of %s are lost: %s", self.path, error)
         return offset
 
     def tail(self, since: int) -> bytes:

@@ -212,4 +212,7 @@ def _answer_read(reply: Reply, reading: asyncio.Future[Response]) -> None:
         response = reading.result()
     except ApiError as error:
         response = error.response(str(uuid.uuid4()))
+    except Exception as error:  # such as a file that was removed meanwhile: who asks must not wait for ever
+        log.exception("the logs could not be read")
+        response = ApiError(500, "ServiceUnavailableException", f"The logs cannot be read: {error}").response("")
     reply(response)
