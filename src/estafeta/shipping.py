@@ -64,7 +64,8 @@ def find_job(job: Job, module: ModuleType | None = None) -> tuple[Job, str, dict
     if hasattr(sys.modules["__main__"], "In"):
         from estafeta.notebook import job_source
 
-        return job_source(job)
+        _, place, code = job_source(job)
+        return job, place, {**_beside(Path.cwd()), **code}
     raise UsageError(
         "the job is not at the top level of a module, so the functions cannot import it by name",
         hint="assign it at the top level of a file: job = estafeta.Job(…); change it for a run with options={…}",
@@ -73,8 +74,12 @@ def find_job(job: Job, module: ModuleType | None = None) -> tuple[Job, str, dict
 
 def _sources(main: Path) -> dict[str, str]:
     """The text of a module and of all loaded modules below its folder."""
-    folder = main.parent
-    sources = {main.name: main.read_text()}
+    return {main.name: main.read_text(), **_beside(main.parent)}
+
+
+def _beside(folder: Path) -> dict[str, str]:
+    """The text of all loaded modules below a folder, by path in it."""
+    sources = {}
     for module in list(sys.modules.values()):
         path = Path(getattr(module, "__file__", None) or "/")
         if path.suffix == ".py" and path.is_relative_to(folder) and not _is_installed(path.relative_to(folder)):
