@@ -66,7 +66,8 @@ def find_job(job: Job, module: ModuleType | None = None) -> tuple[Job, str, dict
     if hasattr(sys.modules["__main__"], "In"):
         from estafeta.notebook import job_source
 
-        return job_source(job)
+        _, place, code = job_source(job)
+        return job, place, {**_beside(Path.cwd()), **code}
     raise UsageError(
         "the job is not at the top level of a module, so the functions cannot import it by name",
         hint="assign it at the top level of a file: job = estafeta.Job(…); change it for a run with options={…}",
@@ -79,11 +80,15 @@ def _sources(main: Path) -> dict[str, str]:
     Raises:
         UsageError: One of them is not in UTF-8.
     """
-    folder = main.parent
-    sources = {main.name: _text(main)}
+    return {main.name: _text(main), **_beside(main.parent)}
+
+
+def _beside(folder: Path) -> dict[str, str]:
+    """The text of all loaded modules below a folder, by path in it."""
+    sources: dict[str, str] = {}
     for module in list(sys.modules.values()):
         given = Path(getattr(module, "__file__", None) or "/")
-        if given.suffix != ".py":
+        if given.suffix != ".py" or not given.is_absolute():  # some are made up: torch.ops is in `_ops.py`
             continue
         path = _resolved(given.parent) / given.name  # as the module's own folder is: either may be told by a link
         if path.is_relative_to(folder) and not _is_installed(path, path.relative_to(folder)):
