@@ -16,7 +16,7 @@ from sklearn.datasets import dump_svmlight_file, load_svmlight_file
 
 from estafeta.blocks import Csr, Part, stack
 from estafeta.catalog import names, read_block, read_manifest, verify
-from estafeta.errors import EnvironmentProblem, UsageError
+from estafeta.errors import EnvironmentProblem, EstafetaError, UsageError
 from estafeta.importing.importer import Progress, Wishes, import_dataset
 from estafeta.importing.sources import Reading, open_source
 from estafeta.importing.tabular import Choice
@@ -402,8 +402,9 @@ def test_factories(store: Store, bring: Import, tmp_path: Path) -> None:
         ("absent", "has no factory 'absent'"),
         ("fails", "raised RuntimeError: no"),
     ):
-        with pytest.raises(Exception, match=message):
+        with pytest.raises(EstafetaError, match=message) as caught:
             bring(f"{place}:{attribute}", name="f")
+        assert caught.value.exit_code == 2, "no run has failed"
     with pytest.raises(UsageError, match="there is no module"):
         bring("no.such.module:rows", name="f")
     assert names(store) == ["d", "e"]
