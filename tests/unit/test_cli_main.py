@@ -71,7 +71,7 @@ def test_every_command_helps_with_an_example(name: str, capsys: pytest.CaptureFi
         (["train", __file__, "--chaos", "kill=1", "--on", "aws"], "only the local service", "--on local"),
         (["fork", "last", "--from", "newest"], "--from newest: that is no version", "`best` or `final`"),
         (["clean"], "name the runs to remove", "--all"),
-        (["clean", "a", "--all"], "--all is all", "name no runs"),
+        (["clean", "a", "--all"], "--all takes all runs", "leave out the names"),
         (["watch", "last", "--on", "inline"], "'inline' is not one of 'local', 'aws'", "estafeta watch --help"),
     ],
 )

@@ -59,7 +59,7 @@ def runs(manners: Manners, on: Place, everything: bool) -> int:
 @verbose
 @click.pass_obj
 def status(manners: Manners, name: str, on: Place) -> int:
-    """Show how a run stands, its epochs and its cost."""
+    """Show the state of a run, its epochs and its cost."""
     from estafeta.cli import wording
     from estafeta.cli.failing import of_failure
 
@@ -186,12 +186,12 @@ def report(manners: Manners, name: str, on: Place, output: str | None) -> int:
 def clean(manners: Manners, names: tuple[str, ...], on: Place, everything: bool, keep_final: bool, yes: bool) -> int:
     """Remove runs that have ended from the store.
 
-    Their weights go with them; what was exported to a folder of yours stays. With --keep-final a run can still be
+    Their weights go with them; what was exported to your own folders stays. With --keep-final a run can still be
     looked at and exported, but neither resumed nor forked.
     """
     if bool(names) == everything:
         if names:
-            raise UsageError("--all is all", hint="name no runs, or leave it out")
+            raise UsageError("--all takes all runs", hint="leave out the names, or --all")
         raise UsageError("name the runs to remove", hint="estafeta runs lists them; --all takes all that have ended")
     console = manners.console()
     found = _ended(on, console) if everything else [find_run(name, on) for name in names]
@@ -228,7 +228,7 @@ def _ended(on: Place, console: Console) -> list[Run]:
 
 def _ask(names: list[str], keep_final: bool) -> None:
     if not sys.stdin.isatty():
-        raise UsageError("nobody is here to be asked whether to remove runs", hint="add --yes")
+        raise UsageError("there is no terminal on which to confirm that runs are removed", hint="add --yes")
     which = names[0] if len(names) == 1 else f"{len(names)} runs ({', '.join(names)})"
     what = "all but the exports and records of " if keep_final else ""
     click.confirm(f"Remove {what}{which} from the store?", abort=True, err=True)

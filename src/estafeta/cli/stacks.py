@@ -38,7 +38,7 @@ ASKED_FIRST = "Do not ask."
 @click.option("--image", metavar="URI", help="A container image in ECR instead of packages; see deploy/Dockerfile.")
 @click.option(
     "-p", "--parameter", "parameters", multiple=True, metavar="NAME=VALUE",
-    help="A parameter of the template, such as WorkerMemory=3008; may be given again.",
+    help="A parameter of the template, such as WorkerMemory=3008; may be repeated.",
 )  # fmt: skip
 @click.option("--yes", is_flag=True, help=ASKED_FIRST)
 @json_output
@@ -48,7 +48,7 @@ ASKED_FIRST = "Do not ask."
 def deploy(
     manners: Manners, /, on: Place, requirements: Path | None, parameters: tuple[str, ...], yes: bool, **options: Any
 ) -> int:
-    """Make a stack on AWS, or change it to what is asked for.
+    """Make a stack on AWS, or change one to what is asked for.
 
     What is not asked for stays as it is deployed. No Docker is needed: the functions' code goes up as a zip file,
     PyTorch as a folder that `control` unpacks on the file system.
@@ -91,7 +91,7 @@ def deploy(
 
 @click.command(epilog="Example: estafeta destroy --region eu-west-1")
 @on_aws
-@click.option("--delete-data", is_flag=True, help="The file system too, with all runs and data sets on it.")
+@click.option("--delete-data", is_flag=True, help="Delete the file system too, with all runs and data sets on it.")
 @click.option("--yes", is_flag=True, help=ASKED_FIRST)
 @json_output
 @quiet
@@ -150,7 +150,7 @@ class _Report:
 
 def _ask(question: str, console: Console) -> None:
     if not sys.stdin.isatty():
-        raise UsageError("nobody is here to be asked", hint="add --yes")
+        raise UsageError("there is no terminal on which to confirm this", hint="add --yes")
     console.still()
     click.confirm(question, abort=True, err=True)
 

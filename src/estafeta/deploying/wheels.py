@@ -76,7 +76,9 @@ def unpack(
         raise UsageError(
             f"{what} do not resolve:\n{said}", hint="change the versions in --requirements, or --python, and try again"
         )
-    raise EnvironmentProblem(f"{what} cannot be had:\n{said}", hint="see what uv says; it takes its settings from UV_…")
+    raise EnvironmentProblem(
+        f"{what} cannot be fetched:\n{said}", hint="see what uv says; it takes its settings from UV_…"
+    )
 
 
 def installed_here(*names: str) -> list[str]:
