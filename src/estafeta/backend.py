@@ -9,7 +9,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +33,10 @@ LOG_LAG_S = {"local": 2.0, "aws": 15.0}
 
 LOG_PAUSE_S = {"local": 0.1, "aws": 0.75}
 """Seconds between two looks for one that is missing."""
+
+SERVICE_GONE = (
+    "the local service was stopped or killed: the next command starts it, estafeta resume RUN goes on with a run"
+)
 
 UPDATE_WAIT = {"Delay": 1, "MaxAttempts": 120}
 """Seconds between two looks whether a change of a function is done, and how many there are."""
@@ -115,7 +119,7 @@ class LambdaBackend:
         """See `Backend.call`."""
         name = self.functions["control"].name
         try:
-            with reaching(f"the function {name}"):
+            with self._reaching(f"the function {name}"):
                 return unwrap(self._control.call("control", verb))
         except FunctionError as error:
             raise EnvironmentProblem(f"the function {name} failed: {error}", hint="see its log") from error
@@ -132,7 +136,7 @@ class LambdaBackend:
                 wanted = functions[role].model_copy(update=dict(settings.get(role, {})))
                 added = dict(variables or {}) if role != "control" else {}
                 if added or wanted != functions[role]:
-                    with reaching(f"the function {wanted.name}"):
+                    with self._reaching(f"the function {wanted.name}"):
                         functions[role] = self._publish_version(functions[role], wanted, added)
         return functions
 
@@ -142,7 +146,7 @@ class LambdaBackend:
 
     def log(self, run: str, functions: Functions, since_s: float) -> list[Entry]:
         """See `Backend.log`."""
-        with reaching("the functions' logs"):
+        with self._reaching("the functions' logs"):
             return entries(self._logs, functions, run, since_s)
 
     def usage(self, run: str, functions: Functions, since_s: float, *, ended: bool) -> Usage:
@@ -156,11 +160,14 @@ class LambdaBackend:
 
     def faults(self, run: str, functions: Functions, since_s: float) -> dict[str, int]:
         """See `Backend.faults`."""
-        with reaching("the functions' logs"):
+        with self._reaching("the functions' logs"):
             return faults_of(self._logs, functions, run, since_s)
 
+    def _reaching(self, what: str) -> AbstractContextManager[None]:
+        return reaching(what, SERVICE_GONE) if self.on == "local" else reaching(what)
+
     def _deployed(self, name: str) -> FunctionSettings:
-        with reaching(f"the function {name}"):
+        with self._reaching(f"the function {name}"):
             answer = self._lambda.get_function_configuration(FunctionName=name)
         self.basis = basis_of(answer, self._lambda.meta.region_name if self.on == "aws" else DEFAULT_REGION)
         return FunctionSettings(name=name, memory_mb=answer["MemorySize"], timeout_s=answer["Timeout"])

@@ -146,16 +146,18 @@ def make_client(service: str, boto: boto3.session.Session | None = None, **optio
 
 
 @contextmanager
-def reaching(what: str) -> Iterator[None]:
+def reaching(what: str, hint: str = "check region, credentials, and that the stack is deployed") -> Iterator[None]:
     """Around the calls of a client of ours: what AWS or the network says becomes `EnvironmentProblem`.
 
     Functions do not use it: there such an error is raised as it is, and Lambda tries again.
+
+    Args:
+        what: Is called.
+        hint: What to do if it does not answer.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         yield
     except (BotoCoreError, ClientError) as error:
-        raise EnvironmentProblem(
-            f"{what} cannot be reached: {error}", hint="check region, credentials, and that the stack is deployed"
-        ) from error
+        raise EnvironmentProblem(f"{what} cannot be reached: {error}", hint=hint) from error

@@ -66,6 +66,11 @@ def test_further_lines_of_a_text_stand_beside_its_label(capsys: pytest.CaptureFi
     assert capsys.readouterr().err == "error   line 2:\n          ^\n"
 
 
+def test_an_empty_line_is_empty(capsys: pytest.CaptureFixture[str]) -> None:
+    Console().insist([("", ""), ("note", "that"), ("", "more")])
+    assert capsys.readouterr().err == "\nnote    that\n        more\n"
+
+
 def test_quiet_leaves_results_and_errors(capsys: pytest.CaptureFixture[str]) -> None:
     console = Console(quiet=True)
     console.talk([("note", "c")])
@@ -154,6 +159,11 @@ def test_a_table_is_as_wide_as_its_cells(capsys: pytest.CaptureFixture[str]) -> 
         "digits-1a2b3c  done",
         "a              failed",
     ]
+
+
+def test_a_cell_of_a_table_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    Console().table(("note", "x"), [("a\nb\x1b", "1")])
+    assert capsys.readouterr().out == "note      x\na\\nb\\x1b  1\n"
 
 
 def test_a_run_is_described_once_it_is_prepared() -> None:

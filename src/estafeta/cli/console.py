@@ -107,7 +107,7 @@ class Console:
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Print a table on standard output; its columns are as wide as they need."""
-        rows = [list(columns), *rows]
+        rows = [[_on_one_line(cell) for cell in row] for row in (columns, *rows)]
         widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
         for index, row in enumerate(rows):
             text = "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -214,10 +214,14 @@ class ProgressLine:
         return (version - self._seen[0][1]) / passed_s if passed_s else 0.0
 
 
+def _on_one_line(text: str) -> str:
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def _labelled(label: str, text: str, terminal: Terminal) -> Text:
     """A label in its column and the text beside it, wrapped between words on a terminal."""
     width = terminal.width - LABEL if terminal.is_terminal else None
-    line = Text().append(f"{label:{LABEL}}", STYLES.get(label, "bold"))
+    line = Text().append(f"{label:{LABEL}}" if label or text else "", STYLES.get(label, "bold"))
     given = [Text(part) for part in text.split("\n")]
     lines = [row for part in given for row in part.wrap(terminal, width)] if width and width > 2 * LABEL else given
     for index, part in enumerate(lines):

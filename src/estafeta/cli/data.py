@@ -211,7 +211,7 @@ def verify(manners: Manners, name: str, on: Place) -> int:
     if manners.json:
         console.json({"name": name, "blocks": blocks, "rows": manifest.rows, "whole": True})
     else:
-        console.results([("whole", f"{name}   {manifest.rows:,} rows in {count(blocks, 'block')}")])
+        console.results([("whole", f"{name}   {count(manifest.rows, 'row')} in {count(blocks, 'block')}")])
     return 0
 
 

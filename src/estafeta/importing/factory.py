@@ -53,7 +53,9 @@ class MapStyle:
         self.size = self.position = 0
         self.categories: dict[str, tuple[str, ...]] = {}
         self._dataset, self._where = dataset, where
-        if not len(dataset):
+        with user_code(f"the length of {where}"):
+            self._rows = len(dataset)
+        if not self._rows:
             raise UsageError(f"{where} has no rows")
         arrays = self._read(0, 1)
         *inputs, target = arrays
@@ -63,8 +65,8 @@ class MapStyle:
     def chunks(self) -> Iterator[Chunk]:
         """See `Source.chunks`."""
         names = [*(kind.name for kind in self.inputs), TARGET]
-        for first in range(0, len(self._dataset), ROWS):
-            arrays = self._read(first, min(first + ROWS, len(self._dataset)))
+        for first in range(0, self._rows, ROWS):
+            arrays = self._read(first, min(first + ROWS, self._rows))
             for kind, array in zip((*self.inputs, self.target), arrays, strict=True):
                 if (array.shape[1:], CODES[array.dtype]) != (kind.shape, kind.dtype):
                     raise UsageError(

@@ -117,12 +117,16 @@ def _parse(lines: list[bytes], where: str, first: int) -> tuple[Csr, Array]:
 
 
 def _load(lines: list[bytes]) -> tuple[Csr, Array]:
-    if not any(line.partition(b"#")[0].strip() for line in lines):
+    if not any(map(_holds_a_row, lines)):
         return Csr(np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32)), np.empty(0)
     matrix, labels = load_svmlight_file(
         io.BytesIO(b"".join(lines)), n_features=MOST_COLUMNS, dtype=np.float32, zero_based=True
     )
     return Csr(matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), matrix.data), labels
+
+
+def _holds_a_row(line: bytes) -> bool:
+    return bool(line.partition(b"#")[0].strip())
 
 
 def _is_whole(labels: Array) -> bool:
