@@ -8,7 +8,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from estafeta.local import stop
-from estafeta.local.log_search import pattern
+from estafeta.local.log_search import pattern, search
 from estafeta.local.logs import LogStream, read_events, read_marks, stream_names
 
 from .conftest import LocalService, client, launch
@@ -64,6 +64,20 @@ def test_times_never_decrease_though_the_clock_is_set_back(tmp_path: Path, monke
     stream.close()
     [name] = stream_names(tmp_path, "/group")
     assert [time_ms for _, time_ms in read_marks(tmp_path, "/group", name)] == [10_000, 10_000, 12_000]
+
+
+def test_streams_of_earlier_runs_are_not_read(tmp_path: Path) -> None:
+    old, new = LogStream(tmp_path, "/group", "1"), LogStream(tmp_path, "/group", "2")
+    old.write("old\n")
+    time.sleep(0.002)
+    start_ms = time.time_ns() // 1_000_000
+    new.write("new\n")
+    old.path.unlink()  # reading it would fail
+    for stream in (old, new):
+        stream.close()
+    page = search(tmp_path, "/group", [old.name, new.name], start_ms=start_ms, end_ms=start_ms + 60_000,
+                  matches=pattern(""), limit=10, token=None)  # fmt: skip
+    assert [event.message for event in page.events] == ["new"]
 
 
 def test_a_full_disk_loses_lines_and_nothing_else(
