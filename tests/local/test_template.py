@@ -50,6 +50,7 @@ def test_the_deployed_functions(deployed: dict[str, FunctionConfig]) -> None:
         assert config.environment["AWS_USE_DUALSTACK_ENDPOINT"] == "true"
         assert config.architecture == "arm64"
         assert config.log_group == f"/aws/lambda/{config.name}"
+        assert config.log_days == 14
     assert deployed["estafeta-worker"].preload[0] == "torch"
     assert deployed["estafeta-merge"].preload == ()
 

@@ -1,9 +1,9 @@
 """Lambda functions out of a CloudFormation template.
 
-Knows the resource types `AWS::Lambda::Function` and `AWS::Lambda::EventInvokeConfig`; the language
-is `cloudformation.py`'s. Invariant: what is returned can be honoured by the service; a function
-that cannot is refused here, by name and property, not when it is first invoked. Source: AWS
-CloudFormation User Guide, "AWS::Lambda::Function".
+Knows the resource types `AWS::Lambda::Function`, `AWS::Lambda::EventInvokeConfig` and
+`AWS::Logs::LogGroup`; the language is `cloudformation.py`'s. Invariant: what is returned can be
+honoured by the service; a function that cannot is refused here, by name and property, not when it is
+first invoked. Source: AWS CloudFormation User Guide, "AWS::Lambda::Function".
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from estafeta.local.cloudformation import NO_VALUE, Template
 from estafeta.local.config import (
     EPHEMERAL_MB,
     EVENT_AGE_S,
+    LOG_DAYS,
     MEMORY_MB,
     RETRIES,
     TIMEOUT_S,
@@ -32,6 +33,7 @@ STACK = "estafeta"
 
 _FUNCTION = "AWS::Lambda::Function"
 _EVENT_CONFIG = "AWS::Lambda::EventInvokeConfig"
+_LOG_GROUP = "AWS::Logs::LogGroup"
 
 
 def read_template(
@@ -49,8 +51,13 @@ def read_template(
     """
     template = open_template(path, region, parameters or {})
     events = _event_configs(template)
+    log_days = _log_days(template)
     functions = [
-        _function(_Resource(template, logical_id, definition), events.get(_name(template, logical_id), AsyncConfig()))
+        _function(
+            _Resource(template, logical_id, definition),
+            events.get(_name(template, logical_id), AsyncConfig()),
+            log_days,
+        )
         for logical_id, definition in template.of_type(_FUNCTION)
     ]
     if not functions:
@@ -119,7 +126,7 @@ class _Resource:
         return self.template.error(self.place(name), problem)
 
 
-def _function(resource: _Resource, asynchronous: AsyncConfig) -> FunctionConfig:
+def _function(resource: _Resource, asynchronous: AsyncConfig, log_days: Mapping[str, int]) -> FunctionConfig:
     if resource.get("PackageType", "Zip") != "Zip":
         raise resource.error("PackageType", "the local service runs zip packages only, not container images")
     if "ImageUri" in (resource.definition["Properties"].get("Code") or {}):
@@ -132,6 +139,7 @@ def _function(resource: _Resource, asynchronous: AsyncConfig) -> FunctionConfig:
         raise resource.error("Runtime", f"the local service runs Python functions only, not {runtime!r}")
     name = resource.text("FunctionName", resource.logical_id)
     reserved = resource.get("ReservedConcurrentExecutions")
+    log_group = resource.text("LoggingConfig.LogGroup", f"/aws/lambda/{name}")
     return FunctionConfig(
         name=name,
         handler=resource.text("Handler"),
@@ -146,7 +154,8 @@ def _function(resource: _Resource, asynchronous: AsyncConfig) -> FunctionConfig:
         if reserved is None
         else resource.number("ReservedConcurrentExecutions", 0, (0, 10**6)),
         recursive_loop=_recursive_loop(resource),
-        log_group=resource.text("LoggingConfig.LogGroup", f"/aws/lambda/{name}"),
+        log_group=log_group,
+        log_days=log_days.get(log_group),
         role=str(resource.get("Role", "")),
         preload=_preload(resource),
         asynchronous=asynchronous,
@@ -192,6 +201,16 @@ def _preload(resource: _Resource) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _log_days(template: Template) -> dict[str, int]:
+    """Days that log groups keep what was logged, by name, of those that do not keep it for ever."""
+    groups = (_Resource(template, logical_id, definition) for logical_id, definition in template.of_type(_LOG_GROUP))
+    return {
+        group.text("LogGroupName"): group.number("RetentionInDays", 0, LOG_DAYS)
+        for group in groups
+        if group.get("LogGroupName") is not None and group.get("RetentionInDays") is not None
+    }
+
+
 def _event_configs(template: Template) -> dict[str, AsyncConfig]:
     """Handling of asynchronous events by function name."""
     configs: dict[str, AsyncConfig] = {}
@@ -229,6 +248,6 @@ def _attribute(template: Template, logical_id: str, attribute: str) -> str:
         name = _name(template, logical_id)
         region = str(template.value({"Ref": "AWS::Region"}, logical_id))
         return {"": name, "Arn": function_arn(region, name)}.get(attribute, logical_id)
-    if kind == "AWS::Logs::LogGroup" and not attribute:
+    if kind == _LOG_GROUP and not attribute:
         return _Resource(template, logical_id, definition).text("LogGroupName")
     return f"{logical_id}.{attribute}" if attribute else logical_id
