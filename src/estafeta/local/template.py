@@ -51,13 +51,8 @@ def read_template(
     """
     template = open_template(path, region, parameters or {})
     events = _event_configs(template)
-    log_days = _log_days(template)
     functions = [
-        _function(
-            _Resource(template, logical_id, definition),
-            events.get(_name(template, logical_id), AsyncConfig()),
-            log_days,
-        )
+        _function(_Resource(template, logical_id, definition), events.get(_name(template, logical_id), AsyncConfig()))
         for logical_id, definition in template.of_type(_FUNCTION)
     ]
     if not functions:
@@ -126,7 +121,7 @@ class _Resource:
         return self.template.error(self.place(name), problem)
 
 
-def _function(resource: _Resource, asynchronous: AsyncConfig, log_days: Mapping[str, int]) -> FunctionConfig:
+def _function(resource: _Resource, asynchronous: AsyncConfig) -> FunctionConfig:
     if resource.get("PackageType", "Zip") != "Zip":
         raise resource.error("PackageType", "the local service runs zip packages only, not container images")
     if "ImageUri" in (resource.definition["Properties"].get("Code") or {}):
@@ -155,7 +150,7 @@ def _function(resource: _Resource, asynchronous: AsyncConfig, log_days: Mapping[
         else resource.number("ReservedConcurrentExecutions", 0, (0, 10**6)),
         recursive_loop=_recursive_loop(resource),
         log_group=log_group,
-        log_days=log_days.get(log_group),
+        log_days=_log_days(resource.template, log_group),
         role=str(resource.get("Role", "")),
         preload=_preload(resource),
         asynchronous=asynchronous,
@@ -163,11 +158,15 @@ def _function(resource: _Resource, asynchronous: AsyncConfig, log_days: Mapping[
 
 
 def _environment(resource: _Resource) -> dict[str, str]:
-    values = {str(key): str(value) for key, value in resource.get("Environment.Variables", {}).items()}
+    values = {str(key): _as_text(value) for key, value in resource.get("Environment.Variables", {}).items()}
     for name in values:
         if is_reserved(name):
             raise resource.error(f"Environment.Variables.{name}", "Lambda reserves this name")
     return values
+
+
+def _as_text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)  # CloudFormation writes them as JSON does
 
 
 def _mount_path(resource: _Resource) -> str | None:
@@ -201,14 +200,17 @@ def _preload(resource: _Resource) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _log_days(template: Template) -> dict[str, int]:
-    """Days that log groups keep what was logged, by name, of those that do not keep it for ever."""
-    groups = (_Resource(template, logical_id, definition) for logical_id, definition in template.of_type(_LOG_GROUP))
-    return {
-        group.text("LogGroupName"): group.number("RetentionInDays", 0, LOG_DAYS)
-        for group in groups
-        if group.get("LogGroupName") is not None and group.get("RetentionInDays") is not None
-    }
+def _log_days(template: Template, name: str) -> int | None:
+    """Days that a log group keeps what was logged; None if it does for ever, or is none of the template's."""
+    for logical_id, definition in template.of_type(_LOG_GROUP):
+        group = _Resource(template, logical_id, definition)
+        try:
+            is_it = group.get("LogGroupName") == name
+        except UsageError:  # a name that cannot be worked out here is none that a function has
+            continue
+        if is_it and group.get("RetentionInDays") is not None:
+            return group.number("RetentionInDays", 0, LOG_DAYS)
+    return None
 
 
 def _event_configs(template: Template) -> dict[str, AsyncConfig]:
