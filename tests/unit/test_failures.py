@@ -92,6 +92,13 @@ def test_where_it_happened(
     assert failure.traceback == "  line one\n  line two\n"
 
 
+@pytest.mark.parametrize(("file", "hint"), [("/s/runs/r/code/job.py", "only Python modules"), ("/s/x.py", "log")])
+def test_a_file_that_the_job_left_at_home(file: str, hint: str) -> None:
+    record = record_of(PREPARE, "FileNotFoundError", "[Errno 2] No such file or directory: 'rows.csv'")
+    record["responsePayload"]["stackTrace"] = [f'  File "{file}", line 6, in data\n', "    open('rows.csv')\n"]
+    assert hint in explain(record, FUNCTIONS).hint
+
+
 def test_an_event_that_was_never_answered() -> None:
     """One that grew too old, or that no concurrency was left for, has no response."""
     record = record_of(TRAIN, "", "", condition="EventAgeExceeded", approximateInvokeCount=0)
