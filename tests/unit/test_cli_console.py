@@ -14,7 +14,7 @@ from estafeta.cli import wording
 from estafeta.cli.console import Console
 from estafeta.cli.failing import Complaint
 from estafeta.history import EarlyStopping, EpochRecord
-from estafeta.spec import FunctionSettings, Limits, Outcome, RunSpec, Status
+from estafeta.spec import Failure, FunctionSettings, Limits, Outcome, RunSpec, Status
 
 SETTINGS = {role: FunctionSettings(name=role, memory_mb=1769, timeout_s=900) for role in ("worker", "merge", "control")}
 SPEC = RunSpec(
@@ -207,6 +207,20 @@ def test_the_ending_says_what_became_of_the_run(tmp_path: Any) -> None:
         ("kept", "250 kB on EFS, $0.000070 a month until removed"),
     ]
     assert dict(lines)["files"] == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "total_steps", "verbs"),
+    [(1, 120, ["resume", "export"]), (2, 120, ["resume", "export"]), (1, None, ["resume", "clean"]),
+     (2, None, ["clean"])],
+)  # fmt: skip
+def test_after_a_failure_only_what_can_work_is_proposed(
+    exit_code: int, total_steps: int | None, verbs: list[str]
+) -> None:
+    failure = Failure(reason="X", message="m", exit_code=exit_code, function="f")
+    outcome = Outcome(token="t", state="failed", why="m", ended_at=1079.0, failure=failure)
+    lines = wording.ending(status(state="failed", outcome=outcome, total_steps=total_steps), SUMMARY, {})
+    assert dict(lines)["next"] == "   ".join(f"estafeta {verb} digits-1a2b3c" for verb in verbs)
 
 
 @pytest.mark.parametrize(
