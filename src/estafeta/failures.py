@@ -150,5 +150,5 @@ def _diagnose(
         return "ImportModuleError", text, "install what is missing where the functions run", 3
     if re.search(r"No space left on device|Disk quota exceeded", text):
         return "DiskFull", f"The store is full: {text}", "free some space, then resume the run", 3
-    what = f"{kind}: {text}" if kind else f"Lambda gave the event up ({condition})"
+    what = f"{kind}: {text.removesuffix('.')}" if kind else f"Lambda gave the event up ({condition})"
     return kind or condition, f"{what}, after {attempts} attempts", "see the function's log", 1

@@ -49,6 +49,7 @@ def record_of(event: WorkerEvent | MergeEvent, kind: str, text: str, **context: 
          "No module named 'torch'", "install what is missing", 3),
         ("OSError", "[Errno 28] No space left on device: 'x'", "DiskFull", "The store is full", "free some space", 3),
         ("OSError", "[Errno 122] Disk quota exceeded: 'x'", "DiskFull", "The store is full", "resume", 3),
+        ("OSError", "x not found.", "OSError", "OSError: x not found, after 3 attempts", "log", 1),
         ("KeyError", "'w'", "KeyError", "KeyError: 'w', after 3 attempts", "log", 1),
         ("", "", "RetriesExhausted", "Lambda gave the event up (RetriesExhausted), after 3 attempts", "log", 1),
     ],
