@@ -47,9 +47,10 @@ def runs(manners: Manners, on: Place, everything: bool) -> int:
         ("run", "state", "job", "workers", "epoch", "metric", "started"),
         [(s.spec.run, s.state, s.spec.job, str(s.spec.workers), f"{s.epoch}/{s.spec.epochs}", _metric(s, value),
           ago(now - s.spec.created_at)) for s, value in zip(shown, latest, strict=True)],
+        spare=("workers", "job"),
     )  # fmt: skip
     if len(shown) < len(found):
-        console.talk([("note", f"{len(found) - len(shown)} older ones are left out: estafeta runs --all")])
+        console.talk([("note", f"the oldest {len(found) - len(shown)} are left out: estafeta runs --all")])
     return 0
 
 
