@@ -268,7 +268,7 @@ def on_stack(session: Session, stack: str) -> LambdaBackend:
     deployed = deployment(session, stack)
     bucket = Bucket(deployed.bucket, session.client("s3"))
     functions, logs = make_client("lambda", session.boto), session.client("logs")
-    return LambdaBackend("aws", deployed.functions, functions, logs, bucket)
+    return LambdaBackend("aws", deployed.functions, functions, logs, bucket, session.client("lambda"))
 
 
 def on_service(endpoint: local.Endpoint) -> Backend:

@@ -129,6 +129,17 @@ def test_a_call_that_was_refused_is_repeated(code: str, clients: tuple[Any, Any]
     assert clock.monotonic() == 0.5 + 1 + 2
 
 
+@pytest.mark.parametrize("code", sorted(REFUSED))
+def test_an_event_that_was_refused_is_sent_again(code: str, clients: tuple[Any, Any], functions: Stubber) -> None:
+    """A function that has been idle for two weeks refuses what comes first; nobody repeats what a client has called."""
+    refuse(functions, code)
+    functions.add_response("invoke", {"StatusCode": 202, "Payload": StreamingBody(_Stream(b""), 0)},
+                           {"FunctionName": "s-worker", "InvocationType": "Event", "Payload": b"{}"})  # fmt: skip
+    clock = VirtualClock()
+    LambdaInvoker(of(NAMES), clients[0], clock).send("worker", {})
+    assert clock.monotonic() == 0.5
+
+
 def test_it_is_not_repeated_for_ever(clients: tuple[Any, Any], functions: Stubber) -> None:
     class Refused(VirtualClock):
         """Time in which the next call is refused, too."""
@@ -140,7 +151,7 @@ def test_it_is_not_repeated_for_ever(clients: tuple[Any, Any], functions: Stubbe
     clock = Refused()
     refuse(functions, "TooManyRequestsException")
     with pytest.raises(clients[0].exceptions.TooManyRequestsException):
-        LambdaInvoker(of(NAMES), clients[0], clock).call("control", {})
+        LambdaInvoker(of(NAMES), clients[0], clock).send("worker", {})
     assert REFUSED_S <= clock.monotonic() < REFUSED_S + 8
 
 
@@ -174,12 +185,15 @@ def test_settings_for_one_run(backend: LambdaBackend, functions: Stubber) -> Non
     name, destination = "s-worker", {"OnFailure": {"Destination": "arn:aws:lambda:eu-west-1:1:function:s-control"}}
     for deployed in NAMES.values():  # another client may have had settings of its own there when this one began
         functions.add_response("get_function_configuration", configuration(deployed), {"FunctionName": deployed})
+    functions.add_response("get_function_configuration", configuration(name), {"FunctionName": name})
     functions.add_response("update_function_configuration", configuration(name, MemorySize=2000),
                            {"FunctionName": name, "MemorySize": 2000, "Timeout": 900})  # fmt: skip
     pending = configuration(name, LastUpdateStatus="InProgress")
     for state in (pending, configuration(name)):
         functions.add_response("get_function_configuration", state, {"FunctionName": name})
-    functions.add_response("publish_version", configuration(name, Version="7", State="Pending"), {"FunctionName": name})
+    functions.add_response("publish_version", configuration(name, MemorySize=2000, Version="7", State="Pending"),
+                           {"FunctionName": name})  # fmt: skip
+    functions.add_response("get_function_configuration", configuration(name), {"FunctionName": name})
     functions.add_response("update_function_configuration", configuration(name),
                            {"FunctionName": name, "MemorySize": 1769, "Timeout": 900})  # fmt: skip
     functions.add_response("get_function_configuration", configuration(name), {"FunctionName": name})
