@@ -31,6 +31,8 @@ class EstafetaError(Exception):
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+        if hint:
+            self.add_note(f"try: {hint}")  # which Python prints below the message
 
 
 class UsageError(EstafetaError):

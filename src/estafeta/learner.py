@@ -10,10 +10,12 @@ The sum of the gradients depends only on the parameters, the micro-batches in th
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
+import warnings
 import weakref
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -88,6 +90,7 @@ class Learner:
         self.slots = self._flatten(trained)
         self._ship: Ship | None = None
         self._shipped: set[int] = set()
+        self._has_lost = False
         self.frozen = {n: p.detach().numpy() for n, p in self.model.named_parameters() if not p.requires_grad}
         self.reset()
 
@@ -227,7 +230,10 @@ class Learner:
         *inputs, target = batch
         rows = len(target)
         output = self.model(*inputs)
-        return output, _total(self._loss(output, target), rows, "the loss"), rows
+        with contextlib.nullcontext() if self._has_lost else _shapes_compared(output, target):
+            loss = self._loss(output, target)
+        self._has_lost = True
+        return output, _total(loss, rows, "the loss"), rows
 
     def _backward(self, loss: torch.Tensor, ship: Ship | None) -> None:
         self._ship = ship
@@ -285,6 +291,24 @@ def _vector(gradient: torch.Tensor) -> Array:
     dense = gradient.detach().to_dense() if gradient.is_sparse else gradient.detach()
     vector: Array = dense.reshape(-1).numpy()
     return vector
+
+
+@contextlib.contextmanager
+def _shapes_compared(output: Any, target: Any) -> Iterator[None]:
+    """Refuse a loss that broadcasts [n, 1] and [n] to [n, n]. PyTorch warns of that, in a log that nobody reads."""
+    both = isinstance(output, torch.Tensor) and isinstance(target, torch.Tensor)
+    if not both or output.shape == target.shape or output.numel() != target.numel():
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Using a target size", UserWarning)
+        try:
+            yield
+        except UserWarning as warning:
+            raise UsageError(
+                f"the loss would broadcast an output of shape {list(output.shape)} and a target of shape "
+                f"{list(target.shape)}", hint="return output.squeeze(1) from the model, or reshape in the loss",
+            ) from warning  # fmt: skip
 
 
 def _total(value: torch.Tensor, rows: int, what: str) -> torch.Tensor:

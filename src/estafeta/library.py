@@ -63,6 +63,7 @@ class LibraryManifest(Document):
         packages: What it resolved to: versions by name.
         python: Version of Python that it is for.
         architecture: Processor that it is for.
+        torch_backend: Where PyTorch was taken from.
     """
 
     format: Literal["estafeta-library/1"] = "estafeta-library/1"
@@ -72,6 +73,7 @@ class LibraryManifest(Document):
     packages: dict[str, str]
     python: str
     architecture: str
+    torch_backend: str
     parts: tuple[LibraryPart, ...]
 
     @property

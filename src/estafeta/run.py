@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from estafeta.backend import Backend
 from estafeta.cost import Bill, Kept, Usage, bill
@@ -233,8 +234,10 @@ class Run:
             Path of the `model.safetensors`, which `safetensors.torch.load_file` reads.
 
         Raises:
-            UsageError: The run is still running, or has no weights.
+            UsageError: The run is still running, or has no weights; or `which` is none of the two.
         """
+        if which not in get_args(Which):
+            raise UsageError(f"no version is named {which!r}", hint=f"one of {', '.join(get_args(Which))}")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._fetch(which, "model.safetensors", folder)
@@ -325,21 +328,24 @@ class Run:
 
     def _fetch(self, which: Which, file: str, folder: Path) -> Path:
         path = folder / file
-        temporary = folder / f".{file}.part"
+        temporary = folder / f".{file}.{secrets.token_hex(3)}.part"
         bucket = self._backend.bucket
         verb = {"verb": "fetch", "run": self.name, "which": which, "file": file, "bucket": bucket and bucket.name}
-        with temporary.open("wb") as out:
-            size = 1
-            while out.tell() < size:
-                answer = self._backend.call({**verb, "offset": out.tell()})
-                out.write(content(answer, bucket))
-                size = answer["size"]
-        return temporary.replace(path)
+        try:
+            with temporary.open("wb") as out:
+                size = 1
+                while out.tell() < size:
+                    answer = self._backend.call({**verb, "offset": out.tell()})
+                    out.write(content(answer, bucket))
+                    size = answer["size"]
+            return temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def new_name(job: str) -> str:
-    """A name for a run: that of the job's module, as a run's name may begin, and six random digits."""
-    stem = job.partition(":")[0].lower().replace("_", "-").strip("-")[:40]
+    """A name for a run: that of the job's module, in the letters that such a name may have, and six random digits."""
+    stem = re.sub(r"[^a-z0-9.]+", "-", job.partition(":")[0].lower()).strip("-.")[:40]
     return f"{stem or 'run'}-{secrets.token_hex(3)}"
 
 

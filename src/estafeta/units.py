@@ -5,13 +5,13 @@ from __future__ import annotations
 
 def count(number: int, noun: str) -> str:
     """A number with its noun."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def size(size: float) -> str:
     """Bytes in a unit that leaves one to four digits before the point."""
     for unit in ("B", "kB", "MB"):
-        if size < 1000:
+        if size < 999.5:  # from there on, three digits round to the next unit
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:,.1f} GB"

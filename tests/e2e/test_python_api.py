@@ -29,6 +29,8 @@ def test_a_job_is_trained_and_its_model_comes_back(home: Path) -> None:
     assert not model.training
     assert model(torch.zeros(1, 64)).shape == (1, 10)
     assert 0 < run.cost < 1
+    with pytest.raises(UsageError, match="no version is named 'worst'"):
+        run.load_model("worst")  # type: ignore[arg-type]
 
 
 def test_what_is_exported_is_what_the_digest_is_of(inline: Backend, begin: Start, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import signal
 import subprocess
@@ -60,6 +61,10 @@ def not_text(path: Path) -> None:
     path.write_bytes(b"age,buys\n\xff\xfe,1\n")
 
 
+def cut_short(path: Path) -> None:
+    path.write_bytes(gzip.compress(MANY.encode())[:-100])
+
+
 def beyond_the_disk(path: Path) -> None:
     path.write_text(TABLE)
     os.truncate(path, free_bytes(str(path.parent)) + (1 << 30))
@@ -80,6 +85,16 @@ def beyond_the_disk(path: Path) -> None:
         ("t.csv", text(MANY + "22,Oslo,0.5\n"), (), 2, ("line 100002, column buys: '0.5' is not a whole", "--target")),
         ("t.csv", text(""), (), 2, ("t.csv is empty",)),
         ("t.csv", text("age,city,buys\n"), (), 2, ("t.csv has no rows",)),
+        ("t.csv", text("age,city,buys"), (), 2, ("t.csv has no rows",)),
+        ("t.csv", text(TABLE.replace(",", ";")), (), 2, ("no column 'buys'", "--delimiter ';' makes columns")),
+        ("t.csv", text("31,Riga,1\n40,Oslo,0\n"), (), 2, ("no column 'buys'", "a first line with the names")),
+        ("t.csv", text(TABLE.replace("buys", " buys")), (), 2, ("no column 'buys'", "age, city, ' buys'")),
+        ("t.csv", text(TABLE), ("--label", "buys", "--delimiter", ",,"), 2, ("',,' cannot stand", "one character")),
+        ("t.csv", text(TABLE + '"22,Oslo,1\n'), (), 2, ("t.csv, line 5, column city: the value is missing",)),
+        ("t.csv.gz", text(TABLE), (), 2, ("t.csv.gz is no whole gzip file", "anew")),
+        ("t.csv.gz", cut_short, (), 2, ("t.csv.gz is no whole gzip file", "anew")),
+        ("t.csv", text(TABLE.replace("1\n", "1.0\n")), ("--label", "buys", "--target", "class"), 2,
+         ("'buys' is double", "--category buys")),
         ("t.csv", not_text, (), 2, ("column 'age' of t.csv holds bytes", "UTF-8")),
         ("t.parquet", table(cut=9), (), 2, ("t.parquet is no whole Parquet file", "anew")),
         ("t.parquet", table(cut=2000), (), 2, ("t.parquet is no whole Parquet file", "anew")),

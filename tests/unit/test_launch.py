@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from torch import nn
 
 import estafeta
 from estafeta import launch
-from estafeta.backend import Backend, Functions, Settings
-from estafeta.errors import UsageError
+from estafeta.backend import ROLES, Backend, Functions, LambdaBackend, Settings
+from estafeta.errors import EnvironmentProblem, UsageError
 from estafeta.s3 import Bucket
+from estafeta.spec import On
 
 JOB = estafeta.Job(model=lambda: nn.Linear(64, 10), loss=nn.functional.cross_entropy, optimizer=estafeta.SGD(lr=0.1),
                   dataset="digits", batch_size=64)  # fmt: skip
@@ -72,3 +74,32 @@ def test_nothing_is_sent_for_choices_that_do_not_fit(
     with pytest.raises(UsageError):
         launch.start(JOB, "jobs:job", {}, backend=backend, workers=workers, options=options)
     assert seen == []
+
+
+@pytest.mark.parametrize(("on", "hint"), [("local", "estafeta resume RUN"), ("aws", "region, credentials")])
+def test_what_helps_if_the_functions_cannot_be_reached(on: On, hint: str) -> None:
+    class Gone:
+        def get_function_configuration(self, **_: str) -> None:
+            raise EndpointConnectionError(endpoint_url="http://127.0.0.1:1")
+
+    with pytest.raises(EnvironmentProblem, match="cannot be reached") as caught:
+        LambdaBackend(on, {role: role for role in ROLES}, Gone(), None)
+    assert hint in caught.value.hint
+
+
+def test_a_place_that_there_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ESTAFETA_HOME", str(tmp_path))
+    with pytest.raises(UsageError, match="no place 'lambda'") as caught:
+        estafeta.train(JOB, on="lambda")  # type: ignore[arg-type]
+    assert caught.value.hint == "one of local, inline, aws"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("on", ["inline", "local"])
+def test_a_template_with_other_functions_is_refused(on: On, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ESTAFETA_HOME", str(tmp_path / "home"))
+    template = tmp_path / "template.yaml"
+    template.write_text(launch.TEMPLATE.read_text(encoding="utf-8").replace("${AWS::StackName}-merge", "join"))
+    with pytest.raises(UsageError, match="no function estafeta-merge"):
+        launch.connect(on, template=template)
+    assert not (tmp_path / "home").exists(), "no service was started"

@@ -191,6 +191,17 @@ def test_a_loss_of_the_wrong_shape(loss: Any, message: str) -> None:
         learner_of(loss=loss).train(rows(0, 4))
 
 
+@pytest.mark.parametrize("loss", [nn.MSELoss(), nn.functional.l1_loss, nn.functional.huber_loss])
+def test_a_loss_that_would_broadcast(loss: Any) -> None:
+    """PyTorch warns, and trains towards the mean of all targets."""
+    batch = (INPUTS[:4], TARGET[:4].float())
+    changes: dict[str, Any] = {"model": lambda: nn.Linear(INPUTS.shape[1], 1), "metrics": {}}
+    with pytest.raises(UsageError, match=r"broadcast an output of shape \[4, 1\] and a") as caught:
+        learner_of(loss=loss, **changes).train(batch)
+    assert "squeeze(1)" in caught.value.hint
+    learner_of(loss=lambda output, target: loss(output.squeeze(1), target), **changes).train(batch)
+
+
 def test_a_model_that_cannot_take_the_batch() -> None:
     with pytest.raises(UserCodeError, match="the forward pass raised RuntimeError"):
         learner_of().train((INPUTS[:4, :2], TARGET[:4]))

@@ -20,7 +20,7 @@ MOST_CLASSES = 10
 def identity(manifest: Manifest) -> Lines:
     """Which data set it is, and how large."""
     blocks = count(len(manifest.blocks), "block")
-    return [("data", f"{manifest.name}   {manifest.rows:,} rows, {size(manifest.bytes)} in {blocks}")]
+    return [("data", f"{manifest.name}   {count(manifest.rows, 'row')}, {size(manifest.bytes)} in {blocks}")]
 
 
 def schema(manifest: Manifest) -> Lines:
@@ -28,7 +28,7 @@ def schema(manifest: Manifest) -> Lines:
     inputs = [(("inputs" if index == 0 else ""), _kind(kind)) for index, kind in enumerate(manifest.inputs)]
     lines = [*inputs, ("target", _kind(manifest.target))]
     for name, texts in manifest.categories.items():
-        listed = ", ".join(texts[:MOST_CLASSES]) + (" …" if len(texts) > MOST_CLASSES else "")
+        listed = ", ".join(map(_shown, texts[:MOST_CLASSES])) + (" …" if len(texts) > MOST_CLASSES else "")
         lines.append(("texts", f"{name}   {len(texts)}: {listed}"))
     if manifest.labels:
         lines.append(("classes", _classes(manifest)))
@@ -58,6 +58,10 @@ def facts(manifest: Manifest) -> dict[str, Any]:
         "labels": manifest.labels, "validation": manifest.validation, "seed": manifest.seed,
         "standardize": manifest.standardize, "fill_missing": manifest.fill_missing,
     }  # fmt: skip
+
+
+def _shown(text: str) -> str:
+    return text if text and text.isprintable() and "," not in text else repr(text)
 
 
 def _kind(kind: Kind) -> str:

@@ -12,7 +12,9 @@ from estafeta.errors import UsageError
 from estafeta.importing.chunk import Chunk, Mask
 from estafeta.manifest import TARGET, Kind, Missing
 
-WAYS_OUT = "--missing drop leaves such rows out, --missing mean puts the column's mean in"
+WAYS_OUT = (
+    "--missing drop leaves such rows out, --missing mean puts the column's mean in, --ignore COLUMN leaves a column out"
+)
 
 
 def clean(chunk: Chunk, missing: Missing, inputs: tuple[Kind, ...]) -> Chunk:
@@ -66,4 +68,4 @@ def _numbers(chunk: Chunk, kind: Kind, missing: Missing) -> list[tuple[str, Mask
 
 def _refusal(chunk: Chunk, name: str, row: int) -> UsageError:
     return UsageError(f"{chunk.where}, row {chunk.first + row}: {name} has no value, or one that is not finite",
-                      hint=WAYS_OUT if name != "the label" else "--missing drop leaves such rows out")  # fmt: skip
+                      hint="--missing drop leaves such rows out" if name == "the label" else WAYS_OUT)  # fmt: skip

@@ -10,6 +10,7 @@ import contextlib
 import csv
 import gzip
 import io
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class Delimited(Encoded):
     Args:
         files: The files, all with the same header.
         choice: What the columns are for.
-        delimiter: Between the values of a row.
+        delimiter: Between the values of a row: one ASCII character.
 
     Raises:
         UsageError: The first file is empty, or its columns do not fit the choice.
@@ -79,11 +80,13 @@ class Delimited(Encoded):
                 with arrow.open_csv(
                     pa.CompressedInputStream(stream, "gzip") if file.suffix == ".gz" else stream,
                     read_options=arrow.ReadOptions(block_size=BLOCK_BYTES),
-                    parse_options=arrow.ParseOptions(delimiter=self._delimiter),
+                    parse_options=arrow.ParseOptions(delimiter=self._delimiter, newlines_in_values=True),
                     convert_options=convert,
                 ) as reader:
                     yield reader
-            except pa.ArrowInvalid as error:
+            except (pa.ArrowInvalid, OSError) as error:
+                if isinstance(error, OSError) and file.suffix != ".gz":
+                    raise  # it is the disk; of a compressed file Arrow says so, too, if it is not whole
                 raise self._explain(file, error) from error
 
     def _type(self, field: pa.Field) -> pa.DataType:
@@ -95,7 +98,7 @@ class Delimited(Encoded):
         numbers = field.name in self._encoder.numbers or field.name == self._encoder.label
         return pa.float32() if numbers and not pa.types.is_boolean(field.type) else field.type
 
-    def _explain(self, file: Path, error: pa.ArrowInvalid) -> UsageError:
+    def _explain(self, file: Path, error: pa.ArrowInvalid | OSError) -> UsageError:
         """What is wrong with a file, and where, as far as that can be found out."""
         try:
             with _text(file) as text:
@@ -103,10 +106,15 @@ class Delimited(Encoded):
                 header = next(rows, None)
                 if not header:
                     return UsageError(f"{file} is empty", hint="a header and rows are needed")
+                before = rows.line_num
                 for row in rows:
                     if wrong := self._wrong(row, header):
                         return UsageError(f"{file}, line {rows.line_num}, {wrong}", hint=_HINT)
-        except (OSError, UnicodeDecodeError, csv.Error, EOFError) as other:
+                if rows.line_num == before:
+                    return UsageError(f"{file} has no rows")
+        except (gzip.BadGzipFile, zlib.error, EOFError) as other:
+            return UsageError(f"{file} is no whole gzip file: {other}", hint="make or fetch it anew")
+        except (OSError, UnicodeDecodeError, csv.Error) as other:
             return UsageError(f"{file} cannot be read: {other}", hint="it must be text in UTF-8")
         return UsageError(f"{file} cannot be read: {error}", hint=_OTHER_FORMAT)
 
@@ -124,7 +132,7 @@ class Delimited(Encoded):
         return ""
 
 
-_OTHER_FORMAT = "is it the right format? --format, --delimiter; line breaks inside quotes are not understood"
+_OTHER_FORMAT = "is it the right format? --format, --delimiter"
 _HINT = "put the row right or take it out; --ignore COLUMN leaves a column out, --target number reads the label as one"
 
 
@@ -140,5 +148,5 @@ def _fits(value: str, type_: pa.DataType) -> bool:
 
 def _text(file: Path) -> io.TextIOBase:
     if file.suffix == ".gz":
-        return gzip.open(file, "rt", encoding="utf-8", newline="")
+        return gzip.open(file, "rt", encoding="utf-8-sig", newline="")
     return open(file, encoding="utf-8-sig", newline="")

@@ -68,7 +68,7 @@ def open_source(places: Sequence[str], reading: Reading) -> Source:
         case "csv" | "tsv":
             from estafeta.importing.delimited import Delimited
 
-            delimiter = reading.delimiter or ("\t" if format_ == "tsv" else ",")
+            delimiter = _delimiter(reading.delimiter or ("\t" if format_ == "tsv" else ","))
             return Delimited(_files(places), reading.choice, delimiter)
         case "parquet":
             from estafeta.importing.parquet import Parquet
@@ -82,6 +82,15 @@ def open_source(places: Sequence[str], reading: Reading) -> Source:
             from estafeta.importing.svmlight import SvmLight
 
             return SvmLight(_files(places), zero_based=reading.zero_based, target=reading.choice.target)
+
+
+def _delimiter(text: str) -> str:
+    delimiter = "\t" if text == r"\t" else text
+    if len(delimiter.encode()) != 1 or delimiter in "\r\n":
+        raise UsageError(
+            f"{text!r} cannot stand between values", hint=r"--delimiter takes one character, as in ';' '|' '\t'"
+        )
+    return delimiter
 
 
 def _format_of(places: Sequence[str]) -> Format:

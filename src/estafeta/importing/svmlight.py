@@ -32,10 +32,10 @@ class SvmLight:
     Args:
         files: The files.
         zero_based: The first column has number 0; otherwise 1.
-        target: Whether the label is a class or a number; `auto` takes whole numbers in the first piece for classes.
+        target: Whether the label is a class or a number; `auto` takes the first label for a class if it is whole.
 
     Raises:
-        UsageError: The first file has no rows.
+        UsageError: The first row is not one of this format.
     """
 
     def __init__(self, files: list[Path], *, zero_based: bool = False, target: Target = "auto") -> None:
@@ -44,9 +44,7 @@ class SvmLight:
         self.categories: dict[str, tuple[str, ...]] = {}
         self._files, self._base = files, 0 if zero_based else 1
         self._columns = 0
-        with open(files[0], "rb") as file:
-            _, labels = _parse(file.readlines(1), str(files[0]), 1)
-        self._whole = target == "class" or (target == "auto" and bool(len(labels)) and _is_whole(labels))
+        self._whole = target == "class" or (target == "auto" and _is_whole(_first_label(files[0])))
 
     @property
     def inputs(self) -> tuple[Kind, ...]:
@@ -89,6 +87,16 @@ class SvmLight:
         return labels.astype(np.int64)
 
 
+def _first_label(path: Path) -> Array:
+    """The label of a file's first row, behind comments and empty lines; nothing if it has no row."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file):
+            _, labels = _parse([line], str(path), number + 1)
+            if len(labels):
+                return labels
+    return np.empty(0)
+
+
 def _parse(lines: list[bytes], where: str, first: int) -> tuple[Csr, Array]:
     """The rows of some lines.
 
@@ -109,12 +117,16 @@ def _parse(lines: list[bytes], where: str, first: int) -> tuple[Csr, Array]:
 
 
 def _load(lines: list[bytes]) -> tuple[Csr, Array]:
-    if not any(line.partition(b"#")[0].strip() for line in lines):
+    if not any(map(_holds_a_row, lines)):
         return Csr(np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32)), np.empty(0)
     matrix, labels = load_svmlight_file(
         io.BytesIO(b"".join(lines)), n_features=MOST_COLUMNS, dtype=np.float32, zero_based=True
     )
     return Csr(matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), matrix.data), labels
+
+
+def _holds_a_row(line: bytes) -> bool:
+    return bool(line.partition(b"#")[0].strip())
 
 
 def _is_whole(labels: Array) -> bool:

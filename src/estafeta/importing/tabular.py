@@ -169,8 +169,19 @@ class Encoded:
         return self._encoder.categories
 
 
+def _listing(names: Sequence[str]) -> str:
+    """The columns, for a hint; if they look as if something else is wrong, with what may help."""
+    shown = [name if name and name == name.strip() else repr(name) for name in names[:50]]
+    listing = ", ".join(shown) + (" …" if len(names) > 50 else "")
+    if between := next((sign for sign in ";\t|" if len(names) == 1 and sign in names[0]), ""):
+        return f"{listing}; --delimiter {between!r} makes columns of it"
+    if any(map(_is_number, names)):
+        return f"{listing}; text needs a first line with the names of the columns"
+    return listing
+
+
 def _label(names: Sequence[str], choice: Choice, where: str) -> str:
-    listing = ", ".join(names[:50]) + (" …" if len(names) > 50 else "")
+    listing = _listing(names)
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"{where} has two columns named {twice[0]!r}", hint="give each column a name of its own")
     for name in choice.ignore:
@@ -190,7 +201,8 @@ def _kind(type_: pa.DataType, name: str, where: str) -> Literal["number", "text"
     import pyarrow as pa
 
     types = pa.types
-    if types.is_integer(type_) or types.is_floating(type_) or types.is_boolean(type_) or types.is_null(type_):
+    if any(test(type_) for test in (types.is_integer, types.is_floating, types.is_decimal, types.is_boolean,
+                                    types.is_null)):  # fmt: skip
         return "number"
     value = type_.value_type if types.is_dictionary(type_) else type_
     if types.is_string(value) or types.is_large_string(value):
@@ -213,7 +225,8 @@ def _label_kind(
         return "text"
     whole = pa.types.is_integer(type_) or pa.types.is_boolean(type_)
     if target == "class" and not whole:
-        raise UsageError(f"the label {name!r} is {type_}, not a class", hint="leave out --target class")
+        raise UsageError(f"the label {name!r} is {type_}, not a class",
+                         hint=f"leave out --target class; --category {name} takes its values for names")  # fmt: skip
     return "class" if whole and target != "number" else "number"
 
 
