@@ -6,9 +6,9 @@ after two more, then four, and not sooner than its earlier rounds let expect. Wh
 send for; but a resident that may still be alive is left to its peers.
 
 A wrong guess costs an invocation. Of residents there is none, where nothing is lost: their claims say how long they may
-live. In `merge` nothing shows of a worker at its share, so one that is longer than two looks is computed twice, at most
-`MOST_CALLS` times more; the doubles leave where they find it published, and do not multiply. A run that does not move
-after so many attempts fails, and can be resumed.
+live. In `merge` nothing shows of a worker at its share, so one that is longer than two looks is computed once more, and
+`MOST_CALLS` times more at most while nothing else changes; doubles leave where they find it published, and do not
+multiply. A run that does not move after so many attempts fails, and can be resumed.
 """
 
 from __future__ import annotations
