@@ -279,7 +279,14 @@ class Cloud(Stage):
         return actor
 
     def _draw_death(self, event: Event) -> int | None:
-        return self.numbers.randrange(MOST_CALLS_OF_A_VICTIM) if self.chance(self.world.faults.kill) else None
+        """After how many calls an invocation is killed; None: not at all.
+
+        What is told of an event that was given up gets through in the end where there is no watchdog: if `control` dies
+        over it each time, that is an event lost for good.
+        """
+        after = self.numbers.randrange(MOST_CALLS_OF_A_VICTIM) if self.chance(self.world.faults.kill) else None
+        is_last_word = event.role == "control" and "verb" not in event.payload and event.attempt == ATTEMPTS
+        return None if is_last_word and not self.world.tends else after
 
     def _note(self, actor: Actor, *what: str) -> None:
         machine = actor.environment
