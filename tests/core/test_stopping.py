@@ -17,6 +17,7 @@ from . import jobs
 from .driver import Relay, undisturbed
 from .events import Arrivals, in_order, shuffled, twice_and_late
 from .specs import spec_of
+from .stage import Stage
 
 UP_AND_DOWN = """
 import torch
@@ -187,3 +188,21 @@ def test_a_hint_that_was_lost_is_replaced_by_resuming(tmp_path: Path) -> None:
             relay.step()
     relay.drain()
     assert relay.result() == undisturbed("plain")
+
+
+@pytest.mark.parametrize("topology", ["sharded", "replicated"])
+def test_rank_0_dies_when_the_others_have_stopped(topology: str, tmp_path: Path) -> None:
+    """Its retry reads in the contributions to the last round that the run was to stop, and sends for nobody."""
+    stage = Stage(tmp_path, spec_of("plain", topology=topology, epochs=9), seed=3)
+    stage.start()
+    while not stage.store.exists(stage.layout.message(0, "gradient", 3)):
+        stage.step()
+    stage.control("stop")
+    while not (ended := [line for line in stage.history if "ended at version" in line]):
+        stage.step()
+    (rank_0,) = stage.at_work
+    rank_0.dies_after = rank_0.calls
+    stage.drain()
+    assert f"ended at version {stage.outcome().version}'" in ended[0]
+    assert sum(event.payload.get("rank") == 1 for event in stage.delivered) == 1
+    stage.assert_exports_agree()
