@@ -21,7 +21,7 @@ from estafeta.failures import explain, follow_up, is_due, is_failure_record, run
 from estafeta.fetching import fetch
 from estafeta.forking import fork
 from estafeta.founding import found, publish_spec, taken
-from estafeta.handover import read_claim, send_for
+from estafeta.handover import read_claim, relieve, send_for
 from estafeta.inspection import inspect
 from estafeta.invocation import Invocation, dispatch
 from estafeta.kept import kept
@@ -333,6 +333,8 @@ def _give_up(record: Any, invocation: Invocation) -> dict[str, Any]:
     else:
         has_made = _maker_of(snapshot, invocation.store, RunLayout(run)) == failure.request_id
         dispatch(follow_up(event, snapshot, has_made=has_made), spec, invocation)
+        if event.get("task") == "reside" and not snapshot.outcome:
+            relieve(failure.request_id, run, event["rank"], event["leg"], invocation)
     return {"run": run}
 
 

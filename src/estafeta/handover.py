@@ -349,15 +349,28 @@ class _Overdue(Exception):
 
 def _must_look(event: WorkerEvent, names: Collection[str], invocation: Invocation) -> bool:
     """Whether this is a second delivery of an event whose leg has called the next one, and that may wait for it."""
-    store, layout = invocation.store, RunLayout(event.run)
-    if event.rank != LOOKING_RANK or _has_left(event.rank, event.leg, names, layout):
-        return False
-    if (generation := generation_in(names, event.rank, event.leg)) < 0:
+    return event.rank == LOOKING_RANK and _holds(
+        invocation.token, event.rank, event.leg, names, invocation.store, event.run
+    )
+
+
+def _holds(request_id: str, rank: int, leg: int, names: Collection[str], store: Store, run: str) -> bool:
+    """Whether a request has the newest claim of a leg that has not left."""
+    layout, generation = RunLayout(run), generation_in(names, rank, leg)
+    if generation < 0 or _has_left(rank, leg, names, layout):
         return False
     try:
-        return read_claim(store, layout, event.rank, event.leg, generation).request_id == invocation.token
+        return read_claim(store, layout, rank, leg, generation).request_id == request_id
     except Gone:
         return False
+
+
+def relieve(request_id: str, run: str, rank: int, leg: int, invocation: Invocation) -> None:
+    """Say `left` for a leg whose event was given up: it is dead, and its successor need not wait until that is sure."""
+    store, layout = invocation.store, RunLayout(run)
+    names = store.list(layout.legs)
+    if residents_in(names).get(rank, (0, 0))[0] > leg and _holds(request_id, rank, leg, names, store, run):
+        publish_left(store, layout, rank, leg, invocation.token, None)
 
 
 def _is_dead(event: WorkerEvent, invocation: Invocation, most_s: float = float("inf")) -> bool:

@@ -220,6 +220,20 @@ def test_of_a_resident_that_was_replaced_no_record_fails_the_run(tmp_path: Path)
     assert stage.result() == undisturbed("plain")
 
 
+def test_who_waits_for_a_resident_that_was_given_up_goes_on_at_once(tmp_path: Path) -> None:
+    """Without that word the next leg waits until the claim of the one before has expired, after fifteen minutes."""
+    stage = Stage(tmp_path, spec_of("plain", topology="sharded", workers=1, rounds_per_invocation=2))
+    stage.start()
+    while not stage.store.exists(stage.layout.ready(0, 1)):
+        stage.step()
+    first, _ = stage.at_work
+    stage.kill(first)
+    stage.call("control", failure_record(first.event, "OSError", "in the end"))
+    stage.drain()
+    assert stage.result() == undisturbed("plain", 1)
+    assert stage.now < 60
+
+
 def test_of_a_resident_that_was_not_the_run_fails(tmp_path: Path) -> None:
     stage, event = with_rank_1_killed(tmp_path)
     stage.call("control", failure_record(event, "OSError", "each time"))
