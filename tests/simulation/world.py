@@ -226,7 +226,7 @@ def _prompt(seed: int) -> World:
     """Residents on machines of their own with little to do: it is over as soon as they see each other's files."""
     world = replace(_calm(seed), topology=("sharded", "replicated")[seed % 2], workers=2 + seed % 3)
     return replace(world, storage="nfs", compute_s=0.01, limit_s=LONGEST_S, rounds_per_invocation=None, watch_s=10.0,
-                   most_s=70.0)  # fmt: skip
+                   most_s=100.0)  # fmt: skip
 
 
 def _doubled(seed: int) -> World:
