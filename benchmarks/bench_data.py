@@ -27,7 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -115,11 +115,15 @@ class DistantReader:
         time.sleep(LATENCY_S)
         return self._reader.scatter(buffers, offset)
 
-    def __enter__(self) -> DistantReader:
+    def close(self) -> None:
+        """See `Reader.close`."""
+        self._reader.close()
+
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *raised: Any) -> None:
-        self._reader.__exit__(*raised)
+    def __exit__(self, *raised: object) -> None:
+        self.close()
 
 
 def write_csv(path: Path, megabytes: int) -> None:
@@ -168,7 +172,7 @@ def table(rows: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bring(store: Store, name: str, arrays: Sequence[np.ndarray], block_bytes: int) -> BlockRows:
-    source = Arrays({"x": from_array(arrays[0]), "y": from_array(arrays[1])}, name, "y", 0)
+    source = Arrays({"x": from_array(arrays[0], "x"), "y": from_array(arrays[1], "y")}, name, "y", 0)
     manifest = import_dataset(store, name, source, (), Wishes(block_bytes=block_bytes))
     return BlockRows(manifest.starts, tuple(extent.bytes for extent in manifest.blocks))
 
@@ -218,10 +222,10 @@ def batches(folder: Path, megabytes: int, repeats: int) -> Iterator[dict[str, An
     model = nn.Sequential(nn.Linear(WIDTH, 512), nn.ReLU(), nn.Linear(512, 10))
 
     def trained(batch: tuple[torch.Tensor, ...]) -> None:
-        nn.functional.cross_entropy(model(batch[0]), batch[1]).backward()
+        nn.functional.cross_entropy(model(batch[0]), batch[1]).backward()  # type: ignore[no-untyped-call]
 
     torch.set_num_threads(1)
-    places = {
+    places: dict[str, Sliced | FromBlocks] = {
         "sliced from numpy arrays": Sliced(arrays, deal),
         "blocks that all fit": FromBlocks(store, 1 << 40, deal),
         "blocks, two windows fit": FromBlocks(store, two_windows, deal),

@@ -287,7 +287,8 @@ def measure(
     ranks: Ranks, ways: Sequence[Way], n_bytes: int, options: argparse.Namespace, say: Callable[[str], None]
 ) -> dict[Way, Times]:
     """Durations of rounds of one size by all ways, whose blocks take turns."""
-    size, times = n_bytes // 4, {way: [] for way in ways}
+    size = n_bytes // 4
+    times: dict[Way, list[Times]] = {way: [] for way in ways}
     counts: dict[Way, int] = {}
     for way in ways:
         taken, _ = run_block(ranks, way, size, PROBE_ROUNDS, options.redo, False)

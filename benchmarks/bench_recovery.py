@@ -26,6 +26,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from command import Home
 from machine import describe
@@ -138,7 +139,7 @@ def second_deliveries(run: Run) -> Iterator[tuple[int, float]]:
             yield int(entry.note["rank"]), float(lasted[1])
 
 
-def job_options(options: argparse.Namespace) -> dict[str, object]:
+def job_options(options: argparse.Namespace) -> dict[str, Any]:
     """A round an epoch; none but the first is the best, so none is saved for that."""
     rows = ROWS_OF_A_RANK * options.ranks
     return {"batch_size": rows, "micro_batch_size": ROWS_OF_A_RANK, "dataset__folder": str(options.folder),

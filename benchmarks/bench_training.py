@@ -140,7 +140,7 @@ def torch_rate(member: Member, case: Case, folder: str, batch: int, threads: int
             chosen = order[at : at + batch]
             at += batch
             optimizer.zero_grad()
-            loss(model(inputs.index_select(0, chosen)), targets.index_select(0, chosen)).backward()
+            loss(model(inputs.index_select(0, chosen)), targets.index_select(0, chosen)).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         return time.perf_counter() - began
 
@@ -298,7 +298,7 @@ def main() -> None:
             with Ranks(options.ranks) as ranks:
                 results = [measure(case, home, home.folder, ranks, rows[case.data], options) for case in cases]
     if options.json:
-        print(json.dumps([asdict(item) for item in (*results, *times)]))
+        print(json.dumps([asdict(result) for result in results] + [asdict(startup) for startup in times]))
         return
     print(describe())
     print(f"{'case':22}{'topology':11}{'samples/s':>10} {'vs ddp':>9} {'1 thread':>9} {'all':>9} {'sklearn':>9}")

@@ -86,13 +86,12 @@ class Ranks:
             self._pipes[rank].send((function, arguments))
         answers: dict[int, Any] = {}
         while len(answers) < len(called):
-            pending = [self._pipes[rank] for rank in called if rank not in answers]
-            if not (ready := wait(pending, PATIENCE_S)):
+            pending = {rank: self._pipes[rank] for rank in called if rank not in answers}
+            if not (ready := wait(pending.values(), PATIENCE_S)):
                 raise RuntimeError(f"{function.__name__} takes longer than {PATIENCE_S:.0f} s")
-            for pipe in ready:
-                rank = self._pipes.index(pipe)
+            for rank in [rank for rank, pipe in pending.items() if pipe in ready]:
                 try:
-                    failed, answer = pipe.recv()
+                    failed, answer = pending[rank].recv()
                 except EOFError:
                     raise RuntimeError(f"rank {rank} has died in {function.__name__}") from None
                 if failed:

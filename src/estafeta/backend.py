@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,8 +38,9 @@ SERVICE_GONE = (
     "the local service was stopped or killed: the next command starts it, estafeta resume RUN goes on with a run"
 )
 
-UPDATE_WAIT = {"Delay": 1, "MaxAttempts": 120}
-"""Seconds between two looks whether a change of a function is done, and how many there are."""
+UPDATE_WAIT = {"Delay": 1, "MaxAttempts": 300}
+"""Seconds between two looks whether a change of a function is done, and how many there are. With a VPC one "can take a
+minute" (Lambda API reference, "UpdateFunctionConfiguration")."""
 
 Settings = Mapping[Role, Mapping[str, int]]
 Functions = dict[Role, FunctionSettings]
@@ -93,6 +95,8 @@ class LambdaBackend:
         functions: A client of the Lambda API that never repeats a call by itself (`invoke.make_client`).
         logs: A client of the CloudWatch Logs API.
         bucket: As in `Backend`.
+        settings: A client of the Lambda API for the calls that read and change settings: these may be repeated. By
+            default the same as `functions`.
 
     Raises:
         EnvironmentProblem: The functions are not there, or cannot be reached.
@@ -105,14 +109,15 @@ class LambdaBackend:
         functions: Any,
         logs: Any,
         bucket: Bucket | None = None,
+        settings: Any = None,
     ) -> None:
         self.on = on
         self.bucket = bucket
-        self._lambda = functions
+        self._settings = settings or functions
         self._logs = logs
         self.basis = Basis()
         self.functions: Functions = {role: self._deployed(names[role]) for role in ROLES}
-        self._control: Invoker = LambdaInvoker(self.functions, self._lambda)
+        self._control: Invoker = LambdaInvoker(self.functions, functions)
 
     def call(self, verb: Mapping[str, Any]) -> Any:
         """See `Backend.call`."""
@@ -127,15 +132,16 @@ class LambdaBackend:
         """See `Backend.with_settings`: a version of the function is published with the settings.
 
         A version is what Lambda offers for this: the run names it when it invokes, and `$LATEST` gets its own
-        settings back.
+        settings back. Meanwhile it has those of the run, so the clients of this machine do it one after the other.
         """
-        functions = dict(self.functions)
-        for role in ROLES:
-            wanted = functions[role].model_copy(update=dict(settings.get(role, {})))
-            added = dict(variables or {}) if role != "control" else {}
-            if added or wanted != functions[role]:
-                with self._reaching(f"the function {wanted.name}"):
-                    functions[role] = self._publish_version(functions[role], wanted, added)
+        with _taking_turns():
+            functions = {role: self._deployed(self.functions[role].name) for role in ROLES}
+            for role in ROLES:
+                wanted = functions[role].model_copy(update=dict(settings.get(role, {})))
+                added = dict(variables or {}) if role != "control" else {}
+                if added or wanted != functions[role]:
+                    with self._reaching(f"the function {wanted.name}"):
+                        functions[role] = self._publish_version(functions[role], wanted, added)
         return functions
 
     def advance(self, seconds: float) -> None:
@@ -166,8 +172,8 @@ class LambdaBackend:
 
     def _deployed(self, name: str) -> FunctionSettings:
         with self._reaching(f"the function {name}"):
-            answer = self._lambda.get_function_configuration(FunctionName=name)
-        self.basis = basis_of(answer, self._lambda.meta.region_name if self.on == "aws" else DEFAULT_REGION)
+            answer = self._settings.get_function_configuration(FunctionName=name)
+        self.basis = basis_of(answer, self._settings.meta.region_name if self.on == "aws" else DEFAULT_REGION)
         return FunctionSettings(name=name, memory_mb=answer["MemorySize"], timeout_s=answer["Timeout"])
 
     def _publish_version(
@@ -175,37 +181,44 @@ class LambdaBackend:
     ) -> FunctionSettings:
         name = deployed.name
         before = self._variables(name) if added else None
-        self._configure(wanted, None if before is None else {**before, **added})
         try:
-            version = self._lambda.publish_version(FunctionName=name)["Version"]
+            self._configure(wanted, None if before is None else {**before, **added})
+            published = self._settings.publish_version(FunctionName=name)
         finally:
             self._configure(deployed, before)
-        waiter = self._lambda.get_waiter("published_version_active")
+        if (published["MemorySize"], published["Timeout"]) != (wanted.memory_mb, wanted.timeout_s):
+            raise EnvironmentProblem(f"another client was changing {name} at the time", hint="start the run again")
+        version = published["Version"]
+        waiter = self._settings.get_waiter("published_version_active")
         waiter.wait(FunctionName=name, Qualifier=version, WaiterConfig=UPDATE_WAIT)
         self._copy_retries(name, version)
         return wanted.model_copy(update={"qualifier": version})
 
     def _variables(self, name: str) -> dict[str, str]:
-        found = self._lambda.get_function_configuration(FunctionName=name)
+        found = self._settings.get_function_configuration(FunctionName=name)
         return dict(found.get("Environment", {}).get("Variables", {}))
 
     def _configure(self, function: FunctionSettings, variables: dict[str, str] | None) -> None:
-        """Change `$LATEST`; without variables those that it has stay."""
+        """Change `$LATEST`; without variables those that it has stay.
+
+        While a change goes on, Lambda refuses the next: that of another machine, or one's own that was interrupted.
+        """
         environment = {} if variables is None else {"Environment": {"Variables": variables}}
-        self._lambda.update_function_configuration(
+        waiter = self._settings.get_waiter("function_updated")
+        waiter.wait(FunctionName=function.name, WaiterConfig=UPDATE_WAIT)
+        self._settings.update_function_configuration(
             FunctionName=function.name, MemorySize=function.memory_mb, Timeout=function.timeout_s, **environment
         )
-        waiter = self._lambda.get_waiter("function_updated")
         waiter.wait(FunctionName=function.name, WaiterConfig=UPDATE_WAIT)
 
     def _copy_retries(self, name: str, version: str) -> None:
         """A new version has no retry settings and no failure destination of its own."""
         try:
-            config = self._lambda.get_function_event_invoke_config(FunctionName=name)
-        except self._lambda.exceptions.ResourceNotFoundException:
+            config = self._settings.get_function_event_invoke_config(FunctionName=name)
+        except self._settings.exceptions.ResourceNotFoundException:
             return  # then Lambda's defaults hold for both
         known = ("MaximumRetryAttempts", "MaximumEventAgeInSeconds", "DestinationConfig")
-        self._lambda.put_function_event_invoke_config(
+        self._settings.put_function_event_invoke_config(
             FunctionName=name, Qualifier=version, **{key: config[key] for key in known if key in config}
         )
 
@@ -273,6 +286,15 @@ def basis_of(configuration: Mapping[str, Any], region: str) -> Basis:
 def home() -> Path:
     """Where the local service keeps its files and runs: `$ESTAFETA_HOME`, or `~/.estafeta`."""
     return Path(os.environ.get("ESTAFETA_HOME") or "~/.estafeta").expanduser().absolute()
+
+
+@contextmanager
+def _taking_turns() -> Iterator[None]:
+    """Keep other clients of this machine from changing functions; the kernel ends that if this process dies."""
+    home().mkdir(parents=True, exist_ok=True)
+    with open(home() / "settings.lock", "w", encoding="ascii") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def unwrap(answer: Any) -> Any:

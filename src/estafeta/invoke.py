@@ -81,8 +81,11 @@ class LambdaInvoker:
         self._clock = clock or SystemClock()
 
     def send(self, role: Role, event: Mapping[str, Any]) -> None:
-        """See `Invoker.send`."""
-        answer = self._client.invoke(**self._target(role), InvocationType="Event", Payload=json.dumps(event).encode())
+        """See `Invoker.send`. It is sent again only if Lambda says that it has not taken it.
+
+        Who sends may be a function that the client has called, which Lambda does not call again.
+        """
+        answer = self._when_ready(**self._target(role), InvocationType="Event", Payload=json.dumps(event).encode())
         answer["Payload"].read()  # empty; but until it has been read, the connection cannot be used again
 
     def call(self, role: Role, event: Mapping[str, Any]) -> Any:
@@ -118,7 +121,8 @@ class LambdaInvoker:
 def lambda_client() -> LambdaClient:
     """The boto3 Lambda client of this process, from its environment variables.
 
-    It never repeats a call by itself: a repeated Event is a second event, and the protocol has its own retries.
+    It never repeats a call by itself: a repeated Event is a second event, and the protocol has its own retries. What
+    Lambda has refused, `LambdaInvoker` repeats.
     """
     client: LambdaClient = make_client("lambda")
     return client

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 BUNDLED = ("breast_cancer", "diabetes", "digits", "iris", "wine")
 """Data sets that come with scikit-learn and can be named without a factory."""
 
+SEEDS = 1 << 63
+"""There are so many: PyTorch's generators take no larger one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -80,6 +83,8 @@ class Job:
         for name in ("epochs", "batch_size", "micro_batch_size", "window_mb"):
             if (value := getattr(self, name)) < 1:
                 raise UsageError(f"{name} is {value}; it must be at least 1")
+        if not 0 <= self.seed < SEEDS:
+            raise UsageError(f"seed is {self.seed}; it must be at least 0 and below 2**63")
         if not 0 <= self.validation < 1:
             raise UsageError(f"validation is {self.validation}; it is a fraction, at least 0 and below 1")
         for name in ("dataset", "valid_dataset"):

@@ -25,7 +25,7 @@ from estafeta.sending import Show, in_silence, send_missing
 from estafeta.settings import to_dict
 from estafeta.shipping import find_job
 from estafeta.source import check_size, enclosure, send_source
-from estafeta.spec import Choice, FunctionSettings, Limits, On, Role, RunSpec
+from estafeta.spec import MOST_WORKERS, Choice, FunctionSettings, Limits, On, Role, RunSpec
 from estafeta.stack import STACK, Session, deployment
 from estafeta.store import Store
 from estafeta.usercode import is_importing
@@ -114,19 +114,19 @@ def connect(
         profile: Likewise.
 
     Raises:
-        UsageError: There is no such place.
+        UsageError: There is no such place, or the template has other functions.
         EnvironmentProblem: It cannot be reached.
     """
     if on not in get_args(On):
         raise UsageError(f"there is no place {on!r} to run", hint=f"one of {', '.join(get_args(On))}")
     root = home() / "store"
     if on == "inline":
-        usual = local.Options(template or TEMPLATE, root)
-        deployed = {function.name: function for function in read_template(usual.template, region=usual.region)}
-        functions = {role: deployed[f"{STACK}-{role}"] for role in ROLES}
+        functions = _functions(local.Options(template or TEMPLATE, root))
         return InlineBackend(root, {role: _settings(function) for role, function in functions.items()})
     if on == "aws":
         return on_stack(Session(region, profile), stack)
+    if template:
+        _functions(local.Options(template, root))
     root.mkdir(parents=True, exist_ok=True)
     return on_service(local.ensure(home(), _options(template, root)))
 
@@ -221,8 +221,8 @@ def spec_for(
     `first` is called with that job when the choices have been checked, before the run's time begins and versions of
     functions are published for it.
     """
-    if workers < 1:
-        raise UsageError(f"{workers} workers cannot train", hint="--workers takes 1 or more")
+    if not 1 <= workers <= MOST_WORKERS:
+        raise UsageError(f"{workers} workers cannot train", hint=f"--workers takes 1 to {MOST_WORKERS}")
     changed = override(job, options)
     check_quorum(changed.quorum, workers)
     first(changed.job)
@@ -268,7 +268,7 @@ def on_stack(session: Session, stack: str) -> LambdaBackend:
     deployed = deployment(session, stack)
     bucket = Bucket(deployed.bucket, session.client("s3"))
     functions, logs = make_client("lambda", session.boto), session.client("logs")
-    return LambdaBackend("aws", deployed.functions, functions, logs, bucket)
+    return LambdaBackend("aws", deployed.functions, functions, logs, bucket, session.client("lambda"))
 
 
 def on_service(endpoint: local.Endpoint) -> Backend:
@@ -287,6 +287,16 @@ def check_chaos(chaos: str, on: str) -> None:
     if chaos and on != "local":
         raise UsageError("only the local service injects faults", hint="leave out --chaos, or run it --on local")
     Faults.parse(chaos)
+
+
+def _functions(options: local.Options) -> dict[Role, FunctionConfig]:
+    """The functions of a template by role; they have the names that Estafeta's own template gives them."""
+    found = {function.name: function for function in read_template(options.template, region=options.region)}
+    names: dict[Role, str] = {role: f"{STACK}-{role}" for role in ROLES}
+    if missing := [name for name in names.values() if name not in found]:
+        raise UsageError(f"template {options.template} has no function {missing[0]}",
+                         hint="keep the names of the functions in Estafeta's own template")  # fmt: skip
+    return {role: found[name] for role, name in names.items()}
 
 
 def _options(template: Path | None, root: Path) -> local.Options:

@@ -18,7 +18,6 @@ _MARK = re.compile(r"(?:rank|ready|left|fell)-(\d{4})-(\d{2,})")
 _RESIDENT = re.compile(r"rank-(\d{4})-(\d{2,})\.g(\d{2,})")
 _CONTRIBUTION = re.compile(r"(train|valid)-(\d{8})-(\d{4})\.safetensors")
 _PARTIAL = re.compile(r"(train|valid)-(\d{8})-(\d{4})-(\d{2,})\.safetensors")
-_CLAIM = re.compile(r"merge-(train|valid)-(\d{8})\.g(\d{2,})")
 _CALL = re.compile(r"call-(\d{4})-(\d{8})\.g(\d{2,})")
 _LIMITS = re.compile(r"limits-(\d{4,})\.json")
 _EPOCH = re.compile(r"(\d{4,})\.json")
@@ -129,12 +128,6 @@ def partial_rank(name: str) -> int | None:
     """The rank that a file of `partial/` belongs to, or None if it is no such file."""
     match = _PARTIAL.fullmatch(name)
     return int(match[3]) if match else None
-
-
-def generations_in(names: Iterable[str], round_: Round) -> frozenset[int]:
-    """Generations in which the merge of a round has been claimed, from a listing of `legs/`."""
-    matches = (_CLAIM.fullmatch(name) for name in names)
-    return frozenset(int(match[3]) for match in matches if match and _round(match) == round_)
 
 
 def limits_in(names: Iterable[str]) -> set[int]:

@@ -76,7 +76,17 @@ class Entry:
     @property
     def notes(self) -> list[Mapping[str, Any]]:
         """All that the function has noted about its run, in its order."""
-        return [note for line in self.lines if (note := _note_of(self, line))]
+        return [note for line in self.lines if (note := self.note_in(line))]
+
+    def note_in(self, line: str) -> Mapping[str, Any]:
+        """What the function has noted about its run in a line; nothing if the user's code wrote it, whatever it is."""
+        if not line.startswith('{"run": '):
+            return {}
+        try:
+            note: Mapping[str, Any] = json.loads(line)
+        except ValueError:
+            return {}
+        return note if note.get("request_id") == self.request_id else {}
 
 
 def entries(client: Any, functions: Mapping[Role, FunctionSettings], run: str, since_s: float) -> list[Entry]:
@@ -169,18 +179,7 @@ def _invocations(role: Role, events: Iterable[Mapping[str, Any]]) -> Iterator[En
                 entry.report = message
             elif not match:
                 entry.lines.append(message)
-                if note := _note_of(entry, message):
+                if note := entry.note_in(message):
                     entry.note = entry.note or note
                     if "traffic" in note:
                         entry.traffic = Traffic(**note["traffic"])
-
-
-def _note_of(entry: Entry, message: str) -> Mapping[str, Any]:
-    """What a function has noted about its run; nothing if it is a line of the user's code, whatever that looks like."""
-    if not message.startswith('{"run": '):
-        return {}
-    try:
-        note: Mapping[str, Any] = json.loads(message)
-    except ValueError:
-        return {}
-    return note if note.get("request_id") == entry.request_id else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping
@@ -327,21 +328,24 @@ class Run:
 
     def _fetch(self, which: Which, file: str, folder: Path) -> Path:
         path = folder / file
-        temporary = folder / f".{file}.part"
+        temporary = folder / f".{file}.{secrets.token_hex(3)}.part"
         bucket = self._backend.bucket
         verb = {"verb": "fetch", "run": self.name, "which": which, "file": file, "bucket": bucket and bucket.name}
-        with temporary.open("wb") as out:
-            size = 1
-            while out.tell() < size:
-                answer = self._backend.call({**verb, "offset": out.tell()})
-                out.write(content(answer, bucket))
-                size = answer["size"]
-        return temporary.replace(path)
+        try:
+            with temporary.open("wb") as out:
+                size = 1
+                while out.tell() < size:
+                    answer = self._backend.call({**verb, "offset": out.tell()})
+                    out.write(content(answer, bucket))
+                    size = answer["size"]
+            return temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def new_name(job: str) -> str:
-    """A name for a run: that of the job's module, as a run's name may begin, and six random digits."""
-    stem = job.partition(":")[0].lower().replace("_", "-").strip("-")[:40]
+    """A name for a run: that of the job's module, in the letters that such a name may have, and six random digits."""
+    stem = re.sub(r"[^a-z0-9.]+", "-", job.partition(":")[0].lower()).strip("-.")[:40]
     return f"{stem or 'run'}-{secrets.token_hex(3)}"
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import sysconfig
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -77,19 +79,42 @@ def find_job(job: Job, module: ModuleType | None = None) -> tuple[Job, str, dict
 
 
 def _sources(main: Path) -> dict[str, str]:
-    """The text of a module and of all loaded modules below its folder."""
-    return {main.name: main.read_text(), **_beside(main.parent)}
+    """The text of a module and of all loaded modules below its folder.
+
+    Raises:
+        UsageError: One of them is not in UTF-8.
+    """
+    return {main.name: _text(main), **_beside(main.parent)}
 
 
 def _beside(folder: Path) -> dict[str, str]:
     """The text of all loaded modules below a folder, by path in it."""
-    sources = {}
+    sources: dict[str, str] = {}
     for module in list(sys.modules.values()):
-        path = Path(getattr(module, "__file__", None) or "/")
-        if path.suffix == ".py" and path.is_relative_to(folder) and not _is_installed(path.relative_to(folder)):
-            sources[str(path.relative_to(folder))] = path.read_text()
+        given = Path(getattr(module, "__file__", None) or "/")
+        if given.suffix != ".py" or not given.is_absolute():  # some are made up: torch.ops is in `_ops.py`
+            continue
+        path = _resolved(given.parent) / given.name  # as the module's own folder is: either may be told by a link
+        if path.is_relative_to(folder) and not _is_installed(path, path.relative_to(folder)):
+            sources[str(path.relative_to(folder))] = _text(path)
     return sources
 
 
-def _is_installed(path: Path) -> bool:
-    return any(part in ("site-packages", "dist-packages") or part.startswith(".") for part in path.parts)
+@cache
+def _resolved(folder: Path) -> Path:
+    return folder.resolve()
+
+
+def _is_installed(path: Path, below: Path) -> bool:
+    """Whether a module is Python's, Estafeta's, or an installed package's: an installation may lie below the job."""
+    others = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), Path(__file__).parent)
+    if any(path.is_relative_to(_resolved(Path(other))) for other in others):
+        return True
+    return any(part in ("site-packages", "dist-packages") or part.startswith(".") for part in below.parts)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path.name} is not text in UTF-8: {error}", hint="save it in that encoding") from error

@@ -28,6 +28,9 @@ State = Literal["preparing", "running", "stopping", "done", "stopped", "failed"]
 MB_PER_VCPU = 1769
 """Memory at which a function has one vCPU (AWS Lambda Developer Guide, "Configure Lambda function memory")."""
 
+MOST_WORKERS = 9999
+"""A rank has four digits in the names of files."""
+
 MemoryMb = Annotated[int, Field(ge=128, le=10240)]
 TimeoutS = Annotated[int, Field(ge=1, le=900)]
 """What Lambda allows for a function (AWS Lambda Developer Guide, "Lambda quotas")."""
@@ -109,7 +112,7 @@ class RunSpec(Document):
     estafeta: str
     job: str
     arguments: dict[str, dict[str, Any]] = {}
-    workers: int = Field(ge=1, le=9999)
+    workers: int = Field(ge=1, le=MOST_WORKERS)
     topology: Choice = "merge"
     rounds_per_invocation: int | None = Field(default=None, ge=1)
     quorum: int | None = Field(default=None, ge=1)

@@ -11,7 +11,7 @@ def count(number: int, noun: str) -> str:
 def size(size: float) -> str:
     """Bytes in a unit that leaves one to four digits before the point."""
     for unit in ("B", "kB", "MB"):
-        if size < 1000:
+        if size < 999.5:  # from there on, three digits round to the next unit
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:,.1f} GB"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -104,6 +105,17 @@ def test_a_file_is_fetched(backend: LambdaBackend, functions: Stubber, tmp_path:
     assert Run("r", backend).export(tmp_path).read_bytes() == b"weights"
 
 
+def test_of_a_file_that_is_not_fetched_nothing_is_left(
+    backend: LambdaBackend, functions: Stubber, tmp_path: Path
+) -> None:
+    error = {"kind": "UsageError", "message": "has not ended", "hint": "h", "exit_code": 2}
+    verb = {"verb": "fetch", "run": "r", "which": "final", "file": "model.safetensors", "bucket": None, "offset": 0}
+    answer(functions, verb, {"error": error})
+    with pytest.raises(UsageError, match="has not ended"):
+        Run("r", backend).export(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("code", sorted(REFUSED))
 def test_a_call_that_was_refused_is_repeated(code: str, clients: tuple[Any, Any], functions: Stubber) -> None:
     """GIVEN an error that says that nothing has been run, and is one of Invoke THEN the call is made again."""
@@ -117,6 +129,17 @@ def test_a_call_that_was_refused_is_repeated(code: str, clients: tuple[Any, Any]
     assert clock.monotonic() == 0.5 + 1 + 2
 
 
+@pytest.mark.parametrize("code", sorted(REFUSED))
+def test_an_event_that_was_refused_is_sent_again(code: str, clients: tuple[Any, Any], functions: Stubber) -> None:
+    """A function that has been idle for two weeks refuses what comes first; nobody repeats what a client has called."""
+    refuse(functions, code)
+    functions.add_response("invoke", {"StatusCode": 202, "Payload": StreamingBody(_Stream(b""), 0)},
+                           {"FunctionName": "s-worker", "InvocationType": "Event", "Payload": b"{}"})  # fmt: skip
+    clock = VirtualClock()
+    LambdaInvoker(of(NAMES), clients[0], clock).send("worker", {})
+    assert clock.monotonic() == 0.5
+
+
 def test_it_is_not_repeated_for_ever(clients: tuple[Any, Any], functions: Stubber) -> None:
     class Refused(VirtualClock):
         """Time in which the next call is refused, too."""
@@ -128,7 +151,7 @@ def test_it_is_not_repeated_for_ever(clients: tuple[Any, Any], functions: Stubbe
     clock = Refused()
     refuse(functions, "TooManyRequestsException")
     with pytest.raises(clients[0].exceptions.TooManyRequestsException):
-        LambdaInvoker(of(NAMES), clients[0], clock).call("control", {})
+        LambdaInvoker(of(NAMES), clients[0], clock).send("worker", {})
     assert REFUSED_S <= clock.monotonic() < REFUSED_S + 8
 
 
@@ -160,12 +183,17 @@ def test_an_event(clients: tuple[Any, Any], functions: Stubber) -> None:
 def test_settings_for_one_run(backend: LambdaBackend, functions: Stubber) -> None:
     """A version is published with them, waited for, given the failure destination; the function gets its own back."""
     name, destination = "s-worker", {"OnFailure": {"Destination": "arn:aws:lambda:eu-west-1:1:function:s-control"}}
+    for deployed in NAMES.values():  # another client may have had settings of its own there when this one began
+        functions.add_response("get_function_configuration", configuration(deployed), {"FunctionName": deployed})
+    functions.add_response("get_function_configuration", configuration(name), {"FunctionName": name})
     functions.add_response("update_function_configuration", configuration(name, MemorySize=2000),
                            {"FunctionName": name, "MemorySize": 2000, "Timeout": 900})  # fmt: skip
     pending = configuration(name, LastUpdateStatus="InProgress")
     for state in (pending, configuration(name)):
         functions.add_response("get_function_configuration", state, {"FunctionName": name})
-    functions.add_response("publish_version", configuration(name, Version="7", State="Pending"), {"FunctionName": name})
+    functions.add_response("publish_version", configuration(name, MemorySize=2000, Version="7", State="Pending"),
+                           {"FunctionName": name})  # fmt: skip
+    functions.add_response("get_function_configuration", configuration(name), {"FunctionName": name})
     functions.add_response("update_function_configuration", configuration(name),
                            {"FunctionName": name, "MemorySize": 1769, "Timeout": 900})  # fmt: skip
     functions.add_response("get_function_configuration", configuration(name), {"FunctionName": name})

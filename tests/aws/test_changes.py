@@ -160,7 +160,6 @@ def test_a_proposal_keeps_what_is_not_named(scripted: tuple[Stacks, Script]) -> 
     script.answer(
         "create_change_set", {"Id": "change", "StackId": ID}, StackName="demo", ChangeSetName=ANY, ClientToken=ANY,
         TemplateBody="{}", ChangeSetType="UPDATE", Parameters=given, Capabilities=["CAPABILITY_IAM"],
-        Tags=[{"Key": "estafeta:stack", "Value": "demo"}],
     )  # fmt: skip
     described = {"StackName": "demo", "ChangeSetName": "change"}
     script.answer("describe_change_set", {"Status": "CREATE_IN_PROGRESS"}, **described)

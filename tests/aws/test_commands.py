@@ -53,6 +53,11 @@ def test_a_data_set_and_source_go_there_with_the_run(
     run = json.loads(estafeta("train", "linear.py:job", "--on", "aws", "--json", "-o", "merge.memory_mb=512"))
     assert len(arrived) == len(set(arrived)) == 3, "what had arrived was sent again"
     assert (run["on"], run["weights_sha256"]) == ("aws", expected["weights_sha256"])
+    report = json.loads(estafeta("report", run["run"], "--on", "aws", "--json"))["report_path"]
+    page = Path(report).read_text(encoding="utf-8")
+    assert "--on aws" in page
+    assert expected["weights_sha256"] in page
+    assert "rank 1" in page, "its lane in the timeline, from the log"
     assert [found["name"] for found in json.loads(estafeta("data", "ls", "--on", "aws", "--json"))["datasets"]] == [
         "rows"
     ]

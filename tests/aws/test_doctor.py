@@ -68,14 +68,14 @@ def test_what_is_wrong_is_said_with_its_cure(
         with pytest.raises(SystemExit) as caught:
             main(["doctor", "--on", "aws", "--stack", "ailing"])
         assert caught.value.code == 3
-        assert capsys.readouterr().out.count("not tried: credentials must be right first") >= 2
+        assert capsys.readouterr().out.count("not tried: credentials must pass first") >= 2
     assert found["functions"]["passed"] is False
     assert "aws lambda put-function-recursion-config --function-name estafeta-worker" in found["functions"]["cure"]
     assert found["concurrency"]["passed"] is False
     assert "Service Quotas" in found["concurrency"]["cure"]
     assert found["bucket"]["passed"] is True
     assert found["control"]["passed"] is None
-    assert found["worker"]["detail"] == "not tried: functions and control must be right first"
+    assert found["worker"]["detail"] == "not tried: functions and control must pass first"
 
 
 def test_what_was_measured_is_judged() -> None:

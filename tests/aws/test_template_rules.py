@@ -144,6 +144,20 @@ def test_each_rule_can_be_broken(expected: str) -> None:
     assert any(expected in complaint for complaint in complaints(found)), complaints(found)
 
 
+def test_a_change_of_the_deletion_policy_is_a_change_of_metadata_too() -> None:
+    """By itself CloudFormation says of it that there are no updates to be performed."""
+    file_system = resources()["FileSystem"]
+    assert file_system["DeletionPolicy"] == {"Ref": "DataPolicy"} == file_system["Metadata"]["Estafeta"]["DataPolicy"]
+
+
+def test_the_zones_can_be_chosen() -> None:
+    """Some have no functions in a VPC, and which is called the first differs from account to account."""
+    template = open_template(TEMPLATE, "us-east-1", {"ZoneB": "us-east-1f"})
+    zones = [template.resources[f"Subnet{which}"]["Properties"]["AvailabilityZone"] for which in "AB"]
+    assert [template.condition(f"AnyZone{which}", which) for which in "AB"] == [True, False]
+    assert [zone["Fn::If"][2] for zone in zones] == [{"Ref": "ZoneA"}, {"Ref": "ZoneB"}]
+
+
 def test_the_templates_fit_into_the_call() -> None:
     for template in (TEMPLATE, BUCKET_TEMPLATE):
         assert len(template.read_bytes()) < LARGEST_BODY_BYTES

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from conformance.interposed import Interposed
-from estafeta.files import Buffer, Files, OsFiles
+from estafeta.files import Buffer, Files, OsFiles, Writer
 from estafeta.store import TEMPORARY
 
 from .events import Event
@@ -91,6 +91,23 @@ class Disk(Interposed):
         else:
             self.refusals += 1
             super().create(path, half_of(chunks))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    def write(self, path: str) -> Writer:
+        """Begin a file; when the disk is full, there is no room for it."""
+        self.files += 1
+        self._refuse_if_full(path)
+        return super().write(path)
+
+    def around(self, call: str, path: str, carry_out: Callable[[], T]) -> T:
+        """Do a call; what goes into a file that was begun before the disk was full does not fit any more either."""
+        if call == "append":
+            self._refuse_if_full(path)
+        return super().around(call, path, carry_out)
+
+    def _refuse_if_full(self, path: str) -> None:
+        if self._is_full:
+            self.refusals += 1
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
     def unlink(self, path: str) -> None:

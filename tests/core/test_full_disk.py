@@ -11,6 +11,7 @@ from estafeta.outcome import RESERVE_BYTES
 from .driver import Relay, Result
 from .faults import Disk
 from .specs import spec_of
+from .stage import Stage
 
 SPEC = {"epochs": 2, "batch_size": 18}
 """Two steps in an epoch."""
@@ -68,6 +69,24 @@ def start(relay: Relay) -> bool:
         assert relay.control("status")["error"]["kind"] == "RunNotFound"
         return False
     return True
+
+
+@pytest.mark.parametrize("topology", ["replicated", "sharded"])
+@pytest.mark.parametrize("full_after", [3, 6, 14])
+def test_residents_fill_the_disk(
+    topology: str, full_after: int, undisturbed: tuple[Result, int], tmp_path: Path
+) -> None:
+    """With a contribution that is being written, a slice, or a version that is saved."""
+    disk = Disk()
+    stage = Stage(tmp_path, spec_of("plain", topology=topology, **SPEC), files=disk)
+    stage.start()
+    disk.fill(after=full_after)
+    stage.drain()
+    assert_failed_for_want_of_room(stage)
+    disk.extend()
+    stage.control("resume")
+    stage.drain()
+    assert stage.result() == undisturbed[0]
 
 
 def test_the_last_words_need_the_reserve(tmp_path: Path) -> None:

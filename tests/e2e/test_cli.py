@@ -264,7 +264,7 @@ def test_a_run_on_the_local_service_from_start_to_removal(estafeta: Command, fol
     assert "state   stopped" in estafeta("stop", name[:-1]).out
     status = estafeta("status", name)
     assert status.code == 0
-    assert "plan    5000 epochs of 3 steps" in status.out
+    assert "plan    5,000 epochs of 3 steps" in status.out
     assert re.search(r"^work    \d+ worker, \d+ control invocations, 0 retries", status.out, re.MULTILINE)
     assert estafeta("status", name, "--json").json["state"] == "stopped"
 

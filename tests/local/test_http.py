@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import pytest
+
 from estafeta.local.http import MAX_BODY_BYTES, HttpProtocol, Reply, Request, Response
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -103,6 +105,18 @@ def test_what_is_no_http_and_what_is_too_large_is_refused() -> None:
 
     converse(mirror, no_http)
     converse(mirror, too_large)
+
+
+def test_a_defect_of_the_application_is_logged_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    def application(request: Request, reply: Reply) -> None:
+        raise LookupError(request.target)
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"GET /broken HTTP/1.1\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
+
+    converse(application, talk)
+    assert "LookupError: /broken" in caplog.text
 
 
 def test_close_is_honoured_and_204_has_no_length() -> None:

@@ -231,6 +231,10 @@ def test_after_a_failure_only_what_can_work_is_proposed(
         ({"max_cost_usd": 0.5}, {"spent_usd": 0.501}, "--max-cost 1"),
         ({"max_cost_usd": 0.5}, {"spent_usd": 1.5}, "--max-cost 2"),
         ({"max_hours": 2}, {}, "--max-hours 2"),
+        ({"max_cost_usd": 0.5, "max_rounds": 40}, {"version": 40, "spent_usd": 0.1}, "--max-rounds 80"),
+        ({"max_cost_usd": 0.5, "max_rounds": 40}, {"version": 9, "spent_usd": 0.49}, "--max-cost 1"),
+        ({"max_cost_usd": 0.5, "max_hours": 0.25, "since": 100.0}, {"spent_usd": 0.1}, "--max-hours 0.25"),
+        ({"max_cost_usd": 0.5, "max_hours": 0.25, "since": 1000.0}, {"spent_usd": 0.5}, "--max-cost 1"),
     ],
 )
 def test_after_a_limit_the_next_command_has_one_that_is_not_reached(

@@ -42,8 +42,18 @@ def test_the_rate_is_that_since_the_epoch_before() -> None:
     assert lines.row(record(2, 2, after_s=12)).text.split()[-2:] == ["3.0", "00:12"]
 
 
-def test_a_clock_that_goes_back_gives_no_negative_rate() -> None:
-    assert table().row(record(1, 1, after_s=-5)).text.split()[-2:] == ["0.0", "00:00"]
+def test_a_clock_that_goes_back_gives_no_rate() -> None:
+    lines = table()
+    lines.row(record(1, 1, after_s=5))
+    assert lines.row(record(2, 2, after_s=4)).text.split()[-2:] == ["0.5000", "00:04"]
+    assert lines.row(record(3, 3, after_s=7)).text.split()[-2:] == ["2.0", "00:07"]
+
+
+def test_epochs_of_the_run_that_this_one_was_forked_from_have_neither_rate_nor_time() -> None:
+    lines = table()
+    for epoch in (1, 2):
+        assert lines.row(record(epoch, 1, after_s=epoch - 20)).text.split()[-1] == "0.5000"
+    assert lines.row(record(3, 3, after_s=3)).text.split()[-2:] == ["2.0", "00:03"]
 
 
 def test_the_best_value_is_found_in_the_line() -> None:

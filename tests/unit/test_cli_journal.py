@@ -53,6 +53,13 @@ def test_a_line_says_where_it_is_from() -> None:
     assert lines_of(entry("worker", task="prepare", rank=0)) == ["worker | task prepare, rank 0"]
 
 
+def test_a_line_of_the_users_code_is_shown_as_it_is() -> None:
+    printed = ('{"run": "mine", "traffic": 1}', '{"run": not JSON')
+    assert [line.partition(" | ")[2] for line in lines_of(entry(task="prepare", rank=0, lines=printed))[1:]] == [
+        *printed
+    ]
+
+
 def test_a_killed_invocation_shows_how_it_ended() -> None:
     killed = entry(task="train", version=0, rank=0, report=REPORT + "Status: timeout\t")
     assert lines_of(killed)[-1].endswith("status timeout")

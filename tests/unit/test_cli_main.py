@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from estafeta.cli.main import estafeta, main
 
+JOB = str(Path(__file__).parents[2] / "examples" / "digits.py")
 HEAVY = ("boto3", "botocore", "numpy", "pydantic", "rich", "torch", "yaml")
 
 
@@ -31,6 +34,14 @@ def test_help_imports_nothing_heavy() -> None:
     assert "Usage: estafeta" in done.stdout
 
 
+def test_no_locale_keeps_help_from_being_shown() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    command = [sys.executable, "-m", "estafeta", "train", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u2026" in done.stdout
+
+
 def test_python_dash_m_is_the_same_command() -> None:
     done = subprocess.run([sys.executable, "-m", "estafeta", "--version"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
@@ -49,6 +60,7 @@ def test_every_command_helps_with_an_example(name: str, capsys: pytest.CaptureFi
         (["trian"], "No such command 'trian'", "estafeta --help"),
         (["status"], "Missing argument 'RUN'", "estafeta status --help"),
         (["train", __file__, "-n", "0"], "0 is not in the range x>=1", "estafeta train --help"),
+        (["train", JOB, "--on", "inline", "-n", "10000"], "10000 workers cannot train", "1 to 9999"),
         (["train", "missing.py"], "there is no job file missing.py", "JOB.py"),
         (["train", __file__, "-o", "epochs"], "-o epochs: there is no value", "-o epochs=5"),
         (["train", __file__, "--on", "inline", "--detach"], "cannot be left", "--on local"),
@@ -59,7 +71,7 @@ def test_every_command_helps_with_an_example(name: str, capsys: pytest.CaptureFi
         (["train", __file__, "--chaos", "kill=1", "--on", "aws"], "only the local service", "--on local"),
         (["fork", "last", "--from", "newest"], "--from newest: that is no version", "`best` or `final`"),
         (["clean"], "name the runs to remove", "--all"),
-        (["clean", "a", "--all"], "--all is all", "name no runs"),
+        (["clean", "a", "--all"], "--all takes all runs", "leave out the names"),
         (["watch", "last", "--on", "inline"], "'inline' is not one of 'local', 'aws'", "estafeta watch --help"),
     ],
 )

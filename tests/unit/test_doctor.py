@@ -49,7 +49,7 @@ def test_what_needs_something_that_is_not_right_is_not_tried() -> None:
 
     found = list(examine([Check("a", ailing), Check("b", never, needs=("a",)), Check("c", never, needs=("a", "b"))]))
     assert [finding.passed for finding in found] == [False, None, None]
-    assert found[2].detail == "not tried: a and b must be right first"
+    assert found[2].detail == "not tried: a and b must pass first"
 
 
 def test_a_defect_of_a_check_is_no_finding() -> None:
@@ -140,7 +140,7 @@ def test_the_exit_code_and_the_words(
         "fail    packages  not installed: no-such-torch",
         "                  try: pip install 'estafeta[torch]'",
     ]
-    assert lines[-1] == "-       service   not tried: packages must be right first"
+    assert lines[-1] == "-       service   not tried: packages must pass first"
     with pytest.raises(SystemExit) as caught:
         main(["doctor", "--json"])
     assert caught.value.code == 3

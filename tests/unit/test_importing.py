@@ -16,7 +16,7 @@ from sklearn.datasets import dump_svmlight_file, load_svmlight_file
 
 from estafeta.blocks import Csr, Part, stack
 from estafeta.catalog import names, read_block, read_manifest, verify
-from estafeta.errors import EnvironmentProblem, UsageError
+from estafeta.errors import EnvironmentProblem, EstafetaError, UsageError
 from estafeta.importing.importer import Progress, Wishes, import_dataset
 from estafeta.importing.sources import Reading, open_source
 from estafeta.importing.tabular import Choice
@@ -249,6 +249,30 @@ def test_arrays_in_files_of_their_own(store: Store, bring: Import, tmp_path: Pat
     np.testing.assert_array_equal(whole(store, manifest)[0], IMAGES[:33])
 
 
+def test_an_archive_is_known_by_its_content(store: Store, bring: Import, tmp_path: Path) -> None:
+    np.savez(tmp_path / "upper.npz", x=IMAGES, y=LABELS)
+    for name in ("upper.NPZ", "arrays.npy"):
+        (tmp_path / name).write_bytes((tmp_path / "upper.npz").read_bytes())
+        manifest = bring(tmp_path / name, name=name.lower())
+        np.testing.assert_array_equal(whole(store, manifest)[0], IMAGES)
+
+
+def test_no_array_takes_the_place_of_another(store: Store, bring: Import, tmp_path: Path) -> None:
+    for part in ("1", "2"):
+        np.savez(tmp_path / f"{part}.npz", x=IMAGES, y=LABELS)
+    with pytest.raises(UsageError, match=r"2.npz has the array 'x', and so has a file before it"):
+        bring(tmp_path / "1.npz", tmp_path / "2.npz")
+    assert_nothing_left(store)
+
+
+def test_an_array_file_that_is_a_single_number(store: Store, bring: Import, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.float32(3))
+    np.save(tmp_path / "y.npy", LABELS)
+    with pytest.raises(UsageError, match=r"x.npy is a single number"):
+        bring(tmp_path / "x.npy", tmp_path / "y.npy")
+    assert_nothing_left(store)
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
@@ -258,6 +282,7 @@ def test_arrays_in_files_of_their_own(store: Store, bring: Import, tmp_path: Pat
         ({"x": np.array(["a"] * 70), "y": LABELS}, "is <U1"),
         ({"x": np.array([{}] * 70, object), "y": LABELS}, "holds Python objects"),
         ({"x": np.asfortranarray(IMAGES), "y": LABELS}, "column by column"),
+        ({"x": IMAGES, "y": np.full(70, 2**63, np.uint64)}, "9223372036854775808 does not fit int64"),
     ],
 )
 def test_arrays_that_are_refused(
@@ -310,6 +335,13 @@ def test_sparse_rows_stay_sparse(
     assert (found != expected).nnz == 0
     assert target.tolist() == labels.tolist()
     assert len(manifest.blocks) > 3
+
+
+def test_sparse_text_may_begin_with_a_comment(store: Store, bring: Import, tmp_path: Path) -> None:
+    manifest = bring(file(tmp_path, "# made by a program\n\n1 1:2\n0 2:3\n", "s.svm"))
+    assert manifest.labels == {"0": 1, "1": 1}
+    with pytest.raises(UsageError, match=r"s.svm has no rows"):
+        bring(file(tmp_path, "# nothing else\n", "s.svm"), name="none")
 
 
 @pytest.mark.parametrize(
@@ -370,8 +402,9 @@ def test_factories(store: Store, bring: Import, tmp_path: Path) -> None:
         ("absent", "has no factory 'absent'"),
         ("fails", "raised RuntimeError: no"),
     ):
-        with pytest.raises(Exception, match=message):
+        with pytest.raises(EstafetaError, match=message) as caught:
             bring(f"{place}:{attribute}", name="f")
+        assert caught.value.exit_code == 2, "no run has failed"
     with pytest.raises(UsageError, match="there is no module"):
         bring("no.such.module:rows", name="f")
     assert names(store) == ["d", "e"]

@@ -29,6 +29,8 @@ def job(**changes: Any) -> Job:
         ({"validation": 1.0}, "validation is 1.0"),
         ({"validation": -0.1}, "validation is -0.1"),
         ({"window_mb": 0}, "window_mb is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**63}, "below 2"),
         ({"dataset": "../x"}, "dataset '../x' cannot be the name"),
         ({"valid_dataset": "MNIST"}, "valid_dataset 'MNIST' cannot be the name"),
         ({"seed": -1}, "seed is -1; it must be at least 0"),

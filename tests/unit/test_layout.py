@@ -25,7 +25,6 @@ from estafeta.listing import (
     calls_in,
     epochs_in,
     generation_in,
-    generations_in,
     leg_of,
     legs_in,
     messages_in,
@@ -76,12 +75,6 @@ def test_the_highest_leg_of_each_rank_is_read_back(round_: Round, legs: dict[int
     names = {name_of(LAYOUT.partial_of(round_, rank, leg)) for rank in legs for leg in legs[rank]} | FOREIGN
     names |= {name_of(LAYOUT.partial_of(Round(round_.version + 1, round_.phase), 0, 7))}
     assert legs_in(names, round_) == {rank: max(of_rank) for rank, of_rank in legs.items()}
-
-
-@given(round_=ROUNDS, generations=st.sets(st.integers(0, 120), max_size=4))
-def test_generations_are_read_back_from_claims(round_: Round, generations: set[int]) -> None:
-    names = {claim_name(claim_of(round_), generation) for generation in generations} | FOREIGN
-    assert generations_in(names, round_) == generations
 
 
 @given(versions=st.sets(st.integers(0, 99_999_999), max_size=4))

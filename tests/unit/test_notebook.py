@@ -32,6 +32,19 @@ def test_only_what_the_job_needs_is_taken() -> None:
         assert left_out not in source
 
 
+def test_what_changes_a_name_before_it_is_used_is_taken_too() -> None:
+    cells = [
+        "settings = {}\nsettings['lr'] = 0.1\nwidth = 2\nwidth *= 3\nname = 'a'\nname = name + 'b'\nold = 1\nold = 2",
+        "class Box: pass\nbox = Box()\nbox.part = Box()\nbox.part.size, other = 5, 6",
+        "result = settings['lr'], width, name, old, box.part.size",
+    ]
+    namespace: dict[str, object] = {}
+    source = extract(cells, "result")
+    exec(source, namespace)
+    assert namespace["result"] == (0.1, 6, "ab", 2, 5)
+    assert "old = 1" not in source
+
+
 def test_the_extract_is_a_module_that_makes_the_job() -> None:
     namespace: dict[str, object] = {}
     exec(extract(CELLS, "job"), namespace)
@@ -69,8 +82,8 @@ def test_names_have_the_values_that_they_had(cells: list[str]) -> None:
 
 
 def test_modules_beside_the_notebook_go_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "beside.py").write_text("EPOCHS = 3")
-    cells = ["import beside", *CELLS[:-3], CELLS[-3].replace("lr=1)", "lr=1), epochs=beside.EPOCHS")]
+    (tmp_path / "neighbour.py").write_text("EPOCHS = 3")
+    cells = ["import neighbour", *CELLS[:-3], CELLS[-3].replace("lr=1)", "lr=1), epochs=neighbour.EPOCHS")]
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
@@ -81,8 +94,7 @@ def test_modules_beside_the_notebook_go_along(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "__main__", main)
     _, place, code = find_job(job)
     assert place == "notebook_job:job"
-    assert sorted(code) == ["beside.py", "notebook_job.py"]
-    sys.modules.pop("beside")
+    assert sorted(code) == ["neighbour.py", "notebook_job.py"]
 
 
 def test_a_job_is_looked_up_among_the_notebooks_variables(monkeypatch: pytest.MonkeyPatch) -> None:

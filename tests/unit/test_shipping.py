@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +57,36 @@ def test_modules_beside_it_are_shipped_and_others_are_not(tmp_path: Path) -> Non
     (tmp_path / "unused.py").write_text("")
     _, _, code = import_job(str(write(tmp_path, imports="from layers.dense import width")))
     assert set(code) == {"shipped.py", "layers/__init__.py", "layers/dense.py"}
+
+
+def test_modules_are_found_beside_it_through_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "real" / "beside.py").write_text("width = 3")
+    write(tmp_path / "real", "script.py", imports="from beside import width")
+    monkeypatch.syspath_prepend(str(tmp_path / "link"))
+    monkeypatch.chdir(tmp_path / "link")  # where modules that have no file are, too, by what they say
+    _, _, code = find_job(importlib.import_module("script").job)
+    assert set(code) == {"script.py", "beside.py"}
+
+
+def test_an_installation_below_it_stays_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a job in a home folder that has a Python in it, too."""
+    (tmp_path / "python" / "lib").mkdir(parents=True)
+    (tmp_path / "python" / "lib" / "standard.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path / "python" / "lib"))
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path / "python" / "lib"))
+    _, _, code = import_job(str(write(tmp_path, imports="import standard")))
+    assert set(code) == {"shipped.py"}
+
+
+def test_source_is_read_as_python_reads_it(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    path.write_bytes(path.read_bytes() + "# Естафета\n".encode())
+    assert "Естафета" in import_job(str(path))[2]["shipped.py"]
+    path.write_bytes(b"# coding: latin-1\n" + path.read_bytes().rpartition(b"#")[0] + b"# caf\xe9\n")
+    with pytest.raises(UsageError, match=r"shipped.py is not text in UTF-8"):
+        import_job(str(path))
 
 
 def test_of_several_jobs_one_is_named(tmp_path: Path) -> None:

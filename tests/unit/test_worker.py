@@ -14,9 +14,10 @@ from core.driver import Relay
 from core.specs import spec_of
 from estafeta.contribution import tally_of
 from estafeta.errors import Gone
-from estafeta.layout import Round
-from estafeta.listing import generations_in, legs_in, ranks_in
+from estafeta.layout import Round, claim_of
+from estafeta.listing import legs_in, ranks_in
 from estafeta.spec import WorkerEvent
+from estafeta.store import claim_name
 from estafeta.tensorfile import TensorFile
 from estafeta.worker import handler
 
@@ -43,7 +44,7 @@ def test_the_last_rank_invokes_the_merge(tmp_path: Path) -> None:
     assert relay.queued() == []
     assert work(relay, task="train", rank=0) == "contributed, invoked the merge"
     assert [(event.role, event.payload["round"]) for event in relay.queued()] == [("merge", "train-00000000")]
-    assert generations_in(relay.store.list(relay.layout.legs), FIRST) == {0}
+    assert relay.store.list(relay.layout.legs) == {claim_name(claim_of(FIRST), 0)}
 
 
 def test_a_duplicate_computes_nothing_and_invokes_nobody(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ REDRAW_S = 0.1
 
 @click.group(epilog="Example: estafeta data import census people.csv --label income")
 def data() -> None:
-    """Bring data sets into the store, and look after them.
+    """Import data sets into the store, and manage them.
 
     A job names one: dataset="census". Workers read it block by block, so it may be larger than their memory.
     """
@@ -36,39 +36,49 @@ def data() -> None:
 @data.command("import", epilog="Example: estafeta data import census people.csv --label income --standardize")
 @click.argument("name", metavar="NAME")
 @click.argument("places", metavar="SOURCE...", nargs=-1, required=True)
-@click.option("--label", metavar="COLUMN", help="The column, or the array, that is to be learnt.")
-@click.option("--ignore", metavar="COLUMN", multiple=True, help="A column to leave out; may be given again.")
-@click.option("--category", metavar="COLUMN", multiple=True, help="A column to take as texts; may be given again.")
+@click.option("--label", metavar="COLUMN", help="The column, or the array, to predict.")
+@click.option("--ignore", metavar="COLUMN", multiple=True, help="A column to leave out; may be repeated.")
+@click.option("--category", metavar="COLUMN", multiple=True, help="A column to take as text; may be repeated.")
 @click.option(
     "--target",
     type=click.Choice(["auto", "class", "number"]),
     default="auto",
     show_default=True,
-    help="What the label is; auto takes whole numbers and texts for classes.",
+    help="What the label is; auto takes whole numbers and text for classes.",
 )
 @click.option(
     "--missing",
     type=click.Choice(["error", "mean", "drop"]),
     default="error",
     show_default=True,
-    help="What becomes of missing values: refused, the column's mean, or their rows left out.",
+    help="What to do about missing values: refuse them, fill in the column's mean, or drop their rows.",
 )
-@click.option("--standardize", is_flag=True, help="Bring columns of numbers to mean 0 and deviation 1 on reading.")
+@click.option(
+    "--standardize", is_flag=True, help="Scale columns of numbers to mean 0 and deviation 1 when they are read."
+)
 @click.option(
     "--validation",
     type=click.FloatRange(min=0, max=1, max_open=True),
     metavar="FRACTION",
-    help="Hold out so many of the rows; by default the job decides.",
+    help="Fraction of the rows to hold out; by default the job decides.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the rows held out.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="ROWS", help="Read only the first rows.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed by which the rows held out are chosen.",
+)
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="ROWS", help="Import at most this many rows, the first ones."
+)
 @click.option(
     "--format",
     "format_",
     type=click.Choice(["csv", "tsv", "parquet", "numpy", "svmlight", "factory"]),
-    help="Format of the source; by default what its name says.",
+    help="Format of the source; by default told from its name.",
 )
-@click.option("--delimiter", metavar="CHARACTER", help="Between the values of a row of text.")
+@click.option("--delimiter", metavar="CHARACTER", help="What separates the values of a row of text.")
 @click.option("--zero-based", is_flag=True, help="Columns of svmlight files are numbered from 0.")
 @on_store
 @json_output
@@ -226,7 +236,7 @@ def remove(manners: Manners, wanted: tuple[str, ...], on: Place, yes: bool) -> i
     found = [name if there or name in begun else read_manifest(store, name).name for name in dict.fromkeys(wanted)]
     if not yes:
         if not sys.stdin.isatty():
-            raise UsageError("nobody is here to be asked whether to remove data sets", hint="add --yes")
+            raise UsageError("there is no terminal on which to confirm that data sets are removed", hint="add --yes")
         click.confirm(f"Remove {', '.join(found)} from the store?", abort=True, err=True)
     for name in found:
         if there:

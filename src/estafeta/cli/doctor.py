@@ -22,9 +22,9 @@ WORDS = {True: "pass", False: "fail", None: "-"}
 @verbose
 @click.pass_obj
 def doctor(manners: Manners, on: Place) -> int:
-    """Check that everything is there that training needs.
+    """Check that everything training needs is there.
 
-    Each line passes, or fails with what to do about it; then the exit code is 3.
+    Each line passes, or fails and says what to do about it. If one fails, the exit code is 3.
     """
     from estafeta.cli.failing import ENVIRONMENT_EXIT
     from estafeta.doctor import aws, machine

@@ -54,15 +54,20 @@ class EpochTable:
         return GAP.join(f"{name:>{_width(name)}}" for name in _columns(self._metrics))
 
     def row(self, record: EpochRecord) -> Row:
-        """The line of an epoch; the rate is that since the epoch before, or since the start of the run."""
+        """The line of an epoch; the rate is that since the epoch before, or since the start of the run.
+
+        An epoch that ended before the start was done by the run that this one was forked from: it has neither rate nor
+        time. A clock that went back has no rate either.
+        """
         passed_s = record.ended_at - self._last_ended_at
-        rate = (record.version - self._last_version) / passed_s if passed_s > 0 else 0.0
-        self._last_version, self._last_ended_at = record.version, record.ended_at
+        rate = (record.version - self._last_version) / passed_s if passed_s > 0 else None
+        is_own = record.ended_at >= self._started_at
+        self._last_version, self._last_ended_at = record.version, max(record.ended_at, self._started_at)
         cells = {
             "epoch": str(record.epoch),
             **{name: number(record.metrics[name]) for name in self._metrics if name in record.metrics},
-            "steps/s": f"{rate:.1f}",
-            "time": clock(record.ended_at - self._started_at),
+            "steps/s": "" if rate is None else f"{rate:.1f}",
+            "time": clock(record.ended_at - self._started_at) if is_own else "",
         }
         text, best = "", None
         for name in _columns(self._metrics):

@@ -12,7 +12,11 @@ from estafeta.cli.options import Manners, Place, json_output, on_service, run_na
 @run_name
 @on_service
 @click.option(
-    "--rounds", type=click.IntRange(min=1), default=4, show_default=True, help="Of how many rounds, the newest first."
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="How many rounds to show, the newest first.",
 )
 @json_output
 @verbose

@@ -5,7 +5,6 @@ Pure, but for the looking: from invocations in the log to text. Invariant: follo
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Iterator
@@ -44,7 +43,7 @@ def lines_of(entry: Entry) -> list[str]:
     elif match := _ROUND.search(str(entry.note.get("round", ""))):
         parts.append(f"#{int(match[0])}")
     origin = " ".join(parts)
-    texts = [text for line in entry.lines for text in _readable(line).splitlines()]
+    texts = [text for line in entry.lines for text in _readable(entry, line).splitlines()]
     if entry.report:
         texts.append("; ".join(f"{name.lower()} {value}" for name, value in _REPORTED.findall(entry.report)))
     return [f"{origin} | {text}" for text in texts]
@@ -78,12 +77,11 @@ def _new(entry: Entry, given: dict[tuple[str, int], int]) -> list[str]:
     return lines[first:]
 
 
-def _readable(line: str) -> str:
+def _readable(entry: Entry, line: str) -> str:
     """A function's own note as `key value, …`; anything else as it is."""
-    if not line.startswith('{"run": '):
+    if not (note := entry.note_in(line)):
         return line
-    facts = json.loads(line)
-    told = {key: value for key, value in facts.items() if key not in ("run", "request_id") and value != ""}
+    told = {key: value for key, value in note.items() if key not in ("run", "request_id") and value != ""}
     if traffic := told.get("traffic"):
         told["traffic"] = f"{size(traffic['read_bytes'])} read and {size(traffic['write_bytes'])} written" + (
             f" in {sum(traffic['calls'].values())} file operations"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.group(epilog="Example: estafeta local status")
 def local() -> None:
-    """Look after the Lambda service on this machine.
+    """Manage the Lambda service on this machine.
 
     Commands that need it start it, and it ends by itself when idle.
     """
@@ -48,7 +48,7 @@ def local() -> None:
     metavar="SECONDS",
     default=float("inf"),
     show_default="never",
-    help="End after so long without work.",
+    help="End after this long without work.",
 )
 @verbose
 def serve(

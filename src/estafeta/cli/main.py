@@ -6,6 +6,7 @@ command runs: help and usage errors must come at once.
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
 from collections.abc import Sequence
@@ -48,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: Without the program's name; by default those of the process.
     """
     manners = Manners(commands=estafeta)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error: no locale keeps a result from being said
     try:
         code = estafeta.main(arguments, prog_name="estafeta", standalone_mode=False, obj=manners)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -87,7 +87,7 @@ def _manner(*names: str, field: str, text: str) -> Callable[[Any], Any]:
 
 
 json_output = _manner("--json", field="json", text="Print one JSON object and nothing else on standard output.")
-quiet = _manner("-q", "--quiet", field="quiet", text="No talk: only the result, and errors.")
+quiet = _manner("-q", "--quiet", field="quiet", text="Print only the result and errors.")
 verbose = _manner("-v", "--verbose", field="verbose", text="Show the traceback of an error.")
 
 run_name = click.argument("name", metavar="RUN")
@@ -95,8 +95,12 @@ run_name = click.argument("name", metavar="RUN")
 
 _ON_AWS = (
     click.option("--stack", metavar="NAME", help="On AWS: name of the stack; by default estafeta."),
-    click.option("--region", metavar="REGION", help="On AWS: by default what the AWS command line would take."),
-    click.option("--profile", metavar="PROFILE", help="On AWS: of the AWS configuration files; likewise."),
+    click.option(
+        "--region", metavar="REGION", help="On AWS: the Region; by default the one that the aws command would use."
+    ),
+    click.option(
+        "--profile", metavar="PROFILE", help="On AWS: profile of the AWS configuration files; by default likewise."
+    ),
 )
 
 
@@ -155,9 +159,9 @@ def _limit(kind: type[int] | type[float]) -> Callable[..., float | str | None]:
 
 
 LIMITS = {
-    "max_cost": ("max_cost_usd", "USD", float, "Stop when it has cost so many dollars; locally: would have on AWS."),
-    "max_hours": ("max_hours", "H", float, "Stop after so many hours since the start, or since it was resumed."),
-    "max_rounds": ("max_rounds", "N", int, "Stop after so many train rounds."),
+    "max_cost": ("max_cost_usd", "USD", float, "Stop when it has cost this much; locally: when it would have on AWS."),
+    "max_hours": ("max_hours", "H", float, "Stop after this many hours since it was started, or last resumed."),
+    "max_rounds": ("max_rounds", "N", int, "Stop after this many train rounds."),
 }
 """By parameter: the limit's name in the spec, its unit, its type, what it does."""
 

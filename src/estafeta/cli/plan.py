@@ -48,14 +48,14 @@ def _memory(context: click.Context, parameter: click.Parameter, text: str) -> li
 @click.option(
     "-o", "options", multiple=True, metavar="KEY=VALUE", callback=pairs, help="Change the job: epochs, batch_size …"
 )
-@click.option("--region", default="us-east-1", show_default=True, help="Whose prices count.")
+@click.option("--region", default="us-east-1", show_default=True, help="Region whose prices are used.")
 @click.option("--architecture", type=click.Choice(["arm64", "x86_64"]), default="arm64", show_default=True)
 @click.option(
     "--throughput",
     type=click.Choice(["bursting", "elastic"]),
     default="bursting",
     show_default=True,
-    help="Of the file system.",
+    help="Throughput mode of the file system.",
 )
 @click.option("--all", "everything", is_flag=True, help="Show every setting, not only the Pareto set.")
 @json_output
@@ -65,7 +65,7 @@ def _memory(context: click.Context, parameter: click.Parameter, text: str) -> li
 def plan(manners: Manners, /, job: str, options: dict[str, str], **choices: Any) -> int:
     """Predict what a job would take on AWS, in time and dollars.
 
-    One virtual machine stands beside it for comparison. A few batches are trained here to measure the job; nothing is
+    One virtual machine is shown for comparison. A few batches are trained here to measure the job; nothing is
     started or paid for. Times are those of functions as fast as this machine, so they are good for comparing.
     """
     from estafeta.cost import Basis
@@ -90,7 +90,7 @@ def plan(manners: Manners, /, job: str, options: dict[str, str], **choices: Any)
         console.table(COLUMNS, [_row(one) for one in shown])
     if len(shown) < len(estimates):
         obstacles = sorted({what for one in estimates for what in one.obstacles})
-        left_out = f"{len(estimates) - len(shown)} settings are left out, slower and dearer: --all"
+        left_out = f"{len(estimates) - len(shown)} settings are left out as slower and dearer: --all shows them"
         console.talk([("note", left_out), *([("", "; ".join(obstacles))] if obstacles else [])])
     console.results(_compared(basis, estimates, vms, verdict(estimates, vms)))
     return 0

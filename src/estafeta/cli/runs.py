@@ -33,9 +33,10 @@ def runs(manners: Manners, on: Place, everything: bool) -> int:
     from estafeta.units import ago
 
     backend, console, now = attach(on), manners.console(), time.time()
-    found = all_runs(backend)
+    found, unreadable = all_runs(backend)
     shown = found if everything else found[-MOST_RUNS:]
     latest = [_latest(status, backend) for status in shown]
+    _warn(unreadable, console)
     if manners.json:
         console.json({"runs": [_facts(status, value) for status, value in zip(shown, latest, strict=True)]})
         return 0
@@ -60,7 +61,7 @@ def runs(manners: Manners, on: Place, everything: bool) -> int:
 @verbose
 @click.pass_obj
 def status(manners: Manners, name: str, on: Place) -> int:
-    """Show how a run stands, its epochs and its cost."""
+    """Show the state of a run, its epochs and its cost."""
     from estafeta.cli import wording
     from estafeta.cli.failing import of_failure
 
@@ -187,12 +188,12 @@ def report(manners: Manners, name: str, on: Place, output: str | None) -> int:
 def clean(manners: Manners, names: tuple[str, ...], on: Place, everything: bool, keep_final: bool, yes: bool) -> int:
     """Remove runs that have ended from the store.
 
-    Their weights go with them; what was exported to a folder of yours stays. With --keep-final a run can still be
+    Their weights go with them; what was exported to your own folders stays. With --keep-final a run can still be
     looked at and exported, but neither resumed nor forked.
     """
     if bool(names) == everything:
         if names:
-            raise UsageError("--all is all", hint="name no runs, or leave it out")
+            raise UsageError("--all takes all runs", hint="leave out the names, or --all")
         raise UsageError("name the runs to remove", hint="estafeta runs lists them; --all takes all that have ended")
     console = manners.console()
     found = _ended(on, console) if everything else [find_run(name, on) for name in names]
@@ -217,7 +218,8 @@ def _ended(on: Place, console: Console) -> list[Run]:
     from estafeta.run import ENDED, Run
 
     backend = attach(on)
-    found = all_runs(backend)
+    found, unreadable = all_runs(backend)
+    _warn(unreadable, console)
     at_work = [status.spec.run for status in found if status.state not in ENDED]
     ended = [Run(status.spec.run, backend) for status in found if status.state in ENDED]
     if at_work:
@@ -227,9 +229,15 @@ def _ended(on: Place, console: Console) -> list[Run]:
     return ended
 
 
+def _warn(unreadable: list[str], console: Console) -> None:
+    if unreadable:
+        note = f"cannot be read: {', '.join(unreadable)}; damaged, or of another version of Estafeta"
+        console.talk([("note", note)])
+
+
 def _ask(names: list[str], keep_final: bool) -> None:
     if not sys.stdin.isatty():
-        raise UsageError("nobody is here to be asked whether to remove runs", hint="add --yes")
+        raise UsageError("there is no terminal on which to confirm that runs are removed", hint="add --yes")
     which = names[0] if len(names) == 1 else f"{len(names)} runs ({', '.join(names)})"
     what = "all but the exports and records of " if keep_final else ""
     click.confirm(f"Remove {what}{which} from the store?", abort=True, err=True)

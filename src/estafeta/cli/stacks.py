@@ -32,13 +32,13 @@ ASKED_FIRST = "Do not ask."
     help="What jobs need beside PyTorch; PyTorch itself, if it is to be another version than yours.",
 )  # fmt: skip
 @click.option(
-    "--torch-backend", default="cpu", show_default=True, metavar="NAME",
-    help="Index that PyTorch is taken from, as uv has it; none: only what uv is configured to use.",
+    "--torch-backend", metavar="NAME",
+    help="Index that PyTorch is taken from, as uv has it; none: only what uv is configured to use.  [default: cpu]",
 )  # fmt: skip
 @click.option("--image", metavar="URI", help="A container image in ECR instead of packages; see deploy/Dockerfile.")
 @click.option(
     "-p", "--parameter", "parameters", multiple=True, metavar="NAME=VALUE",
-    help="A parameter of the template, such as WorkerMemory=3008; may be given again.",
+    help="A parameter of the template, such as WorkerMemory=3008; may be repeated.",
 )  # fmt: skip
 @click.option("--yes", is_flag=True, help=ASKED_FIRST)
 @json_output
@@ -48,7 +48,7 @@ ASKED_FIRST = "Do not ask."
 def deploy(
     manners: Manners, /, on: Place, requirements: Path | None, parameters: tuple[str, ...], yes: bool, **options: Any
 ) -> int:
-    """Make a stack on AWS, or change it to what is asked for.
+    """Make a stack on AWS, or change one to what is asked for.
 
     What is not asked for stays as it is deployed. No Docker is needed: the functions' code goes up as a zip file,
     PyTorch as a folder that `control` unpacks on the file system.
@@ -59,12 +59,10 @@ def deploy(
     from estafeta.stack import STACK, Session
 
     console, session, stack = manners.console(), Session(on.region, on.profile), on.stack or STACK
-    backend = options.pop("torch_backend")
     wishes = Wishes(
         stack=stack,
-        requirements=None if requirements is None else tuple(requirements.read_text().splitlines()),
+        requirements=None if requirements is None else _lines(requirements),
         parameters=dict(_pair(text) for text in parameters),
-        torch_backend=None if backend == "none" else backend,
         **options,
     )
     deployer = Deployer(session, wishes, _Report(console))
@@ -91,7 +89,7 @@ def deploy(
 
 @click.command(epilog="Example: estafeta destroy --region eu-west-1")
 @on_aws
-@click.option("--delete-data", is_flag=True, help="The file system too, with all runs and data sets on it.")
+@click.option("--delete-data", is_flag=True, help="Delete the file system too, with all runs and data sets on it.")
 @click.option("--yes", is_flag=True, help=ASKED_FIRST)
 @json_output
 @quiet
@@ -150,9 +148,18 @@ class _Report:
 
 def _ask(question: str, console: Console) -> None:
     if not sys.stdin.isatty():
-        raise UsageError("nobody is here to be asked", hint="add --yes")
+        raise UsageError("there is no terminal on which to confirm this", hint="add --yes")
     console.still()
     click.confirm(question, abort=True, err=True)
+
+
+def _lines(file: Path) -> tuple[str, ...]:
+    try:
+        return tuple(file.read_text(encoding="utf-8-sig").splitlines())
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{file} is no UTF-8 text: {error}", hint="--requirements takes a requirements file"
+        ) from error
 
 
 def _pair(text: str) -> tuple[str, str]:

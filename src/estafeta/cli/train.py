@@ -54,7 +54,9 @@ def pairs(_context: click.Context, _parameter: click.Parameter, texts: tuple[str
 
 @click.command(epilog="Example: estafeta train digits.py -n 4 -o epochs=5 -o optimizer.lr=0.01")
 @click.argument("job", metavar="JOB.py[:NAME]", callback=job_file)
-@click.option("-n", "--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Workers for a batch.")
+@click.option(
+    "-n", "--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Workers that share each batch."
+)
 @click.option(
     "--topology",
     type=click.Choice(["auto", "merge", "sharded", "replicated"]),
@@ -194,8 +196,8 @@ def watch(manners: Manners, name: str, on: Place) -> int:
 def resume(manners: Manners, /, name: str, on: Place, output_dir: str, detach: bool, **limits: Any) -> int:
     """Set a stopped or failed run going again.
 
-    It goes on from its newest weights, and is followed as in train. Its limits hold on, but for those that are given
-    anew, or lifted with "none".
+    It goes on from its newest weights, and is followed as in train. Its limits still hold, except those that are given
+    here: a new value, or "none" to lift one.
     """
     began = time.monotonic()
     from estafeta.cli.following import Watch
@@ -245,7 +247,7 @@ def fork(
 ) -> int:
     """Start a new run from a version of another, and follow it.
 
-    It has the other's code, data and options, but for those that are changed, and its epochs so far.
+    It has the code, data, options and epochs so far of the other, except for the options that are changed.
     """
     began = time.monotonic()
     from estafeta.cli.following import Watch

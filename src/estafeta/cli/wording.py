@@ -12,6 +12,7 @@ from typing import Any
 from estafeta.backend import ROLES
 from estafeta.cost import ASSUMED
 from estafeta.errors import UsageError
+from estafeta.limits import HOUR_S
 from estafeta.spec import Status
 from estafeta.units import ago, clock, count, dollars, number, size
 
@@ -144,13 +145,17 @@ def _next(status: Status, *, exported: bool) -> list[str]:
 
 
 def _limit_flag(status: Status) -> str:
-    """The option that would let a run go on that has stopped at a limit: as much again."""
-    limits = status.limits
-    if limits.max_cost_usd is not None:
-        return f"--max-cost {_raised(limits.max_cost_usd, status.spent_usd):.6g}"
-    if limits.max_rounds is not None:
+    """The option that would let a run go on that has stopped at a limit: as much again of the one that is reached.
+
+    What it has cost is not known to the last cent, so that limit is the one if no other is.
+    """
+    limits, outcome = status.limits, status.outcome
+    if limits.max_rounds is not None and status.version >= limits.max_rounds:
         return f"--max-rounds {_raised(limits.max_rounds, status.version)}"
-    return f"--max-hours {limits.max_hours:.6g}"
+    hours = (outcome.ended_at - limits.since) / HOUR_S if outcome else 0.0
+    if limits.max_cost_usd is None or (limits.max_hours is not None and hours >= limits.max_hours):
+        return f"--max-hours {limits.max_hours:.6g}"
+    return f"--max-cost {_raised(limits.max_cost_usd, status.spent_usd):.6g}"
 
 
 def _raised(limit: float, used: float) -> float:

@@ -33,9 +33,6 @@ REMAINS = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAIL
 NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
 """How CloudFormation says that a change set is empty: it counts as failed."""
 
-TAG = "estafeta:stack"
-"""Tag on all that belongs to a stack: its name."""
-
 _NEXT = {
     "ROLLBACK_COMPLETE": "what had been made is removed again; deploy once more when the cause is gone",
     "ROLLBACK_FAILED": "estafeta destroy removes what is left",
@@ -139,7 +136,6 @@ class Stacks:
                 name = self._client.create_change_set(
                     StackName=stack, ChangeSetName=f"estafeta-{token}", ClientToken=token, TemplateBody=template,
                     ChangeSetType="CREATE" if creates else "UPDATE", Parameters=given, Capabilities=["CAPABILITY_IAM"],
-                    Tags=[{"Key": TAG, "Value": stack}],
                 )["Id"]  # fmt: skip
         except UsageError as refused:
             if _is_empty(str(refused)):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from estafeta.deploying.changes import TAG
 from estafeta.errors import UsageError
 from estafeta.invoke import reaching
 from estafeta.stack import Session
+
+TAG = "estafeta:stack"
+"""Tag on a stack's file system: the stack's name. The template sets it."""
 
 MOST_LETTERS = 63
 """Of a bucket's name (S3 User Guide, "Bucket naming rules")."""

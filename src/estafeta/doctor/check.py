@@ -53,14 +53,14 @@ def examine(checks: Sequence[Check]) -> Iterator[Finding]:
     for check in checks:
         lacking = [name for name in check.needs if name not in passed]
         if lacking:
-            yield Finding(check.name, None, f"not tried: {' and '.join(lacking)} must be right first")
+            yield Finding(check.name, None, f"not tried: {' and '.join(lacking)} must pass first")
             continue
         try:
             detail = check.look()
         except EstafetaError as error:
             yield Finding(check.name, False, str(error), error.hint or ELSEWHERE)
         except OSError as error:
-            yield Finding(check.name, False, str(error), "see what the operating system says of it")
+            yield Finding(check.name, False, str(error), "see what the operating system says about it")
         else:
             passed.add(check.name)
             yield Finding(check.name, True, detail)

@@ -108,22 +108,29 @@ def open_arrays(files: list[Path], label: str | None) -> Arrays:
     members: dict[str, Member] = {}
     for file in files:
         try:
-            if file.suffix == ".npz":
-                members |= _archived(file)
-            else:
-                members[file.stem] = _mapped(file)
+            is_archive = file.suffix.lower() == ".npz" or zipfile.is_zipfile(file)
+            found = _archived(file) if is_archive else {file.stem: _mapped(file)}
         except (ValueError, EOFError, zipfile.BadZipFile) as error:
             hint = "write it with numpy.save or numpy.savez, without pickled objects"
             raise UsageError(f"{file} is no whole file of numpy arrays: {error}", hint=hint) from error
+        if twice := [name for name in found if name in members]:
+            raise UsageError(f"{file} has the array {twice[0]!r}, and so has a file before it",
+                             hint="each name is one part of a row: join the files' rows first")  # fmt: skip
+        members |= found
     return Arrays(members, where, label, size)
 
 
 def _mapped(file: Path) -> Member:
-    return from_array(np.load(file, mmap_mode="r", allow_pickle=False))
+    return from_array(np.lib.format.open_memmap(file, mode="r"), str(file))
 
 
-def from_array(array: Any) -> Member:
-    """An array that is there already, in memory or mapped."""
+def from_array(array: Any, where: str) -> Member:
+    """An array that is there already, in memory or mapped.
+
+    Raises:
+        UsageError: It has no rows to speak of: it is a single number.
+    """
+    _check_rows(array.shape, where)
     done = 0
 
     def read(count: int) -> Array:
@@ -154,8 +161,7 @@ def _unpacked(stream: Any, where: str) -> Member:
     if fortran and len(shape) > 1:
         raise UsageError(f"{where} is stored column by column",
                          hint="save numpy.ascontiguousarray(array) instead")  # fmt: skip
-    if not shape:
-        raise UsageError(f"{where} is a single number", hint="save arrays with one row for each example")
+    _check_rows(shape, where)
     row = int(np.prod(shape[1:], dtype=np.int64))
 
     def read(count: int) -> Array:
@@ -163,6 +169,11 @@ def _unpacked(stream: Any, where: str) -> Member:
         return np.frombuffer(content, dtype, count * row).reshape(count, *shape[1:])
 
     return Member(shape[0], tuple(shape[1:]), dtype, read)
+
+
+def _check_rows(shape: tuple[int, ...], where: str) -> None:
+    if not shape:
+        raise UsageError(f"{where} is a single number", hint="save arrays with one row for each example")
 
 
 def _label_of(members: Mapping[str, Member], where: str, label: str | None) -> str:

@@ -10,9 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from estafeta.blocks import Part
+from estafeta.errors import UsageError
 from estafeta.manifest import Kind
 
 Mask = npt.NDArray[np.bool_]
+
+MOST = np.iinfo(np.int64).max
+"""The largest whole number that blocks can hold."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +87,19 @@ class Source(Protocol):
 
 
 def plain(array: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
-    """An array in a dtype that blocks have: float32, uint8, bool or int64; None if it is not of numbers."""
+    """An array in a dtype that blocks have: float32, uint8, bool or int64; None if it is not of numbers.
+
+    Raises:
+        UsageError: A number does not fit int64.
+    """
     match array.dtype.kind:
         case "f":
             return np.ascontiguousarray(array, "<f4")
         case "b":
             return np.ascontiguousarray(array)
         case "i" | "u":
+            if array.dtype.itemsize == 8 and array.dtype.kind == "u" and array.size and array.max() > MOST:
+                raise UsageError(f"{array.max()} does not fit int64, as which whole numbers are stored",
+                                 hint="store them as floating-point numbers, or number the classes from 0")  # fmt: skip
             return np.ascontiguousarray(array, "u1" if array.dtype == np.uint8 else "<i8")
     return None

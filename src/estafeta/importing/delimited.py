@@ -35,7 +35,7 @@ class Delimited(Encoded):
     Args:
         files: The files, all with the same header.
         choice: What the columns are for.
-        delimiter: Between the values of a row.
+        delimiter: Between the values of a row: one ASCII character.
 
     Raises:
         UsageError: The first file is empty, or its columns do not fit the choice.
@@ -148,5 +148,5 @@ def _fits(value: str, type_: pa.DataType) -> bool:
 
 def _text(file: Path) -> io.TextIOBase:
     if file.suffix == ".gz":
-        return gzip.open(file, "rt", encoding="utf-8", newline="")
+        return gzip.open(file, "rt", encoding="utf-8-sig", newline="")
     return open(file, encoding="utf-8-sig", newline="")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import sys
@@ -16,7 +17,7 @@ from estafeta.importing.arrays import Arrays, from_array
 from estafeta.importing.chunk import Chunk, Source, plain
 from estafeta.manifest import TARGET, Kind
 from estafeta.tensorfile import CODES, Array
-from estafeta.usercode import user_code
+from estafeta.usercode import UserCodeError, user_code
 
 ROWS = 256
 """How many rows are read before they are passed on."""
@@ -31,8 +32,9 @@ def open_factory(place: str) -> Source:
     """
     made = _call(place)
     if isinstance(made, tuple):
-        members = {f"input{i}": from_array(np.asarray(array)) for i, array in enumerate(made[:-1])}
-        return Arrays({**members, TARGET: from_array(np.asarray(made[-1]))}, place, TARGET, 0)
+        names = [*(f"input{i}" for i in range(len(made) - 1)), TARGET][-len(made) :]
+        members = {n: from_array(np.asarray(a), f"{n} of {place}") for n, a in zip(names, made, strict=True)}
+        return Arrays(members, place, TARGET, 0)
     if hasattr(made, "__getitem__") and hasattr(made, "__len__"):
         return MapStyle(made, place)
     hint = "return a map-style torch.utils.data.Dataset or a tuple of arrays (inputs …, target)"
@@ -77,7 +79,7 @@ class MapStyle:
     def _read(self, first: int, last: int) -> list[Array]:
         from torch.utils.data import default_collate
 
-        with user_code(f"reading rows {first} to {last - 1} of {self._where}"):
+        with _users(f"reading rows {first} to {last - 1} of {self._where}"):
             batch = default_collate([self._dataset[row] for row in range(first, last)])
         if not isinstance(batch, (tuple, list)) or len(batch) < 2:
             raise UsageError(f"the rows of {self._where} are no tuples", hint="each row must be (inputs …, target)")
@@ -101,14 +103,25 @@ def _call(place: str) -> Any:
     name = path.stem if path.suffix == ".py" else module_name
     if (path.suffix == ".py" and not path.is_file()) or not _is_there(name):
         raise UsageError(f"there is no module {module_name}", hint="name it as MODULE:FACTORY or FILE.py:FACTORY")
-    with user_code(f"importing {module_name}"):
+    with _users(f"importing {module_name}"):
         module = importlib.import_module(name)
     factory = getattr(module, attribute, None)
     if not callable(factory):
         there = ", ".join(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
         raise UsageError(f"{module_name} has no factory {attribute!r}", hint=f"there is: {there}")
-    with user_code(f"calling {place}"):
+    with _users(f"calling {place}"):
         return factory()
+
+
+@contextlib.contextmanager
+def _users(what: str) -> Iterator[None]:
+    """As `user_code`; but there is no run that could have failed."""
+    try:
+        with user_code(what):
+            yield
+    except UserCodeError as error:
+        error.exit_code = UsageError.exit_code
+        raise
 
 
 def _is_there(name: str) -> bool:

@@ -32,10 +32,10 @@ class SvmLight:
     Args:
         files: The files.
         zero_based: The first column has number 0; otherwise 1.
-        target: Whether the label is a class or a number; `auto` takes it for a class if that of the first row is whole.
+        target: Whether the label is a class or a number; `auto` takes the first label for a class if it is whole.
 
     Raises:
-        UsageError: The first file has no rows.
+        UsageError: The first row is not one of this format.
     """
 
     def __init__(self, files: list[Path], *, zero_based: bool = False, target: Target = "auto") -> None:
@@ -44,10 +44,7 @@ class SvmLight:
         self.categories: dict[str, tuple[str, ...]] = {}
         self._files, self._base = files, 0 if zero_based else 1
         self._columns = 0
-        with open(files[0], "rb") as file:
-            row = next((line for line in file if _holds_a_row(line)), b"")
-        _, labels = _parse([row], str(files[0]), 1)
-        self._whole = target == "class" or (target == "auto" and bool(len(labels)) and _is_whole(labels))
+        self._whole = target == "class" or (target == "auto" and _is_whole(_first_label(files[0])))
 
     @property
     def inputs(self) -> tuple[Kind, ...]:
@@ -88,6 +85,16 @@ class SvmLight:
             wrong = labels[labels != np.round(labels)][0]
             raise UsageError(f"{path} has the label {wrong:g}, and whole numbers before it", hint="--target number")
         return labels.astype(np.int64)
+
+
+def _first_label(path: Path) -> Array:
+    """The label of a file's first row, behind comments and empty lines; nothing if it has no row."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file):
+            _, labels = _parse([line], str(path), number + 1)
+            if len(labels):
+                return labels
+    return np.empty(0)
 
 
 def _parse(lines: list[bytes], where: str, first: int) -> tuple[Csr, Array]:

@@ -8,6 +8,7 @@ one connection requests are handed over one at a time and answered in order.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from http import HTTPStatus
 from urllib.parse import parse_qsl, unquote
 
 import httptools
+
+log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 8 * 2**20  # above every payload limit of Lambda, so that its own errors can be given
 
@@ -148,7 +151,11 @@ class HttpProtocol(asyncio.Protocol):
         while self._requests and not self._answering and not self._transport.is_closing():
             request, keep_alive = self._requests.popleft()
             self._answering = True
-            self._application(request, self._reply_once(keep_alive))
+            try:
+                self._application(request, self._reply_once(keep_alive))
+            except Exception:  # a defect of the application; the parser would take it for one of the request
+                log.exception("%s %s could not be answered", request.method, request.target)
+                self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def _reply_once(self, keep_alive: bool) -> Reply:
         def reply(response: Response) -> None:

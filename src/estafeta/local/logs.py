@@ -1,21 +1,25 @@
 """Log streams on disk: one text file per execution environment, and a small index of times beside it.
 
 The function's process appends to the text file by itself; the service appends the platform's lines.
-Knows nothing of HTTP or of the search language (`log_search.py`). Invariant: both files only grow,
-and the index's offsets and times never decrease; so what follows an index entry was written at its
-time or later.
+Knows nothing of HTTP or of the search language (`log_search.py`). Invariant: both files only grow
+until they are removed, and the index's offsets and times never decrease; so what follows an index
+entry was written at its time or later.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import struct
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 TAIL_BYTES = 4096  # Lambda API reference, Invoke, X-Amz-Log-Result: the last 4 KB
 
@@ -41,16 +45,23 @@ class LogStream:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._text = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         self._index = os.open(self.path.with_suffix(_INDEX), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._last_ms = 0
 
     def write(self, text: str) -> int:
         """Append platform lines, marked with the present time.
+
+        A full disk loses lines, and nothing else: an invocation has to end all the same.
 
         Returns:
             Offset of the text.
         """
         offset = os.fstat(self._text).st_size
-        os.write(self._index, _MARK.pack(offset, time.time_ns() // 1_000_000))
-        os.write(self._text, text.encode())
+        self._last_ms = max(self._last_ms, time.time_ns() // 1_000_000)  # the clock may be set back
+        try:
+            os.write(self._index, _MARK.pack(offset, self._last_ms))
+            os.write(self._text, text.encode())
+        except OSError as error:
+            log.warning("lines of %s are lost: %s", self.path, error)
         return offset
 
     def tail(self, since: int) -> bytes:
@@ -92,6 +103,17 @@ def stream_names(root: Path, group: str) -> list[str]:
     folder = group_folder(root, group)
     found = folder.glob(f"[0-9]*/[0-9]*/[0-9]*/*{_TEXT}")
     return sorted(str(path.relative_to(folder))[: -len(_TEXT)] for path in found)
+
+
+def remove_streams(root: Path, group: str, before_s: float) -> None:
+    """Remove the streams of a group to which nothing was added since a time, in seconds since the epoch."""
+    for stream in stream_names(root, group):
+        text = group_folder(root, group) / (stream + _TEXT)
+        with suppress(OSError):  # removed meanwhile; or the folder has another one
+            if text.stat().st_mtime < before_s:
+                text.unlink()
+                text.with_suffix(_INDEX).unlink()
+                text.parent.rmdir()
 
 
 def read_marks(root: Path, group: str, stream: str) -> list[tuple[int, int]]:
