@@ -109,8 +109,8 @@ def _parsed(event: Any) -> ControlEvent:
         return _verbs.validate_python(event)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UsageError(f"control does not understand the event: {f'{where}: ' if where else ''}{first['msg'].lower()}",
+        what = ": ".join([*map(str, first["loc"]), first["msg"].lower()])
+        raise UsageError(f"control does not understand the event: {what}",
                          hint="client and functions seem to be of different versions: estafeta deploy renews those of "
                               "a stack, estafeta local stop ends a local service of older code") from error  # fmt: skip
 
