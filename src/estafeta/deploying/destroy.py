@@ -84,6 +84,7 @@ class Destroyer:
             EnvironmentProblem: The account cannot be reached, or the stack is being changed.
         """
         has_bucket = self._stacks.state(bucket_stack(self._stack)) is not None
+        parameters = self._stacks.parameters(self._stack)
         objects = list(self._bucket.objects()) if has_bucket and self._bucket.exists() else []
         return Standing(
             stack=self._stack,
@@ -95,7 +96,7 @@ class Destroyer:
                 str(system["FileSystemId"]): int(system["SizeInBytes"]["Value"])
                 for system in file_systems(self._session, self._stack)
             },
-            deletes_data=self._stacks.parameters(self._stack).get("DataPolicy") == "Delete",
+            deletes_data=parameters.get("DataPolicy") == "Delete" and not parameters.get("ExistingFileSystem"),
         )
 
     def carry_out(self, standing: Standing, *, delete_data: bool) -> None:
