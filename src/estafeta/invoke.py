@@ -33,8 +33,9 @@ REFUSED = frozenset({
 """Errors that say that the function has not been run: it is throttled, being made or changed, or its network or file
 system is not there yet (Lambda API reference, "Invoke"). Only after one of these is a call repeated."""
 
-REFUSED_S = 60.0
-"""How long a call is repeated that is refused again and again."""
+REFUSED_S = 120.0
+"""How long a call is repeated that is refused again and again: a function that has been idle for weeks may take a
+minute and a half to get its network interfaces back."""
 
 REFUSED_PAUSE = Backoff(first_s=0.5, factor=2.0, longest_s=8.0)
 

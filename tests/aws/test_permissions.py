@@ -35,6 +35,7 @@ CALLS = {
     "delete_objects": ("s3:DeleteObject", "use"),
     "delete_stack": ("cloudformation:DeleteStack", "deploy"),
     "describe_change_set": ("cloudformation:DescribeChangeSet", "deploy"),
+    "describe_events": ("cloudformation:DescribeEvents", "deploy"),
     "describe_file_systems": ("elasticfilesystem:DescribeFileSystems", "deploy"),
     "describe_log_groups": ("logs:DescribeLogGroups", "deploy"),
     "describe_network_interfaces": ("ec2:DescribeNetworkInterfaces", "deploy"),
