@@ -45,6 +45,7 @@ CALLS = {
     "filter_log_events": ("logs:FilterLogEvents", "use"),
     "get_account_settings": ("lambda:GetAccountSettings", "use"),
     "get_caller_identity": (None, "use"),  # nobody needs permission for it
+    "get_function_concurrency": ("lambda:GetFunctionConcurrency", "use"),
     "get_function_configuration": ("lambda:GetFunctionConfiguration", "use"),
     "get_function_event_invoke_config": ("lambda:GetFunctionEventInvokeConfig", "use"),
     "get_function_recursion_config": ("lambda:GetFunctionRecursionConfig", "use"),
