@@ -41,7 +41,7 @@ _NEXT = {
     "ROLLBACK_FAILED": "estafeta destroy removes what is left",
     "UPDATE_ROLLBACK_COMPLETE": "the stack is as it was before; deploy once more when the cause is gone",
     "UPDATE_ROLLBACK_FAILED": "aws cloudformation continue-update-rollback --stack-name {stack}, then deploy once more",
-    "DELETE_FAILED": "destroy once more when the cause is gone",
+    "DELETE_FAILED": "destroy once more when the cause is gone; network interfaces may take 40 minutes to go",
 }
 
 

@@ -110,9 +110,7 @@ class Destroyer:
             EnvironmentProblem: Something could not be removed; the rest has not been tried then. Repeat it.
         """
         if standing.state is not None:
-            self._reporter.step(
-                f"deleting the stack {self._stack}; its network interfaces may take twenty minutes to go"
-            )
+            self._reporter.step(f"deleting the stack {self._stack}; its network interfaces may take 40 minutes to go")
         self._stacks.delete(self._stack)
         if self._bucket.exists():
             self._reporter.step(f"emptying the bucket {self._bucket.name}")
