@@ -29,6 +29,9 @@ could use; a kernel wake-up costs about as much."""
 ALARM_S = 0.5
 """Longest pause between two calls of `alarm`."""
 
+FIRST_ALARM = 1 / 8
+"""Of that, how long a pause is at most before the first call: who begins to wait may have less time left than that."""
+
 EAGERNESS = 0.8
 """A wait in which the first look was enough may have been that much shorter."""
 
@@ -121,7 +124,7 @@ class Arrivals:
         if not pending:
             return
         began = clock.monotonic()
-        alarm_at = began + ALARM_S
+        alarm_at = began + FIRST_ALARM * ALARM_S
         while pending:
             now = clock.monotonic()
             until = alarm_at if late is None else min(alarm_at, now + late(found))
@@ -141,7 +144,9 @@ class Arrivals:
     ) -> None:
         began = self._store.clock.monotonic()
         expected_s = self._expected_s if given_s is None else given_s
-        self._pause(expected_s, ())  # what is missing is not known before the first look
+        if expected_s > FIRST_ALARM * ALARM_S:
+            self._alarm(())  # what is missing is not known before the first look
+        self._pause(expected_s, ())
         pause, looks = max(Backoff.first_s, expected_s * AGAIN), 0
         pending = list(paths)
         while True:

@@ -8,6 +8,7 @@ could save.
 from __future__ import annotations
 
 import contextlib
+import json
 from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from estafeta.catalog import read_manifest, remove
-from estafeta.errors import EstafetaError, Gone, RunNotFound, UsageError
+from estafeta.errors import Corrupt, EstafetaError, Gone, RunNotFound, UsageError
 from estafeta.failures import explain, follow_up, is_due, is_failure_record, run_of
 from estafeta.fetching import fetch
 from estafeta.forking import fork
@@ -73,6 +74,9 @@ from estafeta.verbs import (
     VerifyVerb,
 )
 
+LISTING_BYTES = 4 << 20
+"""After how much a list of runs is broken off: an answer may have 6 MB, and one run has some thousand bytes."""
+
 _verbs: TypeAdapter[ControlEvent] = TypeAdapter(ControlEvent)
 
 
@@ -90,17 +94,22 @@ def control(event: Any, invocation: Invocation) -> dict[str, Any]:
     try:
         if is_failure_record(event):
             return _give_up(event, invocation)
-        verb = _verbs.validate_python(event)
+        verb = _parsed(event)
         invocation.note(_run_of(verb), verb=verb.verb)
         try:
             return _answer(verb, invocation)
         finally:
             invocation.note_end(_run_of(verb), verb.verb)
-    except ValidationError as error:
-        return _error(UsageError(f"control does not understand the event: {error}",
-                                 hint="are client and functions of one version? estafeta deploy"))  # fmt: skip
     except EstafetaError as error:
         return _error(error)
+
+
+def _parsed(event: Any) -> ControlEvent:
+    try:
+        return _verbs.validate_python(event)
+    except ValidationError as error:
+        raise UsageError(f"control does not understand the event: {error}",
+                         hint="are client and functions of one version? estafeta deploy") from error  # fmt: skip
 
 
 def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:
@@ -108,9 +117,7 @@ def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:
         case StartVerb():
             return _start(verb, invocation)
         case RunsVerb():
-            found = sorted(invocation.store.list(RUNS))
-            specs = [_spec(run, invocation) for run in found if invocation.store.exists(RunLayout(run).spec)]
-            return {"runs": [_summary(spec, invocation) for spec in specs]}
+            return _runs(verb.after, invocation)
         case StatusVerb():
             return _status(verb, invocation)
         case InspectVerb():
@@ -150,6 +157,27 @@ def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:
             return _clean(verb.run, invocation)
         case ForkVerb():
             return fork(verb, _spec(verb.run, invocation), invocation)
+
+
+def _runs(after: str, invocation: Invocation) -> dict[str, Any]:
+    """Runs in the order of their names, and whether there are `more`; of what cannot be read, the names."""
+    store = invocation.store
+    found: list[dict[str, Any]] = []
+    unreadable: list[str] = []
+    size = 0
+    for run in sorted(name for name in store.list(RUNS) if name > after and RUN_NAME.fullmatch(name)):
+        if size > LISTING_BYTES:
+            return {"runs": found, "unreadable": unreadable, "more": True}
+        if not store.exists(RunLayout(run).spec):
+            continue
+        try:
+            summary = _summary(_spec(run, invocation), invocation)
+        except (Corrupt, ValidationError):
+            unreadable.append(run)
+            continue
+        found.append(summary)
+        size += len(json.dumps(summary))
+    return {"runs": found, "unreadable": unreadable, "more": False}
 
 
 def _start(verb: StartVerb, invocation: Invocation) -> dict[str, Any]:
@@ -337,11 +365,19 @@ def _bucket(name: str) -> Bucket:
 
 
 def _spec(run: str, invocation: Invocation) -> RunSpec:
-    """The spec of a run, read anew: this function outlives the runs that it cleans away."""
+    """The spec of a run, read anew: this function outlives the runs that it cleans away.
+
+    Raises:
+        RunNotFound: There is none of that name.
+        Corrupt: It cannot be read.
+    """
     try:
         return RunSpec.model_validate_json(invocation.store.read(_layout(run).spec))
     except Gone:
         raise _not_found(run) from None
+    except ValidationError as error:
+        raise Corrupt(f"the spec of {run} cannot be read: {error}",
+                      hint="was it started by another version of Estafeta?") from error  # fmt: skip
 
 
 def _layout(run: str) -> RunLayout:

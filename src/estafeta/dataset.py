@@ -43,9 +43,10 @@ class Table:
         if isinstance(source, tuple):
             self._tensors = _tensors(source)
             self._rows = len(self._tensors[0])
-        elif hasattr(source, "__getitem__") and hasattr(source, "__len__") and not isinstance(source, IterableDataset):
+        elif _is_map_style(source) and (collate or not isinstance(source, list) or _are_tuples(source)):
             self._source = source
-            self._rows = len(source)
+            with user_code("the data set's __len__"):
+                self._rows = len(source)
         else:
             raise UsageError(
                 f"the data set is a {type(source).__name__}",
@@ -98,6 +99,16 @@ def open_table(
     with user_code("making the data set"):
         source = factory(**arguments)
     return Table(source, collate)
+
+
+def _is_map_style(source: Any) -> bool:
+    has_rows = hasattr(source, "__getitem__") and hasattr(source, "__len__")
+    return has_rows and not isinstance(source, IterableDataset | Mapping)
+
+
+def _are_tuples(rows: list[Any]) -> bool:
+    """Whether a list is one of rows, not of arrays."""
+    return all(isinstance(row, tuple | list) for row in rows[:1])
 
 
 def _tensors(arrays: Sequence[Any]) -> tuple[torch.Tensor, ...]:

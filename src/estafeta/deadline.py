@@ -30,9 +30,10 @@ class Deadline:
         transfer_s: The longest transfer that earlier invocations of this environment have seen.
         now: Seconds since an arbitrary moment; the system's by default.
         longest_s: Seconds from now on after which it is near in any case.
+        step_s: The longest micro-batch that this invocation has seen so far.
 
     Attributes:
-        transfer_s: The same, with what this one has seen.
+        transfer_s, step_s: The same, with what has been seen since.
     """
 
     def __init__(
@@ -41,11 +42,11 @@ class Deadline:
         transfer_s: float = 0.0,
         now: Callable[[], float] | None = None,
         longest_s: float = math.inf,
+        step_s: float = 0.0,
     ) -> None:
-        self.transfer_s = transfer_s
+        self.transfer_s, self.step_s = transfer_s, step_s
         self._remaining_s = remaining_s
         self._now = now or time.monotonic
-        self._step_s = 0.0
         self._ends_at = self._now() + longest_s
 
     @contextmanager
@@ -53,7 +54,7 @@ class Deadline:
         """Around a micro-batch."""
         started = self._now()
         yield
-        self._step_s = max(self._step_s, self._now() - started)
+        self.step_s = max(self.step_s, self._now() - started)
 
     @contextmanager
     def transfer(self) -> Iterator[None]:
@@ -65,7 +66,7 @@ class Deadline:
     @property
     def needed_s(self) -> float:
         """Seconds that one more micro-batch and the publication after it may take."""
-        return STEP_MARGIN * self._step_s + TRANSFER_MARGIN * self.transfer_s + FLOOR_S
+        return STEP_MARGIN * self.step_s + TRANSFER_MARGIN * self.transfer_s + FLOOR_S
 
     def is_near(self) -> bool:
         """Whether it is time to publish what there is and hand over."""

@@ -18,6 +18,9 @@ LOOP_HOPS = 16
 """Invocations of one function in a chain after which Lambda's loop detection drops the next (Developer Guide, "Use
 Lambda recursive loop detection to prevent infinite loops")."""
 
+_IN_CODE = re.compile(r"/runs/[^/]+/code/")
+"""In the path of a file that the run took along."""
+
 
 def is_failure_record(event: Any) -> bool:
     """Whether an event is the record of a failed asynchronous invocation."""
@@ -85,6 +88,11 @@ def explain(record: dict[str, Any], functions: Mapping[Role, FunctionSettings]) 
     reason, message, hint, exit_code = _diagnose(
         kind, text, str(context.get("condition", "")), functions[role], role, context.get("approximateInvokeCount", "?")
     )
+    traceback = "".join(response.get("stackTrace") or [])
+    if kind == "FileNotFoundError" and _IN_CODE.search(traceback):
+        hint = (
+            "of the job's folder only Python modules go with a run: import the data, or name its file by a path there"
+        )
     return Failure(
         reason=reason,
         message=f"{message}{where}",
@@ -95,7 +103,7 @@ def explain(record: dict[str, Any], functions: Mapping[Role, FunctionSettings]) 
         round=_round(event),
         request_id=context["requestId"],
         log_group=f"/aws/lambda/{function}",
-        traceback="".join(response.get("stackTrace") or []),
+        traceback=traceback,
     )
 
 
@@ -142,5 +150,5 @@ def _diagnose(
         return "ImportModuleError", text, "install what is missing where the functions run", 3
     if re.search(r"No space left on device|Disk quota exceeded", text):
         return "DiskFull", f"The store is full: {text}", "free some space, then resume the run", 3
-    what = f"{kind}: {text}" if kind else f"Lambda gave the event up ({condition})"
+    what = f"{kind}: {text.removesuffix('.')}" if kind else f"Lambda gave the event up ({condition})"
     return kind or condition, f"{what}, after {attempts} attempts", "see the function's log", 1

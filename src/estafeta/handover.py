@@ -47,6 +47,9 @@ FLOOR_S = 0.2
 CHECK_S = 1.0
 """Between two looks at whether the run has ended, or another incarnation has taken over."""
 
+LOOK_CALLS = 8
+"""Calls to the store, and one for each rank, from one look of who waits to the next, or until its leg has left."""
+
 READY_LOOK_S = 0.02
 """Between two looks for the successor's mark."""
 
@@ -158,6 +161,7 @@ class Leg:
     Attributes:
         rounds: Rounds done in this leg.
         lead_s: How long it took from being sent for to being ready.
+        time_s: How much time this leg had when it began. The functions' limit may be another by now than the spec says.
         relieved_at: When the leg before left, in seconds since 1970; None if this one did not wait for it.
         pace: What rounds take, and how long others are waited for.
     """
@@ -167,6 +171,7 @@ class Leg:
         self.rounds = 0
         self.lead_s = event.lead_s
         self._former_share_s = event.share_s
+        self.time_s = invocation.remaining_s()
         self.relieved_at: float | None = None
         self._sent_at, self._expires_at = event.sent_at, event.expires_at
         self._spec, self._invocation = spec, invocation
@@ -182,6 +187,7 @@ class Leg:
         self._is_next_ready = False
         self._look_at = 0.0
         self._check_at = self._clock.monotonic() + CHECK_S
+        self._calls_s: deque[float] = deque([0.0], maxlen=2)
         self._stop_seen = False
 
     # Coming
@@ -281,19 +287,23 @@ class Leg:
         Raises:
             Leaving: The run has ended, another incarnation has this leg's place, or the time is up.
         """
-        if self._invocation.remaining_s() < ALARM_S + FLOOR_S:  # the next look may come that late
+        # The next look may come that late. Of two the shorter: a call that was held up says nothing of the others.
+        look_s = (LOOK_CALLS + self._spec.workers) * min(self._calls_s)
+        if self._invocation.remaining_s() < ALARM_S + look_s + FLOOR_S:
             raise Leaving("its time is up")
         if self._clock.monotonic() >= self._check_at:
             self.check_place()
 
     def check_place(self) -> None:
         """Look at once whether this leg is still the one; raises as `check` does."""
-        self._check_at = self._clock.monotonic() + CHECK_S
+        began = self._clock.monotonic()
+        self._check_at = began + CHECK_S
         names = self._store.list(self._layout.root)
         if not names.isdisjoint(f"{state}.json" for state in OUTCOMES):
             raise Leaving("the run has ended", silently=True)
         self._stop_seen |= self._layout.stop.rpartition("/")[2] in names
         names = self._store.list(self._layout.legs)
+        self._calls_s.append((self._clock.monotonic() - began) / 2)
         mine = claim_name(claim_of_leg(self.rank, self.leg), self.generation)  # which a later leg may have swept
         overtaken = mine not in names or generation_in(names, self.rank, self.leg) > self.generation
         if overtaken or _has_left(self.rank, self.leg, names, self._layout):

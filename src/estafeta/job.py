@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from estafeta.errors import UsageError
@@ -56,7 +57,7 @@ class Job:
         seed: Of the initial weights, the split, the order of rows, dropout.
 
     Raises:
-        UsageError: A value is out of its range.
+        UsageError: A value is out of its range, or of another kind.
     """
 
     model: Callable[..., torch.nn.Module]
@@ -78,6 +79,7 @@ class Job:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _check_kinds(self)
         for name in ("epochs", "batch_size", "micro_batch_size", "window_mb"):
             if (value := getattr(self, name)) < 1:
                 raise UsageError(f"{name} is {value}; it must be at least 1")
@@ -102,3 +104,37 @@ class Job:
         from estafeta import train
 
         return train(self, workers=workers, on=on, **options)
+
+
+def _check_kinds(job: Job) -> None:
+    """Refuse what is taken for another thing most often: a model for its factory, PyTorch's optimiser for ours."""
+    makes = "a function or class that makes"
+    _require(job, "model", f"{makes} the model", isinstance(job.model, type) or not hasattr(job.model, "state_dict"))
+    _require(job, "loss", "a function of output and target", not isinstance(job.loss, type))
+    _require(job, "loss", "the mean over the batch: reduction='mean'", getattr(job.loss, "reduction", "mean") != "sum")
+    _require(job, "optimizer", "one of Estafeta's, such as estafeta.SGD(lr=0.1)", isinstance(job.optimizer, Optimizer))
+    _require(job, "dataset", f"a name, or {makes} the data", isinstance(job.dataset, str) or callable(job.dataset))
+    for name in ("model", "loss"):
+        _require(job, name, "a function", callable(getattr(job, name)))
+    for name in ("valid_dataset", "collate", "transform"):
+        value = getattr(job, name)
+        is_name = isinstance(value, str) and name == "valid_dataset"
+        _require(job, name, "a function, or None", value is None or is_name or callable(value))
+    are_named = isinstance(job.metrics, Mapping) and all(map(callable, job.metrics.values()))
+    _require(job, "metrics", "functions by name, as in {'accuracy': estafeta.metrics.accuracy}", are_named)
+    stopping = job.early_stopping
+    _require(
+        job, "early_stopping", "estafeta.EarlyStopping(…)", stopping is None or isinstance(stopping, EarlyStopping)
+    )
+    for name in ("epochs", "batch_size", "micro_batch_size", "window_mb", "seed"):
+        _require(job, name, "a whole number", isinstance(getattr(job, name), Integral))
+    _require(job, "validation", "a fraction", isinstance(job.validation, Real))
+    _require(job, "seed", "at least 0", job.seed >= 0)
+
+
+def _require(job: Job, name: str, allowed: str, holds: bool) -> None:
+    value = getattr(job, name)
+    if not holds:
+        what = repr(value) if isinstance(value, str | Real | None) else f"a {type(value).__name__}"
+        what = value.__name__ if isinstance(value, type) else what
+        raise UsageError(f"{name} is {what}; it must be {allowed}")

@@ -114,19 +114,19 @@ def connect(
         profile: Likewise.
 
     Raises:
-        UsageError: There is no such place.
+        UsageError: There is no such place, or the template has other functions.
         EnvironmentProblem: It cannot be reached.
     """
     if on not in get_args(On):
         raise UsageError(f"there is no place {on!r} to run", hint=f"one of {', '.join(get_args(On))}")
     root = home() / "store"
     if on == "inline":
-        usual = local.Options(template or TEMPLATE, root)
-        deployed = {function.name: function for function in read_template(usual.template, region=usual.region)}
-        functions = {role: deployed[f"{STACK}-{role}"] for role in ROLES}
+        functions = _functions(local.Options(template or TEMPLATE, root))
         return InlineBackend(root, {role: _settings(function) for role, function in functions.items()})
     if on == "aws":
         return on_stack(Session(region, profile), stack)
+    if template:
+        _functions(local.Options(template, root))
     root.mkdir(parents=True, exist_ok=True)
     return on_service(local.ensure(home(), _options(template, root)))
 
@@ -287,6 +287,16 @@ def check_chaos(chaos: str, on: str) -> None:
     if chaos and on != "local":
         raise UsageError("only the local service injects faults", hint="leave out --chaos, or run it --on local")
     Faults.parse(chaos)
+
+
+def _functions(options: local.Options) -> dict[Role, FunctionConfig]:
+    """The functions of a template by role; they have the names that Estafeta's own template gives them."""
+    found = {function.name: function for function in read_template(options.template, region=options.region)}
+    names: dict[Role, str] = {role: f"{STACK}-{role}" for role in ROLES}
+    if missing := [name for name in names.values() if name not in found]:
+        raise UsageError(f"template {options.template} has no function {missing[0]}",
+                         hint="keep the names of the functions in Estafeta's own template")  # fmt: skip
+    return {role: found[name] for role, name in names.items()}
 
 
 def _options(template: Path | None, root: Path) -> local.Options:

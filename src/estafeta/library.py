@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Literal
 
+from estafeta.deadline import ANSWER_S
 from estafeta.errors import Corrupt, EnvironmentProblem
 from estafeta.layout import LibraryLayout
 from estafeta.s3 import LIBRARIES, Bucket
@@ -30,9 +31,6 @@ from estafeta.store import Store, new_token
 
 MARGIN_S = 25.0
 """Seconds before the end of an invocation in which no more files are begun: the largest of PyTorch has 0.4 GB."""
-
-LEG_S = 30.0
-"""Seconds after which an invocation answers in any case, so that the client sees it go on."""
 
 CHUNK_BYTES = 1 << 20
 
@@ -65,6 +63,7 @@ class LibraryManifest(Document):
         packages: What it resolved to: versions by name.
         python: Version of Python that it is for.
         architecture: Processor that it is for.
+        torch_backend: Where PyTorch was taken from.
     """
 
     format: Literal["estafeta-library/1"] = "estafeta-library/1"
@@ -74,6 +73,7 @@ class LibraryManifest(Document):
     packages: dict[str, str]
     python: str
     architecture: str
+    torch_backend: str
     parts: tuple[LibraryPart, ...]
 
     @property
@@ -123,7 +123,7 @@ def install(digest: str, store: Store, bucket: Bucket, remaining_s: Callable[[],
     if not store.exists(layout.ready):
         for directory in (layout.files, layout.parts):
             store.make_directories(directory)
-        ends_at = store.clock.monotonic() + min(LEG_S, remaining_s() - MARGIN_S)
+        ends_at = store.clock.monotonic() + min(ANSWER_S, remaining_s() - MARGIN_S)
 
         def watch_time() -> None:
             if store.clock.monotonic() >= ends_at:

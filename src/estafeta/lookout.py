@@ -38,8 +38,8 @@ GROWTH = 2.0
 """Each further call waits that many times as long as the one before: the rank may be slow to start, or restore."""
 
 LONGEST, LONGEST_SHARE = 1 / 3, 1 / 2
-"""Of a worker's time limit: the wait before a first look at the calls is not longer, or the one who waits would be gone
-before it was over. Half of it is for a rank whose share may take as long as that."""
+"""Of the time that the leg has: the wait before a first look at the calls is not longer, or the one who waits would be
+gone before it was over. Half of it is for a rank whose share may take as long as that."""
 
 
 @dataclass
@@ -102,8 +102,8 @@ class Lookout:
         limit_s = self._leg.pace.limit_s
         if rank == 0 and len(others) > 1:  # which may itself wait for the others to save
             limit_s = max(limit_s, self._leg.pace.start_s)
-        share_s = min(SHARES_OF_PATIENCE * self._leg.share_s, LONGEST_SHARE * self._time_limit_s)
-        limit_s = max(min(limit_s, LONGEST * self._time_limit_s), share_s)
+        share_s = min(SHARES_OF_PATIENCE * self._leg.share_s, LONGEST_SHARE * self._leg.time_s)
+        limit_s = max(min(limit_s, LONGEST * self._leg.time_s), share_s)
         return now - self._wait.missing[rank].since > limit_s
 
     def _look_after(self, rank: int, round_: Round, names: Collection[str], now: float) -> None:
@@ -133,7 +133,7 @@ class Lookout:
         Within its time limit a leg either does, or hands over, which shows.
         """
         first_s = max(self._leg.pace.start_s, SHARES_OF_PATIENCE * self._leg.share_s)
-        return min(first_s * GROWTH ** (calls - 1), self._time_limit_s)
+        return min(first_s * GROWTH ** (calls - 1), self._spec.functions["worker"].timeout_s)
 
     def _since_call(self, rank: int, round_: Round, number: int) -> float:
         """Seconds since a call was made, perhaps while an earlier leg waited."""
@@ -141,10 +141,6 @@ class Lookout:
             return max(0.0, self._store.clock.time() - read_call(self._store, self._layout, rank, round_, number))
         except Gone:
             return 0.0
-
-    @property
-    def _time_limit_s(self) -> float:
-        return self._spec.functions["worker"].timeout_s
 
     def _call(self, rank: int, round_: Round, names: Collection[str]) -> None:
         residents, left = residents_in(names), left_in(names)

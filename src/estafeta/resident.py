@@ -25,6 +25,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from functools import partial
 
+from estafeta.arrivals import ALARM_S
 from estafeta.budget import Budget
 from estafeta.deadline import Deadline
 from estafeta.errors import Corrupt, EstafetaError, Gone
@@ -48,6 +49,7 @@ from estafeta.share import Share
 from estafeta.snapshot import Finish, current_round, newest_epoch, read_plan, take_snapshot
 from estafeta.spec import Plan, RunSpec
 from estafeta.spending import Tab
+from estafeta.store import Backoff
 from estafeta.tensorfile import Array
 from estafeta.totals import means
 
@@ -95,6 +97,7 @@ class _Resident:
         )  # fmt: skip
         self._patience = new_patience(is_local=self._exchange.arrivals.is_local) if spec.closes_early else None
         self._look_at = 0.0
+        self._step_s = 0.0
         self._is_behind = False
         self._missed: Mapping[int, int] = {}
         self._lookout = Lookout(leg, spec, invocation)
@@ -229,12 +232,14 @@ class _Resident:
         """Publish this rank's contribution; return what it wishes.
 
         Raises:
-            Leaving: The share did not fit the time; how far it got is published.
+            Leaving: The share did not fit the time. How far it got is published, if it was worth beginning.
         """
         leg, session = self._leg, self._session
         learner, clock = session.learner, self._store.clock
         self._is_behind = False
-        deadline = Deadline(self._invocation.remaining_s, session.transfer_s, clock.monotonic)
+        deadline = Deadline(self._invocation.remaining_s, session.transfer_s, clock.monotonic, step_s=self._step_s)
+        if self._step_s and deadline.is_near():  # a leg's first one is tried in any case, to get on
+            raise Leaving("there is no time for another share")
         for name, array in learner.buffers.items():
             array[...] = self._replica.weights.buffers[name]
         share = self._share(round_)
@@ -254,6 +259,7 @@ class _Resident:
             if outgoing:
                 self._exchange.drop(outgoing)
             raise
+        self._step_s = deadline.step_s
         if not share.is_complete:
             return self._pass(round_, outgoing)
         leg.note_share(clock.monotonic() - began)
@@ -403,6 +409,7 @@ class _Resident:
             self._layout.weights,
             lambda names: not self._saver.missing(version, names),
             timeout_s=float("inf"),
+            backoff=Backoff(longest_s=ALARM_S),
             alarm=lambda: self._while_missing(self._saver.missing(version, self._store.list(self._layout.weights))),
         )
 

@@ -328,16 +328,19 @@ class Run:
 
     def _fetch(self, which: Which, file: str, folder: Path) -> Path:
         path = folder / file
-        temporary = folder / f".{file}.part"
+        temporary = folder / f".{file}.{secrets.token_hex(3)}.part"
         bucket = self._backend.bucket
         verb = {"verb": "fetch", "run": self.name, "which": which, "file": file, "bucket": bucket and bucket.name}
-        with temporary.open("wb") as out:
-            size = 1
-            while out.tell() < size:
-                answer = self._backend.call({**verb, "offset": out.tell()})
-                out.write(content(answer, bucket))
-                size = answer["size"]
-        return temporary.replace(path)
+        try:
+            with temporary.open("wb") as out:
+                size = 1
+                while out.tell() < size:
+                    answer = self._backend.call({**verb, "offset": out.tell()})
+                    out.write(content(answer, bucket))
+                    size = answer["size"]
+            return temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def new_name(job: str) -> str:

@@ -47,8 +47,12 @@ def import_job(place: str) -> tuple[Job, str, dict[str, str]]:
         with user_code(f"importing {path.name}"):
             specification.loader.exec_module(module)
     except UserCodeError as error:
-        error.exit_code = UsageError.exit_code  # nothing has been started
-        raise
+        hint = ""
+        if isinstance(error.__cause__, ImportError):
+            hint = f"a job file imports by full names, of packages that are installed or in {folder}"
+        wrong = UserCodeError(str(error), hint=hint, traceback=error.traceback)
+        wrong.exit_code = UsageError.exit_code  # nothing has been started
+        raise wrong from error.__cause__
     return find_job(job_in(module, attribute or None), module)
 
 

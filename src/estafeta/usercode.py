@@ -18,6 +18,13 @@ from types import ModuleType
 from estafeta.errors import EstafetaError, UsageError
 from estafeta.job import Job
 
+HINTS = {
+    "Expected more than 1 value per channel when training":
+        "a worker's micro-batch is of one row: -o drop_last=true, or another batch_size or micro_batch_size",
+    "is out of bounds.": "classes are numbered from 0, and the model needs an output for each",
+}  # fmt: skip
+"""What helps, by a part of what PyTorch says."""
+
 _importing_now = False
 
 
@@ -104,7 +111,8 @@ def user_code(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         trace = "".join(traceback.format_exception(error))
-        raise UserCodeError(f"{what} raised {type(error).__name__}: {error}", traceback=trace) from error
+        hint = next((hint for said, hint in HINTS.items() if said in str(error)), "")
+        raise UserCodeError(f"{what} raised {type(error).__name__}: {error}", hint=hint, traceback=trace) from error
 
 
 def _enter(directory: str) -> None:

@@ -111,9 +111,14 @@ class KeptVerb(Document):
 
 
 class RunsVerb(Document):
-    """Ask which runs there are."""
+    """Ask which runs there are, in the order of their names, as many as an answer holds.
+
+    Attributes:
+        after: Only those whose names come after this one.
+    """
 
     verb: Literal["runs"]
+    after: str = ""
 
 
 class FetchVerb(Document):

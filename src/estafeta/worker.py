@@ -158,7 +158,7 @@ def _failure(error: EstafetaError, event: WorkerEvent) -> Failure:
     place = "" if rank is None else f" on rank {rank}"
     return Failure(
         reason=type(error).__name__,
-        message=f"{error}{place}{f' in round {round_}' if round_ else ''}",
+        message=f"{str(error).removesuffix('.')}{place}{f' in round {round_}' if round_ else ''}",
         hint=error.hint,
         exit_code=error.exit_code,
         rank=rank,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -102,6 +103,17 @@ def test_a_file_is_fetched(backend: LambdaBackend, functions: Stubber, tmp_path:
         verb = {"verb": "fetch", "run": "r", "which": "final", "file": file, "bucket": None, "offset": 0}
         answer(functions, verb, {"data": base64.b64encode(content).decode(), "size": len(content)})
     assert Run("r", backend).export(tmp_path).read_bytes() == b"weights"
+
+
+def test_of_a_file_that_is_not_fetched_nothing_is_left(
+    backend: LambdaBackend, functions: Stubber, tmp_path: Path
+) -> None:
+    error = {"kind": "UsageError", "message": "has not ended", "hint": "h", "exit_code": 2}
+    verb = {"verb": "fetch", "run": "r", "which": "final", "file": "model.safetensors", "bucket": None, "offset": 0}
+    answer(functions, verb, {"error": error})
+    with pytest.raises(UsageError, match="has not ended"):
+        Run("r", backend).export(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("code", sorted(REFUSED))

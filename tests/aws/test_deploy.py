@@ -88,7 +88,7 @@ class World:
         path.write_bytes(self.code)
         return CodePackage(path, self.code.hex().ljust(64, "0"), len(self.code), 100, compiled=False)
 
-    def _fetch(self, library: Library, folder: Path, backend: str | None) -> dict[str, str]:
+    def _fetch(self, library: Library, folder: Path) -> dict[str, str]:
         self.fetched.append(library.requirements)
         for name, content in PACKAGES.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,7 @@ def test_a_first_deployment_makes_everything(world: World) -> None:
 
 
 def test_a_second_one_changes_nothing_and_fetches_nothing(world: World) -> None:
-    world.deploy(requirements=("scipy",))
+    world.deploy(requirements=("scipy",), torch_backend="none")
     plan, _ = world.deploy()
     assert plan.all_changes == ()
     assert not plan.creates
@@ -144,6 +144,14 @@ def test_a_second_one_changes_nothing_and_fetches_nothing(world: World) -> None:
     assert len(world.fetched) == 1
     assert plan.library is not None
     assert "scipy" in plan.library.requirements, "what is not asked for stays"
+    assert plan.library.torch_backend == "none", "so does where PyTorch comes from"
+
+
+def test_a_pytorch_from_elsewhere_is_another_library(world: World) -> None:
+    world.deploy()
+    plan, _ = world.deploy(torch_backend="cu126")
+    assert not plan.library_stored
+    assert len(world.fetched) == 2
 
 
 def test_a_new_library_is_installed_before_the_functions_that_need_it(world: World) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from estafeta.deploying.library import Library, files_of, pack, parts_of, send, stored
-from estafeta.deploying.wheels import Target
+from estafeta.deploying.wheels import NO_BACKEND, Target
 from estafeta.errors import Corrupt, EnvironmentProblem, UsageError
 from estafeta.layout import LibraryLayout
 from estafeta.library import MARGIN_S, VARIABLE, LibraryManifest, enter, install, manifest_key
@@ -69,8 +69,8 @@ def test_a_library_is_named_by_what_was_asked_for() -> None:
     assert one.requirements[0].startswith("torch==")
     assert one.digest == Library.of(["pandas", "scipy==1.16"], target).digest
     others = [Library.of(["pandas"], target), Library(one.extra, Target("3.12", "arm64")),
-              Library(one.extra, Target("3.13", "x86_64"))]  # fmt: skip
-    assert len({one.digest, *(other.digest for other in others)}) == 4
+              Library(one.extra, Target("3.13", "x86_64")), Library(one.extra, target, NO_BACKEND)]  # fmt: skip
+    assert len({one.digest, *(other.digest for other in others)}) == 5
     assert Library.of(["torch==2.9"], target).requirements == ("torch==2.9",)
     assert Library.of(["torchmetrics"], target).requirements[0].startswith("torch==")
 

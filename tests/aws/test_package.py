@@ -22,7 +22,7 @@ from estafeta import local
 from estafeta.backend import ROLES, LambdaBackend
 from estafeta.deploying.code import CodePackage, build_code
 from estafeta.deploying.library import Library, fetch, files_of, send
-from estafeta.deploying.wheels import Target
+from estafeta.deploying.wheels import NO_BACKEND, Target
 from estafeta.invoke import make_client
 from estafeta.launch import TEMPLATE, connect, start
 from estafeta.layout import LibraryLayout
@@ -150,8 +150,8 @@ def test_a_training_runs_on_the_package_and_the_folder_alone(
 def test_a_library_is_fetched_sent_unpacked_and_trained_with(
     home: Path, python: Path, task: Path, expected: str, code: CodePackage, bucket: Bucket, moto: str
 ) -> None:
-    library = Library((), HERE)
-    packages = fetch(library, home / "packages", None)
+    library = Library((), HERE, NO_BACKEND)
+    packages = fetch(library, home / "packages")
     assert set(OF_TORCH) == set(packages)
     manifest = send(library, packages, home / "packages", bucket, lambda done, total: None)
     template = home / "template.yaml"
@@ -173,8 +173,8 @@ def test_a_library_is_fetched_sent_unpacked_and_trained_with(
 @pytest.mark.package
 def test_the_folder_for_the_other_processor_is_resolved_and_built(tmp_path: Path) -> None:
     """PyTorch 2.9.1 has a wheel without CUDA for arm64 on PyPI, which every machine can reach."""
-    library = Library.of(["torch==2.9.1"], Target("3.13", "arm64"))
-    packages = fetch(library, tmp_path / "packages", None)
+    library = Library.of(["torch==2.9.1"], Target("3.13", "arm64"), NO_BACKEND)
+    packages = fetch(library, tmp_path / "packages")
     assert packages["torch"] == "2.9.1"
     assert not [name for name in packages if "nvidia" in name or "triton" in name]
     files = files_of(tmp_path / "packages")

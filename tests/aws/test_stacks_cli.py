@@ -120,6 +120,13 @@ def test_what_cannot_be_is_refused(
     assert said in err
 
 
+def test_requirements_are_text(account: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "requirements.txt").write_bytes("scipy  # naïve".encode("latin-1"))
+    code, _, err = run(capsys, "deploy", "--yes", "--requirements", str(tmp_path / "requirements.txt"))
+    assert code == 2
+    assert "no UTF-8" in err
+
+
 def test_without_a_region_the_cure_is_said(
     account: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

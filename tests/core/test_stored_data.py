@@ -65,7 +65,7 @@ def numbers() -> tuple[np.ndarray, np.ndarray]:
 
 def bring(root: Path, **wishes: Any) -> Manifest:
     inputs, target = numbers()
-    source = Arrays({"x": from_array(inputs), "y": from_array(target)}, "numbers", "y", 0)
+    source = Arrays({"x": from_array(inputs, "x"), "y": from_array(target, "y")}, "numbers", "y", 0)
     return import_dataset(Store(root), "numbers", source, ("numbers",), Wishes(block_bytes=BLOCK_BYTES, **wishes))
 
 

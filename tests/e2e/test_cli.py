@@ -209,6 +209,15 @@ def test_quiet_prints_the_result_alone(estafeta: Command) -> None:
     assert re.search(r"^done    00:", done.out, re.MULTILINE)
 
 
+def test_weights_that_cannot_be_written_are_still_in_the_store(estafeta: Command) -> None:
+    done = estafeta("train", "tiny.py", "--on", "inline", "-o", "epochs=1", "--output-dir", "/dev/null/x")
+    assert done.code == 3
+    assert re.search(
+        r"^error   tiny-\w+ has ended, but its weights cannot be written: .*Not a dir", done.err, re.MULTILINE
+    )
+    assert re.search(r"^try     estafeta export tiny-\w+ -d FOLDER", done.err, re.MULTILINE)
+
+
 def test_a_failed_run_says_where_and_exits_with_1(estafeta: Command) -> None:
     done = estafeta("train", "tiny.py", "--on", "inline", "-o", "model.fail_at=4", "--json")
     assert done.code == 1
@@ -255,7 +264,7 @@ def test_a_run_on_the_local_service_from_start_to_removal(estafeta: Command, fol
     assert "state   stopped" in estafeta("stop", name[:-1]).out
     status = estafeta("status", name)
     assert status.code == 0
-    assert "plan    5000 epochs of 3 steps" in status.out
+    assert "plan    5,000 epochs of 3 steps" in status.out
     assert re.search(r"^work    \d+ worker, \d+ control invocations, 0 retries", status.out, re.MULTILINE)
     assert estafeta("status", name, "--json").json["state"] == "stopped"
 

@@ -1,14 +1,19 @@
 """Fault injection: parsing, repeatability, and the faults themselves."""
 
+import os
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
 from estafeta.errors import UsageError
 from estafeta.local.endpoint import ask
+from estafeta.local.fault_log import MOST_OPEN, FaultLog
 from estafeta.local.faults import FAULTS, FAULTS_NAME, LONGEST_DELAY_S, Faults, Injector, Injectors, kinds
+from estafeta.local.logs import stream_names
 
 from .conftest import LocalService, Start, eventually, notes
 
@@ -44,6 +49,18 @@ def test_decisions_depend_on_seed_and_order_alone() -> None:
     faults = Faults.parse("duplicate=0.3,drop=0.2,delay=0.4,kill=0.5,slow=0.5,seed=1")
     assert draw(faults) == draw(faults)
     assert draw(faults) != draw(Faults.parse("duplicate=0.3,drop=0.2,delay=0.4,kill=0.5,slow=0.5,seed=2"))
+
+
+def test_the_log_of_many_versions_keeps_few_files_open(tmp_path: Path) -> None:
+    fault_log, before = FaultLog(tmp_path), len(os.listdir("/proc/self/fd"))
+    config = SimpleNamespace(log_group="/g", environment={})
+    versions: list[Any] = [SimpleNamespace(config=config, version=str(n), key=("f", str(n), "")) for n in range(40)]
+    for version in [*versions, versions[0]]:
+        fault_log.write(version, "kill")
+    assert len(os.listdir("/proc/self/fd")) - before <= 2 * MOST_OPEN
+    assert len([name for name in stream_names(tmp_path, "/g") if "[0]" in name]) == 2, "it was opened again"
+    fault_log.close()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_each_kind_is_drawn_independently() -> None:

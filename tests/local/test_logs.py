@@ -1,5 +1,6 @@
 """Logs, through boto3's CloudWatch Logs client, and the search language by itself."""
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,10 +9,10 @@ import pytest
 from botocore.exceptions import ClientError
 
 from estafeta.local import stop
-from estafeta.local.log_search import pattern
-from estafeta.local.logs import LogStream, read_events, read_marks, stream_names
+from estafeta.local.log_search import pattern, search
+from estafeta.local.logs import LogStream, read_events, read_marks, remove_streams, stream_names
 
-from .conftest import LocalService, client, launch
+from .conftest import LocalService, Start, client, eventually, launch
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,45 @@ def test_times_never_decrease_though_the_clock_is_set_back(tmp_path: Path, monke
     stream.close()
     [name] = stream_names(tmp_path, "/group")
     assert [time_ms for _, time_ms in read_marks(tmp_path, "/group", name)] == [10_000, 10_000, 12_000]
+
+
+def test_streams_of_earlier_runs_are_not_read(tmp_path: Path) -> None:
+    old, new = LogStream(tmp_path, "/group", "1"), LogStream(tmp_path, "/group", "2")
+    old.write("old\n")
+    time.sleep(0.002)
+    start_ms = time.time_ns() // 1_000_000
+    new.write("new\n")
+    old.path.unlink()  # reading it would fail
+    for stream in (old, new):
+        stream.close()
+    page = search(tmp_path, "/group", [old.name, new.name], start_ms=start_ms, end_ms=start_ms + 60_000,
+                  matches=pattern(""), limit=10, token=None)  # fmt: skip
+    assert [event.message for event in page.events] == ["new"]
+
+
+def test_what_is_old_is_removed(tmp_path: Path) -> None:
+    old, new = LogStream(tmp_path, "/group", "1"), LogStream(tmp_path, "/group", "2")
+    for stream in (old, new):
+        stream.write("line\n")
+        stream.close()
+    os.utime(old.path, (1.0, 1.0))
+    remove_streams(tmp_path, "/group", time.time() - 60.0)
+    assert stream_names(tmp_path, "/group") == [new.name]
+    assert len(list(new.path.parent.iterdir())) == 2
+    os.utime(new.path, (1.0, 1.0))
+    remove_streams(tmp_path, "/group", time.time() - 60.0)
+    assert not new.path.parent.exists()
+    remove_streams(tmp_path, "/nothing", time.time())
+
+
+def test_a_service_removes_what_is_older_than_the_template_says(tmp_path: Path, start: Start) -> None:
+    streams = [LogStream(tmp_path / "logs", f"/aws/lambda/{function}", "1") for function in ("echo", "count")]
+    for stream in streams:
+        stream.close()
+        os.utime(stream.path, (time.time() - 90_000.0,) * 2)  # 25 hours
+    start()
+    eventually(lambda: not streams[0].path.exists())
+    assert streams[1].path.exists(), "nothing is said of its log group"
 
 
 def test_a_full_disk_loses_lines_and_nothing_else(

@@ -50,6 +50,7 @@ def test_the_deployed_functions(deployed: dict[str, FunctionConfig]) -> None:
         assert config.environment["AWS_USE_DUALSTACK_ENDPOINT"] == "true"
         assert config.architecture == "arm64"
         assert config.log_group == f"/aws/lambda/{config.name}"
+        assert config.log_days == 14
     assert deployed["estafeta-worker"].preload[0] == "torch"
     assert deployed["estafeta-merge"].preload == ()
 
@@ -109,7 +110,8 @@ Conditions:
   IsTest: !Equals [!Ref Stage, test]
   IsBoth: !And [!Condition IsTest, !Not [!Equals [a, b]]]
 Resources:
-  Group: {Type: "AWS::Logs::LogGroup", Properties: {LogGroupName: !Sub "/x/${Stage}"}}
+  Another: {Type: "AWS::Logs::LogGroup", Properties: {LogGroupName: !Ref Unset, RetentionInDays: 3}}
+  Group: {Type: "AWS::Logs::LogGroup", Properties: {LogGroupName: !Sub "/x/${Stage}", RetentionInDays: 7}}
   Table: {Type: "AWS::DynamoDB::Table", Properties: {Name: !Cidr [!Ref Unset, 1, 2]}}
   Absent: {Type: "AWS::Lambda::Function", Condition: IsProduction, Properties: {Handler: !Ref Nothing}}
   F:
@@ -129,18 +131,20 @@ Resources:
           TABLE: !Ref Table
           STREAM: {"Fn::GetAtt": [Table, StreamArn]}
           LEFT_OUT: !If [IsTest, !Ref "AWS::NoValue", x]
+          SWITCH: true
 """.replace("IsBoth: ", "IsProduction: !Equals [!Ref Stage, production]\n  IsBoth: "),
     )
     arn = "arn:aws:lambda:eu-west-1:000000000000:function:estafeta-test"
     assert config.name == "estafeta-test"
     assert config.timeout_s == 5
     assert config.memory_mb == 128
-    assert config.log_group == "/x/test"
+    assert (config.log_group, config.log_days) == ("/x/test", 7)
     assert config.environment == {
         "ARN": arn,
         "TEXT": f"test-test-${{literal}}-eu-west-1-{arn}",
         "TABLE": "Table",
         "STREAM": "Table.StreamArn",
+        "SWITCH": "true",
     }
 
 

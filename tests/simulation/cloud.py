@@ -104,6 +104,7 @@ class Cloud(Stage):
         self._vectors = 0
         self._asked: dict[str, Client] = {}
         self._killed: set[str] = set()
+        self._overdue = ""
 
     # The history
 
@@ -124,9 +125,16 @@ class Cloud(Stage):
         self._until_still()
 
     def _until_still(self) -> None:
+        """Go on until nothing is at work.
+
+        Raises:
+            Violation: It does not end; or somebody waits until it is killed, though calls take no longer than others.
+        """
         while self.step():
             if self.now > self.world.most_s:
                 raise Violation(f"the run has not ended after {self.now:.0f} s")
+            if self._overdue:
+                raise Violation(f"{self._overdue} waits until it is killed at its time limit")
 
     def chance(self, probability: float) -> bool:
         """Whether a fault of that probability happens now."""
@@ -167,7 +175,7 @@ class Cloud(Stage):
 
     def send(self, role: Role, event: Mapping[str, Any]) -> None:
         """See `Invoker.send`."""
-        self.pass_time(INVOKE_S)
+        self.pass_time(INVOKE_S, waits=False)
         refused = self.chance(self.world.faults.refuse)
         if refused and self.numbers.random() < 0.5:
             self.note("invoke", _label(role, event), "refused")
@@ -266,9 +274,9 @@ class Cloud(Stage):
     def spend(self, seconds: float) -> None:
         """Let the thread that runs compute for so long."""
         if self.current:
-            self.pass_time(seconds * self.current.environment.slowness)  # type: ignore[attr-defined]
+            self.pass_time(seconds * self.current.environment.slowness, waits=False)  # type: ignore[attr-defined]
 
-    def pass_time(self, seconds: float) -> None:
+    def pass_time(self, seconds: float, *, waits: bool = True) -> None:
         """See `Stage.pass_time`. If nobody else is due before, no other thread need be asked."""
         actor = self.current
         if actor is None:
@@ -285,6 +293,8 @@ class Cloud(Stage):
         if self.now >= ends and not actor.dead:
             actor.dead = True
             self.note("·", "", "is killed at its time limit")
+            if waits and not self.world.faults.stall and not self.world.faults.lost_reply:
+                self._overdue = _name(actor)
         if actor.dead:
             raise Killed
 
@@ -338,7 +348,7 @@ class Mount(Interposed):
             latency_s += FAILOVER_S * cloud.numbers.uniform(0.1, 1.5)
             cloud.server.restart()
             cloud.note(call, path, f"takes {latency_s:.1f} s")
-        cloud.pass_time(latency_s)
+        cloud.pass_time(latency_s, waits=False)
         actor.calls += 1
         is_due = actor.dies_after is not None and actor.calls > actor.dies_after
         if is_due and (call in TORN or actor not in cloud.torn):
@@ -351,7 +361,7 @@ class Mount(Interposed):
             self._carry_out(call, path, carry_out)
             cloud.note(call, path, "is carried out, but the reply is lost")
             cloud.server.restart()
-            cloud.pass_time(FAILOVER_S * cloud.numbers.uniform(0.1, 1.5))
+            cloud.pass_time(FAILOVER_S * cloud.numbers.uniform(0.1, 1.5), waits=False)
         else:
             cloud.ledger.before(call, path)
         return self._carry_out(call, path, carry_out)

@@ -19,7 +19,7 @@ from unittest.mock import patch
 import numpy as np
 
 from core import jobs, spending
-from estafeta import arrivals, clipping, data, handover, lookout, replica, session, share, store
+from estafeta import arrivals, clipping, data, handover, lookout, replica, resident, session, share, store
 from estafeta.job import Job
 from estafeta.spec import RunSpec, Slot
 from estafeta.tensorfile import Array
@@ -146,6 +146,7 @@ def stand_ins() -> Iterator[None]:
             (arrivals, "SPIN_S", 0.0),
             (arrivals, "ALARM_S", ALARM_S),
             (handover, "ALARM_S", ALARM_S),
+            (resident, "ALARM_S", ALARM_S),
             (handover, "CHECK_S", ALARM_S),
             (lookout, "CHECK_S", ALARM_S),
             (replica, "GRAIN", GRAIN),

@@ -14,7 +14,7 @@ from estafeta.cli import wording
 from estafeta.cli.console import Console
 from estafeta.cli.failing import Complaint
 from estafeta.history import EarlyStopping, EpochRecord
-from estafeta.spec import FunctionSettings, Limits, Outcome, RunSpec, Status
+from estafeta.spec import Failure, FunctionSettings, Limits, Outcome, RunSpec, Status
 
 SETTINGS = {role: FunctionSettings(name=role, memory_mb=1769, timeout_s=900) for role in ("worker", "merge", "control")}
 SPEC = RunSpec(
@@ -134,6 +134,16 @@ def test_the_live_line_vanishes(screen: Callable[[], str]) -> None:
     assert "\x1b[2K" in screen(), "the line is not erased"
 
 
+def test_a_live_line_that_is_too_long_loses_words_not_letters(screen: Callable[[], str]) -> None:
+    console = Console()
+    console.lively(console.progress().draw(status(spent_usd=0.0123)))
+    drawn = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen())
+    console.still()
+    assert "…" not in drawn
+    assert {"running", "epoch 2/20", "step 6/120"} <= set(re.split(" {2,}", drawn.strip()))
+    assert "$" not in drawn
+
+
 def test_the_live_line_tells_that_a_run_is_being_prepared(screen: Callable[[], str]) -> None:
     console = Console()
     console.lively(console.progress().draw(status(state="preparing", total_steps=None)))
@@ -159,6 +169,13 @@ def test_a_table_is_as_wide_as_its_cells(capsys: pytest.CaptureFixture[str]) -> 
         "digits-1a2b3c  done",
         "a              failed",
     ]
+
+
+def test_a_table_loses_its_spare_columns_on_a_narrow_terminal(screen: Callable[[], str]) -> None:
+    cells = ["a" * 20, "b" * 20, "c" * 20, "d" * 20]
+    Console().table(("1", "2", "3", "4"), [cells], spare=("3", "2", "1"))
+    *_, row = re.sub(r"\x1b\[[0-9;]*m", "", screen()).splitlines()
+    assert row.split() == [cells[0], cells[3]]
 
 
 def test_a_cell_of_a_table_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,6 +207,20 @@ def test_the_ending_says_what_became_of_the_run(tmp_path: Any) -> None:
         ("kept", "250 kB on EFS, $0.000070 a month until removed"),
     ]
     assert dict(lines)["files"] == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "total_steps", "verbs"),
+    [(1, 120, ["resume", "export"]), (2, 120, ["resume", "export"]), (1, None, ["resume", "clean"]),
+     (2, None, ["clean"])],
+)  # fmt: skip
+def test_after_a_failure_only_what_can_work_is_proposed(
+    exit_code: int, total_steps: int | None, verbs: list[str]
+) -> None:
+    failure = Failure(reason="X", message="m", exit_code=exit_code, function="f")
+    outcome = Outcome(token="t", state="failed", why="m", ended_at=1079.0, failure=failure)
+    lines = wording.ending(status(state="failed", outcome=outcome, total_steps=total_steps), SUMMARY, {})
+    assert dict(lines)["next"] == "   ".join(f"estafeta {verb} digits-1a2b3c" for verb in verbs)
 
 
 @pytest.mark.parametrize(

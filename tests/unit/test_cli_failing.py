@@ -77,6 +77,12 @@ def test_networks_and_files_are_the_environments_fault() -> None:
     assert of_error(PermissionError(13, "Permission denied", "runs")).exit_code == 3
 
 
+def test_a_home_that_cannot_be_written_may_be_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ESTAFETA_HOME", "/ro/home")
+    assert "ESTAFETA_HOME=" in of_error(OSError(30, "Read-only file system", "/ro/home/store")).hint
+    assert of_error(OSError(30, "Read-only file system", "/ro/other")).hint == ""
+
+
 def test_everything_else_is_ours() -> None:
     complaint = of_error(KeyError("x"))
     assert complaint.exit_code == 70

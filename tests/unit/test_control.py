@@ -7,7 +7,8 @@ import contextlib
 import itertools
 import shutil
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -16,7 +17,10 @@ from core.environment import forget
 from core.events import failure_record
 from core.faults import Killed, Mortal
 from core.specs import CODE, spec_of
+from estafeta import control as control_module
 from estafeta import fetching as module
+from estafeta.backend import Backend
+from estafeta.cli.finding import all_runs
 from estafeta.history import EarlyStopping
 from estafeta.layout import RunLayout, claim_of_leg
 from estafeta.spec import Status, WorkerEvent
@@ -152,12 +156,27 @@ def test_numbers_that_are_none_reach_the_client(tmp_path: Path) -> None:
 
 
 def test_all_runs_are_listed(relay: Relay, tmp_path: Path) -> None:
-    assert ask(relay, "runs") == {"runs": []}
+    assert ask(relay, "runs") == {"runs": [], "unreadable": [], "more": False}
     done(relay)
     Relay(tmp_path, spec_of("adam", run="another", workers=3)).start()
     (tmp_path / "runs" / "half").mkdir()
     listed = [Status.model_validate(status) for status in ask(relay, "runs")["runs"]]
     assert [(status.spec.run, status.state) for status in listed] == [("another", "preparing"), ("r", "done")]
+
+
+def test_more_runs_than_an_answer_holds(relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_module, "LISTING_BYTES", 0)
+    for run in ("c", "a", "b"):
+        Relay(tmp_path, spec_of("adam", run=run)).start()
+    (tmp_path / "runs" / "a" / "run.json").write_text('{"format": "estafeta-run/9"}')
+
+    def call(verb: dict[str, Any]) -> Any:
+        return relay.call("control", verb)
+
+    found, unreadable = all_runs(cast("Backend", SimpleNamespace(call=call)))
+    assert sorted(status.spec.run for status in found) == ["b", "c"]
+    assert unreadable == ["a"]
+    assert error_of(relay.call("control", {"verb": "status", "run": "a"}))["kind"] == "Corrupt"
 
 
 @pytest.mark.parametrize("verb", ["status", "stop", "resume", "clean"])

@@ -91,6 +91,8 @@ def test_numbers_become_float32(dtype: str) -> None:
         (None, "the data set is a NoneType"),
         (iter([]), "the data set is a list_iterator"),
         (Stream(), "the data set is a Stream"),
+        ({"x": INPUTS, "y": TARGET}, "the data set is a dict"),
+        ([INPUTS, TARGET], "the data set is a list"),
         ((INPUTS,), "a tuple of one array"),
         ((INPUTS, TARGET[:-1]), r"different lengths: \[9, 10\]"),
     ],
@@ -100,11 +102,23 @@ def test_no_data_set(source: Any, message: str) -> None:
         Table(source)
 
 
-@pytest.mark.parametrize("source", [INPUTS, [1, 2, 3], [(1,), (2,)]], ids=["array", "list", "tuples of one"])
+@pytest.mark.parametrize("source", [INPUTS, [(1,), (2,)]], ids=["array", "tuples of one"])
 def test_rows_that_are_no_pairs(source: Any) -> None:
     with pytest.raises(UsageError, match="a row of the data set is a") as caught:
         Table(source).batch(np.array([0]))
     assert "(inputs …, target)" in caught.value.hint
+
+
+@pytest.mark.parametrize("length", [-1, 2.0])
+def test_a_length_that_is_no_number_of_rows(length: object) -> None:
+    rows = type("Rows", (), {"__len__": lambda self: length, "__getitem__": lambda self, row: (0.0, 1)})
+    with pytest.raises(UserCodeError, match="the data set's __len__ raised"):
+        Table(rows())
+
+
+def test_a_list_is_a_data_set_if_it_is_of_rows() -> None:
+    assert len(Table([(1, 2), (3, 4)])) == 2
+    assert len(Table(["a", "b"], collate=lambda rows: rows)) == 2
 
 
 def test_a_row_that_cannot_be_read() -> None:

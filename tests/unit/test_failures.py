@@ -49,6 +49,7 @@ def record_of(event: WorkerEvent | MergeEvent, kind: str, text: str, **context: 
          "No module named 'torch'", "install what is missing", 3),
         ("OSError", "[Errno 28] No space left on device: 'x'", "DiskFull", "The store is full", "free some space", 3),
         ("OSError", "[Errno 122] Disk quota exceeded: 'x'", "DiskFull", "The store is full", "resume", 3),
+        ("OSError", "x not found.", "OSError", "OSError: x not found, after 3 attempts", "log", 1),
         ("KeyError", "'w'", "KeyError", "KeyError: 'w', after 3 attempts", "log", 1),
         ("", "", "RetriesExhausted", "Lambda gave the event up (RetriesExhausted), after 3 attempts", "log", 1),
     ],
@@ -90,6 +91,13 @@ def test_where_it_happened(
     assert (failure.function, failure.rank, failure.round) == (function, rank, round_)
     assert (failure.request_id, failure.log_group) == ("request-1", f"/aws/lambda/{function}")
     assert failure.traceback == "  line one\n  line two\n"
+
+
+@pytest.mark.parametrize(("file", "hint"), [("/s/runs/r/code/job.py", "only Python modules"), ("/s/x.py", "log")])
+def test_a_file_that_the_job_left_at_home(file: str, hint: str) -> None:
+    record = record_of(PREPARE, "FileNotFoundError", "[Errno 2] No such file or directory: 'rows.csv'")
+    record["responsePayload"]["stackTrace"] = [f'  File "{file}", line 6, in data\n', "    open('rows.csv')\n"]
+    assert hint in explain(record, FUNCTIONS).hint
 
 
 def test_an_event_that_was_never_answered() -> None:

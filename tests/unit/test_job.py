@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from core.jobs import plain
 from estafeta.errors import UsageError
 from estafeta.history import EarlyStopping
 from estafeta.job import Job
+from estafeta.metrics import accuracy
+from estafeta.optim import SGD
 
 
 def job(**changes: Any) -> Job:
@@ -29,6 +33,23 @@ def job(**changes: Any) -> Job:
         ({"seed": 2**63}, "below 2"),
         ({"dataset": "../x"}, "dataset '../x' cannot be the name"),
         ({"valid_dataset": "MNIST"}, "valid_dataset 'MNIST' cannot be the name"),
+        ({"seed": -1}, "seed is -1; it must be at least 0"),
+        ({"epochs": 2.0}, r"epochs is 2\.0; it must be a whole number"),
+        ({"batch_size": None}, "batch_size is None; it must be a whole number"),
+        ({"validation": "0.2"}, "validation is '0.2'; it must be a fraction"),
+        ({"model": nn.Linear(1, 1)}, "model is a Linear; it must be a function or class that makes the model"),
+        ({"model": None}, "model is None; it must be a function"),
+        ({"loss": "mse"}, "loss is 'mse'; it must be a function"),
+        ({"loss": nn.MSELoss}, "loss is MSELoss; it must be a function of output and target"),
+        ({"loss": nn.MSELoss(reduction="sum")}, "loss is a MSELoss; it must be the mean over the batch"),
+        ({"optimizer": torch.optim.SGD([nn.Parameter(torch.zeros(1))])}, "optimizer is a SGD; it must be one of Estaf"),
+        ({"optimizer": SGD}, "optimizer is SGD; it must be one of Estafeta's, such as"),
+        ({"dataset": ([1.0], [2.0])}, "dataset is a tuple; it must be a name, or a function or class that makes"),
+        ({"valid_dataset": ([1.0], [2.0])}, "valid_dataset is a tuple; it must be a function"),
+        ({"transform": "flip"}, "transform is 'flip'; it must be a function"),
+        ({"metrics": [accuracy]}, "metrics is a list; it must be functions by name"),
+        ({"metrics": {"accuracy": "accuracy"}}, "metrics is a dict; it must be functions by name"),
+        ({"early_stopping": 3}, r"early_stopping is 3; it must be estafeta\.EarlyStopping"),
     ],
 )
 def test_values_out_of_range(changes: dict[str, Any], message: str) -> None:

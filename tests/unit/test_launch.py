@@ -93,3 +93,13 @@ def test_a_place_that_there_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         estafeta.train(JOB, on="lambda")  # type: ignore[arg-type]
     assert caught.value.hint == "one of local, inline, aws"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("on", ["inline", "local"])
+def test_a_template_with_other_functions_is_refused(on: On, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ESTAFETA_HOME", str(tmp_path / "home"))
+    template = tmp_path / "template.yaml"
+    template.write_text(launch.TEMPLATE.read_text(encoding="utf-8").replace("${AWS::StackName}-merge", "join"))
+    with pytest.raises(UsageError, match="no function estafeta-merge"):
+        launch.connect(on, template=template)
+    assert not (tmp_path / "home").exists(), "no service was started"

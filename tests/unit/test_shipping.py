@@ -120,6 +120,15 @@ def test_a_file_that_raises_is_the_users_mistake(tmp_path: Path) -> None:
     assert "1 / 0" in caught.value.traceback
 
 
+@pytest.mark.parametrize("statement", ["from .layers import width", "import layers_of_mine"])
+def test_what_a_job_file_cannot_import(statement: str, tmp_path: Path) -> None:
+    (tmp_path / "layers.py").write_text("width = 3")
+    with pytest.raises(UserCodeError, match=r"importing shipped\.py raised") as caught:
+        import_job(str(write(tmp_path, imports=statement)))
+    assert str(tmp_path) in caught.value.hint
+    assert caught.value.exit_code == 2
+
+
 def test_a_job_is_found_where_it_was_defined(tmp_path: Path) -> None:
     job, place, code = import_job(str(write(tmp_path)))
     assert find_job(job) == (job, place, code)

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+from torch import nn
 
 from core import jobs
 from core.environment import forget
@@ -141,3 +143,19 @@ def test_what_the_user_raises_is_kept() -> None:
         divide(1)
     assert "in divide" in caught.value.traceback
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    ("model", "target", "hint"),
+    [
+        (nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), 0, "drop_last=true"),
+        (nn.Linear(2, 3), 3, "numbered from 0"),
+        (nn.Linear(2, 3), -1, "numbered from 0"),
+        (nn.Linear(1, 3), 0, ""),
+    ],
+)
+def test_what_pytorch_says_is_completed(model: nn.Module, target: int, hint: str) -> None:
+    with pytest.raises(UserCodeError) as caught, user_code("the forward pass"):
+        nn.functional.cross_entropy(model(torch.zeros(1, 2)), torch.tensor([target]))
+    assert hint in caught.value.hint
+    assert bool(hint) == bool(caught.value.hint)

@@ -44,6 +44,9 @@ BAR = (10, 40)
 BESIDE_BAR = 70
 """Columns that the words beside it take, about."""
 
+SPARE = ("price", "rate", "bar", "step")
+"""What is left out, one after the other, of a progress line that is too long for the terminal."""
+
 
 class Console:
     """The terminal, as a command speaks to it.
@@ -105,12 +108,22 @@ class Console:
         """A live line for a run, to be drawn by `lively`."""
         return ProgressLine(self._err.width)
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Print a table on standard output; its columns are as wide as they need."""
-        rows = [[_on_one_line(cell) for cell in row] for row in (columns, *rows)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
-        for index, row in enumerate(rows):
-            text = "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]], spare: Sequence[str] = ()) -> None:
+        """Print a table on standard output; its columns are as wide as they need.
+
+        Args:
+            columns: Their names.
+            rows: Their cells.
+            spare: Columns that are left out, one after the other, of a terminal that is too narrow.
+        """
+        lines = [[_on_one_line(cell) for cell in row] for row in (columns, *rows)]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+        for name in spare:
+            if self._out.is_terminal and sum(widths) + 2 * (len(widths) - 1) > self._out.width:
+                del widths[index := lines[0].index(name)]
+                lines = [line[:index] + line[index + 1 :] for line in lines]
+        for index, line in enumerate(lines):
+            text = "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
             self._out.print(Text(text, style="bold" if index == 0 else ""))
 
     def lively(self, line: RenderableType) -> None:
@@ -177,6 +190,7 @@ class ProgressLine:
     """
 
     def __init__(self, width: int) -> None:
+        self._width = width
         self._bar_width = min(max(width - BESIDE_BAR, BAR[0]), BAR[1])
         self._began = time.monotonic()
         self._seen: deque[tuple[float, int]] = deque()
@@ -188,18 +202,25 @@ class ProgressLine:
             return state.append(f"  {self._waited()}   starting functions, making the model, opening the data")
         rate = self._rate(status.version)
         left = f"{clock((status.total_steps - status.version) / rate)} left" if rate else self._waited()
+        words = {
+            "state": status.state,
+            "epoch": f"epoch {min(status.epoch + 1, status.spec.epochs)}/{status.spec.epochs}",
+            "bar": " " * self._bar_width,
+            "step": f"step {status.version}/{status.total_steps}",
+            "rate": f"{rate:.1f}/s",
+            "left": left,
+            "price": dollars(status.spent_usd) if status.spent_usd else "",
+        }
+        for name in SPARE:
+            if sum(map(len, words.values())) + 2 * len(words) > self._width:
+                del words[name]
+        drawn: dict[str, RenderableType] = {
+            "state": state, "bar": ProgressBar(status.total_steps, status.version, width=self._bar_width),
+        }  # fmt: skip
         grid = Table.grid(padding=(0, 2))
-        for _ in range(7):
+        for _ in words:
             grid.add_column(no_wrap=True)
-        grid.add_row(
-            state,
-            f"epoch {min(status.epoch + 1, status.spec.epochs)}/{status.spec.epochs}",
-            ProgressBar(status.total_steps, status.version, width=self._bar_width),
-            f"step {status.version}/{status.total_steps}",
-            f"{rate:.1f}/s",
-            left,
-            dollars(status.spent_usd) if status.spent_usd else "",
-        )
+        grid.add_row(*(drawn.get(name, text) for name, text in words.items()))
         return grid
 
     def _waited(self) -> str:

@@ -67,12 +67,20 @@ def of_error(error: Exception) -> Complaint:
             str(error), hint="is the service reachable, with these credentials?", exit_code=ENVIRONMENT_EXIT
         )
     if isinstance(error, OSError):
-        return Complaint(str(error), exit_code=ENVIRONMENT_EXIT)
+        return Complaint(str(error), hint=_elsewhere(error), exit_code=ENVIRONMENT_EXIT)
     return Complaint(
         f"internal error: {type(error).__name__}: {error}",
         hint="run it again with -v and report what it prints",
         exit_code=INTERNAL_EXIT,
     )
+
+
+def _elsewhere(error: OSError) -> str:
+    """What to do about a file that cannot be had, if it is one of the local service's."""
+    from estafeta.backend import home
+
+    is_ours = isinstance(error.filename, str) and Path(error.filename).is_relative_to(home())
+    return "ESTAFETA_HOME=FOLDER has runs and data sets kept elsewhere" if is_ours else ""
 
 
 def of_failure(failure: Failure, run: str, on: str) -> Complaint:

@@ -24,12 +24,19 @@ def attach(on: Place) -> Backend:
     return attach(on.name, **on.choices)
 
 
-def all_runs(backend: Backend) -> list[Status]:
-    """Every run of a place, the newest last; without epochs."""
+def all_runs(backend: Backend) -> tuple[list[Status], list[str]]:
+    """Every run of a place, the newest last, without epochs; and the names of those that cannot be read."""
     from estafeta.spec import Status
 
-    found = [Status.model_validate(status) for status in backend.call({"verb": "runs"})["runs"]]
-    return sorted(found, key=lambda status: status.spec.created_at)
+    found: list[Status] = []
+    unreadable: list[str] = []
+    more, after = True, ""
+    while more:
+        answer = backend.call({"verb": "runs", "after": after})
+        found += [Status.model_validate(status) for status in answer["runs"]]
+        unreadable += answer["unreadable"]
+        more, after = answer["more"], found[-1].spec.run if found else ""
+    return sorted(found, key=lambda status: status.spec.created_at), unreadable
 
 
 def find_run(text: str, on: Place) -> Run:
@@ -45,7 +52,8 @@ def find_run(text: str, on: Place) -> Run:
         with contextlib.suppress(RunNotFound):  # a whole name needs no list of all runs
             Run(text, backend).status()
             return Run(text, backend)
-    return Run(choose(text, [status.spec.run for status in all_runs(backend)]), backend)
+    found, _ = all_runs(backend)
+    return Run(choose(text, [status.spec.run for status in found]), backend)
 
 
 def choose(text: str, names: list[str]) -> str:

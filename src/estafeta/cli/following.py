@@ -14,6 +14,7 @@ from typing import Any
 from estafeta.cli import wording
 from estafeta.cli.console import Console
 from estafeta.cli.failing import INTERRUPTED_EXIT, of_failure
+from estafeta.errors import EnvironmentProblem
 from estafeta.run import Run
 from estafeta.spec import Status, Which
 
@@ -105,7 +106,7 @@ class Watch:
         """Fetch the weights, print how it ended; return the exit code."""
         files: dict[str, Path] = {}
         if self.output_dir and status.state != "failed" and status.outcome and status.outcome.version is not None:
-            files = {w: self.run.export(self.output_dir / self.run.name / w, w) for w in EXPORTS}
+            files = self._fetched(self.output_dir)
         summary = self._summary(files.get("final"))
         if self.console.machine:
             self.console.json(summary)
@@ -117,6 +118,13 @@ class Watch:
             return complaint.exit_code
         limited = status.outcome is not None and status.outcome.limited
         return 0 if status.state == "done" or limited else INTERRUPTED_EXIT
+
+    def _fetched(self, output_dir: Path) -> dict[str, Path]:
+        try:
+            return {which: self.run.export(output_dir / self.run.name / which, which) for which in EXPORTS}
+        except OSError as error:
+            raise EnvironmentProblem(f"{self.run.name} has ended, but its weights cannot be written: {error}",
+                                     hint=f"estafeta export {self.run.name} -d FOLDER") from error  # fmt: skip
 
     def _summary(self, model_path: Path | None = None) -> dict[str, Any]:
         return self.run.summary(wall_s=time.monotonic() - self.began, model_path=model_path)

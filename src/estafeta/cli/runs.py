@@ -33,9 +33,10 @@ def runs(manners: Manners, on: Place, everything: bool) -> int:
     from estafeta.units import ago
 
     backend, console, now = attach(on), manners.console(), time.time()
-    found = all_runs(backend)
+    found, unreadable = all_runs(backend)
     shown = found if everything else found[-MOST_RUNS:]
     latest = [_latest(status, backend) for status in shown]
+    _warn(unreadable, console)
     if manners.json:
         console.json({"runs": [_facts(status, value) for status, value in zip(shown, latest, strict=True)]})
         return 0
@@ -46,9 +47,10 @@ def runs(manners: Manners, on: Place, everything: bool) -> int:
         ("run", "state", "job", "workers", "epoch", "metric", "started"),
         [(s.spec.run, s.state, s.spec.job, str(s.spec.workers), f"{s.epoch}/{s.spec.epochs}", _metric(s, value),
           ago(now - s.spec.created_at)) for s, value in zip(shown, latest, strict=True)],
+        spare=("workers", "job"),
     )  # fmt: skip
     if len(shown) < len(found):
-        console.talk([("note", f"{len(found) - len(shown)} older ones are left out: estafeta runs --all")])
+        console.talk([("note", f"the oldest {len(found) - len(shown)} are left out: estafeta runs --all")])
     return 0
 
 
@@ -216,7 +218,8 @@ def _ended(on: Place, console: Console) -> list[Run]:
     from estafeta.run import ENDED, Run
 
     backend = attach(on)
-    found = all_runs(backend)
+    found, unreadable = all_runs(backend)
+    _warn(unreadable, console)
     at_work = [status.spec.run for status in found if status.state not in ENDED]
     ended = [Run(status.spec.run, backend) for status in found if status.state in ENDED]
     if at_work:
@@ -224,6 +227,12 @@ def _ended(on: Place, console: Console) -> list[Run]:
     if not ended:
         console.talk([("note", "there is no run that has ended")])
     return ended
+
+
+def _warn(unreadable: list[str], console: Console) -> None:
+    if unreadable:
+        note = f"cannot be read: {', '.join(unreadable)}; damaged, or of another version of Estafeta"
+        console.talk([("note", note)])
 
 
 def _ask(names: list[str], keep_final: bool) -> None:

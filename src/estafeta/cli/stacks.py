@@ -32,8 +32,8 @@ ASKED_FIRST = "Do not ask."
     help="What jobs need beside PyTorch; PyTorch itself, if it is to be another version than yours.",
 )  # fmt: skip
 @click.option(
-    "--torch-backend", default="cpu", show_default=True, metavar="NAME",
-    help="Index that PyTorch is taken from, as uv has it; none: only what uv is configured to use.",
+    "--torch-backend", metavar="NAME",
+    help="Index that PyTorch is taken from, as uv has it; none: only what uv is configured to use.  [default: cpu]",
 )  # fmt: skip
 @click.option("--image", metavar="URI", help="A container image in ECR instead of packages; see deploy/Dockerfile.")
 @click.option(
@@ -59,12 +59,10 @@ def deploy(
     from estafeta.stack import STACK, Session
 
     console, session, stack = manners.console(), Session(on.region, on.profile), on.stack or STACK
-    backend = options.pop("torch_backend")
     wishes = Wishes(
         stack=stack,
-        requirements=None if requirements is None else tuple(requirements.read_text().splitlines()),
+        requirements=None if requirements is None else _lines(requirements),
         parameters=dict(_pair(text) for text in parameters),
-        torch_backend=None if backend == "none" else backend,
         **options,
     )
     deployer = Deployer(session, wishes, _Report(console))
@@ -153,6 +151,15 @@ def _ask(question: str, console: Console) -> None:
         raise UsageError("there is no terminal on which to confirm this", hint="add --yes")
     console.still()
     click.confirm(question, abort=True, err=True)
+
+
+def _lines(file: Path) -> tuple[str, ...]:
+    try:
+        return tuple(file.read_text(encoding="utf-8-sig").splitlines())
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{file} is no UTF-8 text: {error}", hint="--requirements takes a requirements file"
+        ) from error
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from estafeta.backend import ROLES
 from estafeta.cost import ASSUMED
+from estafeta.errors import UsageError
 from estafeta.limits import HOUR_S
 from estafeta.spec import Status
 from estafeta.units import ago, clock, count, dollars, number, size
@@ -132,8 +133,12 @@ def ending(status: Status, summary: Mapping[str, Any], files: Mapping[str, Path]
 
 
 def _next(status: Status, *, exported: bool) -> list[str]:
-    run, verbs = status.spec.run, ["resume"] if status.state != "done" else []
-    commands = [f"estafeta {verb} {run}" for verb in [*verbs, "status" if exported else "export", "clean"][:2]]
+    failure = status.outcome.failure if status.outcome else None
+    has_weights = status.total_steps is not None
+    is_hopeless = failure is not None and failure.exit_code == UsageError.exit_code and not has_weights
+    verbs = [] if status.state == "done" or is_hopeless else ["resume"]
+    verbs += ["status"] if exported else ["export"] if has_weights else []
+    commands = [f"estafeta {verb} {status.spec.run}" for verb in [*verbs, "clean"][:2]]
     if status.outcome and status.outcome.limited:
         commands[0] += f" {_limit_flag(status)}"
     return commands

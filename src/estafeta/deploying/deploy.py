@@ -95,7 +95,9 @@ class Deployer:
         changes = plan.changes
         if changes is None:
             self._reporter.step(f"making the stack {stack}")
-            changes = self._stacks.propose(stack, self._template.read_text(), plan.parameters, creates=True)
+            changes = self._stacks.propose(
+                stack, self._template.read_text(encoding="utf-8"), plan.parameters, creates=True
+            )
         elif changes.changes:
             self._reporter.step(f"changing the stack {stack}")
         self._stacks.carry_out(changes)
@@ -116,7 +118,7 @@ class Deployer:
         self._reporter.step(f"fetching {', '.join(library.requirements)} for {library.target.architecture}")
         with tempfile.TemporaryDirectory(prefix="estafeta-") as scratch:
             folder = Path(scratch, "library")
-            packages = fetch(library, folder, self._wishes.torch_backend)
+            packages = fetch(library, folder)
             manifest = send(library, packages, folder, bucket, self._sent)
         self._reporter.step(f"the library has {manifest.size >> 20} MB unpacked: {packed_list(manifest)}")
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from estafeta.deploying.code import NEEDS
-from estafeta.deploying.wheels import Target, installed_here, leave_out, unpack, versions_in
+from estafeta.deploying.wheels import TORCH_BACKEND, Target, installed_here, leave_out, unpack, versions_in
 from estafeta.errors import EnvironmentProblem
 from estafeta.library import LibraryFile, LibraryManifest, LibraryPart, manifest_key
 from estafeta.s3 import LIBRARIES, Bucket
@@ -50,16 +50,18 @@ class Library:
     Attributes:
         extra: What the user wants, as in a requirements file.
         target: What it is for.
+        torch_backend: Where PyTorch is taken from, as `unpack` has it.
     """
 
     extra: tuple[str, ...]
     target: Target
+    torch_backend: str = TORCH_BACKEND
 
     @classmethod
-    def of(cls, lines: Iterable[str], target: Target) -> Library:
+    def of(cls, lines: Iterable[str], target: Target, torch_backend: str = TORCH_BACKEND) -> Library:
         """From the lines of a requirements file."""
         texts = (line.partition(" #")[0].strip() for line in lines)
-        return cls(tuple(sorted(text for text in texts if text and not text.startswith("#"))), target)
+        return cls(tuple(sorted(text for text in texts if text and not text.startswith("#"))), target, torch_backend)
 
     @property
     def requirements(self) -> tuple[str, ...]:
@@ -69,8 +71,9 @@ class Library:
 
     @property
     def digest(self) -> str:
-        """Its name: of the requirements, the target, and what the code package has."""
-        asked = [self.requirements, self.target.python, self.target.architecture, installed_here(*NEEDS)]
+        """Its name: of the requirements, the target, PyTorch's index, and what the code package has."""
+        asked = [self.requirements, self.target.python, self.target.architecture, self.torch_backend,
+                 installed_here(*NEEDS)]  # fmt: skip
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
 
@@ -80,7 +83,7 @@ def stored(library: Library, bucket: Bucket) -> LibraryManifest | None:
     return None if bucket.size(key) is None else LibraryManifest.model_validate_json(bucket.read(key))
 
 
-def fetch(library: Library, folder: Path, torch_backend: str | None) -> dict[str, str]:
+def fetch(library: Library, folder: Path) -> dict[str, str]:
     """Fetch a library's packages into a folder, without what the code package has and what no function needs.
 
     Returns:
@@ -90,7 +93,7 @@ def fetch(library: Library, folder: Path, torch_backend: str | None) -> dict[str
         EnvironmentProblem, UsageError: As `unpack`.
     """
     needs = installed_here(*NEEDS)
-    unpack([*library.requirements, *needs], folder, library.target, torch_backend=torch_backend)
+    unpack([*library.requirements, *needs], folder, library.target, torch_backend=library.torch_backend)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         unpack(needs, Path(scratch), library.target)
         leave_out(folder, versions_in(Path(scratch)))
@@ -130,6 +133,7 @@ def send(
         packages=packages,
         python=library.target.python,
         architecture=library.target.architecture,
+        torch_backend=library.torch_backend,
         parts=tuple(parts),
     )
     bucket.upload(manifest_key(library.digest), manifest.to_json())

@@ -41,7 +41,7 @@ class Wishes:
         python: Version of Python.
         requirements: Lines of a requirements file: what jobs need beside PyTorch.
         parameters: Values for the template's own parameters.
-        torch_backend: Index that PyTorch is taken from; None for what uv is configured to.
+        torch_backend: Index that PyTorch is taken from, as `unpack` has it.
     """
 
     stack: str = STACK
@@ -50,7 +50,7 @@ class Wishes:
     python: str | None = None
     requirements: tuple[str, ...] | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
-    torch_backend: str | None = TORCH_BACKEND
+    torch_backend: str | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def make_plan(
     else:
         step(f"packing the functions' code for {target.architecture}, Python {target.python}")
         code = build_code(folder, target)
-        library = Library.of(_requirements(wishes, before, bucket if has_bucket else None), target)
+        library = _library(wishes, target, _deployed(before, bucket) if has_bucket else None)
         given |= {"CodeKey": code_key(code), "Library": library.digest}
     kept = before.get("ExistingFileSystem", "") if before else _left_behind(session, stack)
     given["ExistingFileSystem"] = kept
@@ -158,7 +158,7 @@ def make_plan(
     if has_bucket:
         bucket_changes = propose_bucket(stacks, stack, bucket.name, creates=False)
     if before:
-        changes = stacks.propose(stack, template.read_text(), parameters, creates=False)
+        changes = stacks.propose(stack, template.read_text(encoding="utf-8"), parameters, creates=False)
     is_stored = library is not None and has_bucket and stored(library, bucket) is not None
     additions = () if before else tuple(_additions(checked))
     return Plan(wishes, account, bucket.name, target, code, library, is_stored, remains, bucket_changes, changes,
@@ -167,7 +167,9 @@ def make_plan(
 
 def propose_bucket(stacks: Stacks, stack: str, name: str, *, creates: bool) -> ChangeSet:
     """Propose the stack that the bucket is."""
-    return stacks.propose(bucket_stack(stack), BUCKET_TEMPLATE.read_text(), {"BucketName": name}, creates=creates)
+    return stacks.propose(
+        bucket_stack(stack), BUCKET_TEMPLATE.read_text(encoding="utf-8"), {"BucketName": name}, creates=creates
+    )
 
 
 def code_key(code: CodePackage) -> str:
@@ -194,14 +196,22 @@ def _target(wishes: Wishes, before: Mapping[str, str]) -> Target:
     return Target(python, "x86_64" if architecture == "x86_64" else "arm64")
 
 
-def _requirements(wishes: Wishes, before: Mapping[str, str], bucket: Bucket | None) -> tuple[str, ...]:
+def _library(wishes: Wishes, target: Target, deployed: LibraryManifest | None) -> Library:
     """What was asked for now, or else with what the stack was deployed last."""
-    if wishes.requirements is not None:
-        return wishes.requirements
+    requirements, backend = wishes.requirements, wishes.torch_backend
+    if requirements is None:
+        requirements = deployed.extra if deployed else ()
+    if backend is None:
+        backend = deployed.torch_backend if deployed else TORCH_BACKEND
+    return Library.of(requirements, target, backend)
+
+
+def _deployed(before: Mapping[str, str], bucket: Bucket) -> LibraryManifest | None:
+    """The library that the stack has, if the bucket still has its manifest."""
     digest = before.get("Library")
-    if not digest or bucket is None or bucket.size(key := manifest_key(digest)) is None:
-        return ()
-    return LibraryManifest.model_validate_json(bucket.read(key)).extra
+    if not digest or bucket.size(key := manifest_key(digest)) is None:
+        return None
+    return LibraryManifest.model_validate_json(bucket.read(key))
 
 
 def _left_behind(session: Session, stack: str) -> str:

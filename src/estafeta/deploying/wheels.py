@@ -28,6 +28,9 @@ PYTHONS = ("3.12", "3.13", "3.14")
 TORCH_BACKEND = "cpu"
 """Which of PyTorch's own indexes PyTorch is taken from; PyPI's wheels bring CUDA along on some platforms."""
 
+NO_BACKEND = "none"
+"""Instead of an index of PyTorch's own: what the user's configuration of uv says."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -47,16 +50,14 @@ class Target:
         return f"{'aarch64' if self.architecture == 'arm64' else 'x86_64'}-manylinux_{GLIBC}"
 
 
-def unpack(
-    requirements: Sequence[str], folder: Path, target: Target, *, torch_backend: str | None = TORCH_BACKEND
-) -> None:
+def unpack(requirements: Sequence[str], folder: Path, target: Target, *, torch_backend: str = TORCH_BACKEND) -> None:
     """Resolve requirements with all that they need, and unpack the wheels into a folder.
 
     Args:
         requirements: As in a requirements file.
         folder: Where to; made if it is not there.
         target: What for.
-        torch_backend: As uv's `--torch-backend`; None for what the user's own configuration of uv says.
+        torch_backend: As uv's `--torch-backend`, or `NO_BACKEND`.
 
     Raises:
         EnvironmentProblem: uv is not installed, or an index cannot be reached.
@@ -65,7 +66,7 @@ def unpack(
     command = [
         _uv(), "pip", "install", "--quiet", "--target", str(folder), "--python-version", target.python,
         "--python-platform", target.platform, "--only-binary", ":all:", "--link-mode", "copy",
-        *(("--torch-backend", torch_backend) if torch_backend else ()), *requirements,
+        *(() if torch_backend == NO_BACKEND else ("--torch-backend", torch_backend)), *requirements,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "UV_NO_PROGRESS": "1"})
     if done.returncode == 0:

@@ -148,5 +148,5 @@ def _fits(value: str, type_: pa.DataType) -> bool:
 
 def _text(file: Path) -> io.TextIOBase:
     if file.suffix == ".gz":
-        return gzip.open(file, "rt", encoding="utf-8", newline="")
+        return gzip.open(file, "rt", encoding="utf-8-sig", newline="")
     return open(file, encoding="utf-8-sig", newline="")

@@ -19,6 +19,7 @@ TIMEOUT_S = (1, 900)
 EPHEMERAL_MB = (512, 10_240)
 RETRIES = (0, 2)
 EVENT_AGE_S = (60, 21_600)
+LOG_DAYS = (1, 3653)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class FunctionConfig:
         reserved_concurrency: Most invocations at a time, or None for the account's limit alone.
         recursive_loop: Whether a chain of more than 16 calls may go on.
         log_group: Name of the log group.
+        log_days: Days that the group keeps what was logged, or None for ever.
         role: ARN shown by the API.
         preload: Modules that the warm parent of this function's environments has imported.
         asynchronous: Handling of asynchronous events of `$LATEST`.
@@ -70,6 +72,7 @@ class FunctionConfig:
     reserved_concurrency: int | None
     recursive_loop: RecursiveLoop
     log_group: str
+    log_days: int | None = None
     role: str = ""
     preload: tuple[str, ...] = ()
     asynchronous: AsyncConfig = field(default_factory=AsyncConfig)

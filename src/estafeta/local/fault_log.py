@@ -13,9 +13,12 @@ from estafeta.local.faults import FAULTS_NAME
 from estafeta.local.functions import FunctionVersion
 from estafeta.local.logs import LogStream
 
+MOST_OPEN = 16
+"""Streams that are kept open: a service sees many versions, two for each run with faults of its own."""
+
 
 class FaultLog:
-    """A log stream for the faults of each function version, opened when the first one happens.
+    """A log stream for the faults of each function version, opened when one happens.
 
     Args:
         root: Of all log streams.
@@ -33,9 +36,12 @@ class FaultLog:
             fault: Its name, as in `Faults`.
             request_id: Of the event; `-` if it is an environment that is slow.
         """
-        stream = self._streams.get(function.key)
+        stream = self._streams.pop(function.key, None)
         if stream is None:
-            stream = self._streams[function.key] = LogStream(self._root, function.config.log_group, function.version)
+            stream = LogStream(self._root, function.config.log_group, function.version)
+        self._streams[function.key] = stream  # the last one is the one that was used last
+        if len(self._streams) > MOST_OPEN:
+            self._streams.pop(next(iter(self._streams))).close()
         stream.write(report.fault_line(request_id, fault, function.config.environment.get(FAULTS_NAME, "-")))
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from estafeta.local.logs import LogEvent, read_events
+from estafeta.local.logs import LogEvent, read_events, read_marks
 
 PAGE_BYTES = 2**20  # CloudWatch Logs API reference, FilterLogEvents: a page holds up to 1 MB, or `limit` events
 
@@ -99,7 +99,10 @@ def search(
 
 
 def _within(root: Path, group: str, stream: str, start_ms: int, end_ms: int) -> Iterator[LogEvent]:
-    return (event for event in read_events(root, group, stream) if start_ms <= event.timestamp_ms <= end_ms)
+    marks = read_marks(root, group, stream)
+    if marks and marks[-1][1] < start_ms:  # no line is newer than the last mark: what is old is not read
+        return
+    yield from (event for event in read_events(root, group, stream) if start_ms <= event.timestamp_ms <= end_ms)
 
 
 def _position(event: LogEvent) -> tuple[int, str, int]:

@@ -1,9 +1,9 @@
 """Log streams on disk: one text file per execution environment, and a small index of times beside it.
 
 The function's process appends to the text file by itself; the service appends the platform's lines.
-Knows nothing of HTTP or of the search language (`log_search.py`). Invariant: both files only grow,
-and the index's offsets and times never decrease; so what follows an index entry was written at its
-time or later.
+Knows nothing of HTTP or of the search language (`log_search.py`). Invariant: both files only grow
+until they are removed, and the index's offsets and times never decrease; so what follows an index
+entry was written at its time or later.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import secrets
 import struct
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -102,6 +103,17 @@ def stream_names(root: Path, group: str) -> list[str]:
     folder = group_folder(root, group)
     found = folder.glob(f"[0-9]*/[0-9]*/[0-9]*/*{_TEXT}")
     return sorted(str(path.relative_to(folder))[: -len(_TEXT)] for path in found)
+
+
+def remove_streams(root: Path, group: str, before_s: float) -> None:
+    """Remove the streams of a group to which nothing was added since a time, in seconds since the epoch."""
+    for stream in stream_names(root, group):
+        text = group_folder(root, group) / (stream + _TEXT)
+        with suppress(OSError):  # removed meanwhile; or the folder has another one
+            if text.stat().st_mtime < before_s:
+                text.unlink()
+                text.with_suffix(_INDEX).unlink()
+                text.parent.rmdir()
 
 
 def read_marks(root: Path, group: str, stream: str) -> list[tuple[int, int]]:

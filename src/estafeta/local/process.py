@@ -59,7 +59,11 @@ class Process:
         self._on_exit = on_exit
         self._loop = asyncio.get_running_loop()
         self._pidfd = os.pidfd_open(pid)
-        self._status_file = os.open(f"/proc/{pid}/status", os.O_RDONLY)
+        try:
+            self._status_file = os.open(f"/proc/{pid}/status", os.O_RDONLY)
+        except OSError:
+            os.close(self._pidfd)
+            raise
         self._file_peak_kb = 0
         self._loop.add_reader(self._pidfd, self._ended)
 

@@ -17,6 +17,7 @@ import shutil
 import signal
 import socket
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ from estafeta.local.faults import Faults, Injectors
 from estafeta.local.functions import Registry
 from estafeta.local.http import HttpProtocol, Reply, Request, Response
 from estafeta.local.invoke_api import InvokeApi
+from estafeta.local.logs import remove_streams
 from estafeta.local.logs_api import TARGET, LogsApi
 from estafeta.local.nursery import Nursery
 from estafeta.local.options import Options
@@ -47,6 +49,7 @@ log = logging.getLogger(__name__)
 
 HOUSEKEEPING_S = 5.0
 FAREWELL_S = 5.0  # for killed processes to be gone
+DAY_S = 86_400.0
 
 
 class Service:
@@ -132,7 +135,7 @@ class Service:
         self._environments = home / "environments"
         shutil.rmtree(self._environments, ignore_errors=True)  # of a predecessor that was killed
         task_root = options.task_root or home / "task"
-        logs = home / "logs"
+        self._logs = logs = home / "logs"
         for folder in (self._environments, task_root, logs, options.root):
             folder.mkdir(parents=True, exist_ok=True)
         self._endpoint = endpoint
@@ -197,7 +200,11 @@ class Service:
 
     async def _keep_house(self) -> None:
         interval_s = min(HOUSEKEEPING_S, self._options.idle_timeout_s / 4, self._options.environment_idle_s / 4)
+        sweeps_s = -DAY_S
         while True:
+            if self._loop.time() >= sweeps_s + DAY_S:
+                sweeps_s = self._loop.time()
+                await self._loop.run_in_executor(None, self._sweep_logs)
             await asyncio.sleep(interval_s)
             self._pool.reap(self._options.environment_idle_s)
             if self._pool.running or self._queue.waiting:
@@ -205,6 +212,11 @@ class Service:
             elif self._loop.time() - self._touched_s > self._options.idle_timeout_s:
                 log.info("idle for %.0f s: ending", self._options.idle_timeout_s)
                 self._ending.set()
+
+    def _sweep_logs(self) -> None:
+        for function in self._functions:
+            if function.log_days is not None:
+                remove_streams(self._logs, function.log_group, time.time() - function.log_days * DAY_S)
 
 
 def _answer_read(reply: Reply, reading: asyncio.Future[Response]) -> None:

@@ -1,9 +1,9 @@
 """Lambda functions out of a CloudFormation template.
 
-Knows the resource types `AWS::Lambda::Function` and `AWS::Lambda::EventInvokeConfig`; the language
-is `cloudformation.py`'s. Invariant: what is returned can be honoured by the service; a function
-that cannot is refused here, by name and property, not when it is first invoked. Source: AWS
-CloudFormation User Guide, "AWS::Lambda::Function".
+Knows the resource types `AWS::Lambda::Function`, `AWS::Lambda::EventInvokeConfig` and
+`AWS::Logs::LogGroup`; the language is `cloudformation.py`'s. Invariant: what is returned can be
+honoured by the service; a function that cannot is refused here, by name and property, not when it is
+first invoked. Source: AWS CloudFormation User Guide, "AWS::Lambda::Function".
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from estafeta.local.cloudformation import NO_VALUE, Template
 from estafeta.local.config import (
     EPHEMERAL_MB,
     EVENT_AGE_S,
+    LOG_DAYS,
     MEMORY_MB,
     RETRIES,
     TIMEOUT_S,
@@ -32,6 +33,7 @@ STACK = "estafeta"
 
 _FUNCTION = "AWS::Lambda::Function"
 _EVENT_CONFIG = "AWS::Lambda::EventInvokeConfig"
+_LOG_GROUP = "AWS::Logs::LogGroup"
 
 
 def read_template(
@@ -132,6 +134,7 @@ def _function(resource: _Resource, asynchronous: AsyncConfig) -> FunctionConfig:
         raise resource.error("Runtime", f"the local service runs Python functions only, not {runtime!r}")
     name = resource.text("FunctionName", resource.logical_id)
     reserved = resource.get("ReservedConcurrentExecutions")
+    log_group = resource.text("LoggingConfig.LogGroup", f"/aws/lambda/{name}")
     return FunctionConfig(
         name=name,
         handler=resource.text("Handler"),
@@ -146,7 +149,8 @@ def _function(resource: _Resource, asynchronous: AsyncConfig) -> FunctionConfig:
         if reserved is None
         else resource.number("ReservedConcurrentExecutions", 0, (0, 10**6)),
         recursive_loop=_recursive_loop(resource),
-        log_group=resource.text("LoggingConfig.LogGroup", f"/aws/lambda/{name}"),
+        log_group=log_group,
+        log_days=_log_days(resource.template, log_group),
         role=str(resource.get("Role", "")),
         preload=_preload(resource),
         asynchronous=asynchronous,
@@ -154,11 +158,15 @@ def _function(resource: _Resource, asynchronous: AsyncConfig) -> FunctionConfig:
 
 
 def _environment(resource: _Resource) -> dict[str, str]:
-    values = {str(key): str(value) for key, value in resource.get("Environment.Variables", {}).items()}
+    values = {str(key): _as_text(value) for key, value in resource.get("Environment.Variables", {}).items()}
     for name in values:
         if is_reserved(name):
             raise resource.error(f"Environment.Variables.{name}", "Lambda reserves this name")
     return values
+
+
+def _as_text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)  # CloudFormation writes them as JSON does
 
 
 def _mount_path(resource: _Resource) -> str | None:
@@ -190,6 +198,19 @@ def _preload(resource: _Resource) -> tuple[str, ...]:
             f"{resource.logical_id}: Metadata.Estafeta.Preload", "a list of module names is needed"
         )
     return tuple(names)
+
+
+def _log_days(template: Template, name: str) -> int | None:
+    """Days that a log group keeps what was logged; None if it does for ever, or is none of the template's."""
+    for logical_id, definition in template.of_type(_LOG_GROUP):
+        group = _Resource(template, logical_id, definition)
+        try:
+            is_it = group.get("LogGroupName") == name
+        except UsageError:  # a name that cannot be worked out here is none that a function has
+            continue
+        if is_it and group.get("RetentionInDays") is not None:
+            return group.number("RetentionInDays", 0, LOG_DAYS)
+    return None
 
 
 def _event_configs(template: Template) -> dict[str, AsyncConfig]:
@@ -229,6 +250,6 @@ def _attribute(template: Template, logical_id: str, attribute: str) -> str:
         name = _name(template, logical_id)
         region = str(template.value({"Ref": "AWS::Region"}, logical_id))
         return {"": name, "Arn": function_arn(region, name)}.get(attribute, logical_id)
-    if kind == "AWS::Logs::LogGroup" and not attribute:
+    if kind == _LOG_GROUP and not attribute:
         return _Resource(template, logical_id, definition).text("LogGroupName")
     return f"{logical_id}.{attribute}" if attribute else logical_id

@@ -28,6 +28,7 @@ import signal
 import socket
 import sys
 import tempfile
+import warnings
 from typing import Any, NoReturn
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
@@ -61,6 +62,7 @@ def die_with_parent(parent: int) -> None:
 
 def preload(modules: list[str]) -> None:
     """Import what can be imported; say on stderr what cannot."""
+    warnings.filterwarnings("ignore", r"(?s).*joblib will operate in serial mode")  # without /dev/shm it has to
     for name in (*LEAN, *modules):
         try:
             importlib.import_module(name)
