@@ -40,6 +40,12 @@ minute and a half to get its network interfaces back."""
 REFUSED_PAUSE = Backoff(first_s=0.5, factor=2.0, longest_s=8.0)
 
 
+DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403"})
+"""Codes of what AWS does not allow: of most services, of Lambda and EFS, of EC2, and of S3 where there is no body."""
+
+DENIED_HINT = "these credentials may not do that: docs/aws-permissions.md has what a user must be allowed"
+
+
 class Invoker(Protocol):
     """Starts a function of the run."""
 
@@ -165,4 +171,7 @@ def reaching(what: str, hint: str = "check region, credentials, and that the sta
     try:
         yield
     except (BotoCoreError, ClientError) as error:
-        raise EnvironmentProblem(f"{what} cannot be reached: {error}", hint=hint) from error
+        is_denied = isinstance(error, ClientError) and error.response["Error"].get("Code") in DENIED
+        raise EnvironmentProblem(
+            f"{what} cannot be reached: {error}", hint=DENIED_HINT if is_denied else hint
+        ) from error
