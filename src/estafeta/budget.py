@@ -56,5 +56,10 @@ class Budget:
             spent_usd: What the run has cost before it.
             own_usd: What this rank has cost since; the others, of whom that is not known yet, are taken to be alike.
         """
-        is_reached = self.is_reached(round_after(self._plan, round_), spent_usd + self._workers * own_usd)
+        spent_usd += self._workers * own_usd
+        following = round_after(self._plan, round_)
+        is_reached = self.is_reached(following, spent_usd)
+        if not is_reached and following and following.phase == "valid" and not self._plan.valid_rows:
+            # Nobody contributes to that round, so nobody could wish anything in it.
+            is_reached = self.is_reached(round_after(self._plan, following), spent_usd)
         return Wish.LIMIT if is_reached else Wish.NONE

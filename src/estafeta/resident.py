@@ -190,7 +190,7 @@ class _Resident:
         began = self._store.clock.monotonic()
         if round_.phase == "valid" and not self._plan.valid_rows:
             self._conclude_epoch(round_, {})
-            return ""
+            return LIMITED if self._is_at_limit() else ""  # otherwise the round before has said so
         is_mine, own = not self._exchange.has_contributed(round_), Wish.NONE
         if is_mine:
             own = self._contribute(round_)
@@ -417,9 +417,13 @@ class _Resident:
         if why == STOPPED:
             return self._end("on request", stopped=True)
         if why == LIMITED:
-            if self._current_round() is None:  # the valid round has ended the training anyway
+            reached, at, spent_usd = self._budget.reached, self._current_round(), self._replica.weights.spent_usd
+            if at and at.phase == "valid" and not self._plan.valid_rows and not self._budget.is_reached(at, spent_usd):
+                self._conclude_epoch(at, {})  # it is complete, and has only rounds to stop for
+                at = self._current_round()
+            if at is None:  # the valid round has ended the training anyway
                 return self._end(self._last_epoch.stop if self._last_epoch else None)
-            return self._end(self._budget.reached or why, stopped=True, limited=True)
+            return self._end(reached or why, stopped=True, limited=True)
         self._leg.leave(self._version, why)
         return f"handed over at version {self._version}: {why}"
 
@@ -434,6 +438,7 @@ class _Resident:
             # What was exchanged, and kept as redo log, serves nobody any more. It is listed before the end: as soon as
             # that is published the run can be resumed, and have new files there.
             exchanged = {outbox: self._store.list(outbox) for outbox in outboxes}
+            self._leg.check_place()  # a leg that comes late must not end a run that has ended and is being resumed
             finish(end, take_snapshot(self._store, self._layout, self._spec), self._spec, self._invocation)
             for outbox, names in exchanged.items():
                 self._store.sweep(outbox, names)

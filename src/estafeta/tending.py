@@ -5,7 +5,10 @@ the same again may have lost an event, or may only have a long round. So it is s
 after two more, then four, and not sooner than its earlier rounds let expect. What is sent for is what `resume` would
 send for; but a resident that may still be alive is left to its peers.
 
-A wrong guess costs an invocation. A run that does not move after so many attempts fails, and can be resumed.
+A wrong guess costs an invocation. Of residents there is none, where nothing is lost: their claims say how long they may
+live. In `merge` nothing shows of a worker at its share, so one that is longer than two looks is computed once more, and
+`MOST_CALLS` times more at most while nothing else changes; doubles leave where they find it published, and do not
+multiply. A run that does not move after so many attempts fails, and can be resumed.
 """
 
 from __future__ import annotations

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from estafeta.cost import invocation_usd, second_usd
+from estafeta.history import EarlyStopping
 from estafeta.limits import HOUR_S
 from estafeta.listing import versions_in
 from estafeta.spec import Limits, RunSpec
@@ -142,10 +144,53 @@ def test_the_number_of_rounds_is_kept_exactly(topology: str, most: int, tmp_path
     assert resumed(stage, max_rounds=None) == undisturbed_of(spec(topology="merge"))
 
 
+@pytest.mark.parametrize("most", [3, 4])
+@TOPOLOGIES
+def test_the_number_of_rounds_is_kept_where_nothing_is_scored(topology: str, most: int, tmp_path: Path) -> None:
+    """No contribution comes between the last round of an epoch and the first of the next."""
+    unscored = {"validation": 0.0, "early_stopping": EarlyStopping(monitor="train_loss"), "epochs": 3}
+    whole = spec_of("plain", workers=2, **unscored)
+    limits = Limits(max_rounds=most)
+    stage = Stage(tmp_path, spec_of("plain", topology=topology, workers=2, limits=limits, **unscored), seed=most)
+    stage.start()
+    stage.drain()
+    outcome = stage.outcome()
+    assert (outcome.state, outcome.limited, outcome.version) == ("stopped", True, most)
+    assert outcome.why == f"it has done {most} rounds, and may do {most}"
+    assert len(stage.epochs()) == 1
+    assert resumed(stage, max_rounds=None) == undisturbed_of(whole)
+
+
 @TOPOLOGIES
 def test_a_limit_that_is_reached_with_the_last_round_leaves_the_run_done(topology: str, tmp_path: Path) -> None:
     stage = Stage(tmp_path, spec(topology, max_rounds=ROUNDS), seed=1)
     assert stage.run() == undisturbed_of(spec(topology="merge"))
+
+
+@TOPOLOGIES
+def test_a_limit_that_is_reached_before_the_first_round_leaves_none(topology: str, tmp_path: Path) -> None:
+    """Preparing has taken longer than the run may take: whoever begins at a saved version looks first."""
+    stage = Stage(tmp_path, spec(topology, max_hours=1e-6), seed=1)
+    stage.start()
+    stage.drain()
+    outcome = stage.outcome()
+    assert (outcome.state, outcome.limited, outcome.version) == ("stopped", True, 0)
+    assert resumed(stage, max_hours=None) == undisturbed_of(spec("merge"))
+
+
+@pytest.mark.parametrize("calls", [40, 63])
+def test_a_leg_that_comes_late_does_not_stop_a_run_again_that_is_being_resumed(calls: int, tmp_path: Path) -> None:
+    """A second delivery, which nobody needed, has found the run at its limit; it goes on when that has been lifted."""
+    stage = Stage(tmp_path, spec("sharded", max_rounds=2), seed=1)
+    stage.start()
+    stage.drain()
+    event = next(event for event in reversed(stage.delivered) if event.payload.get("rank") == 0)
+    late = stage._begin(replace(event, attempt=2))
+    while late.calls < calls and not late.machine.finished:
+        stage.step()
+    stage.freeze(late, 2.0)
+    assert resumed(stage, max_rounds=None) == undisturbed_of(spec("merge"))
+    assert stage.errors == []
 
 
 @TOPOLOGIES

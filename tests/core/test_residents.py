@@ -54,7 +54,7 @@ def test_doubled_and_late_events_do_not_show(topology: str, seed: int, tmp_path:
     assert stage.errors == []
 
 
-@pytest.mark.parametrize("limit_s", [1.5, 2.5, 3.5])
+@pytest.mark.parametrize("limit_s", [1.9, 2.5, 3.5])
 @TOPOLOGIES
 def test_a_time_limit_that_is_a_few_rounds_does_not_show(topology: str, limit_s: float, tmp_path: Path) -> None:
     """A call takes ten virtual milliseconds, a round some two hundred."""

@@ -52,7 +52,7 @@ def follow(world: World, now: Callable[[], float], failed: Callable[[dict[str, A
     """
     spec = world.spec
     yield from _insist("start", spec=spec.model_dump(mode="json"), code=dict(CODE))
-    stop_at = world.stop_after_s
+    stop_at, most = world.stop_after_s, world.max_rounds
     since, seen = now(), None
     while True:
         status = yield from _insist("status", world.watch_s, run=spec.run)
@@ -65,6 +65,11 @@ def follow(world: World, now: Callable[[], float], failed: Callable[[dict[str, A
                 if not failed(status["outcome"]["failure"]):
                     return
                 yield from _insist("resume", run=spec.run)
+            case "stopped" if status["outcome"]["limited"]:
+                if most is None or status["version"] != most:
+                    raise Violation(f"the run has stopped at version {status['version']}, and may do {most} rounds")
+                most += world.max_rounds or 0
+                yield from _insist("resume", run=spec.run, limits={"max_rounds": most})
             case "stopped":
                 if stop_at is not None:
                     raise Violation("the run has stopped, and nobody asked it to")

@@ -8,6 +8,7 @@ which, the world's seed decides.
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from core.stage import Actor, Environment, Stage, StageClock, StageWatch
 from estafeta.files import Buffer, Files, Reader, Watch, Writer
 from estafeta.spec import Role
 from estafeta.store import Store
+from estafeta.tending import MOST_CALLS
 
 from .client import Client, clean, follow, tend
 from .fence import Fence
@@ -46,7 +48,7 @@ RETRY_S = 60.0
 
 LATE_S = 120.0
 FAILOVER_S = 20.0
-MOST_CALLS = 120
+MOST_CALLS_OF_A_VICTIM = 120
 """A victim is killed at one of its first so many calls."""
 
 MOST_TURNS = 200_000
@@ -104,7 +106,8 @@ class Cloud(Stage):
         self._vectors = 0
         self._asked: dict[str, Client] = {}
         self._killed: set[str] = set()
-        self._overdue = ""
+        self._in_vain: Counter[str] = Counter()
+        self._wrong = ""
 
     # The history
 
@@ -128,13 +131,13 @@ class Cloud(Stage):
         """Go on until nothing is at work.
 
         Raises:
-            Violation: It does not end; or somebody waits until it is killed, though calls take no longer than others.
+            Violation: Something happened that must not, or it does not end.
         """
         while self.step():
             if self.now > self.world.most_s:
                 raise Violation(f"the run has not ended after {self.now:.0f} s")
-            if self._overdue:
-                raise Violation(f"{self._overdue} waits until it is killed at its time limit")
+            if self._wrong:
+                raise Violation(self._wrong)
 
     def chance(self, probability: float) -> bool:
         """Whether a fault of that probability happens now."""
@@ -149,6 +152,12 @@ class Cloud(Stage):
         self.failures.append(failure)
         if self.world.damaged is not None and failure["reason"] == "Corrupt":
             return False
+        if (mishap := self.world.mishap) is not None and failure["reason"] == mishap.reason:
+            if sum(each["reason"] == mishap.reason for each in self.failures) > mishap.times or not failure["message"]:
+                raise Violation(f"the run has failed once more than it had to: {failure}")
+            if failure["rank"] is None and failure["round"] is None:
+                raise Violation(f"the run has failed, and does not say where: {failure}")
+            return True
         if failure["request_id"] not in self._killed:
             raise Violation(f"the run has failed without a reason: {failure}")
         return True
@@ -176,6 +185,8 @@ class Cloud(Stage):
     def send(self, role: Role, event: Mapping[str, Any]) -> None:
         """See `Invoker.send`."""
         self.pass_time(INVOKE_S, waits=False)
+        if self.current and self.current.event.payload.get("verb") == "tend":
+            self._check_guess(_label(role, event), event.get("task") == "reside")
         refused = self.chance(self.world.faults.refuse)
         if refused and self.numbers.random() < 0.5:
             self.note("invoke", _label(role, event), "refused")
@@ -184,6 +195,12 @@ class Cloud(Stage):
         if refused:
             self.note("invoke", _label(role, event), "queued, but the answer is lost")
             raise Refused(f"the connection to {role} was lost")
+
+    def _check_guess(self, who: str, is_resident: bool) -> None:
+        """The watchdog sends for somebody. Where nothing is lost, that is in vain: residents show that they live."""
+        self._in_vain[who] += self.world.faults.loses_nothing
+        if self._in_vain[who] > (0 if is_resident else MOST_CALLS):
+            self._wrong = f"the watchdog sends for {who} in vain, the {self._in_vain[who]}. time"
 
     def _enqueue(self, event: Event) -> None:
         faults, late = self.world.faults, self.numbers.random() * QUEUE_S
@@ -262,7 +279,14 @@ class Cloud(Stage):
         return actor
 
     def _draw_death(self, event: Event) -> int | None:
-        return self.numbers.randrange(MOST_CALLS) if self.chance(self.world.faults.kill) else None
+        """After how many calls an invocation is killed; None: not at all.
+
+        What is told of an event that was given up gets through in the end where there is no watchdog: if `control` dies
+        over it each time, that is an event lost for good.
+        """
+        after = self.numbers.randrange(MOST_CALLS_OF_A_VICTIM) if self.chance(self.world.faults.kill) else None
+        is_last_word = event.role == "control" and "verb" not in event.payload and event.attempt == ATTEMPTS
+        return None if is_last_word and not self.world.tends else after
 
     def _note(self, actor: Actor, *what: str) -> None:
         machine = actor.environment
@@ -294,7 +318,7 @@ class Cloud(Stage):
             actor.dead = True
             self.note("·", "", "is killed at its time limit")
             if waits and not self.world.faults.stall and not self.world.faults.lost_reply:
-                self._overdue = _name(actor)
+                self._wrong = f"{_name(actor)} waits until it is killed at its time limit"
         if actor.dead:
             raise Killed
 

@@ -17,6 +17,7 @@ from estafeta.store import Store
 from .cloud import ROOT, Cloud
 from .journal import Journal
 from .ledger import Violation
+from .stand_ins import MISHAPS
 from .world import World
 
 
@@ -47,7 +48,9 @@ class History:
 
 def live(world: World) -> History:
     """Let a world live. Within `stand_ins.stand_ins`."""
+    MISHAPS.begin(None)
     undisturbed(world)  # before anything else: it draws words, too, the first time
+    MISHAPS.begin(world.mishap)
     cloud, violation = Cloud(world), None
     try:
         cloud.live()

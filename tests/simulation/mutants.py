@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-from estafeta import gathered, handover
+from estafeta import gathered, handover, merge, tending
 from estafeta.arrivals import Arrivals
 from estafeta.drafts import Draft
 from estafeta.exchange import Exchange
 from estafeta.files import Reader
+from estafeta.saving import Saver
 from estafeta.store import Store
 from estafeta.tensorfile import TensorFile
 
@@ -104,6 +105,22 @@ def _digest_check() -> Iterator[None]:
         yield
 
 
+def _living_left_alone() -> AbstractContextManager[object]:
+    return patch.object(tending, "_without_the_living", lambda actions, *_: actions)
+
+
+def _record_after_saving() -> AbstractContextManager[object]:
+    return patch.object(Saver, "is_pending", lambda *_: False)
+
+
+def _retry_of_rank_0() -> AbstractContextManager[object]:
+    return patch.object(handover, "_is_dead", lambda *_: False)
+
+
+def _retry_of_a_merge() -> AbstractContextManager[object]:
+    return patch.object(merge, "_concluded", lambda *_: False)
+
+
 MUTANTS: Mapping[str, Mutant] = {
     "publish-once": Mutant("doubled", 10, _publish_once),
     "temporary names": Mutant("killed", 60, _temporary_names),
@@ -113,4 +130,8 @@ MUTANTS: Mapping[str, Mutant] = {
     "listing before opening": Mutant("prompt", 20, _listing_before_opening),
     "redo log": Mutant("calm", 20, _redo_log),
     "digest check": Mutant("damaged", 20, _digest_check),
+    "living residents are left alone": Mutant("tended", 10, _living_left_alone),
+    "record after saving": Mutant("given-up", 20, _record_after_saving),
+    "a retry of rank 0 looks": Mutant("given-up", 10, _retry_of_rank_0),
+    "a retry of a merge invokes": Mutant("killed", 20, _retry_of_a_merge),
 }

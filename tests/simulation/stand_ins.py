@@ -19,10 +19,13 @@ from unittest.mock import patch
 import numpy as np
 
 from core import jobs, spending
-from estafeta import arrivals, clipping, data, handover, lookout, replica, resident, session, share, store
+from estafeta import arrivals, clipping, combine, data, handover, lookout, replica, resident, session, share, store
 from estafeta.job import Job
 from estafeta.spec import RunSpec, Slot
 from estafeta.tensorfile import Array
+from estafeta.usercode import UserCodeError
+
+from .world import Mishap
 
 BIAS = 3
 """Elements of the second parameter."""
@@ -69,8 +72,12 @@ class Learner:
 
     def train(self, batch: tuple[Array, ...], ship: Any = None) -> None:
         spending.spend(self._seconds)
+        if MISHAPS.happens("UserCodeError"):
+            raise UserCodeError("the model raised")
         rows = batch[0]
         found = (self.parameters * self._factors[rows] - self._targets[rows]).sum(0)
+        if MISHAPS.happens("NotFinite"):
+            found[0] = self.buffers["mean"][0] = np.nan
         self._gradient = found if self._gradient is None else self._gradient + found
         self.buffers["mean"] *= np.float32(0.9)
         self.buffers["mean"] += self._targets[rows, :2].mean(0)
@@ -131,6 +138,37 @@ class Words:
 WORDS = Words()
 
 
+class Mishaps:
+    """What makes the run of the present world fail."""
+
+    def __init__(self) -> None:
+        self.begin(None)
+
+    def begin(self, mishap: Mishap | None) -> None:
+        """From now on it is this."""
+        self._mishap, self._chances = mishap, 0
+
+    def happens(self, reason: str) -> bool:
+        """Whether it happens now, where it could."""
+        if self._mishap is None or self._mishap.reason != reason:
+            return False
+        self._chances += 1
+        return self._mishap.after < self._chances <= self._mishap.after + self._mishap.times
+
+
+MISHAPS = Mishaps()
+
+
+def check_parameters(parameters: Array, version: int, lr: float) -> None:
+    """As `combine.check_parameters`."""
+    if MISHAPS.happens("Diverged"):
+        raise combine.Diverged("the parameters are not finite")
+    _check_parameters(parameters, version, lr)
+
+
+_check_parameters = combine.check_parameters
+
+
 @contextlib.contextmanager
 def stand_ins() -> Iterator[None]:
     """Within it, jobs are trained by the stand-in, and nothing draws but from seeds."""
@@ -149,6 +187,8 @@ def stand_ins() -> Iterator[None]:
             (resident, "ALARM_S", ALARM_S),
             (handover, "CHECK_S", ALARM_S),
             (lookout, "CHECK_S", ALARM_S),
+            (combine, "check_parameters", check_parameters),
+            (replica, "check_parameters", check_parameters),
             (replica, "GRAIN", GRAIN),
             (replica, "BLOCK", GRAIN),
             (clipping, "BLOCK", GRAIN),

@@ -105,6 +105,23 @@ def test_a_run_that_has_failed_says_why_and_comes_to_the_same_bits_when_it_is_re
     assert any(" link " in line and "done.json" in line for line in lines)
 
 
+@pytest.mark.parametrize("reason", ["UserCodeError", "NotFinite", "Diverged"])
+def test_a_merged_run_that_fails_says_why_and_is_resumed(reason: str) -> None:
+    worlds = (world for seed in range(100) if (world := PROFILES["failing"](seed)).topology == "merge")
+    fails = (world for world in worlds if world.mishap and world.mishap.reason == reason)
+    history = next(history for world in fails if (history := live(world)).failures)
+    assert history.violation is None
+    assert any(" rename " in line and "failed-01.json" in line for line in history.tell().splitlines())
+
+
+def test_a_run_that_has_stopped_at_its_limit_goes_on_to_the_same_bits() -> None:
+    worlds = [world for seed in range(60) if (world := PROFILES["failing"](seed)).max_rounds == 1]
+    assert {world.topology for world in worlds} == {"merge", "sharded", "replicated"}
+    history = live(next(world for world in worlds if world.topology == "merge"))
+    assert history.violation is None
+    assert any(" rename " in line and "stopped-02.json" in line for line in history.tell().splitlines())
+
+
 def test_a_history_that_goes_wrong_ends_with_what_went_wrong() -> None:
     history: History = live(PROFILES["damaged"](0))
     assert history.violation is None

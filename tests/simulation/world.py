@@ -11,7 +11,7 @@ from core.specs import FUNCTIONS, spec_of
 from estafeta.history import EarlyStopping
 from estafeta.optim import SGD, Adam
 from estafeta.settings import to_dict
-from estafeta.spec import RunSpec, Topology
+from estafeta.spec import Limits, RunSpec, Topology
 
 Storage = Literal["nfs", "local"]
 
@@ -52,6 +52,27 @@ class Faults:
     lost_reply: float = 0.0
     until_s: float = 3600.0
 
+    @property
+    def loses_nothing(self) -> bool:
+        """Whether each event is delivered, and each invocation gets as far as its time allows."""
+        return not (self.drop or self.refuse or self.kill or self.stall or self.lost_reply)
+
+
+@dataclass(frozen=True)
+class Mishap:
+    """What ends a run as failed, and is over when it is resumed often enough.
+
+    Attributes:
+        reason: As the failure says it. `UserCodeError`: the job raises in a micro-batch; `NotFinite`: a micro-batch has
+            a gradient that is NaN, and buffers; `Diverged`: a step has parameters that are not finite.
+        after: How often all goes well before.
+        times: How often it happens then.
+    """
+
+    reason: Literal["UserCodeError", "NotFinite", "Diverged"]
+    after: int
+    times: int
+
 
 @dataclass(frozen=True)
 class World:
@@ -77,6 +98,8 @@ class World:
         quorum: See `RunSpec`.
         damaged: Which of the published vectors is damaged on the disk; None: none.
         tends: Whether the watchdog looks after the run, on a schedule. Where no event is lost it must go on without.
+        mishap: What makes the run fail; None: nothing.
+        max_rounds: Limit of the run, which is raised by as much each time it has stopped for it; None: no limit.
     """
 
     seed: int
@@ -98,6 +121,8 @@ class World:
     quorum: int | None = None
     damaged: int | None = None
     tends: bool = False
+    mishap: Mishap | None = None
+    max_rounds: int | None = None
 
     @property
     def patience_s(self) -> float:
@@ -112,6 +137,7 @@ class World:
             update={
                 "token": "of-the-client", "workers": self.workers, "topology": self.topology,
                 "rounds_per_invocation": self.rounds_per_invocation, "quorum": self.quorum,
+                "limits": Limits(max_rounds=self.max_rounds),
                 "functions": {role: function.model_copy(update=limit) for role, function in FUNCTIONS.items()},
             }
         )  # fmt: skip
@@ -239,6 +265,29 @@ def _given_up(seed: int) -> World:
     return replace(world, faults=Faults(kill=1.0, until_s=900.0))
 
 
+def _tended(seed: int) -> World:
+    """The watchdog looks after runs that need nobody; some shares are longer than it takes to be sure of that."""
+    world = replace(_calm(seed), workers=1 + seed % 3, shape=4, limit_s=LONGEST_S, compute_s=LONGEST_S / 40, tends=True)
+    return replace(world, faults=Faults(slow=0.4, late=0.1, duplicate=0.1))
+
+
+def _failing(seed: int) -> World:
+    """What would fail each time fails some times: the run says why, or stops at its limit, until it is resumed."""
+    numbers, world = random.Random(f"failing {seed}"), _calm(seed)
+    faults = Faults(duplicate=0.2, late=0.1, kill=0.03 * (seed % 2), slow=0.1, until_s=1800.0)
+    world = replace(world, faults=faults, watch_s=numbers.uniform(5.0, 60.0))
+    if seed % 4 == 0:
+        return replace(world, max_rounds=numbers.randint(1, 3))
+    reason, most = REASONS[seed % 4]
+    return replace(world, mishap=Mishap(reason, numbers.randrange(most), numbers.randint(1, 3)))
+
+
+REASONS: Mapping[int, tuple[Literal["UserCodeError", "NotFinite", "Diverged"], int]] = {
+    1: ("UserCodeError", 30), 2: ("NotFinite", 30), 3: ("Diverged", 4),
+}  # fmt: skip
+"""By a rest of the seed: what fails, and before which micro-batch or step at the latest."""
+
+
 def _damaged(seed: int) -> World:
     """A byte of one published vector is damaged on the disk."""
     return replace(_calm(seed), damaged=random.Random(f"damaged {seed}").randrange(20))
@@ -247,4 +296,5 @@ def _damaged(seed: int) -> World:
 PROFILES: Mapping[str, Callable[[int], World]] = {
     "anything": _anything, "calm": _calm, "prompt": _prompt, "doubled": _doubled, "killed": _killed,
     "failover": _failover, "replaced": _replaced, "given-up": _given_up, "quorum": _quorum, "damaged": _damaged,
+    "tended": _tended, "failing": _failing,
 }  # fmt: skip

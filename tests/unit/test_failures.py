@@ -175,6 +175,29 @@ def test_a_record_that_comes_late_harms_nobody(which: Callable[[Event], bool], t
     assert relay.result() == undisturbed("plain")
 
 
+@pytest.mark.parametrize(
+    ("lost", "given_up"),
+    [
+        (lambda event: event.role == "merge", lambda event: event.payload.get("task") == "train"),
+        (lambda event: event.payload.get("task") == "train" and event.payload["version"] == 1,
+         lambda event: event.role == "merge"),
+    ],
+    ids=["the merge", "the workers"],
+)  # fmt: skip
+def test_what_a_given_up_event_has_left_unsaid_is_said(
+    lost: Callable[[Event], bool], given_up: Callable[[Event], bool], tmp_path: Path
+) -> None:
+    """It had done what it was for, and died before it invoked who comes next, in all of its attempts."""
+    relay = Relay(tmp_path, spec_of("plain"), arrivals=lambda event: () if lost(event) else (0,))
+    relay.start()
+    relay.drain()
+    relay._arrivals = in_order
+    event = next(event for event in reversed(relay.delivered) if given_up(event))
+    relay.call("control", failure_record(event, "OSError", "in the end"))
+    relay.drain()
+    assert relay.result() == undisturbed("plain")
+
+
 def with_rank_1_killed(tmp_path: Path) -> tuple[Stage, Event]:
     """A run of residents of which one was killed in the middle, and the event that it was invoked with."""
     stage = Stage(tmp_path, spec_of("plain", topology="sharded"))
