@@ -1,7 +1,7 @@
 """The user's code on the client's side: import a job file, find the source that a run has to take along.
 
-What is shipped is text: the job's module and those that it imports from its own folder. Installed packages stay where
-they are; the functions have their own.
+What is shipped is text: the job's module and those that it imports from its own folder, or from that of its package.
+Installed packages stay where they are; the functions have their own.
 """
 
 from __future__ import annotations
