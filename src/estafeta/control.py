@@ -108,8 +108,11 @@ def _parsed(event: Any) -> ControlEvent:
     try:
         return _verbs.validate_python(event)
     except ValidationError as error:
-        raise UsageError(f"control does not understand the event: {error}",
-                         hint="are client and functions of one version? estafeta deploy") from error  # fmt: skip
+        first = error.errors()[0]
+        what = ": ".join([*map(str, first["loc"]), first["msg"].lower()])
+        raise UsageError(f"control does not understand the event: {what}",
+                         hint="client and functions seem to be of different versions: estafeta deploy renews those of "
+                              "a stack, estafeta local stop ends a local service of older code") from error  # fmt: skip
 
 
 def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:

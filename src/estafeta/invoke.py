@@ -33,10 +33,17 @@ REFUSED = frozenset({
 """Errors that say that the function has not been run: it is throttled, being made or changed, or its network or file
 system is not there yet (Lambda API reference, "Invoke"). Only after one of these is a call repeated."""
 
-REFUSED_S = 60.0
-"""How long a call is repeated that is refused again and again."""
+REFUSED_S = 120.0
+"""How long a call is repeated that is refused again and again: a function that has been idle for weeks may take a
+minute and a half to get its network interfaces back."""
 
 REFUSED_PAUSE = Backoff(first_s=0.5, factor=2.0, longest_s=8.0)
+
+
+DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403"})
+"""Codes of what AWS does not allow: of most services, of Lambda and EFS, of EC2, and of S3 where there is no body."""
+
+DENIED_HINT = "these credentials may not do that: docs/aws-permissions.md has what a user must be allowed"
 
 
 class Invoker(Protocol):
@@ -164,4 +171,7 @@ def reaching(what: str, hint: str = "check region, credentials, and that the sta
     try:
         yield
     except (BotoCoreError, ClientError) as error:
-        raise EnvironmentProblem(f"{what} cannot be reached: {error}", hint=hint) from error
+        is_denied = isinstance(error, ClientError) and error.response["Error"].get("Code") in DENIED
+        raise EnvironmentProblem(
+            f"{what} cannot be reached: {error}", hint=DENIED_HINT if is_denied else hint
+        ) from error

@@ -129,7 +129,6 @@ def _check_kinds(job: Job) -> None:
     for name in ("epochs", "batch_size", "micro_batch_size", "window_mb", "seed"):
         _require(job, name, "a whole number", isinstance(getattr(job, name), Integral))
     _require(job, "validation", "a fraction", isinstance(job.validation, Real))
-    _require(job, "seed", "at least 0", job.seed >= 0)
 
 
 def _require(job: Job, name: str, allowed: str, holds: bool) -> None:

@@ -52,9 +52,24 @@ def _statements(cell: str) -> list[ast.stmt]:
     """A cell's statements; lines of the notebook's own language (`%`, `!`) are none."""
     lines = [line for line in cell.splitlines() if not line.lstrip().startswith(("%", "!", "?"))]
     try:
-        return ast.parse("\n".join(lines)).body
+        parsed = ast.parse("\n".join(lines)).body
     except SyntaxError:
         return []
+    return [inner for statement in parsed for inner in _unwrapped(statement)]
+
+
+def _unwrapped(statement: ast.stmt) -> list[ast.stmt]:
+    """A statement, or those that it carries out, if it is what IPython makes of `%time`, `%%time` or `%%capture`."""
+    match statement:
+        case ast.Expr(ast.Call(ast.Attribute(attr="run_line_magic"), [ast.Constant("time"), ast.Constant(str(code))])):
+            return _statements(code)
+        case ast.Expr(
+            ast.Call(
+                ast.Attribute(attr="run_cell_magic"), [ast.Constant("time" | "capture"), _, ast.Constant(str(code))]
+            )
+        ):
+            return _statements(code)
+    return [statement]
 
 
 def _definitions(name: str, end: int, names: list[_Names]) -> list[int]:

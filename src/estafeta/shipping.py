@@ -1,7 +1,7 @@
 """The user's code on the client's side: import a job file, find the source that a run has to take along.
 
-What is shipped is text: the job's module and those that it imports from its own folder. Installed packages stay where
-they are; the functions have their own.
+What is shipped is text: the job's module and those that it imports from its own folder, or from that of its package.
+Installed packages stay where they are; the functions have their own.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def find_job(job: Job, module: ModuleType | None = None) -> tuple[Job, str, dict
             path = getattr(candidate, "__file__", None)
             if value is job and path and Path(path).is_file():  # not for standard input
                 source = Path(path).resolve()
-                return job, f"{source.stem}:{name}", _sources(source)
+                module_name, folder = _importable(candidate, source)
+                return job, f"{module_name}:{name}", _sources(source, folder)
     if hasattr(sys.modules["__main__"], "In"):
         from estafeta.notebook import job_source
 
@@ -78,13 +79,27 @@ def find_job(job: Job, module: ModuleType | None = None) -> tuple[Job, str, dict
     )
 
 
-def _sources(main: Path) -> dict[str, str]:
-    """The text of a module and of all loaded modules below its folder.
+def _importable(module: ModuleType, source: Path) -> tuple[str, Path]:
+    """The name by which a module can be imported, and the folder in which it has that name.
+
+    It lies in a package if it was imported so, or is run by `python -m`; an installed package is not taken along.
+    """
+    specification = getattr(module, "__spec__", None)
+    parts = (specification.name if specification else module.__name__).split(".")
+    inside = source.parent if source.name == "__init__.py" else source.with_suffix("")
+    folder = Path(*inside.parts[: -len(parts)])
+    if folder.joinpath(*parts) == inside and not {"site-packages", "dist-packages"} & set(folder.parts):
+        return ".".join(parts), folder
+    return source.stem, source.parent
+
+
+def _sources(main: Path, folder: Path) -> dict[str, str]:
+    """The text of a module and of all loaded modules below a folder.
 
     Raises:
         UsageError: One of them is not in UTF-8.
     """
-    return {main.name: _text(main), **_beside(main.parent)}
+    return {str(main.relative_to(folder)): _text(main), **_beside(folder)}
 
 
 def _beside(folder: Path) -> dict[str, str]:

@@ -54,7 +54,7 @@ def load_job(directory: str, place: str) -> Job:
     _enter(directory)
     module_name, _, attribute = place.partition(":")
     try:
-        with _importing(), user_code(f"importing {module_name}.py"):
+        with _importing(), user_code(f"importing {module_name.replace('.', '/')}.py"):
             module = importlib.import_module(module_name)
     except UserCodeError as error:
         if isinstance(error.__cause__, ModuleNotFoundError) and error.__cause__.name == module_name:
@@ -90,7 +90,8 @@ def job_in(module: ModuleType, attribute: str | None) -> Job:
     jobs = {name: value for name, value in vars(module).items() if isinstance(value, Job)}
     place = getattr(module, "__file__", None) or module.__name__
     if not jobs:
-        raise UsageError(f"{place} has no estafeta.Job at its top level", hint="assign one: job = estafeta.Job(…)")
+        hint = 'assign one: job = estafeta.Job(…), outside of functions and of if __name__ == "__main__"'
+        raise UsageError(f"{place} has no estafeta.Job at its top level", hint=hint)
     if not attribute and len(jobs) == 1:
         return next(iter(jobs.values()))
     if attribute in jobs:

@@ -193,6 +193,36 @@ def test_a_proposal_that_is_refused_is_the_callers_affair(scripted: tuple[Stacks
         propose(stacks)
 
 
+EARLY = "The following hook(s)/validation failed: [AWS::EarlyValidation::ResourceExistenceCheck]. To troubleshoot …"
+
+
+def refuse_early(script: Script) -> None:
+    script.answer("create_change_set", {"Id": f"{ID}/change"})
+    script.answer("describe_change_set", {"Status": "FAILED", "StatusReason": EARLY})
+
+
+def test_what_was_found_before_anything_was_tried_is_said(scripted: tuple[Stacks, Script]) -> None:
+    """GIVEN a log group that a stack has left WHEN the stack is proposed again THEN the name that is taken is named."""
+    stacks, script = scripted
+    refuse_early(script)
+    event = {"LogicalResourceId": "WorkerLogs", "ResourceType": "AWS::Logs::LogGroup", "ValidationStatus": "FAILED",
+             "ValidationStatusReason": "/aws/lambda/demo-worker already exists"}  # fmt: skip
+    script.answer("describe_events", {"OperationEvents": [event]}, ChangeSetName=f"{ID}/change",
+                  Filters={"FailedEvents": True})  # fmt: skip
+    script.answer("delete_change_set", {})
+    with pytest.raises(UsageError, match=r"WorkerLogs \(AWS::Logs::LogGroup\): /aws/lambda/demo-worker already exists"):
+        propose(stacks)
+
+
+def test_who_may_not_ask_what_was_found_is_told_that_there_is_more(scripted: tuple[Stacks, Script]) -> None:
+    stacks, script = scripted
+    refuse_early(script)
+    script.refuse("describe_events", "not authorized", "AccessDenied")
+    script.answer("delete_change_set", {})
+    with pytest.raises(UsageError, match="To troubleshoot"):
+        propose(stacks)
+
+
 def test_a_proposal_to_create_leaves_no_name_behind(scripted: tuple[Stacks, Script]) -> None:
     stacks, script = scripted
     script.answer("delete_change_set", {}, StackName="demo", ChangeSetName="change")

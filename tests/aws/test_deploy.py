@@ -224,6 +224,17 @@ def test_destroying_keeps_the_data_and_a_later_stack_finds_it(world: World) -> N
     assert world.deploy()[0].parameters["ExistingFileSystem"] == first.file_system, "an update does not forget it"
 
 
+def test_a_file_system_that_is_taken_over_keeps_its_throughput_mode(world: World) -> None:
+    """The stack cannot change it, and would tell another price than AWS asks."""
+    _, first = world.deploy(parameters={"ThroughputMode": "elastic"})
+    world.destroyer().carry_out(world.destroyer().look(), delete_data=False)
+    assert world.deploy()[0].parameters["ThroughputMode"] == "elastic"
+    with pytest.raises(UsageError, match=f"{first.file_system} is of an earlier stack, and keeps its .*, elastic"):
+        world.deploy(parameters={"ThroughputMode": "bursting"})
+    world.deploy(parameters={"DataPolicy": "Delete"})
+    assert not world.destroyer().look().deletes_data, "it is not the stack's to delete either"
+
+
 def test_data_is_deleted_if_that_is_asked_for(world: World) -> None:
     world.deploy()
     world.destroyer().carry_out(world.destroyer().look(), delete_data=True)

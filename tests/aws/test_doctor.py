@@ -68,7 +68,7 @@ def test_what_is_wrong_is_said_with_its_cure(
         with pytest.raises(SystemExit) as caught:
             main(["doctor", "--on", "aws", "--stack", "ailing"])
         assert caught.value.code == 3
-        assert capsys.readouterr().out.count("not tried: credentials must pass first") >= 2
+        assert capsys.readouterr().out.count("not tried: credentials must pass first") >= 1
     assert found["functions"]["passed"] is False
     assert "aws lambda put-function-recursion-config --function-name estafeta-worker" in found["functions"]["cure"]
     assert found["concurrency"]["passed"] is False
@@ -84,6 +84,12 @@ def test_what_was_measured_is_judged() -> None:
         doctor.judge_visibility(0.012, 5.001)
     assert "mount's options" in caught.value.hint
     assert doctor.judge_throughput(1e6, 78e6) == "one function writes 1.0 MB/s, another reads 78.0 MB/s"
+    assert doctor.judge_concurrency(10, 10, None).endswith("10 not reserved: up to 8 workers")
+    assert doctor.judge_concurrency(1000, 100, 900).endswith("up to 900 workers, as MaxWorkers says")
+    for free, reserved, cure in ((3, None, "Service Quotas"), (1000, 0, "-p MaxWorkers=")):
+        with pytest.raises(Ailment) as caught:
+            doctor.judge_concurrency(1000, free, reserved)
+        assert cure in caught.value.hint
     for write, read in ((0.99e6, 78e6), (78e6, 0.99e6)):
         with pytest.raises(Ailment) as caught:
             doctor.judge_throughput(write, read)

@@ -35,6 +35,7 @@ CALLS = {
     "delete_objects": ("s3:DeleteObject", "use"),
     "delete_stack": ("cloudformation:DeleteStack", "deploy"),
     "describe_change_set": ("cloudformation:DescribeChangeSet", "deploy"),
+    "describe_events": ("cloudformation:DescribeEvents", "deploy"),
     "describe_file_systems": ("elasticfilesystem:DescribeFileSystems", "deploy"),
     "describe_log_groups": ("logs:DescribeLogGroups", "deploy"),
     "describe_network_interfaces": ("ec2:DescribeNetworkInterfaces", "deploy"),
@@ -44,6 +45,7 @@ CALLS = {
     "filter_log_events": ("logs:FilterLogEvents", "use"),
     "get_account_settings": ("lambda:GetAccountSettings", "use"),
     "get_caller_identity": (None, "use"),  # nobody needs permission for it
+    "get_function_concurrency": ("lambda:GetFunctionConcurrency", "use"),
     "get_function_configuration": ("lambda:GetFunctionConfiguration", "use"),
     "get_function_event_invoke_config": ("lambda:GetFunctionEventInvokeConfig", "use"),
     "get_function_recursion_config": ("lambda:GetFunctionRecursionConfig", "use"),

@@ -56,6 +56,10 @@ def of_functions(found: Resources) -> Iterator[str]:
             yield f"{name} mounts nothing"
         if not function["VpcConfig"].get("Ipv6AllowedForDualStack"):
             yield f"{name} reaches no API"
+        role = function["Role"]["Fn::GetAtt"].partition(".")[0]
+        groups_ = [group["Ref"] for group in function["VpcConfig"]["SecurityGroupIds"]]
+        if not all(role in found[group].get("DependsOn", ()) for group in groups_):
+            yield f"{name} may lose its role before its network interfaces are removed"
 
 
 def of_failures(found: Resources) -> Iterator[str]:
@@ -124,6 +128,7 @@ MUTATIONS: dict[str, Callable[[Resources], Any]] = {
     "Control has no log group": without("ControlLogs", "RetentionInDays"),
     "Worker mounts nothing": without("Worker", "FileSystemConfigs"),
     "Merge reaches no API": lambda found: found["Merge"]["Properties"]["VpcConfig"].pop("Ipv6AllowedForDualStack"),
+    "Merge may lose its role": lambda found: found["FunctionSecurityGroup"]["DependsOn"].remove("MergeRole"),
     "Worker fails unheard": lambda found: found.pop("WorkerEvents"),
     "nobody looks after runs": lambda found: found.pop("WatchdogPermission"),
     "ControlRole allows s3:GetObject on everything": lambda found: statement(

@@ -32,6 +32,8 @@ def test_limits_of_the_account_and_the_recursion_guard_can_be_read(start: Start)
     client.put_function_concurrency(FunctionName="echo", ReservedConcurrentExecutions=7)
     limits = client.get_account_settings()["AccountLimit"]
     assert (limits["ConcurrentExecutions"], limits["UnreservedConcurrentExecutions"]) == (50, 43)
+    assert client.get_function_concurrency(FunctionName="echo")["ReservedConcurrentExecutions"] == 7
+    assert "ReservedConcurrentExecutions" not in client.get_function_concurrency(FunctionName="loop")
     assert client.get_function_recursion_config(FunctionName="loop")["RecursiveLoop"] == "Terminate"
     assert client.get_function_recursion_config(FunctionName="allowed-loop")["RecursiveLoop"] == "Allow"
 

@@ -201,6 +201,8 @@ def test_what_control_does_not_understand(event: Any, relay: Relay) -> None:
     answer = error_of(relay.call("control", event))
     assert (answer["kind"], answer["exit_code"]) == ("UsageError", 2)
     assert "control does not understand" in answer["message"]
+    assert "\n" not in answer["message"]
+    assert "estafeta local stop" in answer["hint"]
 
 
 def test_a_rule_that_makes_no_sense_is_refused(relay: Relay) -> None:

@@ -86,9 +86,17 @@ def test_a_client_never_repeats_a_call() -> None:
     assert client.meta.config.read_timeout == READ_TIMEOUT_S > FUNCTIONS[role].timeout_s
 
 
-@pytest.mark.parametrize("error", [NoRegionError(), ClientError({"Error": {"Code": "403"}}, "Invoke")])
-def test_what_the_network_says_becomes_a_problem_of_the_environment(error: Exception) -> None:
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        (NoRegionError(), "check region"),
+        (ClientError({"Error": {"Code": "ExpiredTokenException"}}, "Invoke"), "check region, credentials"),
+        (ClientError({"Error": {"Code": "AccessDeniedException"}}, "Invoke"), "docs/aws-permissions.md"),
+        (ClientError({"Error": {"Code": "403"}}, "HeadBucket"), "docs/aws-permissions.md"),
+    ],
+)
+def test_what_the_network_says_becomes_a_problem_of_the_environment(error: Exception, hint: str) -> None:
     with pytest.raises(EnvironmentProblem, match="the service cannot be reached") as caught, reaching("the service"):
         raise error
     assert caught.value.exit_code == 3
-    assert caught.value.hint
+    assert hint in caught.value.hint

@@ -68,6 +68,10 @@ def test_the_extract_is_a_module_that_makes_the_job() -> None:
         ["x = 3", "class C:\n    x = 4\n    def f(self): return x", "job = C().f()"],
         ["x = 3", "y = [x for x in range(9)]", "job = x"],
         ["from math import *", "job = floor(3.5)"],
+        ["get_ipython().run_cell_magic('time', '', 'x = 3\\n')", "job = x"],
+        ["get_ipython().run_cell_magic('capture', 'out', 'x = 3\\n')", "job = x"],
+        ["get_ipython().run_line_magic('time', 'x = 3')\ny = 4", "job = x"],
+        ["x = 3", "get_ipython().run_cell_magic('writefile', 'x.py', 'x = 4\\n')", "job = x"],
     ],
     ids=lambda cells: cells[-2] if "run" not in cells[-1] else cells[-1],
 )

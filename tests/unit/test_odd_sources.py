@@ -66,6 +66,15 @@ def test_decimals_are_numbers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(chunk.parts["target"], np.array([0.5, -3], np.float32))
 
 
+@pytest.mark.parametrize("type_", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())])
+def test_texts_of_every_type(type_: pa.DataType, tmp_path: Path) -> None:
+    cities = pa.array(["Riga", "Oslo", "Riga"]).cast(type_)
+    parquet.write_table(pa.table({"city": cities, "y": [0, 1, 0]}), tmp_path / "t.parquet")
+    manifest, (codes, _) = bring(tmp_path, tmp_path / "t.parquet", Reading(choice=Choice(label="y")))
+    assert manifest.categories == {"city": ("Riga", "Oslo")}
+    assert codes.tolist() == [[0], [1], [0]]
+
+
 @pytest.mark.parametrize("length", [-1, 2.0, "two"])
 def test_a_data_set_whose_length_is_no_number_of_rows(length: object) -> None:
     class Rows:

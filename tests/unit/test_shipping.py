@@ -12,7 +12,7 @@ import pytest
 
 from estafeta.errors import UsageError
 from estafeta.shipping import find_job, import_job
-from estafeta.usercode import UserCodeError
+from estafeta.usercode import UserCodeError, load_job
 
 JOB = """
 import estafeta
@@ -143,3 +143,29 @@ def test_a_job_that_was_read_from_standard_input(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not at the top level of a module") as caught:
         find_job(job)
     assert caught.value.__notes__ == [f"try: {caught.value.hint}"]  # a traceback shows them
+
+
+@pytest.mark.parametrize(("module", "files"), [
+    ("project.jobs.first", {"project/__init__.py", "project/width.py", "project/jobs/__init__.py",
+                            "project/jobs/first.py"}),
+    ("project", {"project/__init__.py", "project/width.py"}),
+])  # fmt: skip
+def test_a_job_in_a_package_is_imported_with_it(
+    module: str, files: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "project" / "jobs").mkdir(parents=True)
+    (tmp_path / "project" / "width.py").write_text("width = 3")
+    (tmp_path / "project" / "jobs" / "__init__.py").write_text("")
+    write(tmp_path / "project" / "jobs", "first.py", imports="from ..width import width")
+    write(tmp_path / "project", "__init__.py", imports="from .width import width")
+    monkeypatch.syspath_prepend(tmp_path)
+    _, place, code = find_job(importlib.import_module(module).job)
+    assert place == f"{module}:job"
+    assert set(code) == files
+    taken = tmp_path / "runs" / "r" / "code"
+    for name, text in code.items():
+        (taken / name).parent.mkdir(parents=True, exist_ok=True)
+        (taken / name).write_text(text)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "project"]:
+        del sys.modules[name]
+    assert load_job(str(taken), place).batch_size == 64

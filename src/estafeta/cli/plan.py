@@ -87,7 +87,7 @@ def plan(manners: Manners, /, job: str, options: dict[str, str], **choices: Any)
     shown = [one for one in estimates if one.pareto or choices["everything"]]
     console.talk(_described(job, profile))
     if shown:
-        console.table(COLUMNS, [_row(one) for one in shown])
+        console.table(COLUMNS, [_row(one) for one in shown], spare=("compute", "requests", "efs", "bytes"))
     if len(shown) < len(estimates):
         obstacles = sorted({what for one in estimates for what in one.obstacles})
         left_out = f"{len(estimates) - len(shown)} settings are left out as slower and dearer: --all shows them"

@@ -33,12 +33,15 @@ REMAINS = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAIL
 NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
 """How CloudFormation says that a change set is empty: it counts as failed."""
 
+EARLY = "EarlyValidation"
+"""What is in the reason of a change set that was refused before anything was tried."""
+
 _NEXT = {
     "ROLLBACK_COMPLETE": "what had been made is removed again; deploy once more when the cause is gone",
     "ROLLBACK_FAILED": "estafeta destroy removes what is left",
     "UPDATE_ROLLBACK_COMPLETE": "the stack is as it was before; deploy once more when the cause is gone",
     "UPDATE_ROLLBACK_FAILED": "aws cloudformation continue-update-rollback --stack-name {stack}, then deploy once more",
-    "DELETE_FAILED": "destroy once more when the cause is gone",
+    "DELETE_FAILED": "destroy once more when the cause is gone; network interfaces may take 40 minutes to go",
 }
 
 
@@ -145,8 +148,8 @@ class Stacks:
         while (found := self._describe(proposed))["Status"] in ("CREATE_PENDING", "CREATE_IN_PROGRESS"):
             self._clock.sleep(POLL_S)
         if found["Status"] == "FAILED":
+            reason = self._explained(found.get("StatusReason", ""), proposed)
             self.discard(proposed)
-            reason = found.get("StatusReason", "")
             if _is_empty(reason):
                 return proposed
             raise UsageError(f"CloudFormation refuses the change of {stack}: {reason}")
@@ -194,6 +197,22 @@ class Stacks:
     def _describe(self, proposed: ChangeSet) -> dict[str, Any]:
         with reaching("CloudFormation"):
             return dict(self._client.describe_change_set(StackName=proposed.stack, ChangeSetName=proposed.name))
+
+    def _explained(self, reason: str, proposed: ChangeSet) -> str:
+        """Why a proposal is refused. What CloudFormation finds before it tries anything, it tells only if asked."""
+        if EARLY not in reason:
+            return reason
+        try:
+            with reaching("CloudFormation"):
+                pages = self._client.get_paginator("describe_events").paginate(
+                    ChangeSetName=proposed.name, Filters={"FailedEvents": True}
+                )  # by its id: the name is refused here
+                events = [event for page in pages for event in page["OperationEvents"]]
+        except EnvironmentProblem:
+            return reason  # says that there is more, and how to get it: not allowed, or a boto3 that does not know how
+        found = [f"{event.get('LogicalResourceId', '')} ({event.get('ResourceType', '')}): {why}"
+                 for event in events if (why := event.get("ValidationStatusReason"))]  # fmt: skip
+        return "; ".join(found) or reason
 
     def _changes(self, proposed: ChangeSet) -> Iterator[Change]:
         with reaching("CloudFormation"):

@@ -84,6 +84,7 @@ class Destroyer:
             EnvironmentProblem: The account cannot be reached, or the stack is being changed.
         """
         has_bucket = self._stacks.state(bucket_stack(self._stack)) is not None
+        parameters = self._stacks.parameters(self._stack)
         objects = list(self._bucket.objects()) if has_bucket and self._bucket.exists() else []
         return Standing(
             stack=self._stack,
@@ -95,7 +96,7 @@ class Destroyer:
                 str(system["FileSystemId"]): int(system["SizeInBytes"]["Value"])
                 for system in file_systems(self._session, self._stack)
             },
-            deletes_data=self._stacks.parameters(self._stack).get("DataPolicy") == "Delete",
+            deletes_data=parameters.get("DataPolicy") == "Delete" and not parameters.get("ExistingFileSystem"),
         )
 
     def carry_out(self, standing: Standing, *, delete_data: bool) -> None:
@@ -109,9 +110,7 @@ class Destroyer:
             EnvironmentProblem: Something could not be removed; the rest has not been tried then. Repeat it.
         """
         if standing.state is not None:
-            self._reporter.step(
-                f"deleting the stack {self._stack}; its network interfaces may take twenty minutes to go"
-            )
+            self._reporter.step(f"deleting the stack {self._stack}; its network interfaces may take 40 minutes to go")
         self._stacks.delete(self._stack)
         if self._bucket.exists():
             self._reporter.step(f"emptying the bucket {self._bucket.name}")

@@ -26,6 +26,10 @@ OURS = ("Bucket", "CodeKey", "Library", "ImageUri", "PythonVersion", "Architectu
 """Parameters of the template that follow from what is deployed; the others are the user's."""
 
 
+THROUGHPUT_MODES = ("bursting", "elastic")
+"""Those that the template knows."""
+
+
 @dataclass(frozen=True)
 class Wishes:
     """What is to be deployed. What is None stays as it is deployed, or is the default.
@@ -142,7 +146,10 @@ def make_plan(
         code = build_code(folder, target)
         library = _library(wishes, target, _deployed(before, bucket) if has_bucket else None)
         given |= {"CodeKey": code_key(code), "Library": library.digest}
-    given["ExistingFileSystem"] = before.get("ExistingFileSystem", "") if before else _left_behind(session, stack)
+    kept = before.get("ExistingFileSystem", "") if before else _left_behind(session, stack)
+    given["ExistingFileSystem"] = kept
+    if kept:
+        given["ThroughputMode"] = _throughput_mode(session, wishes, kept)
     checked = open_template(
         template, session.region, given, stack
     )  # which refuses names that the template does not have
@@ -211,6 +218,19 @@ def _left_behind(session: Session, stack: str) -> str:
     """Id of the file system that a stack of the name has left, the newest of them; empty if there is none."""
     found = [system for system in file_systems(session, stack) if system["NumberOfMountTargets"] == 0]
     return str(found[0]["FileSystemId"]) if found else ""
+
+
+def _throughput_mode(session: Session, wishes: Wishes, file_system: str) -> str:
+    """That of a file system which is not the stack's to change; prices are worked out by it."""
+    modes = {found["FileSystemId"]: str(found["ThroughputMode"]) for found in file_systems(session, wishes.stack)}
+    wish = wishes.parameters.get("ThroughputMode")
+    mode = modes.get(file_system, "")
+    if wish and mode and wish != mode:
+        raise UsageError(
+            f"the file system {file_system} is of an earlier stack, and keeps its throughput mode, {mode}",
+            hint=f"aws efs update-file-system --file-system-id {file_system} --throughput-mode {wish}, then deploy",
+        )
+    return wish or (mode if mode in THROUGHPUT_MODES else "bursting")
 
 
 def _additions(template: Template) -> Iterator[Change]:

@@ -41,7 +41,7 @@ def checks(stack: str = STACK, region: str | None = None, profile: str | None = 
         Check("credentials", patient.credentials),
         Check("stack", patient.deployed, needs=("credentials",)),
         Check("functions", patient.functions, needs=("stack",)),
-        Check("concurrency", patient.concurrency, needs=("credentials",)),
+        Check("concurrency", patient.concurrency, needs=("stack",)),
         Check("bucket", patient.bucket, needs=("stack",)),
         Check("control", patient.control, needs=("functions",)),
         Check("mount", patient.mount, needs=inside),
@@ -73,6 +73,22 @@ def judge_throughput(write: float, read: float) -> str:
     detail = f"one function writes {write / 1e6:,.1f} MB/s, another reads {read / 1e6:,.1f} MB/s"
     if min(write, read) < LEAST_BYTES_PER_S:
         raise Ailment(detail, hint="BurstCreditBalance may be used up: wait, or deploy with elastic throughput")
+    return detail
+
+
+def judge_concurrency(limit: int, free: int, reserved: int | None) -> str:
+    """What an account's limit of invocations at a time, what of it is free, and what the worker reserves say.
+
+    Raises:
+        Ailment: There are too few for two workers.
+    """
+    workers = max(0, free - BESIDE_WORKERS) if reserved is None else reserved
+    detail = f"{limit} invocations at a time in this account, {free} not reserved: up to {workers} workers"
+    if reserved is not None:
+        detail += ", as MaxWorkers says"
+    if workers < LEAST_WORKERS:
+        raise Ailment(detail, hint="ask for more in Service Quotas: Lambda, Concurrent executions" if reserved is None
+                      else "raise the limit, or lift it: estafeta deploy -p MaxWorkers=")  # fmt: skip
     return detail
 
 
@@ -129,15 +145,11 @@ class _Patient:
         return "; ".join(described)
 
     def concurrency(self) -> str:
+        worker = deployment(self._session, self._stack).functions["worker"]
         with reaching("Lambda"):
             limits = self._lambda.get_account_settings()["AccountLimit"]
-        free = limits["UnreservedConcurrentExecutions"]
-        workers = max(0, free - BESIDE_WORKERS)
-        detail = (f"{limits['ConcurrentExecutions']} invocations at a time in this account, {free} not reserved: "
-                  f"up to {workers} workers")  # fmt: skip
-        if workers < LEAST_WORKERS:
-            raise Ailment(detail, hint="ask for more in Service Quotas: Lambda, Concurrent executions")
-        return detail
+            reserved = self._lambda.get_function_concurrency(FunctionName=worker).get("ReservedConcurrentExecutions")
+        return judge_concurrency(limits["ConcurrentExecutions"], limits["UnreservedConcurrentExecutions"], reserved)
 
     def bucket(self) -> str:
         """What the client does with it: store, list, sign, remove."""

@@ -205,7 +205,7 @@ def _kind(type_: pa.DataType, name: str, where: str) -> Literal["number", "text"
                                     types.is_null)):  # fmt: skip
         return "number"
     value = type_.value_type if types.is_dictionary(type_) else type_
-    if types.is_string(value) or types.is_large_string(value):
+    if types.is_string(value) or types.is_large_string(value) or types.is_string_view(value):
         return "text"
     if types.is_binary(value) or types.is_large_binary(value):
         raise UsageError(f"column {name!r} of {where} holds bytes that are not text in UTF-8",

@@ -61,6 +61,9 @@ class ConfigApi:
                 return _json(200, {"RecursiveLoop": find(reference).latest.config.recursive_loop})
             case "PUT", ["2017-10-31", "functions", reference, "concurrency"]:
                 return self._put_concurrency(find(reference), _body(request))
+            case "GET", ["2019-09-30", "functions", reference, "concurrency"]:
+                reserved = find(reference).reserved_concurrency
+                return _json(200, {} if reserved is None else {"ReservedConcurrentExecutions": reserved})
             case "PUT", ["2019-09-25", "functions", reference, "event-invoke-config"]:
                 version = self._registry.resolve(reference, qualifier)
                 return self._put_event_config(find(reference), version, _body(request))
