@@ -53,6 +53,9 @@ MOST_CALLS_OF_A_VICTIM = 120
 
 MOST_TURNS = 200_000
 
+JUST_RELIEVED_S = 10.0
+"""Whose predecessor left so shortly before the end of its own time may be killed at it."""
+
 TORN = frozenset({"create", "append"})
 """Calls of which half may have been done when their maker is killed."""
 
@@ -108,6 +111,7 @@ class Cloud(Stage):
         self._killed: set[str] = set()
         self._in_vain: Counter[str] = Counter()
         self._wrong = ""
+        self.relieved_at: dict[str, float] = {}  # by the beginning of the name of a leg's mark
 
     # The history
 
@@ -317,10 +321,16 @@ class Cloud(Stage):
         if self.now >= ends and not actor.dead:
             actor.dead = True
             self.note("·", "", "is killed at its time limit")
-            if waits and not self.world.faults.stall and not self.world.faults.lost_reply:
+            if waits and self._could_have_left(actor):
                 self._wrong = f"{_name(actor)} waits until it is killed at its time limit"
         if actor.dead:
             raise Killed
+
+    def _could_have_left(self, actor: Actor) -> bool:
+        """Whether a leg that waits had calls that take no longer than usual, and time to see how long they take."""
+        own = f"left-{actor.event.payload.get('rank', 0):04}"
+        relieved_s = self.now - self.relieved_at.get(own, 0.0)
+        return relieved_s > JUST_RELIEVED_S and not self.world.faults.stall and not self.world.faults.lost_reply
 
     # The disk
 
@@ -405,6 +415,7 @@ class Mount(Interposed):
         if call in ("link", "rename"):
             cloud.fence.claimed(actor, name, cloud.now)
             cloud.ledger.appeared(path)
+            cloud.relieved_at[name.rpartition("-")[0]] = cloud.now
             cloud.appeared(path.rpartition("/")[0])
         return result
 
