@@ -67,15 +67,16 @@ def test_times_never_decrease_though_the_clock_is_set_back(tmp_path: Path, monke
     assert [time_ms for _, time_ms in read_marks(tmp_path, "/group", name)] == [10_000, 10_000, 12_000]
 
 
-def test_streams_of_earlier_runs_are_not_read(tmp_path: Path) -> None:
+def test_streams_of_earlier_runs_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = LogStream(tmp_path, "/group", "1"), LogStream(tmp_path, "/group", "2")
-    old.write("old\n")
-    time.sleep(0.002)
     start_ms = time.time_ns() // 1_000_000
+    monkeypatch.setattr(time, "time_ns", lambda: (start_ms - 1) * 1_000_000)
+    old.write("old\n")
+    monkeypatch.setattr(time, "time_ns", lambda: start_ms * 1_000_000)
     new.write("new\n")
-    old.path.unlink()  # reading it would fail
     for stream in (old, new):
         stream.close()
+    old.path.unlink()  # reading it would fail
     page = search(tmp_path, "/group", [old.name, new.name], start_ms=start_ms, end_ms=start_ms + 60_000,
                   matches=pattern(""), limit=10, token=None)  # fmt: skip
     assert [event.message for event in page.events] == ["new"]
