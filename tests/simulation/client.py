@@ -14,10 +14,9 @@ from .world import World
 AGAIN_S = 20.0
 """Until the client repeats a call that ended in an error."""
 
-QUIET_S = 3000.0
+QUIET_S = 1500.0
 """A run in which no event is lost may be at one version for so long: a retry comes after two minutes at most, and looks
-up to six minutes for signs of life of the leg before; and who is called may be killed, too, each time: peers call after
-three minutes, six more, twelve more, and then every quarter of an hour."""
+up to six minutes for signs of life of the leg before, and that may happen twice."""
 
 TENDED_QUIET_S = 3 * 3600.0
 """With the watchdog it may take longer: it looks every five minutes, acts at growing intervals, and leaves alone who
