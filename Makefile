@@ -32,10 +32,10 @@ check: $(INSTALLED)  ## lint, format, types, layering, template
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/cfn-lint src/estafeta/template.yaml src/estafeta/bucket.yaml
+	$(BIN)/cfn-lint src/estafeta/aws/stack.yaml src/estafeta/aws/bucket.yaml
 
 scan: $(INSTALLED)  ## the templates by the rules of checkov, which has an environment of its own
-	$(BIN)/uvx checkov@3.3.30 --framework cloudformation --quiet --compact --skip-download --file $(wildcard src/estafeta/*.yaml)
+	$(BIN)/uvx checkov@3.3.30 --framework cloudformation --quiet --compact --skip-download --file $(wildcard src/estafeta/aws/*.yaml)
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix

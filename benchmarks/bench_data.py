@@ -34,14 +34,14 @@ import torch
 from machine import describe
 from torch import nn
 
-from estafeta.blocktable import BlockTable
-from estafeta.catalog import read_manifest
-from estafeta.files import Buffer, OsFiles, Reader
-from estafeta.importing.arrays import Arrays, from_array
-from estafeta.importing.importer import Wishes, import_dataset
-from estafeta.sampling import steps_per_epoch
-from estafeta.store import Store
-from estafeta.windows import BlockRows, Deal
+from estafeta.data.catalog import read_manifest
+from estafeta.data.importing.arrays import Arrays, from_array
+from estafeta.data.importing.importer import Wishes, import_dataset
+from estafeta.data.sampling import steps_per_epoch
+from estafeta.data.windows import BlockRows, Deal
+from estafeta.store.files import Buffer, OsFiles, Reader
+from estafeta.store.store import Store
+from estafeta.training.block_table import BlockTable
 
 MIB = 1 << 20
 COLUMNS = 20
@@ -69,10 +69,10 @@ for batch in csv.open_csv(sys.argv[1], convert_options=csv.ConvertOptions(column
 """
 IMPORT = """
 import sys
-from estafeta.importing.importer import Wishes, import_dataset
-from estafeta.importing.sources import Reading, open_source
-from estafeta.importing.tabular import Choice
-from estafeta.store import Store
+from estafeta.data.importing.importer import Wishes, import_dataset
+from estafeta.data.importing.sources import Reading, open_source
+from estafeta.data.importing.tabular import Choice
+from estafeta.store.store import Store
 source = open_source([sys.argv[1]], Reading(choice=Choice("bought")))
 import_dataset(Store(sys.argv[2]), sys.argv[3], source, (), Wishes(standardize=True))
 """

@@ -206,16 +206,16 @@ def _by_gloo(member: Member, gradients: Gradients, times: Times, control: bool) 
 def _by_files(
     member: Member, gradients: Gradients, times: Times, way: Way, root: str, redo: int, control: bool
 ) -> None:
-    from estafeta.exchange import Exchange
-    from estafeta.files import OsFiles
-    from estafeta.history import EarlyStopping
-    from estafeta.layout import Round, RunLayout
-    from estafeta.optim import SGD
-    from estafeta.replica import Replica, slices_of
-    from estafeta.settings import to_dict
-    from estafeta.spec import Plan, RunSpec, Slot
-    from estafeta.store import Store
-    from estafeta.weights import Weights
+    from estafeta.job.optim import SGD
+    from estafeta.job.settings import to_dict
+    from estafeta.job.stopping import EarlyStopping
+    from estafeta.protocol.layout import Round, RunLayout
+    from estafeta.protocol.spec import Plan, RunSpec, Slot
+    from estafeta.protocol.weights import Weights
+    from estafeta.residents.exchange import Exchange
+    from estafeta.residents.replica import Replica, slices_of
+    from estafeta.store.files import OsFiles
+    from estafeta.store.store import Store
 
     class Distant(OsFiles):
         """A file system of which the kernel cannot tell what others do there."""

@@ -37,12 +37,12 @@ from typing import Any
 
 from machine import describe
 
-from estafeta.invoke import make_client
+from estafeta.aws.lambda_api import make_client
 from estafeta.local import Endpoint, Options
-from estafeta.local.environment import Environment
-from estafeta.local.http import HttpProtocol
-from estafeta.local.process import Process
+from estafeta.local.api.http import HttpProtocol
 from estafeta.local.service import Service
+from estafeta.local.work.environment import Environment
+from estafeta.local.work.process import Process
 
 COLD_ENVIRONMENTS = 8
 WARM_UP = 20

@@ -27,11 +27,11 @@ from command import Home
 from jobs import large
 from machine import describe
 
-from estafeta.catalog import read_manifest
-from estafeta.importing.importer import Wishes, import_dataset
-from estafeta.importing.sources import Reading, open_source
-from estafeta.memory import MIB, RUNTIME_BYTES, plan_memory
-from estafeta.store import Store
+from estafeta.data.catalog import read_manifest
+from estafeta.data.importing.importer import Wishes, import_dataset
+from estafeta.data.importing.sources import Reading, open_source
+from estafeta.store.store import Store
+from estafeta.training.memory import MIB, RUNTIME_BYTES, plan_memory
 
 WIDTH = 784
 WORKERS = 2

@@ -33,8 +33,8 @@ from machine import describe
 from ranks import clean_up_when_ended
 
 from estafeta import local
-from estafeta.backend import home as service_home
-from estafeta.run import ENDED, Run
+from estafeta.client.backend import home as service_home
+from estafeta.client.run import ENDED, Run
 
 JOB = f"{Path(__file__).with_name('jobs') / 'training.py'}:classes"
 ROWS_OF_A_RANK = 256

@@ -21,10 +21,10 @@ from pathlib import Path
 from machine import describe
 
 from estafeta import local
-from estafeta.backend import Backend
-from estafeta.launch import connect, start
-from estafeta.run import Run
-from estafeta.shipping import import_job
+from estafeta.client.backend import Backend
+from estafeta.client.launch import connect, start
+from estafeta.client.run import Run
+from estafeta.client.source import import_job
 
 JOB = Path(__file__).with_name("jobs") / "rounds.py"
 

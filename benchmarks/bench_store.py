@@ -24,8 +24,8 @@ import numpy as np
 from machine import describe
 from safetensors.numpy import load_file, save_file
 
-from estafeta.store import Store, new_token
-from estafeta.tensorfile import TensorFile, encode
+from estafeta.store.store import Store, new_token
+from estafeta.store.tensorfile import TensorFile, encode
 
 NOTE = b"x" * 300
 """About the size of a claim or a record."""

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from estafeta import local
-from estafeta.launch import attach
-from estafeta.run import Run
+from estafeta.client.launch import attach
+from estafeta.client.run import Run
 
 LIMIT_S = 900.0
 COMMAND = Path(sys.executable).with_name("estafeta")

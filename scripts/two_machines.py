@@ -20,20 +20,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from estafeta.backend import InlineBackend, unwrap
-from estafeta.control import control
-from estafeta.cost import Basis, Usage
-from estafeta.inotify import filesystem_of
-from estafeta.invocation import Invocation
-from estafeta.launch import start
-from estafeta.logbook import Entry
-from estafeta.merge import merge
-from estafeta.run import Run
-from estafeta.s3 import Bucket
-from estafeta.shipping import import_job
-from estafeta.spec import Choice, FunctionSettings, MergeEvent, On, Role, WorkerEvent
-from estafeta.store import Backoff, Store, new_token
-from estafeta.worker import work
+from estafeta.aws.bucket import Bucket
+from estafeta.client.backend import InlineBackend, unwrap
+from estafeta.client.launch import start
+from estafeta.client.logbook import Entry
+from estafeta.client.run import Run
+from estafeta.client.source import import_job
+from estafeta.cost.cost import Basis, Usage
+from estafeta.functions.control import control
+from estafeta.functions.merge import merge
+from estafeta.functions.worker import work
+from estafeta.protocol.invocation import Invocation
+from estafeta.protocol.spec import Choice, FunctionSettings, MergeEvent, On, Role, WorkerEvent
+from estafeta.store.inotify import filesystem_of
+from estafeta.store.store import Backoff, Store, new_token
 
 JOB = str(Path(__file__).parents[1] / "examples/digits.py")
 OPTIONS = {"epochs": 2, "model.hidden": 16}

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from estafeta import metrics
+    from estafeta.client.launch import train
+    from estafeta.client.run import Run
     from estafeta.errors import EnvironmentProblem, EstafetaError, RunFailed, RunNotFound, UsageError
-    from estafeta.history import EarlyStopping
-    from estafeta.job import Job
-    from estafeta.launch import train
-    from estafeta.optim import SGD, Adagrad, Adam, AdamW, RMSprop
-    from estafeta.run import Run
-    from estafeta.schedules import Cosine, StepLR, Warmup
+    from estafeta.job.job import Job
+    from estafeta.job.optim import SGD, Adagrad, Adam, AdamW, RMSprop
+    from estafeta.job.schedules import Cosine, StepLR, Warmup
+    from estafeta.job.stopping import EarlyStopping
 
 __all__ = [
     "SGD",
@@ -45,12 +45,12 @@ __all__ = [
 
 _HOME = {
     "errors": ("EnvironmentProblem", "EstafetaError", "RunFailed", "RunNotFound", "UsageError"),
-    "history": ("EarlyStopping",),
-    "job": ("Job",),
-    "launch": ("train",),
-    "optim": ("SGD", "Adagrad", "Adam", "AdamW", "RMSprop"),
-    "run": ("Run",),
-    "schedules": ("Cosine", "StepLR", "Warmup"),
+    "job.stopping": ("EarlyStopping",),
+    "job.job": ("Job",),
+    "client.launch": ("train",),
+    "job.optim": ("SGD", "Adagrad", "Adam", "AdamW", "RMSprop"),
+    "client.run": ("Run",),
+    "job.schedules": ("Cosine", "StepLR", "Warmup"),
 }
 """The module of each public name. They are imported when they are asked for: neither a cold function nor
 `estafeta --help` pays for what it does not need."""

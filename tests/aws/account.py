@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from estafeta import local
-from estafeta.launch import TEMPLATE
-from estafeta.s3 import Bucket
-from estafeta.stack import patient_client
+from estafeta.aws.bucket import Bucket
+from estafeta.aws.session import patient_client
+from estafeta.client.launch import TEMPLATE
 
 REGION = "us-east-1"
 OUTPUTS = {"WorkerFunction": "estafeta-worker", "MergeFunction": "estafeta-merge",

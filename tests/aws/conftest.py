@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from moto.server import ThreadedMotoServer
 
+from estafeta.aws.bucket import Bucket, Progress
+from estafeta.aws.session import patient_client
 from estafeta.cli.main import main
+from estafeta.data.importing.importer import import_dataset
+from estafeta.data.manifest import Manifest
 from estafeta.errors import EnvironmentProblem
-from estafeta.importing.importer import import_dataset
-from estafeta.invocation import Invocation
-from estafeta.manifest import Manifest
-from estafeta.s3 import Bucket, Progress
-from estafeta.stack import patient_client
-from estafeta.store import Store
+from estafeta.protocol.invocation import Invocation
+from estafeta.store.store import Store
 from unit.test_catalog import WISHES, Numbers
 
 from .account import point_at, stack_in

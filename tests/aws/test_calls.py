@@ -17,11 +17,11 @@ from botocore.response import StreamingBody
 from botocore.stub import Stubber
 
 from conformance.clock import VirtualClock
-from estafeta.backend import LambdaBackend
+from estafeta.aws.lambda_api import REFUSED, REFUSED_S, LambdaInvoker
+from estafeta.client.backend import LambdaBackend
+from estafeta.client.run import Run
 from estafeta.errors import EnvironmentProblem, UsageError
-from estafeta.invoke import REFUSED, REFUSED_S, LambdaInvoker
-from estafeta.run import Run
-from estafeta.spec import FunctionSettings, Role
+from estafeta.protocol.spec import FunctionSettings, Role
 
 NAMES: dict[Role, str] = {"worker": "s-worker", "merge": "s-merge", "control": "s-control"}
 

@@ -10,9 +10,9 @@ import pytest
 from botocore.stub import ANY, Stubber
 
 from conformance.clock import VirtualClock
-from estafeta.deploying.changes import Change, ChangeSet, Event, Stacks
+from estafeta.aws.session import patient_client
+from estafeta.deploy.change_sets import Change, ChangeSet, Event, Stacks
 from estafeta.errors import EnvironmentProblem, UsageError
-from estafeta.stack import patient_client
 
 ID = "arn:aws:cloudformation:us-east-1:1:stack/demo/8"
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from estafeta.aws.bucket import Bucket, Progress
+from estafeta.aws.session import patient_client
 from estafeta.errors import EnvironmentProblem
-from estafeta.s3 import Bucket, Progress
-from estafeta.source import MOST_IN_EVENT, SOURCES
-from estafeta.stack import patient_client
+from estafeta.functions.verbs.take_source import MOST_IN_EVENT, SOURCES
 
 from .account import REGION
 from .conftest import Command

@@ -14,20 +14,20 @@ import pytest
 from moto.cloudformation.models import cloudformation_backends
 
 from conformance.clock import VirtualClock
-from estafeta.deploying import deploy as deploying
-from estafeta.deploying import plan as planning
-from estafeta.deploying.changes import Event
-from estafeta.deploying.code import CodePackage
-from estafeta.deploying.deploy import Deployer
-from estafeta.deploying.destroy import Destroyer
-from estafeta.deploying.library import Library
-from estafeta.deploying.plan import Plan, Wishes
+from estafeta.aws.bucket import Bucket
+from estafeta.aws.library import install
+from estafeta.aws.session import Deployment, Session
+from estafeta.deploy import deploy as deploying
+from estafeta.deploy import plan as planning
+from estafeta.deploy.change_sets import Event
+from estafeta.deploy.code_zip import CodePackage
+from estafeta.deploy.deploy import Deployer
+from estafeta.deploy.destroy import Destroyer
+from estafeta.deploy.library_build import Library
+from estafeta.deploy.plan import Plan, Wishes
 from estafeta.errors import UsageError
-from estafeta.layout import LibraryLayout
-from estafeta.library import install
-from estafeta.s3 import Bucket
-from estafeta.stack import Deployment, Session
-from estafeta.store import Store
+from estafeta.protocol.layout import LibraryLayout
+from estafeta.store.store import Store
 
 from .account import point_at
 from .cloudformation import complete

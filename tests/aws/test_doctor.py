@@ -14,15 +14,15 @@ from botocore.exceptions import ConnectTimeoutError
 
 from conformance.clock import VirtualClock
 from core.specs import FUNCTIONS
-from estafeta.control import control
-from estafeta.doctor import aws as doctor
-from estafeta.doctor.check import Ailment
+from estafeta.aws.lambda_api import FunctionError
+from estafeta.deploy.doctor import stack as doctor
+from estafeta.deploy.doctor.check import Ailment
 from estafeta.errors import EnvironmentProblem
-from estafeta.invocation import Invocation
-from estafeta.invoke import FunctionError
-from estafeta.probes import LOAD_BYTES, START_S, TURNS, probe, probe_torch
-from estafeta.store import Store
-from estafeta.verbs import ProbeVerb
+from estafeta.functions.control import control
+from estafeta.functions.verbs.probe import LOAD_BYTES, START_S, TURNS, probe, probe_torch
+from estafeta.protocol.invocation import Invocation
+from estafeta.protocol.verbs import ProbeVerb
+from estafeta.store.store import Store
 
 from .account import stack_in
 from .conftest import Command

@@ -9,9 +9,10 @@ import pytest
 
 from core.driver import Relay
 from core.specs import spec_of
-from estafeta import downloads, fetching
+from estafeta.aws.bucket import Bucket
+from estafeta.client import fetch as client_side
 from estafeta.errors import EnvironmentProblem
-from estafeta.s3 import Bucket
+from estafeta.functions.verbs import fetch as verb
 
 FILE = "model.safetensors"
 
@@ -21,8 +22,8 @@ def relay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Relay:
     """A run that is done, where an answer holds 300 bytes and an object 700."""
     relay = Relay(tmp_path, spec_of("plain"))
     relay.run()
-    monkeypatch.setattr(fetching, "ANSWER_BYTES", 300)
-    monkeypatch.setattr(fetching, "PART_BYTES", 700)
+    monkeypatch.setattr(verb, "ANSWER_BYTES", 300)
+    monkeypatch.setattr(verb, "PART_BYTES", 700)
     return relay
 
 
@@ -40,15 +41,15 @@ def test_the_parts_make_the_file(relay: Relay, bucket: Bucket, tmp_path: Path) -
         answer = ask(relay, bucket, len(content))
         assert answer["size"] == len(expected)
         ways.append("url" if "url" in answer else "data")
-        content += downloads.content(answer, bucket)
+        content += client_side.content(answer, bucket)
     assert content == expected
     assert ways == ["url"] * (len(expected) // 700) + ["data" if len(expected) % 700 <= 300 else "url"]
     assert list(bucket.objects()) == [], "what has been fetched is still in the bucket, and billed"
 
 
 def test_a_small_file_comes_in_the_answer(relay: Relay, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "ANSWER_BYTES", 1 << 20)
-    monkeypatch.setattr(fetching, "PART_BYTES", 2 << 20)
+    monkeypatch.setattr(verb, "ANSWER_BYTES", 1 << 20)
+    monkeypatch.setattr(verb, "PART_BYTES", 2 << 20)
     assert "data" in ask(relay, bucket)
 
 
@@ -56,8 +57,8 @@ def test_other_bytes_are_refused_and_asking_again_helps(relay: Relay, bucket: Bu
     answer = ask(relay, bucket)
     bucket.upload(answer["key"], b"something else")
     with pytest.raises(EnvironmentProblem, match="14 bytes of an exported file have arrived"):
-        downloads.content(answer, bucket)
+        client_side.content(answer, bucket)
     assert list(bucket.objects()) == []
     with pytest.raises(EnvironmentProblem, match="cannot be fetched from S3"):
-        downloads.content(answer, bucket)
-    assert downloads.content(ask(relay, bucket), bucket) == exported(relay, tmp_path)[:700]
+        client_side.content(answer, bucket)
+    assert client_side.content(ask(relay, bucket), bucket) == exported(relay, tmp_path)[:700]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from estafeta.deploying.code import NEEDS
-from estafeta.deploying.wheels import Architecture, Target
-from estafeta.launch import TEMPLATE
+from estafeta.client.launch import TEMPLATE
+from estafeta.deploy.code_zip import NEEDS
+from estafeta.deploy.wheels import Architecture, Target
 
 ROOT = Path(__file__).parents[2]
 PIP = ["pip", "install", "--no-cache-dir"]
@@ -63,7 +63,7 @@ def test_what_is_copied_and_run_is_what_the_template_calls(tmp_path: Path) -> No
             subprocess.run(["sh", "-c", text], env=variables, check=True, timeout=60)
     handlers = re.findall(r"ImageConfig:.*Command: \[([\w.]+)\.handler\]", TEMPLATE.read_text())
     assert len(handlers) == 3
-    program = f"import {', '.join(handlers)}; print(estafeta.__file__, callable(estafeta.worker.handler))"
+    program = f"import {', '.join(handlers)}; print(estafeta.__file__, callable(estafeta.functions.worker.handler))"
     done = subprocess.run([sys.executable, "-c", program], cwd=task, capture_output=True, text=True, timeout=60,
                           env={**variables, "PYTHONPATH": str(task)}, check=True)  # fmt: skip
     assert done.stdout.split() == [str(task / "estafeta/__init__.py"), "True"]

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from estafeta.deploying.library import Library, files_of, pack, parts_of, send, stored
-from estafeta.deploying.wheels import NO_BACKEND, Target
+from estafeta.aws.bucket import Bucket
+from estafeta.aws.library import MARGIN_S, VARIABLE, LibraryManifest, enter, install, manifest_key
+from estafeta.deploy.library_build import Library, files_of, pack, parts_of, send, stored
+from estafeta.deploy.wheels import NO_BACKEND, Target
 from estafeta.errors import Corrupt, EnvironmentProblem, UsageError
-from estafeta.layout import LibraryLayout
-from estafeta.library import MARGIN_S, VARIABLE, LibraryManifest, enter, install, manifest_key
-from estafeta.s3 import Bucket
-from estafeta.store import Store
+from estafeta.protocol.layout import LibraryLayout
+from estafeta.store.store import Store
 
 LIBRARY = Library((), Target("3.13", "arm64"))
 FILES = {"torch/__init__.py": b"VALUE = 7\n", "torch/nn/__init__.py": b"from torch import VALUE\n",
@@ -34,7 +34,7 @@ def packages(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def sent(packages: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> LibraryManifest:
-    monkeypatch.setattr("estafeta.deploying.library.PART_FILES", 1)
+    monkeypatch.setattr("estafeta.deploy.library_build.PART_FILES", 1)
     return send(LIBRARY, {"torch": "2"}, packages, bucket, lambda done, total: None)
 
 
@@ -153,7 +153,7 @@ def test_a_library_that_was_never_sent_is_a_usage_error(bucket: Bucket, there: S
 def test_sending_that_was_broken_off_sends_the_rest(
     packages: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("estafeta.deploying.library.PART_FILES", 1)
+    monkeypatch.setattr("estafeta.deploy.library_build.PART_FILES", 1)
 
     def stop(done: int, total: int) -> None:
         if done == 2:

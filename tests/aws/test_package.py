@@ -19,17 +19,17 @@ from pathlib import Path
 import pytest
 
 from estafeta import local
-from estafeta.backend import ROLES, LambdaBackend
-from estafeta.deploying.code import CodePackage, build_code
-from estafeta.deploying.library import Library, fetch, files_of, send
-from estafeta.deploying.wheels import NO_BACKEND, Target
-from estafeta.invoke import make_client
-from estafeta.launch import TEMPLATE, connect, start
-from estafeta.layout import LibraryLayout
+from estafeta.aws.bucket import Bucket
+from estafeta.aws.lambda_api import make_client
+from estafeta.client.backend import ROLES, LambdaBackend
+from estafeta.client.launch import TEMPLATE, connect, start
+from estafeta.client.source import import_job
+from estafeta.deploy.code_zip import CodePackage, build_code
+from estafeta.deploy.library_build import Library, fetch, files_of, send
+from estafeta.deploy.wheels import NO_BACKEND, Target
 from estafeta.local import Options
-from estafeta.s3 import Bucket
-from estafeta.shipping import import_job
-from estafeta.spec import Choice
+from estafeta.protocol.layout import LibraryLayout
+from estafeta.protocol.spec import Choice
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("local-service")]
 
@@ -119,8 +119,9 @@ def test_the_package_has_neither_torch_nor_the_client(python: Path, task: Path) 
         done = subprocess.run([python, "-c", f"import {name}"], cwd=task, env={"PYTHONPATH": str(task)}, stderr=-3)
         return done.returncode == 0
 
-    assert imports("estafeta.merge, estafeta.control, estafeta.worker, numpy, pydantic, awslambdaric, boto3")
-    assert not any(imports(name) for name in ("torch", "estafeta.cli.main", "estafeta.deploying.deploy", "click"))
+    functions = "estafeta.functions.merge, estafeta.functions.control, estafeta.functions.worker"
+    assert imports(f"{functions}, numpy, pydantic, awslambdaric, boto3")
+    assert not any(imports(name) for name in ("torch", "estafeta.cli.main", "estafeta.deploy.deploy", "click"))
     assert not (task / "boto3").exists(), "the runtime has it"
 
 

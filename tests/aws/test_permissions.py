@@ -18,9 +18,9 @@ import pytest
 from botocore import xform_name
 
 import estafeta
-from estafeta.deploying.plan import BUCKET_TEMPLATE
-from estafeta.launch import TEMPLATE
-from estafeta.local.template import open_template
+from estafeta.client.launch import TEMPLATE
+from estafeta.deploy.plan import BUCKET_TEMPLATE
+from estafeta.local.template.reader import open_template
 
 SOURCE, POLICIES = Path(estafeta.__file__).parent, Path(__file__).parents[2] / "deploy"
 SERVICES = ("cloudformation", "ec2", "efs", "lambda", "logs", "s3", "sts")

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from core.faults import Killed, Mortal
-from estafeta.catalog import names, read_manifest, verify
+from estafeta.aws.bucket import Bucket
+from estafeta.data.catalog import names, read_manifest, verify
+from estafeta.data.manifest import Manifest
 from estafeta.errors import Corrupt, UsageError
-from estafeta.layout import MANIFEST, DatasetLayout
-from estafeta.manifest import Manifest
-from estafeta.receiving import receive, upload_of
-from estafeta.s3 import Bucket
-from estafeta.store import Store
+from estafeta.functions.verbs.receive import receive, upload_of
+from estafeta.protocol.layout import MANIFEST, DatasetLayout
+from estafeta.store.store import Store
 
 from .conftest import imported, invocation
 

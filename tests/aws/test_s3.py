@@ -13,8 +13,8 @@ from botocore.exceptions import ConnectionClosedError
 from s3transfer.futures import TransferCoordinator
 
 from estafeta import s3
+from estafeta.aws.bucket import Bucket
 from estafeta.errors import EnvironmentProblem, UsageError
-from estafeta.s3 import Bucket
 
 SMALLEST_PART = 5 << 20
 """Of a multipart upload but for the last (S3 User Guide, "Amazon S3 multipart upload limits")."""

@@ -10,15 +10,15 @@ import pytest
 from torch import nn
 
 from estafeta import SGD, Job
-from estafeta.backend import unwrap
-from estafeta.catalog import names, read_manifest, remove
-from estafeta.control import control
+from estafeta.aws.bucket import Bucket
+from estafeta.client.backend import unwrap
+from estafeta.client.send_dataset import datasets, in_silence, send, send_missing
+from estafeta.data.catalog import names, read_manifest, remove
 from estafeta.errors import Corrupt, EnvironmentProblem, UsageError
-from estafeta.layout import DatasetLayout
-from estafeta.receiving import upload_of
-from estafeta.s3 import Bucket
-from estafeta.sending import datasets, in_silence, send, send_missing
-from estafeta.store import Store
+from estafeta.functions.control import control
+from estafeta.functions.verbs.receive import upload_of
+from estafeta.protocol.layout import DatasetLayout
+from estafeta.store.store import Store
 
 from .conftest import Interrupted, imported, invocation
 

@@ -9,16 +9,24 @@ from typing import Any
 import pytest
 
 from core.specs import CODE, spec_of
-from estafeta import control as module
 from estafeta import s3
-from estafeta.backend import unwrap
-from estafeta.control import control
+from estafeta.aws.bucket import Bucket
+from estafeta.client.backend import unwrap
 from estafeta.errors import Corrupt, EnvironmentProblem, UsageError
-from estafeta.layout import RUNS, RunLayout
-from estafeta.s3 import Bucket
-from estafeta.source import MOST_IN_BUCKET, MOST_IN_EVENT, SOURCES, check_size, enclosure, send_source, take_source
-from estafeta.spec import RunSpec
-from estafeta.store import Store
+from estafeta.functions import control as module
+from estafeta.functions.control import control
+from estafeta.functions.verbs.take_source import (
+    MOST_IN_BUCKET,
+    MOST_IN_EVENT,
+    SOURCES,
+    check_size,
+    enclosure,
+    send_source,
+    take_source,
+)
+from estafeta.protocol.layout import RUNS, RunLayout
+from estafeta.protocol.spec import RunSpec
+from estafeta.store.store import Store
 
 from .conftest import Interrupted, invocation
 

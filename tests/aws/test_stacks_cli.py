@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from estafeta.cli import deployment_words as words
 from estafeta.cli.main import main
-from estafeta.deploying import wheels
-from estafeta.deploying.changes import Change, ChangeSet
-from estafeta.deploying.code import CodePackage
-from estafeta.deploying.destroy import Leftover, Standing
-from estafeta.deploying.library import Library
-from estafeta.deploying.plan import Plan, Wishes
-from estafeta.deploying.wheels import Target, unpack
+from estafeta.cli.words import stack as words
+from estafeta.deploy import wheels
+from estafeta.deploy.change_sets import Change, ChangeSet
+from estafeta.deploy.code_zip import CodePackage
+from estafeta.deploy.destroy import Leftover, Standing
+from estafeta.deploy.library_build import Library
+from estafeta.deploy.plan import Plan, Wishes
+from estafeta.deploy.wheels import Target, unpack
 from estafeta.errors import EnvironmentProblem, UsageError
 
 from .account import functions_at

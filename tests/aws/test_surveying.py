@@ -8,16 +8,16 @@ from typing import Any
 import click
 import pytest
 
-from estafeta.backend import unwrap
-from estafeta.catalog import read_manifest, remove
-from estafeta.cli.data import show
-from estafeta.control import control
-from estafeta.deadline import ANSWER_S
+from estafeta.cli.commands.data import show
+from estafeta.client.backend import unwrap
+from estafeta.data.catalog import read_manifest, remove
+from estafeta.data.manifest import Manifest
 from estafeta.errors import Corrupt, UsageError
-from estafeta.layout import DatasetLayout
-from estafeta.manifest import Manifest
-from estafeta.store import Store
-from estafeta.verbs import MOST_ROWS
+from estafeta.functions.control import control
+from estafeta.protocol.deadline import ANSWER_S
+from estafeta.protocol.layout import DatasetLayout
+from estafeta.protocol.verbs import MOST_ROWS
+from estafeta.store.store import Store
 
 from .conftest import imported, invocation
 

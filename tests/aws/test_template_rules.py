@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from estafeta.deploying.plan import BUCKET_TEMPLATE
-from estafeta.launch import TEMPLATE
-from estafeta.local.template import open_template
+from estafeta.client.launch import TEMPLATE
+from estafeta.deploy.plan import BUCKET_TEMPLATE
+from estafeta.local.template.reader import open_template
 
 Resources = dict[str, dict[str, Any]]
 

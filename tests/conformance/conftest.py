@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from estafeta.files import Files, OsFiles
-from estafeta.store import Store
+from estafeta.store.files import Files, OsFiles
+from estafeta.store.store import Store
 
 from .clock import VirtualClock
 from .nfs_client import NfsClientFiles

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
-from estafeta.files import Buffer, Files, Reader
+from estafeta.store.files import Buffer, Files, Reader
 
 from .interposed import Interposed
 from .nfs_server import refusal

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from estafeta.files import Buffer, Files, Reader, Watch, Writer
+from estafeta.store.files import Buffer, Files, Reader, Watch, Writer
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from estafeta.errors import UsageError
-from estafeta.store import Backoff, Store, new_token
+from estafeta.store.store import Backoff, Store, new_token
 
 QUICK = Backoff(first_s=0.0002, factor=1.2, longest_s=0.005)
 

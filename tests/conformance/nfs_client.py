@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
-from estafeta.files import Buffer, Clock, Reader, Writer
+from estafeta.store.files import Buffer, Clock, Reader, Writer
 
 from .nfs_server import Change, File, Folder, NfsServer, Node, refusal
 

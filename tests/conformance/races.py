@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from estafeta.store import Store, new_token
+from estafeta.store.store import Store, new_token
 
 from .meeting import QUICK, Meeting
 

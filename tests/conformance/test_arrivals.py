@@ -9,10 +9,10 @@ from functools import partial
 import pytest
 from hypothesis import given
 
-from estafeta.arrivals import ALARM_S, Arrivals
 from estafeta.errors import Gone
-from estafeta.files import Reader
-from estafeta.store import Store
+from estafeta.store.arrivals import ALARM_S, Arrivals
+from estafeta.store.files import Reader
+from estafeta.store.store import Store
 
 from .conftest import Client, TwoClients
 from .test_publishing import ORDERS, PROPERTY

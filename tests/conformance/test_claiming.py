@@ -7,7 +7,7 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estafeta.store import claim_name
+from estafeta.store.store import claim_name
 
 from .conftest import Client, TwoClients
 from .test_publishing import ORDERS, PROPERTY

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estafeta.drafts import Draft, Drafts
-from estafeta.store import Store
+from estafeta.store.drafts import Draft, Drafts
+from estafeta.store.store import Store
 
 from .conftest import Nfs, TwoClients
 from .faults import LostReplies

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from estafeta.errors import Gone
-from estafeta.exchange import Exchange
-from estafeta.files import Reader
-from estafeta.layout import Round, RunLayout
-from estafeta.slices import cut
-from estafeta.store import Store
-from estafeta.tensorfile import Array
+from estafeta.protocol.layout import Round, RunLayout
+from estafeta.protocol.slices import cut
+from estafeta.residents.exchange import Exchange
+from estafeta.store.files import Reader
+from estafeta.store.store import Store
+from estafeta.store.tensorfile import Array
 
 from .conftest import Client, Nfs, TwoClients
 from .faults import LostReplies

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estafeta.store import Store
+from estafeta.store.store import Store
 
 from .conftest import Client, Nfs, TwoClients
 from .faults import RESENT, Interrupted, LostReplies

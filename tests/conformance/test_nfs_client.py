@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from estafeta.files import Reader
+from estafeta.store.files import Reader
 
 from .conftest import ROOT, Nfs
 from .nfs_client import NfsClientFiles

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from estafeta.errors import Gone
-from estafeta.store import Store
+from estafeta.store.store import Store
 
 from .conftest import Nfs, TwoClients
 from .faults import Failing, FullDisk

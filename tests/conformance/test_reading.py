@@ -7,8 +7,8 @@ import errno
 import pytest
 
 from estafeta.errors import Gone, StoreError
-from estafeta.files import Reader
-from estafeta.store import STALE_ATTEMPTS
+from estafeta.store.files import Reader
+from estafeta.store.store import STALE_ATTEMPTS
 
 from .conftest import Nfs, TwoClients
 from .faults import Failing, StaleReads

@@ -25,7 +25,7 @@ from typing import Any
 
 import pytest
 
-from estafeta.store import Store
+from estafeta.store.store import Store
 
 from . import races
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from estafeta.errors import Gone
-from estafeta.store import Backoff
+from estafeta.store.store import Backoff
 
 from .conftest import TwoClients
 from .faults import Interrupted

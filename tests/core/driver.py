@@ -22,19 +22,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from estafeta.control import control
-from estafeta.files import Files, Reader
-from estafeta.history import EpochRecord
-from estafeta.inline import NO_LIMIT_S
-from estafeta.invocation import Invocation
-from estafeta.layout import RunLayout
-from estafeta.merge import merge
-from estafeta.message import FIXED_BYTES, MAGIC
-from estafeta.snapshot import OUTCOMES
-from estafeta.spec import MergeEvent, Outcome, Role, RunSpec, WorkerEvent
-from estafeta.store import Store
-from estafeta.tensorfile import Array, TensorFile
-from estafeta.worker import work
+from estafeta.client.inline import NO_LIMIT_S
+from estafeta.functions.control import control
+from estafeta.functions.merge import merge
+from estafeta.functions.worker import work
+from estafeta.job.stopping import EpochRecord
+from estafeta.protocol.invocation import Invocation
+from estafeta.protocol.layout import RunLayout
+from estafeta.protocol.snapshot import OUTCOMES
+from estafeta.protocol.spec import MergeEvent, Outcome, Role, RunSpec, WorkerEvent
+from estafeta.residents.message import FIXED_BYTES, MAGIC
+from estafeta.store.files import Files, Reader
+from estafeta.store.store import Store
+from estafeta.store.tensorfile import Array, TensorFile
 
 from .environment import forget
 from .events import Arrivals, Event, failure_record, in_order

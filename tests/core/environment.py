@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from estafeta import usercode
-from estafeta.invocation import PROCESS_MEMORY, read_spec
-from estafeta.snapshot import read_plan
+from estafeta.job import user_code
+from estafeta.protocol.invocation import PROCESS_MEMORY, read_spec
+from estafeta.protocol.snapshot import read_plan
 
 
 def forget() -> None:
@@ -15,7 +15,7 @@ def forget() -> None:
     PROCESS_MEMORY.clear()
     read_spec.cache_clear()
     read_plan.cache_clear()
-    usercode._leave()
+    user_code._leave()
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from estafeta.spec import Role
+from estafeta.protocol.spec import Role
 
 from .specs import FUNCTIONS
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from conformance.interposed import Interposed
-from estafeta.files import Buffer, Files, OsFiles, Writer
-from estafeta.store import TEMPORARY
+from estafeta.store.files import Buffer, Files, OsFiles, Writer
+from estafeta.store.store import TEMPORARY
 
 from .events import Event
 

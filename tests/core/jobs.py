@@ -8,10 +8,10 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from core import spending
-from estafeta.job import Job
+from estafeta.job.job import Job
+from estafeta.job.optim import SGD, Adam, AdamW
+from estafeta.job.schedules import Cosine
 from estafeta.metrics import accuracy
-from estafeta.optim import SGD, Adam, AdamW
-from estafeta.schedules import Cosine
 
 COLUMNS, CLASSES = 6, 3
 

@@ -15,13 +15,13 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from conformance.interposed import Interposed
-from estafeta.contribution import stand_in, tally_of
-from estafeta.files import OsFiles, OsReader, Watch
-from estafeta.layout import Round
-from estafeta.listing import ranks_in, round_of
-from estafeta.message import FIXED_BYTES, MAGIC
-from estafeta.spec import RunSpec
-from estafeta.tensorfile import TensorFile
+from estafeta.protocol.contribution import stand_in, tally_of
+from estafeta.protocol.layout import Round
+from estafeta.protocol.listing import ranks_in, round_of
+from estafeta.protocol.spec import RunSpec
+from estafeta.residents.message import FIXED_BYTES, MAGIC
+from estafeta.store.files import OsFiles, OsReader, Watch
+from estafeta.store.tensorfile import TensorFile
 
 from .driver import Relay, Result
 from .stage import Stage

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from estafeta.job import Job
-from estafeta.sampling import batch_of, split_rows, steps_per_epoch
-from estafeta.spec import RunSpec
+from estafeta.data.sampling import batch_of, split_rows, steps_per_epoch
+from estafeta.job.job import Job
+from estafeta.protocol.spec import RunSpec
 
 
 @dataclass

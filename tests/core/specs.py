@@ -6,9 +6,9 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from estafeta.job import Job
-from estafeta.settings import to_dict
-from estafeta.spec import FunctionSettings, Role, RunSpec
+from estafeta.job.job import Job
+from estafeta.job.settings import to_dict
+from estafeta.protocol.spec import FunctionSettings, Role, RunSpec
 
 from . import jobs
 

@@ -22,10 +22,10 @@ import torch
 
 from conformance.interposed import Interposed
 from conformance.turns import Machine
-from estafeta.files import Files, OsFiles, Watch
-from estafeta.invocation import Invocation
-from estafeta.spec import Role, RunSpec
-from estafeta.store import Store
+from estafeta.protocol.invocation import Invocation
+from estafeta.protocol.spec import Role, RunSpec
+from estafeta.store.files import Files, OsFiles, Watch
+from estafeta.store.store import Store
 
 from . import spending
 from .driver import ATTEMPTS, Relay, perform

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from estafeta.inline import InlineInvoker
+from estafeta.client.inline import InlineInvoker
 
 from .driver import Relay, undisturbed
 from .events import Arrivals, shuffled, twice, twice_and_late

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from estafeta.history import EarlyStopping
-from estafeta.layout import RunLayout
-from estafeta.listing import versions_in
-from estafeta.optim import SGD
-from estafeta.settings import to_dict
-from estafeta.spec import RunSpec
-from estafeta.store import TEMPORARY
+from estafeta.job.optim import SGD
+from estafeta.job.settings import to_dict
+from estafeta.job.stopping import EarlyStopping
+from estafeta.protocol.layout import RunLayout
+from estafeta.protocol.listing import versions_in
+from estafeta.protocol.spec import RunSpec
+from estafeta.store.store import TEMPORARY
 
 from .driver import Relay, Result, undisturbed, undisturbed_of
 from .faults import Killed, Mortal

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from estafeta.history import EarlyStopping
+from estafeta.job.stopping import EarlyStopping
 
 from .driver import Relay, undisturbed
 from .environment import elsewhere

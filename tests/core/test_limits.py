@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from estafeta.cost import invocation_usd, second_usd
-from estafeta.history import EarlyStopping
-from estafeta.limits import HOUR_S
-from estafeta.listing import versions_in
-from estafeta.spec import Limits, RunSpec
-from estafeta.weights import Weights, spent_at
+from estafeta.cost.cost import invocation_usd, second_usd
+from estafeta.job.stopping import EarlyStopping
+from estafeta.protocol.limits import HOUR_S
+from estafeta.protocol.listing import versions_in
+from estafeta.protocol.spec import Limits, RunSpec
+from estafeta.protocol.weights import Weights, spent_at
 
 from .driver import Relay, undisturbed, undisturbed_of
 from .events import Event, shuffled

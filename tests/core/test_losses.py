@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from estafeta.listing import calls_in, residents_in
-from estafeta.lookout import MOST_CALLS
+from estafeta.protocol.listing import calls_in, residents_in
+from estafeta.residents.lookout import MOST_CALLS
 
 from .driver import undisturbed, undisturbed_of
 from .events import Event

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from estafeta.contribution import Tally, contribution
-from estafeta.invocation import Invocation
-from estafeta.layout import Round, contribution_name
-from estafeta.merge import merge
-from estafeta.spec import MergeEvent, Plan, Slot
-from estafeta.tensorfile import CHUNK_BYTES
-from estafeta.weights import Weights, publish_weights, read_weights
+from estafeta.functions.merge import merge
+from estafeta.protocol.contribution import Tally, contribution
+from estafeta.protocol.invocation import Invocation
+from estafeta.protocol.layout import Round, contribution_name
+from estafeta.protocol.spec import MergeEvent, Plan, Slot
+from estafeta.protocol.weights import Weights, publish_weights, read_weights
+from estafeta.store.tensorfile import CHUNK_BYTES
 
 from .driver import Relay
 from .specs import spec_of
@@ -28,7 +28,7 @@ BOOKKEEPING_BYTES = 1 << 20
 """For everything that is no vector: specs, headers, listings, 64 events; measured: less than half of it."""
 
 
-@pytest.mark.parametrize("module", ["estafeta.merge", "estafeta.control"])
+@pytest.mark.parametrize("module", ["estafeta.functions.merge", "estafeta.functions.control"])
 def test_torch_is_not_imported(module: str) -> None:
     program = f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -13,8 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from estafeta.sampling import batch_of, micro_batches, share_of, split_rows
-from estafeta.weights import read_weights
+from estafeta.data.sampling import batch_of, micro_batches, share_of, split_rows
+from estafeta.protocol.weights import read_weights
 
 from . import jobs
 from .driver import Relay

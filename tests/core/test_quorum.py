@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from estafeta.history import EarlyStopping
-from estafeta.quorum import MOST_IN_A_ROW
-from estafeta.spec import RunSpec
+from estafeta.job.stopping import EarlyStopping
+from estafeta.protocol.quorum import MOST_IN_A_ROW
+from estafeta.protocol.spec import RunSpec
 
 from .driver import undisturbed_of
 from .faults import one_in_four

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from estafeta.contribution import GRADIENT, Tally, tally_of
-from estafeta.history import EarlyStopping
-from estafeta.layout import Round
-from estafeta.listing import ranks_in
-from estafeta.tensorfile import TensorFile
+from estafeta.job.stopping import EarlyStopping
+from estafeta.protocol.contribution import GRADIENT, Tally, tally_of
+from estafeta.protocol.layout import Round
+from estafeta.protocol.listing import ranks_in
+from estafeta.store.tensorfile import TensorFile
 
 from . import jobs
 from .driver import Relay

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from estafeta.history import EarlyStopping
-from estafeta.listing import versions_in
-from estafeta.store import Store
+from estafeta.job.stopping import EarlyStopping
+from estafeta.protocol.listing import versions_in
+from estafeta.store.store import Store
 
 from . import jobs
 from .driver import Relay, undisturbed

@@ -11,19 +11,19 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from estafeta.catalog import read_manifest, remove
-from estafeta.importing.arrays import Arrays, from_array
-from estafeta.importing.importer import Wishes, import_dataset
-from estafeta.invocation import Invocation
-from estafeta.job import Job
-from estafeta.manifest import Manifest
-from estafeta.memory import MIB, RUNTIME_BYTES
-from estafeta.optim import SGD
-from estafeta.sampling import held_out, steps_per_epoch
-from estafeta.session import open_session
-from estafeta.spec import Failure, FunctionSettings
-from estafeta.store import Store
-from estafeta.windows import BlockRows, Deal
+from estafeta.data.catalog import read_manifest, remove
+from estafeta.data.importing.arrays import Arrays, from_array
+from estafeta.data.importing.importer import Wishes, import_dataset
+from estafeta.data.manifest import Manifest
+from estafeta.data.sampling import held_out, steps_per_epoch
+from estafeta.data.windows import BlockRows, Deal
+from estafeta.job.job import Job
+from estafeta.job.optim import SGD
+from estafeta.protocol.invocation import Invocation
+from estafeta.protocol.spec import Failure, FunctionSettings
+from estafeta.store.store import Store
+from estafeta.training.memory import MIB, RUNTIME_BYTES
+from estafeta.training.session import open_session
 
 from .driver import Relay
 from .environment import forget

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from estafeta.files import OsFiles
-from estafeta.metering import Meter, Traffic
-from estafeta.roundmodel import Profile, Setting, traffic, valid_traffic
-from estafeta.snapshot import take_snapshot
+from estafeta.client.plan.round import Profile, Setting, traffic, valid_traffic
+from estafeta.cost.metering import Meter, Traffic
+from estafeta.protocol.snapshot import take_snapshot
+from estafeta.store.files import OsFiles
 
 from .driver import Relay
 from .specs import spec_of

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from estafeta.history import EarlyStopping
-from estafeta.sampling import batch_of, share_of, split_rows
-from estafeta.spec import Failure
+from estafeta.data.sampling import batch_of, share_of, split_rows
+from estafeta.job.stopping import EarlyStopping
+from estafeta.protocol.spec import Failure
 
 from . import jobs
 from .driver import Relay

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from estafeta import local
-from estafeta.backend import LambdaBackend
-from estafeta.launch import TEMPLATE, on_service
-from estafeta.layout import RunLayout
-from estafeta.listing import messages_in, versions_in
+from estafeta.client.backend import LambdaBackend
+from estafeta.client.launch import TEMPLATE, on_service
+from estafeta.client.run import ENDED, Run
 from estafeta.local.endpoint import Endpoint, start_time
-from estafeta.run import ENDED, Run
-from estafeta.spec import Outcome
-from estafeta.store import Backoff, Store
+from estafeta.protocol.layout import RunLayout
+from estafeta.protocol.listing import messages_in, versions_in
+from estafeta.protocol.spec import Outcome
+from estafeta.store.store import Backoff, Store
 
 Victim = Literal["environment", "service", "everything"]
 

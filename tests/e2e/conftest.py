@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from estafeta import local
-from estafeta.backend import LOG_LAG_S, Backend
-from estafeta.launch import connect, start
-from estafeta.run import Run
-from estafeta.shipping import import_job
-from estafeta.spec import Choice
+from estafeta.client.backend import LOG_LAG_S, Backend
+from estafeta.client.launch import connect, start
+from estafeta.client.run import Run
+from estafeta.client.source import import_job
+from estafeta.protocol.spec import Choice
 
 JOBS = Path(__file__).with_name("jobs")
 Start = Callable[..., Run]

@@ -12,9 +12,9 @@ import pytest
 from accidents import Machine, Victim, await_rounds, see_through
 
 from conftest import Start, digest
-from estafeta.backend import Backend
-from estafeta.run import Run
-from estafeta.spec import Topology
+from estafeta.client.backend import Backend
+from estafeta.client.run import Run
+from estafeta.protocol.spec import Topology
 
 pytestmark = [pytest.mark.xdist_group("chaos"), pytest.mark.timeout(900)]
 

@@ -21,7 +21,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from estafeta import local
-from estafeta.cli.finding import find_run
+from estafeta.cli.find_run import find_run
 from estafeta.cli.main import main
 from estafeta.cli.options import Place
 

@@ -16,20 +16,20 @@ from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from estafeta import profiling
-from estafeta.backend import Backend
-from estafeta.blocks import Csr
-from estafeta.blocktable import BlockTable
-from estafeta.catalog import read_block, read_manifest
 from estafeta.cli.main import main
-from estafeta.launch import start
-from estafeta.manifest import Manifest
-from estafeta.memory import MIB, RUNTIME_BYTES
-from estafeta.run import Run
-from estafeta.sampling import held_out
-from estafeta.shipping import import_job
-from estafeta.spec import Choice
-from estafeta.store import Store
+from estafeta.client.backend import Backend
+from estafeta.client.launch import start
+from estafeta.client.plan import measure
+from estafeta.client.run import Run
+from estafeta.client.source import import_job
+from estafeta.data.blocks import Csr
+from estafeta.data.catalog import read_block, read_manifest
+from estafeta.data.manifest import Manifest
+from estafeta.data.sampling import held_out
+from estafeta.protocol.spec import Choice
+from estafeta.store.store import Store
+from estafeta.training.block_table import BlockTable
+from estafeta.training.memory import MIB, RUNTIME_BYTES
 
 JOB = """
 from torch import nn
@@ -141,7 +141,7 @@ def test_sparse_rows(
     expected = LogisticRegression(max_iter=1000).fit(inputs[~held], target[~held]).score(inputs[held], target[held])
     assert expected > 0.85
     assert run.history[-1]["valid_accuracy"] > expected - 0.015
-    monkeypatch.setattr(profiling, "REPEATS", 1)
+    monkeypatch.setattr(measure, "REPEATS", 1)
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
         main(["plan", str(EXAMPLES / "sparse_libsvm.py"), "-n", "2", "--memory", "1769", "--json"])

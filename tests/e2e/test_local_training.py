@@ -8,10 +8,10 @@ import pytest
 
 from conftest import Start, digest
 from estafeta import local
-from estafeta.backend import Backend
+from estafeta.client.backend import Backend
+from estafeta.client.launch import TEMPLATE, connect
 from estafeta.errors import RunFailed
-from estafeta.launch import TEMPLATE, connect
-from estafeta.spec import Choice
+from estafeta.protocol.spec import Choice
 
 pytestmark = [pytest.mark.xdist_group("local-service"), pytest.mark.timeout(180)]
 

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 
 import estafeta
 from conftest import JOBS, Start, digest
-from estafeta.backend import Backend
+from estafeta.client.backend import Backend
+from estafeta.client.run import Run
+from estafeta.client.source import import_job
 from estafeta.errors import RunFailed, RunNotFound, UsageError
-from estafeta.run import Run
-from estafeta.shipping import import_job
 
 
 def test_a_job_is_trained_and_its_model_comes_back(home: Path) -> None:

@@ -9,11 +9,11 @@ from collections import Counter
 import pytest
 
 from conftest import Start, digest
-from estafeta.backend import Backend
-from estafeta.cost import GIB, LOG_BYTES, Basis, bill
+from estafeta.client.backend import Backend
+from estafeta.client.run import Run
+from estafeta.cost.cost import GIB, LOG_BYTES, Basis, bill
 from estafeta.errors import UsageError
-from estafeta.run import Run
-from estafeta.spec import Choice
+from estafeta.protocol.spec import Choice
 
 pytestmark = [pytest.mark.xdist_group("local-service"), pytest.mark.timeout(180)]
 

@@ -10,15 +10,15 @@ from typing import cast
 import pytest
 from botocore.exceptions import ClientError
 
-from estafeta.local import async_queue
-from estafeta.local.async_queue import AsyncQueue
-from estafeta.local.config import AsyncConfig
 from estafeta.local.fault_log import FaultLog
 from estafeta.local.faults import Faults, Injectors
-from estafeta.local.functions import FunctionVersion, Registry
-from estafeta.local.invocation import Invocation
-from estafeta.local.pool import Pool
-from estafeta.local.template import read_template
+from estafeta.local.template.config import AsyncConfig
+from estafeta.local.template.reader import read_template
+from estafeta.local.work import async_queue
+from estafeta.local.work.async_queue import AsyncQueue
+from estafeta.local.work.functions import FunctionVersion, Registry
+from estafeta.local.work.invocation import Invocation
+from estafeta.local.work.pool import Pool
 
 from .conftest import TEMPLATE, LocalService, Start, eventually, notes
 

@@ -12,9 +12,9 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
-from estafeta.local.api_error import ApiError
-from estafeta.local.http import Request
-from estafeta.local.sigv4 import Verifier, sign
+from estafeta.local.api.api_error import ApiError
+from estafeta.local.api.http import Request
+from estafeta.local.api.sigv4 import Verifier, sign
 
 from .conftest import LocalService, client
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from estafeta.local import environment
-from estafeta.local.config import FunctionConfig
-from estafeta.local.environment import Environment, Host, Phase
+from estafeta.local.api.http import Response
 from estafeta.local.fault_log import FaultLog
 from estafeta.local.faults import Faults, Injectors
-from estafeta.local.functions import FunctionVersion
-from estafeta.local.http import Response
-from estafeta.local.invocation import Invocation, Outcome
-from estafeta.local.variables import Surroundings
+from estafeta.local.template.config import FunctionConfig
+from estafeta.local.work import environment
+from estafeta.local.work.environment import Environment, Host, Phase
+from estafeta.local.work.functions import FunctionVersion
+from estafeta.local.work.invocation import Invocation, Outcome
+from estafeta.local.work.variables import Surroundings
 
 CONFIG = FunctionConfig(
     name="f",

@@ -13,7 +13,7 @@ from estafeta.errors import UsageError
 from estafeta.local.endpoint import ask
 from estafeta.local.fault_log import MOST_OPEN, FaultLog
 from estafeta.local.faults import FAULTS, FAULTS_NAME, LONGEST_DELAY_S, Faults, Injector, Injectors, kinds
-from estafeta.local.logs import stream_names
+from estafeta.local.logs.streams import stream_names
 
 from .conftest import LocalService, Start, eventually, notes
 

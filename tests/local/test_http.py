@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from estafeta.local.http import MAX_BODY_BYTES, HttpProtocol, Reply, Request, Response
+from estafeta.local.api.http import MAX_BODY_BYTES, HttpProtocol, Reply, Request, Response
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

@@ -9,8 +9,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from estafeta.local import stop
-from estafeta.local.log_search import pattern, search
-from estafeta.local.logs import LogStream, read_events, read_marks, remove_streams, stream_names
+from estafeta.local.logs.search import pattern, search
+from estafeta.local.logs.streams import LogStream, read_events, read_marks, remove_streams, stream_names
 
 from .conftest import LocalService, Start, client, eventually, launch
 

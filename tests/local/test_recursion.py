@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from estafeta.local.lineage import LIMIT, count_call
+from estafeta.local.work.lineage import LIMIT, count_call
 
 from .conftest import LocalService, eventually, notes
 

@@ -1,6 +1,6 @@
 """The platform's log lines, character by character."""
 
-from estafeta.local import report
+from estafeta.local.logs import lines as report
 
 
 def test_a_plain_report() -> None:

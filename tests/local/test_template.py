@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from estafeta.errors import UsageError
-from estafeta.local.config import AsyncConfig, FunctionConfig
-from estafeta.local.template import read_template
+from estafeta.local.template.config import AsyncConfig, FunctionConfig
+from estafeta.local.template.reader import read_template
 
-DEPLOYED = Path(str(files("estafeta") / "template.yaml"))
+DEPLOYED = Path(str(files("estafeta.aws") / "stack.yaml"))
 
 FUNCTION = """
 Resources:
@@ -38,9 +38,9 @@ def deployed() -> dict[str, FunctionConfig]:
 
 def test_the_deployed_functions(deployed: dict[str, FunctionConfig]) -> None:
     assert {name: (c.handler, c.memory_mb, c.timeout_s) for name, c in deployed.items()} == {
-        "estafeta-worker": ("estafeta.worker.handler", 1769, 900),
-        "estafeta-merge": ("estafeta.merge.handler", 1769, 900),
-        "estafeta-control": ("estafeta.control.handler", 512, 300),
+        "estafeta-worker": ("estafeta.functions.worker.handler", 1769, 900),
+        "estafeta-merge": ("estafeta.functions.merge.handler", 1769, 900),
+        "estafeta-control": ("estafeta.functions.control.handler", 512, 300),
     }
     for config in deployed.values():
         assert config.recursive_loop == "Allow", "the functions call each other in a loop on purpose"

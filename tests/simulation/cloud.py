@@ -22,10 +22,10 @@ from core.driver import ATTEMPTS
 from core.events import Event, failure_record
 from core.faults import Killed, half_of
 from core.stage import Actor, Environment, Stage, StageClock, StageWatch
-from estafeta.files import Buffer, Files, Reader, Watch, Writer
-from estafeta.spec import Role
-from estafeta.store import Store
-from estafeta.tending import MOST_CALLS
+from estafeta.functions.watchdog import MOST_CALLS
+from estafeta.protocol.spec import Role
+from estafeta.store.files import Buffer, Files, Reader, Watch, Writer
+from estafeta.store.store import Store
 
 from .client import Client, clean, follow, tend
 from .fence import Fence

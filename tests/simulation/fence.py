@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core.stage import Actor
-from estafeta.listing import contributions_in, residents_in
+from estafeta.protocol.listing import contributions_in, residents_in
 
 from .ledger import Violation
 

@@ -11,8 +11,8 @@ from conformance.nfs_client import NfsClientFiles
 from conformance.nfs_server import NfsServer
 from core.driver import Relay, Result
 from estafeta.errors import Corrupt, EstafetaError
-from estafeta.spec import RunSpec
-from estafeta.store import Store
+from estafeta.protocol.spec import RunSpec
+from estafeta.store.store import Store
 
 from .cloud import ROOT, Cloud
 from .journal import Journal

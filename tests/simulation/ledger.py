@@ -13,10 +13,10 @@ import json
 from collections.abc import Callable, Collection
 
 from conformance.nfs_server import File, Folder, NfsServer
-from estafeta.layout import RunLayout
-from estafeta.listing import epochs_in, round_of, version_of, versions_in
-from estafeta.message import FIXED_BYTES
-from estafeta.snapshot import OUTCOMES
+from estafeta.protocol.layout import RunLayout
+from estafeta.protocol.listing import epochs_in, round_of, version_of, versions_in
+from estafeta.protocol.snapshot import OUTCOMES
+from estafeta.residents.message import FIXED_BYTES
 
 
 class Violation(AssertionError):

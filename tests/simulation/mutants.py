@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-from estafeta import gathered, handover, merge, tending
-from estafeta.arrivals import Arrivals
-from estafeta.drafts import Draft
-from estafeta.exchange import Exchange
-from estafeta.files import Reader
-from estafeta.saving import Saver
-from estafeta.store import Store
-from estafeta.tensorfile import TensorFile
+from estafeta.functions import merge, watchdog
+from estafeta.residents import gathered, leg
+from estafeta.residents.exchange import Exchange
+from estafeta.residents.saving import Saver
+from estafeta.store.arrivals import Arrivals
+from estafeta.store.drafts import Draft
+from estafeta.store.files import Reader
+from estafeta.store.store import Store
+from estafeta.store.tensorfile import TensorFile
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def _token_check() -> AbstractContextManager[object]:
 
 
 def _generation_fence() -> AbstractContextManager[object]:
-    return patch.object(handover, "generation_in", lambda *_: -1)
+    return patch.object(leg, "generation_in", lambda *_: -1)
 
 
 def _listing_before_opening() -> AbstractContextManager[object]:
@@ -106,7 +107,7 @@ def _digest_check() -> Iterator[None]:
 
 
 def _living_left_alone() -> AbstractContextManager[object]:
-    return patch.object(tending, "_without_the_living", lambda actions, *_: actions)
+    return patch.object(watchdog, "_without_the_living", lambda actions, *_: actions)
 
 
 def _record_after_saving() -> AbstractContextManager[object]:
@@ -114,7 +115,7 @@ def _record_after_saving() -> AbstractContextManager[object]:
 
 
 def _retry_of_rank_0() -> AbstractContextManager[object]:
-    return patch.object(handover, "_is_dead", lambda *_: False)
+    return patch.object(leg, "_is_dead", lambda *_: False)
 
 
 def _retry_of_a_merge() -> AbstractContextManager[object]:

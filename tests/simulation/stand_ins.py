@@ -19,11 +19,14 @@ from unittest.mock import patch
 import numpy as np
 
 from core import jobs, spending
-from estafeta import arrivals, clipping, combine, data, handover, lookout, replica, resident, session, share, store
-from estafeta.job import Job
-from estafeta.spec import RunSpec, Slot
-from estafeta.tensorfile import Array
-from estafeta.usercode import UserCodeError
+from estafeta.job.job import Job
+from estafeta.job.user_code import UserCodeError
+from estafeta.protocol import clipping, combine
+from estafeta.protocol.spec import RunSpec, Slot
+from estafeta.residents import leg, lookout, replica, resident
+from estafeta.store import arrivals, store
+from estafeta.store.tensorfile import Array
+from estafeta.training import batches, session, share
 
 from .world import Mishap
 
@@ -39,7 +42,7 @@ GRAIN = 4
 
 
 class Learner:
-    """As `estafeta.learner.Learner`, of numpy; each micro-batch takes virtual time."""
+    """As `estafeta.training.learner.Learner`, of numpy; each micro-batch takes virtual time."""
 
     def __init__(self, job: Job, spec: RunSpec) -> None:
         self._seconds = spec.arguments["model"]["seconds"]
@@ -111,7 +114,7 @@ class Learner:
 
 
 class Table:
-    """As `estafeta.dataset.Table`: a batch is the numbers of its rows."""
+    """As `estafeta.training.table.Table`: a batch is the numbers of its rows."""
 
     collated = True
 
@@ -178,14 +181,14 @@ def stand_ins() -> Iterator[None]:
             (session, "Learner", Learner),
             (session, "seed_generators", lambda seed: None),
             (share, "seed_generators", lambda seed: None),
-            (data, "open_table", lambda factory, arguments, collate: Table(arguments["rows"])),
+            (batches, "open_table", lambda factory, arguments, collate: Table(arguments["rows"])),
             (store, "secrets", WORDS),
-            (handover, "secrets", WORDS),
+            (leg, "secrets", WORDS),
             (arrivals, "SPIN_S", 0.0),
             (arrivals, "ALARM_S", ALARM_S),
-            (handover, "ALARM_S", ALARM_S),
+            (leg, "ALARM_S", ALARM_S),
             (resident, "ALARM_S", ALARM_S),
-            (handover, "CHECK_S", ALARM_S),
+            (leg, "CHECK_S", ALARM_S),
             (lookout, "CHECK_S", ALARM_S),
             (combine, "check_parameters", check_parameters),
             (replica, "check_parameters", check_parameters),

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from core.specs import FUNCTIONS, spec_of
-from estafeta.history import EarlyStopping
-from estafeta.optim import SGD, Adam
-from estafeta.settings import to_dict
-from estafeta.spec import Limits, RunSpec, Topology
+from estafeta.job.optim import SGD, Adam
+from estafeta.job.settings import to_dict
+from estafeta.job.stopping import EarlyStopping
+from estafeta.protocol.spec import Limits, RunSpec, Topology
 
 Storage = Literal["nfs", "local"]
 

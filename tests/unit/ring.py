@@ -16,13 +16,13 @@ import numpy as np
 
 from conformance.interposed import Interposed
 from core.specs import spec_of
-from estafeta.exchange import Exchange, Gathered, Outgoing
-from estafeta.files import Files, OsFiles
-from estafeta.layout import Round, RunLayout
-from estafeta.slices import Slice
-from estafeta.spec import Plan, RunSpec, Slot
-from estafeta.store import TEMPORARY, Store
-from estafeta.tensorfile import Array
+from estafeta.protocol.layout import Round, RunLayout
+from estafeta.protocol.slices import Slice
+from estafeta.protocol.spec import Plan, RunSpec, Slot
+from estafeta.residents.exchange import Exchange, Gathered, Outgoing
+from estafeta.store.files import Files, OsFiles
+from estafeta.store.store import TEMPORARY, Store
+from estafeta.store.tensorfile import Array
 
 T = TypeVar("T")
 

@@ -13,10 +13,10 @@ import pytest
 
 from conformance.clock import VirtualClock
 from conformance.interposed import Interposed
-from estafeta.arrivals import ALARM_S, EAGERNESS, Arrivals, is_local
 from estafeta.errors import Gone
-from estafeta.files import OsFiles, Reader
-from estafeta.store import Backoff, Store
+from estafeta.store.arrivals import ALARM_S, EAGERNESS, Arrivals, is_local
+from estafeta.store.files import OsFiles, Reader
+from estafeta.store.store import Backoff, Store
 
 
 class GivenUp(Exception):

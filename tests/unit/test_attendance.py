@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from estafeta.attendance import NOTHING_MISSED, Attendance
+from estafeta.protocol.attendance import NOTHING_MISSED, Attendance
 
 
 def test_misses_are_counted_in_all_and_in_a_row() -> None:

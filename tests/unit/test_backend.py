@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from estafeta.backend import ROLES, LambdaBackend
+from estafeta.client.backend import ROLES, LambdaBackend
 from estafeta.errors import EnvironmentProblem
-from estafeta.spec import Role
+from estafeta.protocol.spec import Role
 
 NAMES: dict[Role, str] = {role: f"s-{role}" for role in ROLES}
 DEPLOYED = {"MemorySize": 1769, "Timeout": 900}

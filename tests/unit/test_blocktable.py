@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix, random_array
 
 from conformance.interposed import Interposed
-from estafeta.blocks import Csr
-from estafeta.blocktable import BlockTable
-from estafeta.catalog import remove
+from estafeta.data.blocks import Csr
+from estafeta.data.catalog import remove
+from estafeta.data.importing.chunk import Chunk
+from estafeta.data.importing.importer import Wishes, import_dataset
+from estafeta.data.manifest import Column, Kind, Manifest
 from estafeta.errors import Corrupt, UsageError
-from estafeta.files import OsFiles, Reader
-from estafeta.importing.chunk import Chunk
-from estafeta.importing.importer import Wishes, import_dataset
-from estafeta.manifest import Column, Kind, Manifest
-from estafeta.store import Store
+from estafeta.store.files import OsFiles, Reader
+from estafeta.store.store import Store
+from estafeta.training.block_table import BlockTable
 
 ROWS, BLOCK_ROWS = 230, 10
 RANDOM = np.random.default_rng(1)

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from conformance.interposed import Interposed
-from estafeta.blocks import Csr, stack
-from estafeta.catalog import names, read_manifest, remove, verify
+from estafeta.data.blocks import Csr, stack
+from estafeta.data.catalog import names, read_manifest, remove, verify
+from estafeta.data.importing.chunk import Chunk
+from estafeta.data.importing.importer import Wishes, import_dataset
+from estafeta.data.manifest import Kind, Manifest
 from estafeta.errors import Corrupt, EnvironmentProblem, UsageError
-from estafeta.files import Buffer, OsFiles
-from estafeta.importing.chunk import Chunk
-from estafeta.importing.importer import Wishes, import_dataset
-from estafeta.manifest import Kind, Manifest
-from estafeta.store import Store
+from estafeta.store.files import Buffer, OsFiles
+from estafeta.store.store import Store
 
 ROWS = 100
 WISHES = Wishes(block_bytes=160)

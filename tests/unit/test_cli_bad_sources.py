@@ -15,10 +15,10 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from estafeta.catalog import names, read_manifest, unfinished, verify
 from estafeta.cli.main import main
-from estafeta.files import free_bytes
-from estafeta.store import Store
+from estafeta.data.catalog import names, read_manifest, unfinished, verify
+from estafeta.store.files import free_bytes
+from estafeta.store.store import Store
 
 TABLE = "age,city,buys\n31,Riga,1\n40,Oslo,0\n47,Riga,1\n"
 MANY = "age,city,buys\n" + "12345678,Riga,1\n" * 100_000
@@ -147,7 +147,7 @@ def test_a_column_is_taken_as_texts(folder: Path) -> None:
 
 ENDED = """
 import os, torch
-from estafeta.backend import home
+from estafeta.client.backend import home
 
 class Rows:
     def __len__(self):

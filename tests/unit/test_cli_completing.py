@@ -7,9 +7,9 @@ import shlex
 import click
 import pytest
 
-from estafeta.cli.completing import completed
 from estafeta.cli.main import estafeta
 from estafeta.cli.options import Place
+from estafeta.cli.words.place import completed
 
 THERE = Place("aws", "mine", profile="work")
 WORDS = "--on aws --stack mine --profile work"

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from estafeta.cli import wording
 from estafeta.cli.console import Console
-from estafeta.cli.failing import Complaint
-from estafeta.history import EarlyStopping, EpochRecord
-from estafeta.spec import Failure, FunctionSettings, Limits, Outcome, RunSpec, Status
+from estafeta.cli.words import run as words
+from estafeta.cli.words.error import Complaint
+from estafeta.job.stopping import EarlyStopping, EpochRecord
+from estafeta.protocol.spec import Failure, FunctionSettings, Limits, Outcome, RunSpec, Status
 
 SETTINGS = {role: FunctionSettings(name=role, memory_mb=1769, timeout_s=900) for role in ("worker", "merge", "control")}
 SPEC = RunSpec(
@@ -184,9 +184,9 @@ def test_a_cell_of_a_table_stays_on_its_line(capsys: pytest.CaptureFixture[str])
 
 
 def test_a_run_is_described_once_it_is_prepared() -> None:
-    assert wording.identity(status(), "local") == [("run", "digits-1a2b3c   local, 4 workers x 1769 MB")]
-    assert wording.plan(status(steps_per_epoch=None)) == []
-    assert wording.plan(status()) == [
+    assert words.identity(status(), "local") == [("run", "digits-1a2b3c   local, 4 workers x 1769 MB")]
+    assert words.plan(status(steps_per_epoch=None)) == []
+    assert words.plan(status()) == [
         ("model", "digits:job   9,610 parameters, 38.4 kB"),
         ("data", "1,438 rows to train, 359 to validate"),
         ("plan", "20 epochs of 6 steps, batches of 256, seed 7, merge topology"),
@@ -195,7 +195,7 @@ def test_a_run_is_described_once_it_is_prepared() -> None:
 
 def test_the_ending_says_what_became_of_the_run(tmp_path: Any) -> None:
     outcome = Outcome(token="t", state="done", why="all epochs are done", ended_at=1079.0)
-    lines = wording.ending(status(state="done", outcome=outcome), SUMMARY, {"final": tmp_path})
+    lines = words.ending(status(state="done", outcome=outcome), SUMMARY, {"final": tmp_path})
     assert lines[:3] == [
         ("done", "01:19   all epochs are done"),
         ("best", "valid_loss 1.5000 (epoch 1)"),
@@ -219,7 +219,7 @@ def test_after_a_failure_only_what_can_work_is_proposed(
 ) -> None:
     failure = Failure(reason="X", message="m", exit_code=exit_code, function="f")
     outcome = Outcome(token="t", state="failed", why="m", ended_at=1079.0, failure=failure)
-    lines = wording.ending(status(state="failed", outcome=outcome, total_steps=total_steps), SUMMARY, {})
+    lines = words.ending(status(state="failed", outcome=outcome, total_steps=total_steps), SUMMARY, {})
     assert dict(lines)["next"] == "   ".join(f"estafeta {verb} digits-1a2b3c" for verb in verbs)
 
 
@@ -242,16 +242,16 @@ def test_after_a_limit_the_next_command_has_one_that_is_not_reached(
 ) -> None:
     outcome = Outcome(token="t", state="stopped", why="a limit", limited=True, ended_at=1079.0)
     stopped = status(state="stopped", outcome=outcome, limits=Limits(**limits), **facts)
-    assert dict(wording.ending(stopped, SUMMARY, {}))["next"].startswith(f"estafeta resume digits-1a2b3c {flag} ")
+    assert dict(words.ending(stopped, SUMMARY, {}))["next"].startswith(f"estafeta resume digits-1a2b3c {flag} ")
 
 
 def test_who_was_late_is_told() -> None:
-    lines = wording.ending(status(state="done"), {**SUMMARY, "missed": {0: 1, 3: 12}}, {})
+    lines = words.ending(status(state="done"), {**SUMMARY, "missed": {0: 1, 3: 12}}, {})
     assert ("late", "rank 0 missed 1 round, rank 3 missed 12 rounds") in lines
 
 
 def test_on_aws_the_price_is_no_if() -> None:
-    lines = dict(wording.ending(status(state="stopped"), {**SUMMARY, "on": "aws"}, {}))
+    lines = dict(words.ending(status(state="stopped"), {**SUMMARY, "on": "aws"}, {}))
     assert lines["price"] == "$0.000470: compute $0.000467, requests $0.000003"
     assert lines["next"].startswith("estafeta resume digits-1a2b3c")
 
@@ -259,7 +259,7 @@ def test_on_aws_the_price_is_no_if() -> None:
 def test_data_that_a_run_reads_is_kept_too() -> None:
     costs = {**SUMMARY["costs"], "storage": 0.00002, "storage_month": 0.84, "upload": 0.0004}
     kept = {"run_bytes": 250_000, "data_bytes": 3_000_000_000}
-    lines = wording.bill({**SUMMARY, "costs": costs, "kept": kept})
+    lines = words.bill({**SUMMARY, "costs": costs, "kept": kept})
     assert lines[1][1].endswith("compute $0.000467, requests $0.000003, storage $0.000020")
     assert lines[3:] == [
         ("kept", "250 kB and 3.0 GB of data on EFS, $0.84 a month until removed"),
@@ -268,14 +268,14 @@ def test_data_that_a_run_reads_is_kept_too() -> None:
 
 
 def test_what_no_log_tells_is_not_priced() -> None:
-    assert wording.bill({**SUMMARY, "invocations": {}}) == []
+    assert words.bill({**SUMMARY, "invocations": {}}) == []
 
 
 def test_a_run_that_goes_on_and_one_that_has_ended() -> None:
-    assert wording.standing(status(), now=1060.0) == [
+    assert words.standing(status(), now=1060.0) == [
         ("state", "running, epoch 1 of 20, 6 of 120 steps, started 1 min ago")
     ]
     outcome = Outcome(token="t", state="stopped", why="on request", ended_at=1030.0)
-    assert wording.standing(status(state="stopped", outcome=outcome), now=1060.0) == [
+    assert words.standing(status(state="stopped", outcome=outcome), now=1060.0) == [
         ("state", "stopped: on request; epoch 1 of 20, 6 of 120 steps, started 1 min ago, took 00:30")
     ]

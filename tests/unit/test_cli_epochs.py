@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from estafeta.cli.epochs import EpochTable
-from estafeta.history import EpochRecord
-from estafeta.units import ago, clock, number
+from estafeta.cli.words.epochs import EpochTable
+from estafeta.client.units import ago, clock, number
+from estafeta.job.stopping import EpochRecord
 
 METRICS = ["train_loss", "train_accuracy", "valid_loss", "valid_accuracy"]
 STARTED_AT = 1000.0

@@ -7,10 +7,10 @@ import traceback
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from estafeta.cli.failing import of_error, of_failure
+from estafeta.cli.words.error import of_error, of_failure
 from estafeta.errors import EnvironmentProblem
-from estafeta.spec import Failure
-from estafeta.usercode import UserCodeError
+from estafeta.job.user_code import UserCodeError
+from estafeta.protocol.spec import Failure
 
 ON_LAMBDA = """Traceback (most recent call last):
   File "/var/task/estafeta/learner.py", line 166, in _forward

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from estafeta.cli import journal
-from estafeta.cli.journal import Wanted, batches, lines_of
-from estafeta.logbook import Entry
-from estafeta.spec import Role
+from estafeta.cli.words import log as words
+from estafeta.cli.words.log import Wanted, batches, lines_of
+from estafeta.client.logbook import Entry
+from estafeta.protocol.spec import Role
 
 REPORT = "REPORT RequestId: a\tDuration: 6.5 ms\tBilled Duration: 7 ms\tMemory Size: 1769 MB\tMax Memory Used: 234 MB\t"
 
@@ -74,7 +74,7 @@ def test_functions_and_ranks_are_chosen() -> None:
 
 
 def test_following_gives_every_line_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(journal.LOOK_S, "local", 0.0)
+    monkeypatch.setitem(words.LOOK_S, "local", 0.0)
 
     def growing(lines: tuple[str, ...], report: str = "") -> Entry:
         return entry(at=5000, task="train", version=0, rank=0, lines=lines, report=report)

@@ -98,7 +98,7 @@ def test_an_error_of_our_own_is_not_hidden(monkeypatch: pytest.MonkeyPatch, caps
     def broken(_on: str) -> None:
         raise KeyError("x")
 
-    monkeypatch.setattr("estafeta.cli.runs.attach", broken)
+    monkeypatch.setattr("estafeta.cli.commands.runs.attach", broken)
     assert run("runs") == 70
     err = capsys.readouterr().err
     assert err.startswith("error   internal error: KeyError: 'x'")
@@ -111,6 +111,6 @@ def test_ctrl_c_is_no_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     def interrupted(_on: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("estafeta.cli.runs.attach", interrupted)
+    monkeypatch.setattr("estafeta.cli.commands.runs.attach", interrupted)
     assert run("runs") == 130
     assert capsys.readouterr().err.split() == ["interrupted"]

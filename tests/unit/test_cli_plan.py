@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from estafeta import profiling
 from estafeta.cli.main import main
+from estafeta.client.plan import measure
 
 JOB = """
 import torch
@@ -27,7 +27,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "planned.py").write_text(JOB)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ESTAFETA_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(profiling, "REPEATS", 2)
+    monkeypatch.setattr(measure, "REPEATS", 2)
 
 
 def planned(*arguments: str) -> int:

@@ -11,15 +11,15 @@ import pytest
 from conformance.clock import VirtualClock
 from core.driver import Relay
 from core.specs import spec_of
-from estafeta.closing import RESERVE_S, await_others, patience_of
-from estafeta.contribution import Tally, contribution, tally_of
-from estafeta.invocation import Invocation
-from estafeta.layout import Round
-from estafeta.listing import ranks_in
-from estafeta.patience import KNOWN
-from estafeta.store import Store
-from estafeta.tensorfile import TensorFile
-from estafeta.weights import read_weights
+from estafeta.functions.late_ranks import RESERVE_S, await_others, patience_of
+from estafeta.protocol.contribution import Tally, contribution, tally_of
+from estafeta.protocol.invocation import Invocation
+from estafeta.protocol.layout import Round
+from estafeta.protocol.listing import ranks_in
+from estafeta.protocol.patience import KNOWN
+from estafeta.protocol.weights import read_weights
+from estafeta.store.store import Store
+from estafeta.store.tensorfile import TensorFile
 
 ROUND = Round(1, "train")
 

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from conformance.interposed import Interposed
-from estafeta.combine import GradientSum
-from estafeta.contribution import Tally, contribution
 from estafeta.errors import Corrupt, Gone
-from estafeta.files import Buffer, OsFiles, Reader
-from estafeta.layout import Round
-from estafeta.store import Store
-from estafeta.tensorfile import CHUNK_BYTES, Array
-from estafeta.totals import means
+from estafeta.protocol.combine import GradientSum
+from estafeta.protocol.contribution import Tally, contribution
+from estafeta.protocol.layout import Round
+from estafeta.protocol.totals import means
+from estafeta.store.files import Buffer, OsFiles, Reader
+from estafeta.store.store import Store
+from estafeta.store.tensorfile import CHUNK_BYTES, Array
 
 ROUND = Round(0, "train")
 LARGE = 3 * CHUNK_BYTES // 4 + 7

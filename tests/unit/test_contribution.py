@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from estafeta.contribution import BUFFER, GRADIENT, Tally, contribution, tally_of
-from estafeta.files import OsFiles, Reader
-from estafeta.layout import Round
-from estafeta.store import Store
-from estafeta.tensorfile import TensorFile
+from estafeta.protocol.contribution import BUFFER, GRADIENT, Tally, contribution, tally_of
+from estafeta.protocol.layout import Round
+from estafeta.store.files import OsFiles, Reader
+from estafeta.store.store import Store
+from estafeta.store.tensorfile import TensorFile
 
 ROUND = Round(7, "train")
 TALLY = Tally(rows=12, sums={"loss": 0.1 + 0.2, "accuracy": 11.0}, parts=3, absent=(1, 4))

@@ -17,13 +17,13 @@ from core.environment import forget
 from core.events import failure_record
 from core.faults import Killed, Mortal
 from core.specs import CODE, spec_of
-from estafeta import control as control_module
-from estafeta import fetching as module
-from estafeta.backend import Backend
-from estafeta.cli.finding import all_runs
-from estafeta.history import EarlyStopping
-from estafeta.layout import RunLayout, claim_of_leg
-from estafeta.spec import Status, WorkerEvent
+from estafeta.cli.find_run import all_runs
+from estafeta.client.backend import Backend
+from estafeta.functions import control as control_module
+from estafeta.functions.verbs import fetch as module
+from estafeta.job.stopping import EarlyStopping
+from estafeta.protocol.layout import RunLayout, claim_of_leg
+from estafeta.protocol.spec import Status, WorkerEvent
 
 
 @pytest.fixture

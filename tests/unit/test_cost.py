@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from estafeta.cost import GIB, MONTH_S, Basis, Bill, Kept, Usage, access_usd, bill, invocation_usd, second_usd
-from estafeta.metering import KIB, Traffic, kept_bytes, traffic_of
-from estafeta.prices import PRICES, prices_of
+from estafeta.cost.cost import GIB, MONTH_S, Basis, Bill, Kept, Usage, access_usd, bill, invocation_usd, second_usd
+from estafeta.cost.metering import KIB, Traffic, kept_bytes, traffic_of
+from estafeta.cost.prices import PRICES, prices_of
 
 US = PRICES["us-east-1"]
 

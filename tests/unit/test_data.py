@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from core.specs import spec_of
-from estafeta.data import Data
 from estafeta.errors import UsageError
-from estafeta.job import Job
-from estafeta.layout import Round
-from estafeta.optim import SGD
-from estafeta.spec import Plan
-from estafeta.store import Store
-from estafeta.usercode import UserCodeError
+from estafeta.job.job import Job
+from estafeta.job.optim import SGD
+from estafeta.job.user_code import UserCodeError
+from estafeta.protocol.layout import Round
+from estafeta.protocol.spec import Plan
+from estafeta.store.store import Store
+from estafeta.training.batches import Data
 
 ROWS = 20
 TRAIN = Round(0, "train")

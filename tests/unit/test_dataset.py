@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
-from estafeta.dataset import Table, open_table
 from estafeta.errors import UsageError
-from estafeta.job import BUNDLED
-from estafeta.usercode import UserCodeError
+from estafeta.job.job import BUNDLED
+from estafeta.job.user_code import UserCodeError
+from estafeta.training.table import Table, open_table
 
 INPUTS, TARGET = np.arange(20, dtype=np.float64).reshape(10, 2), np.arange(10)
 ROWS = np.array([7, 0, 7])

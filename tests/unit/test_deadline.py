@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from estafeta import deadline as module
-from estafeta.deadline import FLOOR_S, STEP_MARGIN, TRANSFER_MARGIN, Deadline
+from estafeta.protocol import deadline as module
+from estafeta.protocol.deadline import FLOOR_S, STEP_MARGIN, TRANSFER_MARGIN, Deadline
 
 
 class Clock:

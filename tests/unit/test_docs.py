@@ -16,9 +16,13 @@ import click
 import pytest
 
 import estafeta
-from estafeta import cost, history, manifest, spec, tending, verbs
 from estafeta.cli.main import estafeta as command_line
-from estafeta.shipping import import_job
+from estafeta.client.source import import_job
+from estafeta.cost import cost
+from estafeta.data import manifest
+from estafeta.functions import watchdog
+from estafeta.job import stopping
+from estafeta.protocol import spec, verbs
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src/estafeta"
@@ -33,7 +37,6 @@ MOST_LINES_OF_HALF = 200
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-TREE_LINE = re.compile(r"(?P<indent>[│ ]*)[├└]── (?P<name>\S+) +(?P<comment>\S.*)")
 
 
 def prose(document: Path) -> str:
@@ -69,23 +72,11 @@ def test_every_decision_is_in_the_list() -> None:
     assert listed == sorted(path.name for path in folder.glob("0*.md"))
 
 
-def tree() -> dict[str, str]:
-    """The files that the README shows below `src/estafeta/`, and what it says of each."""
-    (block,) = (block for block in blocks(README) if "\nsrc/estafeta/\n" in block)
-    folders: list[str] = []
-    files = {}
-    for match in filter(None, map(TREE_LINE.fullmatch, block.partition("\nsrc/estafeta/\n")[2].splitlines())):
-        folders = folders[: len(match["indent"]) // len("│   ")]
-        if match["name"].endswith("/"):
-            folders.append(match["name"])
-        else:
-            files["".join([*folders, match["name"]])] = match["comment"]
-    return files
-
-
-def test_the_readme_shows_every_file_and_no_other() -> None:
-    there = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*") if path.is_file()}
-    assert set(tree()) == {name for name in there if "__pycache__" not in name}
+def test_architecture_has_a_line_for_every_package() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    for package in sorted(PACKAGE.glob("*/__init__.py")):
+        sentence = " ".join(package.read_text(encoding="utf-8").split('"""')[1].split("\n\n")[0].split())
+        assert f"| `{package.parent.name}` | {sentence.rstrip('.')} |" in text
 
 
 def test_modules_stay_small() -> None:
@@ -162,11 +153,11 @@ def test_the_protocol_knows_the_formats() -> None:
     [
         spec.RunSpec, spec.FunctionSettings, spec.Plan, spec.Slot, spec.Outcome, spec.Failure, spec.WorkerEvent,
         manifest.Manifest, manifest.Kind, manifest.Column, manifest.Extent,
-        verbs.ResumeVerb, spec.Limits, cost.Basis, tending.Note,
+        verbs.ResumeVerb, spec.Limits, cost.Basis, watchdog.Note,
         spec.MergeEvent, verbs.StartVerb, verbs.UploadedSource, verbs.RunVerb, verbs.TendVerb, verbs.StatusVerb,
         verbs.CleanVerb, verbs.InspectVerb, verbs.ForkVerb, spec.Origin, verbs.FetchVerb, verbs.ReceiveVerb,
-        verbs.DescribeVerb, verbs.VerifyVerb, verbs.RemoveVerb, verbs.ProbeVerb, history.EpochRecord,
-        history.EarlyStopping,
+        verbs.DescribeVerb, verbs.VerifyVerb, verbs.RemoveVerb, verbs.ProbeVerb, stopping.EpochRecord,
+        stopping.EarlyStopping,
     ],
 )  # fmt: skip
 def test_the_protocol_names_every_field(document: type) -> None:

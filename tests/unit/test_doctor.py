@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from estafeta.cli.main import main
-from estafeta.doctor import machine
-from estafeta.doctor.check import Ailment, Check, Finding, examine
+from estafeta.deploy.doctor import machine
+from estafeta.deploy.doctor.check import Ailment, Check, Finding, examine
 from estafeta.errors import EnvironmentProblem
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from conformance.faults import Failing
 from conformance.interposed import Interposed
-from estafeta.drafts import Draft, Drafts
-from estafeta.files import Buffer, OsFiles, Writer
-from estafeta.store import TEMPORARY, Store
+from estafeta.store.drafts import Draft, Drafts
+from estafeta.store.files import Buffer, OsFiles, Writer
+from estafeta.store.store import TEMPORARY, Store
 
 HEAD_BYTES = 16
 LOCAL = pytest.mark.parametrize("reuse", [True, False], ids=["of this machine", "shared"])

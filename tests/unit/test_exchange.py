@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from conformance.interposed import Interposed
 from estafeta.errors import Corrupt, Gone
-from estafeta.exchange import Exchange
-from estafeta.files import OsFiles, Reader
-from estafeta.layout import Round
-from estafeta.message import SMALL, Wish
-from estafeta.slices import cut
-from estafeta.spec import Slot
-from estafeta.store import TEMPORARY
+from estafeta.protocol.layout import Round
+from estafeta.protocol.slices import cut
+from estafeta.protocol.spec import Slot
+from estafeta.residents.exchange import Exchange
+from estafeta.residents.message import SMALL, Wish
+from estafeta.store.files import OsFiles, Reader
+from estafeta.store.store import TEMPORARY
 
 from .ring import Contribution, Ring, WaitedInVain, add_up_all, at_once, contribute, normal, shared
 

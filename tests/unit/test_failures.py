@@ -12,10 +12,10 @@ from core.driver import Relay, undisturbed
 from core.events import Event, failure_record, in_order
 from core.specs import FUNCTIONS, spec_of
 from core.stage import Stage
-from estafeta.failures import explain, follow_up, is_due, is_failure_record, run_of
-from estafeta.layout import Round
-from estafeta.snapshot import Finish, Merge, Snapshot, Work
-from estafeta.spec import MergeEvent, Role, WorkerEvent
+from estafeta.functions.lost_events import explain, follow_up, is_due, is_failure_record, run_of
+from estafeta.protocol.layout import Round
+from estafeta.protocol.snapshot import Finish, Merge, Snapshot, Work
+from estafeta.protocol.spec import MergeEvent, Role, WorkerEvent
 
 from .test_snapshot import ALL, at, plan_of, record
 

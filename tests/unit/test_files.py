@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from estafeta.files import IOV_MAX, OsFiles, SystemClock, free_bytes
+from estafeta.store.files import IOV_MAX, OsFiles, SystemClock, free_bytes
 
 FILES = OsFiles()
 
@@ -55,7 +55,7 @@ def test_create_goes_on_after_a_short_write(tmp_path: Path, monkeypatch: pytest.
     def short(descriptor: int, views: list[memoryview], offset: int) -> int:
         return os.pwrite(descriptor, b"".join(views)[:at_once], offset)
 
-    monkeypatch.setattr("estafeta.files.os.pwritev", short)
+    monkeypatch.setattr("estafeta.store.files.os.pwritev", short)
     FILES.create(str(tmp_path / "f"), [b"abc", b"d", b"", b"efghij"])
     assert (tmp_path / "f").read_bytes() == b"abcdefghij"
 
@@ -64,7 +64,7 @@ def test_create_raises_what_writing_raises_and_closes(tmp_path: Path, monkeypatc
     def full(descriptor: int, views: list[memoryview], offset: int) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("estafeta.files.os.pwritev", full)
+    monkeypatch.setattr("estafeta.store.files.os.pwritev", full)
     before = open_descriptors()
     with pytest.raises(OSError, match="No space"):
         FILES.create(str(tmp_path / "f"), [b"abc"])
@@ -79,7 +79,7 @@ def test_create_raises_what_closing_raises(tmp_path: Path, monkeypatch: pytest.M
         close(descriptor)
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
-    monkeypatch.setattr("estafeta.files.os.close", over_quota)
+    monkeypatch.setattr("estafeta.store.files.os.close", over_quota)
     with pytest.raises(OSError, match="quota"):
         FILES.create(str(tmp_path / "f"), [b"abc"])
 
@@ -96,7 +96,7 @@ def test_a_reader_reads_anywhere(tmp_path: Path, offset: int, room: int, expecte
 def test_a_reader_goes_on_after_a_short_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     preadv = os.preadv
     monkeypatch.setattr(
-        "estafeta.files.os.preadv", lambda descriptor, views, offset: preadv(descriptor, [views[0][:3]], offset)
+        "estafeta.store.files.os.preadv", lambda descriptor, views, offset: preadv(descriptor, [views[0][:3]], offset)
     )
     (tmp_path / "f").write_bytes(b"0123456789")
     assert read(tmp_path / "f", 1) == b"123456789"
@@ -115,7 +115,7 @@ def test_a_reader_fills_arrays(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file_system", ["ext4", "nfs4"])
 def test_a_reader_fills_several_buffers(file_system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mapped on a file system of this machine, read on others: nobody sees a difference."""
-    monkeypatch.setattr("estafeta.files.filesystem_of", lambda path: file_system)
+    monkeypatch.setattr("estafeta.store.files.filesystem_of", lambda path: file_system)
     content = np.random.default_rng(1).bytes(10_000)
     (tmp_path / "f").write_bytes(content)
     (tmp_path / "empty").touch()
@@ -158,7 +158,7 @@ def test_append_goes_on_after_a_short_write(tmp_path: Path, monkeypatch: pytest.
     def short(descriptor: int, views: list[memoryview]) -> int:
         return os.write(descriptor, b"".join(views)[:at_once])
 
-    monkeypatch.setattr("estafeta.files.os.writev", short)
+    monkeypatch.setattr("estafeta.store.files.os.writev", short)
     FILES.append(str(tmp_path / "f"), b"abc")
     FILES.append(str(tmp_path / "f"), b"defgh")
     assert (tmp_path / "f").read_bytes() == b"abcdefgh"

@@ -12,10 +12,10 @@ from safetensors.numpy import load_file
 
 from core.driver import Relay
 from core.specs import spec_of
-from estafeta.finish import state_dict, weights_digest
-from estafeta.snapshot import read_plan
-from estafeta.spec import Plan, Slot
-from estafeta.weights import Weights
+from estafeta.protocol.finish import state_dict, weights_digest
+from estafeta.protocol.snapshot import read_plan
+from estafeta.protocol.spec import Plan, Slot
+from estafeta.protocol.weights import Weights
 
 PLAN = Plan(
     token="t", train_rows=1, valid_rows=0, steps_per_epoch=1, total_steps=1,

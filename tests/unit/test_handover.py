@@ -12,8 +12,12 @@ import pytest
 from conformance.clock import VirtualClock
 from conformance.faults import Interrupted
 from core.specs import spec_of
-from estafeta.files import Files, OsFiles
-from estafeta.handover import (
+from estafeta.protocol.invocation import Invocation
+from estafeta.protocol.layout import RunLayout, claim_of_leg
+from estafeta.protocol.patience import SHARED_FLOOR_S, SHARED_START_S
+from estafeta.protocol.snapshot import OUTCOMES
+from estafeta.protocol.spec import WorkerEvent
+from estafeta.residents.leg import (
     CHECK_S,
     FLOOR_S,
     LEAD_MARGIN,
@@ -23,13 +27,9 @@ from estafeta.handover import (
     Leg,
     take,
 )
-from estafeta.invocation import Invocation
-from estafeta.layout import RunLayout, claim_of_leg
-from estafeta.message import Form, Kind, Wish
-from estafeta.patience import SHARED_FLOOR_S, SHARED_START_S
-from estafeta.snapshot import OUTCOMES
-from estafeta.spec import WorkerEvent
-from estafeta.store import Store, claim_name
+from estafeta.residents.message import Form, Kind, Wish
+from estafeta.store.files import Files, OsFiles
+from estafeta.store.store import Store, claim_name
 
 from .ring import shared
 

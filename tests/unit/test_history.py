@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from estafeta.errors import UsageError
-from estafeta.history import EarlyStopping, EpochRecord, Mode, judge
+from estafeta.job.stopping import EarlyStopping, EpochRecord, Mode, judge
 
 NAN = math.nan
 LOSS, SCORE = "valid_loss", "valid_accuracy"

@@ -14,15 +14,15 @@ from pyarrow import parquet
 from scipy.sparse import csr_matrix, random_array
 from sklearn.datasets import dump_svmlight_file, load_svmlight_file
 
-from estafeta.blocks import Csr, Part, stack
-from estafeta.catalog import names, read_block, read_manifest, verify
+from estafeta.data.blocks import Csr, Part, stack
+from estafeta.data.catalog import names, read_block, read_manifest, verify
+from estafeta.data.importing.importer import Progress, Wishes, import_dataset
+from estafeta.data.importing.sources import Reading, open_source
+from estafeta.data.importing.tabular import Choice
+from estafeta.data.manifest import Manifest
+from estafeta.data.sampling import held_out
 from estafeta.errors import EnvironmentProblem, EstafetaError, UsageError
-from estafeta.importing.importer import Progress, Wishes, import_dataset
-from estafeta.importing.sources import Reading, open_source
-from estafeta.importing.tabular import Choice
-from estafeta.manifest import Manifest
-from estafeta.sampling import held_out
-from estafeta.store import Store
+from estafeta.store.store import Store
 
 Import = Callable[..., Manifest]
 

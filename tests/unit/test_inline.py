@@ -9,8 +9,8 @@ import pytest
 
 from core.environment import forget
 from core.specs import CODE, FUNCTIONS, spec_of
-from estafeta.inline import InlineInvoker
-from estafeta.layout import RunLayout
+from estafeta.client.inline import InlineInvoker
+from estafeta.protocol.layout import RunLayout
 
 MEMORY_MB = {role: function.memory_mb for role, function in FUNCTIONS.items()}
 

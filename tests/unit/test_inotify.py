@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from estafeta.files import OsFiles
-from estafeta.inotify import LOCAL, Inotify, filesystem_of
+from estafeta.store.files import OsFiles
+from estafeta.store.inotify import LOCAL, Inotify, filesystem_of
 
 LONG_S = 30.0
 """A wait that ends sooner was ended by a name."""

@@ -12,14 +12,14 @@ import pytest
 from core.driver import Relay
 from core.specs import spec_of
 from core.stage import Stage
-from estafeta.cli import inspecting
-from estafeta.files import OsReader
-from estafeta.inspection import Inspection
-from estafeta.listing import leg_claimed_in
-from estafeta.snapshot import Reside, Work, next_actions, take_snapshot, takeovers
-from estafeta.store import temporary_name
-from estafeta.tensorfile import TensorFile
-from estafeta.vectors import digest
+from estafeta.cli.words import inspection as words
+from estafeta.functions.verbs.inspect import Inspection
+from estafeta.protocol.listing import leg_claimed_in
+from estafeta.protocol.snapshot import Reside, Work, next_actions, take_snapshot, takeovers
+from estafeta.store.files import OsReader
+from estafeta.store.store import temporary_name
+from estafeta.store.tensorfile import TensorFile
+from estafeta.store.vectors import digest
 
 RESIDENT = pytest.mark.parametrize("topology", ["sharded", "replicated"])
 
@@ -30,9 +30,9 @@ def inspect(relay: Relay, rounds: int = 4) -> Inspection:
 
 def text_of(found: Inspection) -> str:
     """All that is shown to people."""
-    tables = (inspecting.contributions, inspecting.partials, inspecting.versions, inspecting.legs)
+    tables = (words.contributions, words.partials, words.versions, words.legs)
     cells = [cell for table in tables for row in table(found)[1] for cell in row]
-    return "\n".join([*cells, *(f"{label} {text}" for label, text in inspecting.standing(found))])
+    return "\n".join([*cells, *(f"{label} {text}" for label, text in words.standing(found))])
 
 
 def at_a_round(tmp_path: Path, condition: Callable[[Relay], bool]) -> Relay:

@@ -15,13 +15,13 @@ from conformance.clock import VirtualClock
 from core.driver import Relay
 from core.environment import forget
 from core.specs import spec_of
+from estafeta.aws.lambda_api import LambdaInvoker
 from estafeta.errors import Gone
-from estafeta.invocation import Invocation, dispatch, read_spec
-from estafeta.invoke import LambdaInvoker
-from estafeta.layout import Round
-from estafeta.snapshot import Action, Finish, Merge, Prepare, Reside, Work
-from estafeta.spec import MergeEvent, Role, WorkerEvent
-from estafeta.store import Store
+from estafeta.protocol.invocation import Invocation, dispatch, read_spec
+from estafeta.protocol.layout import Round
+from estafeta.protocol.snapshot import Action, Finish, Merge, Prepare, Reside, Work
+from estafeta.protocol.spec import MergeEvent, Role, WorkerEvent
+from estafeta.store.store import Store
 
 
 class Recorder:

@@ -10,9 +10,9 @@ import pytest
 from botocore.exceptions import ClientError, NoRegionError
 
 from core.specs import FUNCTIONS
+from estafeta.aws.lambda_api import READ_TIMEOUT_S, FunctionError, LambdaInvoker, make_client, reaching
 from estafeta.errors import EnvironmentProblem
-from estafeta.invoke import READ_TIMEOUT_S, FunctionError, LambdaInvoker, make_client, reaching
-from estafeta.spec import FunctionSettings, Role
+from estafeta.protocol.spec import FunctionSettings, Role
 
 
 class Client:

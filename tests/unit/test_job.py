@@ -10,10 +10,10 @@ from torch import nn
 
 from core.jobs import plain
 from estafeta.errors import UsageError
-from estafeta.history import EarlyStopping
-from estafeta.job import Job
+from estafeta.job.job import Job
+from estafeta.job.optim import SGD
+from estafeta.job.stopping import EarlyStopping
 from estafeta.metrics import accuracy
-from estafeta.optim import SGD
 
 
 def job(**changes: Any) -> Job:

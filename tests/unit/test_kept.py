@@ -9,15 +9,15 @@ import pytest
 from core.driver import Relay
 from core.specs import spec_of
 from core.stage import Stage
-from estafeta import kept as module
-from estafeta.catalog import read_manifest
-from estafeta.cost import Kept
-from estafeta.importing.importer import import_dataset
-from estafeta.kept import kept
-from estafeta.layout import RunLayout
-from estafeta.metering import kept_bytes
-from estafeta.snapshot import take_snapshot
-from estafeta.spec import Plan
+from estafeta.cost.cost import Kept
+from estafeta.cost.metering import kept_bytes
+from estafeta.data.catalog import read_manifest
+from estafeta.data.importing.importer import import_dataset
+from estafeta.functions.verbs import kept as module
+from estafeta.functions.verbs.kept import kept
+from estafeta.protocol.layout import RunLayout
+from estafeta.protocol.snapshot import take_snapshot
+from estafeta.protocol.spec import Plan
 
 from .test_catalog import WISHES, Numbers
 

@@ -7,7 +7,7 @@ import posixpath
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estafeta.layout import (
+from estafeta.protocol.layout import (
     RUN_NAME,
     DatasetLayout,
     Phase,
@@ -19,7 +19,7 @@ from estafeta.layout import (
     contribution_name,
     message_name,
 )
-from estafeta.listing import (
+from estafeta.protocol.listing import (
     all_calls_in,
     attempt_of,
     calls_in,
@@ -36,7 +36,7 @@ from estafeta.listing import (
     version_of,
     versions_in,
 )
-from estafeta.store import claim_name
+from estafeta.store.store import claim_name
 
 LAYOUT = RunLayout("amber-41")
 PHASES: st.SearchStrategy[Phase] = st.sampled_from(["train", "valid"])

@@ -16,11 +16,11 @@ from torch.utils.checkpoint import checkpoint
 
 from core import jobs
 from core.specs import spec_of
-from estafeta.dataset import Batch
 from estafeta.errors import UsageError
-from estafeta.job import Job
-from estafeta.learner import Learner, NotFinite, check_gradient, seed_generators
-from estafeta.usercode import UserCodeError
+from estafeta.job.job import Job
+from estafeta.job.user_code import UserCodeError
+from estafeta.training.learner import Learner, NotFinite, check_gradient, seed_generators
+from estafeta.training.table import Batch
 
 INPUTS, TARGET = (torch.as_tensor(array) for array in jobs.table())
 

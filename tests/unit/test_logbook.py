@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from estafeta.logbook import entries, faults_of, usage_of
-from estafeta.metering import Traffic, traffic_of
-from estafeta.spec import FunctionSettings, Role
+from estafeta.client.logbook import entries, faults_of, usage_of
+from estafeta.cost.metering import Traffic, traffic_of
+from estafeta.protocol.spec import FunctionSettings, Role
 
 FUNCTIONS: Mapping[Role, FunctionSettings] = {
     "worker": FunctionSettings(name="s-worker", memory_mb=2048, timeout_s=9),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from core.specs import FUNCTIONS, spec_of
+from estafeta.data.manifest import Extent, Kind, Manifest
 from estafeta.errors import UsageError
-from estafeta.manifest import Extent, Kind, Manifest
-from estafeta.memory import MIB, RUNTIME_BYTES, MemoryPlan, plan_memory
-from estafeta.spec import Choice, FunctionSettings
+from estafeta.protocol.spec import Choice, FunctionSettings
+from estafeta.training.memory import MIB, RUNTIME_BYTES, MemoryPlan, plan_memory
 
 WORKERS = 4
 

@@ -14,10 +14,10 @@ from core.driver import Relay, undisturbed
 from core.environment import forget
 from core.events import Event, failure_record
 from core.specs import spec_of
-from estafeta import merge as module
-from estafeta.layout import Round, claim_of, contribution_name
-from estafeta.listing import version_of, versions_in
-from estafeta.spec import MergeEvent, Role, WorkerEvent
+from estafeta.functions import merge as module
+from estafeta.protocol.layout import Round, claim_of, contribution_name
+from estafeta.protocol.listing import version_of, versions_in
+from estafeta.protocol.spec import MergeEvent, Role, WorkerEvent
 
 
 def at_merge(tmp_path: Path, round_: str, **changes: Any) -> tuple[Relay, Event]:

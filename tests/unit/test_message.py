@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from estafeta.errors import Corrupt
-from estafeta.message import ALIGNMENT, FIXED_BYTES, SMALL, Form, Head, Kind, Wish, round_time_of
-from estafeta.spec import Slot
-from estafeta.tensorfile import DTYPES, Array
+from estafeta.protocol.spec import Slot
+from estafeta.residents.message import ALIGNMENT, FIXED_BYTES, SMALL, Form, Head, Kind, Wish, round_time_of
+from estafeta.store.tensorfile import DTYPES, Array
 
 SHAPES = st.lists(st.integers(0, 3), max_size=3).map(tuple)
 BUFFERS = st.lists(st.tuples(SHAPES, st.sampled_from(sorted(DTYPES))), max_size=5).map(

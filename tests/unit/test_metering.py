@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from conformance.interposed import Interposed
 from core.driver import Relay
 from core.specs import spec_of
-from estafeta.files import Buffer, OsFiles, Reader
-from estafeta.layout import RunLayout
-from estafeta.metering import KIB, Meter, Traffic
-from estafeta.store import Store
+from estafeta.cost.metering import KIB, Meter, Traffic
+from estafeta.protocol.layout import RunLayout
+from estafeta.store.files import Buffer, OsFiles, Reader
+from estafeta.store.store import Store
 
 
 class Witness(Interposed):

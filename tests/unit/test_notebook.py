@@ -9,9 +9,9 @@ from types import ModuleType
 import pytest
 
 import estafeta
+from estafeta.client.notebook import extract, job_source
+from estafeta.client.source import find_job
 from estafeta.errors import UsageError
-from estafeta.notebook import extract, job_source
-from estafeta.shipping import find_job
 
 CELLS = [
     "%matplotlib inline\nimport estafeta, torch\nfrom torch import nn",

@@ -11,16 +11,16 @@ import pytest
 from pyarrow import parquet
 from sklearn.datasets import dump_svmlight_file
 
-from estafeta.catalog import read_block
+from estafeta.data.catalog import read_block
+from estafeta.data.importing.factory import MapStyle
+from estafeta.data.importing.importer import Wishes, import_dataset
+from estafeta.data.importing.sources import Reading, open_source
+from estafeta.data.importing.tabular import Choice
+from estafeta.data.manifest import Manifest
 from estafeta.errors import UsageError
-from estafeta.importing.factory import MapStyle
-from estafeta.importing.importer import Wishes, import_dataset
-from estafeta.importing.sources import Reading, open_source
-from estafeta.importing.tabular import Choice
-from estafeta.manifest import Manifest
-from estafeta.store import Store
-from estafeta.tensorfile import Array
-from estafeta.usercode import UserCodeError
+from estafeta.job.user_code import UserCodeError
+from estafeta.store.store import Store
+from estafeta.store.tensorfile import Array
 
 
 def bring(folder: Path, place: str | Path, reading: Reading) -> tuple[Manifest, list[Array]]:

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import lr_scheduler
 
-from estafeta import optim
-from estafeta.clipping import BLOCK, block_sums, clip_factor, global_norm, norm_from
 from estafeta.errors import UsageError
-from estafeta.optim import CHUNK, OPTIMIZERS, SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop, from_dict
-from estafeta.schedules import Cosine, Progress, StepLR, Warmup
-from estafeta.settings import fields_of, to_dict
+from estafeta.job import optim
+from estafeta.job.optim import CHUNK, OPTIMIZERS, SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop, from_dict
+from estafeta.job.schedules import Cosine, Progress, StepLR, Warmup
+from estafeta.job.settings import fields_of, to_dict
+from estafeta.protocol.clipping import BLOCK, block_sums, clip_factor, global_norm, norm_from
 
 STEPS = 60
 STEPS_PER_EPOCH = 6
@@ -365,7 +365,7 @@ def test_vectors_that_do_not_fit_are_refused_and_nothing_changes(name: str, vect
 
 
 def test_torch_is_not_imported() -> None:
-    code = "import sys, estafeta.optim; sys.exit('torch' in sys.modules)"
+    code = "import sys, estafeta.job.optim; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

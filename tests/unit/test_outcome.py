@@ -10,12 +10,12 @@ import pytest
 
 from conformance.faults import Failing
 from core.faults import Disk
-from estafeta.files import Files, OsFiles
-from estafeta.invocation import Invocation
-from estafeta.layout import RunLayout
-from estafeta.outcome import RESERVE_BYTES, fail, publish_outcome
-from estafeta.spec import Failure, Outcome
-from estafeta.store import Store
+from estafeta.protocol.invocation import Invocation
+from estafeta.protocol.layout import RunLayout
+from estafeta.protocol.outcome import RESERVE_BYTES, fail, publish_outcome
+from estafeta.protocol.spec import Failure, Outcome
+from estafeta.store.files import Files, OsFiles
+from estafeta.store.store import Store
 
 LAYOUT = RunLayout("r")
 

@@ -10,9 +10,9 @@ from torch import nn
 
 import estafeta
 from core.specs import spec_of
+from estafeta.client.options import known_names, override, override_spec
 from estafeta.errors import UsageError
-from estafeta.job import Job
-from estafeta.overrides import known_names, override, override_spec
+from estafeta.job.job import Job
 
 
 def model(hidden: int = 8, *, dropout: float = 0.0) -> nn.Module:

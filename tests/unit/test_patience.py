@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estafeta import patience
-from estafeta.patience import KNOWN, LEAST_DEVIATION, RECENT, K, Patience
+from estafeta.protocol import patience
+from estafeta.protocol.patience import KNOWN, LEAST_DEVIATION, RECENT, K, Patience
 
 FLOOR_S, START_S = 1.0, 10.0
 

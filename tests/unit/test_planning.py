@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estafeta.cost import Basis, access_usd
-from estafeta.planning import Estimate, Machine, estimate, grid, machines, pareto, verdict
-from estafeta.roundmodel import AWS, MIB, Profile, Setting, traffic, valid_traffic
-from estafeta.spec import Topology
+from estafeta.client.plan.estimate import Estimate, Machine, estimate, grid, machines, pareto, verdict
+from estafeta.client.plan.round import AWS, MIB, Profile, Setting, traffic, valid_traffic
+from estafeta.cost.cost import Basis, access_usd
+from estafeta.protocol.spec import Topology
 
 PROFILE = Profile(
     parameters=1_000_000, state_vectors=2, train_rows=1000, valid_rows=200, batch_size=100, micro_batch_size=25,

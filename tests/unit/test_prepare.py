@@ -12,9 +12,9 @@ from core import jobs
 from core.driver import Relay
 from core.faults import Killed, Mortal
 from core.specs import spec_of
-from estafeta.snapshot import read_plan
-from estafeta.spec import Slot
-from estafeta.weights import read_state, read_weights
+from estafeta.protocol.snapshot import read_plan
+from estafeta.protocol.spec import Slot
+from estafeta.protocol.weights import read_state, read_weights
 
 
 def prepared(tmp_path: Path, name: str, **changes: object) -> Relay:

@@ -8,11 +8,19 @@ import pytest
 
 from conformance.clock import VirtualClock
 from core.specs import spec_of
-from estafeta.attendance import Attendance
-from estafeta.layout import Phase, Round
-from estafeta.patience import KNOWN
-from estafeta.quorum import EAGERNESS, LOCAL_FLOOR_S, MOST_IN_A_ROW, SHARED_FLOOR_S, Closing, may_miss, new_patience
-from estafeta.spec import Plan
+from estafeta.protocol.attendance import Attendance
+from estafeta.protocol.layout import Phase, Round
+from estafeta.protocol.patience import KNOWN
+from estafeta.protocol.quorum import (
+    EAGERNESS,
+    LOCAL_FLOOR_S,
+    MOST_IN_A_ROW,
+    SHARED_FLOOR_S,
+    Closing,
+    may_miss,
+    new_patience,
+)
+from estafeta.protocol.spec import Plan
 
 from .ring import plan_of
 

@@ -12,9 +12,9 @@ from core.driver import Relay
 from core.faults import Killed, Mortal
 from core.specs import CODE, spec_of
 from core.stage import Stage
-from estafeta.layout import RunLayout
-from estafeta.spec import Status
-from estafeta.store import TEMPORARY, temporary_name
+from estafeta.protocol.layout import RunLayout
+from estafeta.protocol.spec import Status
+from estafeta.store.store import TEMPORARY, temporary_name
 
 KEPT = {
     "run.json", "plan.json", "ending.json", "done.json", "epochs/0001.json", "epochs/0002.json",

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from estafeta.clipping import BLOCK
-from estafeta.combine import Diverged, combine
-from estafeta.contribution import Tally, contribution
 from estafeta.errors import Corrupt
-from estafeta.exchange import CHUNK, Exchange
-from estafeta.files import OsFiles
-from estafeta.layout import Round
-from estafeta.replica import Replica, slices_of
-from estafeta.slices import GRAIN
-from estafeta.spec import Plan, RunSpec, Slot
-from estafeta.tensorfile import Array
-from estafeta.weights import Weights
+from estafeta.protocol.clipping import BLOCK
+from estafeta.protocol.combine import Diverged, combine
+from estafeta.protocol.contribution import Tally, contribution
+from estafeta.protocol.layout import Round
+from estafeta.protocol.slices import GRAIN
+from estafeta.protocol.spec import Plan, RunSpec, Slot
+from estafeta.protocol.weights import Weights
+from estafeta.residents.exchange import CHUNK, Exchange
+from estafeta.residents.replica import Replica, slices_of
+from estafeta.store.files import OsFiles
+from estafeta.store.tensorfile import Array
 
 from .ring import Contribution, Ring, at_once, contribute, plan_of, resident_spec, shared
 

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from estafeta.charts import MOST_POINTS, line_chart, scale, thinned, ticks
-from estafeta.cost import Bill
-from estafeta.history import EarlyStopping, EpochRecord
-from estafeta.logbook import Entry
-from estafeta.report import Facts, commands_of, page
-from estafeta.spec import Failure, FunctionSettings, Outcome, RunSpec, Status
-from estafeta.timeline import Span, coalesced, packed, spans_of, timeline
+from estafeta.client.logbook import Entry
+from estafeta.client.report.charts import MOST_POINTS, line_chart, scale, thinned, ticks
+from estafeta.client.report.page import Facts, commands_of, page
+from estafeta.client.report.timeline import Span, coalesced, packed, spans_of, timeline
+from estafeta.cost.cost import Bill
+from estafeta.job.stopping import EarlyStopping, EpochRecord
+from estafeta.protocol.spec import Failure, FunctionSettings, Outcome, RunSpec, Status
 
 EVIL = "<script>alert('&')</script>"
 VOID = ("meta",)

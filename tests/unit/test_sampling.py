@@ -9,8 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estafeta.layout import Round
-from estafeta.sampling import Rows, batch_of, held_out, micro_batches, seed_of, share_of, split_rows, steps_per_epoch
+from estafeta.data.sampling import (
+    Rows,
+    batch_of,
+    held_out,
+    micro_batches,
+    seed_of,
+    share_of,
+    split_rows,
+    steps_per_epoch,
+)
+from estafeta.protocol.layout import Round
 
 SEEDS = st.integers(0, 2**40)
 ROWS = st.integers(1, 200)

@@ -17,17 +17,17 @@ from conformance.clock import VirtualClock
 from conformance.faults import StaleReader
 from conformance.interposed import Interposed
 from conformance.nfs_server import refusal
+from estafeta.client.inline import NO_LIMIT_S
 from estafeta.errors import Gone
-from estafeta.files import Buffer, Files, OsFiles, Reader
-from estafeta.inline import NO_LIMIT_S
-from estafeta.invocation import Invocation
-from estafeta.layout import Round, RunLayout
-from estafeta.listing import versions_in
-from estafeta.message import Wish
-from estafeta.replica import Replica, slices_of
-from estafeta.saving import ATTEMPTS, FIRST_AFTER, MOST_REDO, MOST_REDO_BYTES, SHARE, Saver, restore
-from estafeta.store import Store
-from estafeta.weights import Weights, publish_weights
+from estafeta.protocol.invocation import Invocation
+from estafeta.protocol.layout import Round, RunLayout
+from estafeta.protocol.listing import versions_in
+from estafeta.protocol.weights import Weights, publish_weights
+from estafeta.residents.message import Wish
+from estafeta.residents.replica import Replica, slices_of
+from estafeta.residents.saving import ATTEMPTS, FIRST_AFTER, MOST_REDO, MOST_REDO_BYTES, SHARE, Saver, restore
+from estafeta.store.files import Buffer, Files, OsFiles, Reader
+from estafeta.store.store import Store
 
 from .ring import Ring, at_once, contribute, plan_of, resident_spec
 from .test_replica import (

@@ -9,7 +9,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from estafeta.errors import UsageError
-from estafeta.schedules import Cosine, Progress, Schedule, StepLR, Warmup
+from estafeta.job.schedules import Cosine, Progress, Schedule, StepLR, Warmup
 
 EPOCHS = 30
 STEPS_PER_EPOCH = 7

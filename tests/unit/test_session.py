@@ -13,15 +13,15 @@ from conformance.interposed import Interposed
 from core.driver import Relay
 from core.environment import forget
 from core.specs import spec_of
+from estafeta.client.inline import NO_LIMIT_S
 from estafeta.errors import Gone, UsageError
-from estafeta.files import OsFiles, Reader
-from estafeta.inline import NO_LIMIT_S
-from estafeta.invocation import Invocation
-from estafeta.layout import Round
-from estafeta.session import Data, Session, check_rows, open_session
-from estafeta.share import Share
-from estafeta.snapshot import read_plan
-from estafeta.store import Store
+from estafeta.protocol.invocation import Invocation
+from estafeta.protocol.layout import Round
+from estafeta.protocol.snapshot import read_plan
+from estafeta.store.files import OsFiles, Reader
+from estafeta.store.store import Store
+from estafeta.training.session import Data, Session, check_rows, open_session
+from estafeta.training.share import Share
 
 
 class Counting(Interposed):

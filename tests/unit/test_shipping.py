@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from estafeta.client.source import find_job, import_job
 from estafeta.errors import UsageError
-from estafeta.shipping import find_job, import_job
-from estafeta.usercode import UserCodeError, load_job
+from estafeta.job.user_code import UserCodeError, load_job
 
 JOB = """
 import estafeta

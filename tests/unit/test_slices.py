@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estafeta.slices import GRAIN, Slice, cut
+from estafeta.protocol.slices import GRAIN, Slice, cut
 
 SIZES = st.one_of(st.integers(0, 50), st.integers(0, 10**9))
 PARTS = st.integers(1, 300)

@@ -15,9 +15,9 @@ from core.driver import Relay
 from core.environment import elsewhere
 from core.faults import HeldUp
 from core.specs import spec_of
-from estafeta.history import EarlyStopping, EpochRecord
-from estafeta.layout import Round, claim_of_leg
-from estafeta.snapshot import (
+from estafeta.job.stopping import EarlyStopping, EpochRecord
+from estafeta.protocol.layout import Round, claim_of_leg
+from estafeta.protocol.snapshot import (
     Action,
     Finish,
     Merge,
@@ -33,8 +33,8 @@ from estafeta.snapshot import (
     take_snapshot,
     takeovers,
 )
-from estafeta.spec import Plan, Topology
-from estafeta.store import Store, claim_name
+from estafeta.protocol.spec import Plan, Topology
+from estafeta.store.store import Store, claim_name
 
 WORKERS = 3
 STEPS = 4

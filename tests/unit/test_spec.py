@@ -9,10 +9,10 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from core.specs import spec_of
-from estafeta.layout import Round
-from estafeta.optim import SGD
-from estafeta.spec import FunctionSettings, Plan, RunSpec, Slot, WorkerEvent
-from estafeta.verbs import CleanVerb, ControlEvent, ForkVerb, ResumeVerb, RunVerb, StartVerb, StatusVerb
+from estafeta.job.optim import SGD
+from estafeta.protocol.layout import Round
+from estafeta.protocol.spec import FunctionSettings, Plan, RunSpec, Slot, WorkerEvent
+from estafeta.protocol.verbs import CleanVerb, ControlEvent, ForkVerb, ResumeVerb, RunVerb, StartVerb, StatusVerb
 
 
 @pytest.mark.parametrize(("memory_mb", "threads"), [(128, 1), (1769, 1), (3537, 1), (3538, 2), (10240, 5)])

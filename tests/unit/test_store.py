@@ -15,8 +15,8 @@ import pytest
 from conformance.clock import VirtualClock
 from conformance.interposed import Interposed
 from estafeta.errors import Gone
-from estafeta.files import Files, OsFiles, Reader
-from estafeta.store import TEMPORARY, Backoff, Store, claim_name, new_token
+from estafeta.store.files import Files, OsFiles, Reader
+from estafeta.store.store import TEMPORARY, Backoff, Store, claim_name, new_token
 
 T = TypeVar("T")
 

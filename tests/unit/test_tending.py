@@ -12,8 +12,8 @@ from core.driver import Relay, undisturbed
 from core.events import Event
 from core.specs import FUNCTIONS, spec_of
 from core.stage import Stage
-from estafeta.snapshot import Snapshot
-from estafeta.tending import MOST_CALLS, RECENT, Note, digest_of, look
+from estafeta.functions.watchdog import MOST_CALLS, RECENT, Note, digest_of, look
+from estafeta.protocol.snapshot import Snapshot
 
 PERIOD_S = 300.0
 

@@ -16,8 +16,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from estafeta.errors import Corrupt, UsageError
-from estafeta.files import OsFiles
-from estafeta.tensorfile import ALIGNMENT, CHUNK_BYTES, DTYPES, Array, TensorFile, encode, scratch_buffer
+from estafeta.store.files import OsFiles
+from estafeta.store.tensorfile import ALIGNMENT, CHUNK_BYTES, DTYPES, Array, TensorFile, encode, scratch_buffer
 
 PROPERTY = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -6,8 +6,8 @@ from typing import Any, get_args
 
 import pytest
 
-from estafeta.spec import Topology
-from estafeta.topology import REPLICATED_UP_TO, choose
+from estafeta.protocol.spec import Topology
+from estafeta.protocol.topology import REPLICATED_UP_TO, choose
 
 MOST = REPLICATED_UP_TO // 4
 """Parameters up to which replicated is chosen."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from estafeta.totals import Totals, means
+from estafeta.protocol.totals import Totals, means
 
 
 def totals_of(*contributions: tuple[int, float]) -> Totals:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from estafeta.run import new_name
-from estafeta.units import size
+from estafeta.client.run import new_name
+from estafeta.client.units import size
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch import nn
 from core import jobs
 from core.environment import forget
 from estafeta.errors import Gone, UsageError
-from estafeta.usercode import UserCodeError, is_importing, job_in, load_job, user_code
+from estafeta.job.user_code import UserCodeError, is_importing, job_in, load_job, user_code
 
 HEAD = "from estafeta import SGD, Job\nsettings = dict(model=print, loss=print, optimizer=SGD(), dataset='iris')\n"
 
@@ -86,9 +86,8 @@ def test_importing_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_module_can_tell_that_it_is_being_imported(tmp_path: Path) -> None:
-    text = (
-        "from estafeta.usercode import is_importing\nepochs = 1 + is_importing()\njob = Job(epochs=epochs, **settings)"
-    )
+    text = "from estafeta.job.user_code import is_importing\nepochs = 1 + is_importing()\n"
+    text += "job = Job(epochs=epochs, **settings)"
     assert load_job(folder(tmp_path, "r", mine=HEAD + text), "mine:job").epochs == 2
     assert not is_importing()
     with pytest.raises(UserCodeError):

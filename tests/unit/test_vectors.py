@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from estafeta.tensorfile import Array
-from estafeta.vectors import digest, is_finite
+from estafeta.store.tensorfile import Array
+from estafeta.store.vectors import digest, is_finite
 
 
 @given(

@@ -10,13 +10,20 @@ import pytest
 
 from core.faults import Killed, Mortal
 from estafeta.errors import Corrupt, Gone
-from estafeta.layout import RunLayout
-from estafeta.listing import versions_in
-from estafeta.slices import Slice, cut
-from estafeta.spec import Plan
-from estafeta.store import Store
-from estafeta.totals import Totals
-from estafeta.weights import Weights, publish_piece, publish_weights, read_state, read_weights, token_of_version
+from estafeta.protocol.layout import RunLayout
+from estafeta.protocol.listing import versions_in
+from estafeta.protocol.slices import Slice, cut
+from estafeta.protocol.spec import Plan
+from estafeta.protocol.totals import Totals
+from estafeta.protocol.weights import (
+    Weights,
+    publish_piece,
+    publish_weights,
+    read_state,
+    read_weights,
+    token_of_version,
+)
+from estafeta.store.store import Store
 
 LAYOUT = RunLayout("r")
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estafeta.sampling import Rows, held_out, steps_per_epoch
-from estafeta.windows import PARTS, BlockRows, Deal, Share
+from estafeta.data.sampling import Rows, held_out, steps_per_epoch
+from estafeta.data.windows import PARTS, BlockRows, Deal, Share
 
 
 def block_rows(lengths: list[int], held: bool | None = None, fraction: float = 0.0, size: int = 100) -> BlockRows:

@@ -12,14 +12,14 @@ import pytest
 
 from core.driver import Relay
 from core.specs import spec_of
-from estafeta.contribution import tally_of
 from estafeta.errors import Gone
-from estafeta.layout import Round, claim_of
-from estafeta.listing import legs_in, ranks_in
-from estafeta.spec import WorkerEvent
-from estafeta.store import claim_name
-from estafeta.tensorfile import TensorFile
-from estafeta.worker import handler
+from estafeta.functions.worker import handler
+from estafeta.protocol.contribution import tally_of
+from estafeta.protocol.layout import Round, claim_of
+from estafeta.protocol.listing import legs_in, ranks_in
+from estafeta.protocol.spec import WorkerEvent
+from estafeta.store.store import claim_name
+from estafeta.store.tensorfile import TensorFile
 
 FIRST = Round(0, "train")
 

@@ -22,11 +22,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from estafeta.cli import wording
-from estafeta.cli.epochs import EpochTable
-from estafeta.cli.failing import Complaint
-from estafeta.spec import Status
-from estafeta.units import clock, dollars
+from estafeta.cli.words import run as words
+from estafeta.cli.words.epochs import EpochTable
+from estafeta.cli.words.error import Complaint
+from estafeta.client.units import clock, dollars
+from estafeta.protocol.spec import Status
 
 LABEL = 8
 """Columns of a label with the gap behind it."""
@@ -76,7 +76,7 @@ class Console:
         """Print a line on standard output."""
         self._out.print(Text(text))
 
-    def results(self, lines: wording.Lines) -> None:
+    def results(self, lines: words.Lines) -> None:
         """Print labelled lines on standard output."""
         for label, text in lines:
             self._out.print(_labelled(label, self.complete(text) if label in HINTS else text, self._out))
@@ -85,12 +85,12 @@ class Console:
         """Print one JSON object on one line of standard output; what is not a number is null in it."""
         self._out.print(Text(json.dumps(_finite(value), allow_nan=False)))
 
-    def talk(self, lines: wording.Lines) -> None:
+    def talk(self, lines: words.Lines) -> None:
         """Print labelled lines on standard error, unless quiet."""
         if not self._quiet:
             self.insist(lines)
 
-    def insist(self, lines: wording.Lines) -> None:
+    def insist(self, lines: words.Lines) -> None:
         """Print labelled lines on standard error, quiet or not."""
         self.still()
         for label, text in lines:

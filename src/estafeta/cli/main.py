@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 import click
 
-from estafeta.cli import data, doctor, inspect, local, plan, runs, stacks, train
-from estafeta.cli.failing import INTERRUPTED_EXIT, Complaint, of_error
+from estafeta.cli.commands import data, doctor, inspect, local, plan, runs, stacks, train
 from estafeta.cli.options import Manners
+from estafeta.cli.words.error import INTERRUPTED_EXIT, Complaint, of_error
 
 
 class _InOrder(click.Group):

@@ -16,7 +16,7 @@ from estafeta.errors import UsageError
 
 if TYPE_CHECKING:
     from estafeta.cli.console import Console
-    from estafeta.spec import On
+    from estafeta.protocol.spec import On
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Manners:
 
     def complete(self, text: str) -> str:
         """A text for the user, with the place in the commands that it names."""
-        from estafeta.cli.completing import completed
+        from estafeta.cli.words.place import completed
 
         return completed(text, self.place, self.commands)
 

@@ -165,7 +165,7 @@ def _require_linux() -> None:
 def _check(options: Options) -> None:
     """Find the user's mistakes here, where they can be raised, rather than in the background process."""
     from estafeta.local.faults import Faults
-    from estafeta.local.template import read_template
+    from estafeta.local.template.reader import read_template
 
     read_template(options.template, region=options.region, parameters=options.parameters)
     Faults.parse(options.faults)

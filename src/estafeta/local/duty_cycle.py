@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
-from estafeta.local.process import Process
+from estafeta.local.work.process import Process
 
 RUN_S = 0.01
 REST_S = 0.03  # a quarter of the time: enough to make a straggler, not to run into every limit

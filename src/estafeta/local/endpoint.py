@@ -16,8 +16,8 @@ from typing import Any, TypedDict
 from urllib.parse import urlsplit
 
 from estafeta.errors import EnvironmentProblem
-from estafeta.local.http import Request
-from estafeta.local.sigv4 import sign
+from estafeta.local.api.http import Request
+from estafeta.local.api.sigv4 import sign
 
 STATUS_PATH = "/estafeta/service"
 ANSWER_LIMIT_S = 10.0  # the service is one process and may be starved of processor time by its own functions

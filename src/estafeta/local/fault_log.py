@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from estafeta.local import report
 from estafeta.local.faults import FAULTS_NAME
-from estafeta.local.functions import FunctionVersion
-from estafeta.local.logs import LogStream
+from estafeta.local.logs import lines as report
+from estafeta.local.logs.streams import LogStream
+from estafeta.local.work.functions import FunctionVersion
 
 MOST_OPEN = 16
 """Streams that are kept open: a service sees many versions, two for each run with faults of its own."""

@@ -26,24 +26,24 @@ from pathlib import Path
 
 from estafeta.errors import EnvironmentProblem
 from estafeta.local import endpoint as endpoints
-from estafeta.local.api_error import ApiError
-from estafeta.local.async_queue import AsyncQueue
-from estafeta.local.config_api import ConfigApi
+from estafeta.local.api.api_error import ApiError
+from estafeta.local.api.config import ConfigApi
+from estafeta.local.api.http import HttpProtocol, Reply, Request, Response
+from estafeta.local.api.invoke import InvokeApi
+from estafeta.local.api.logs import TARGET, LogsApi
+from estafeta.local.api.sigv4 import Verifier
 from estafeta.local.endpoint import Endpoint
-from estafeta.local.environment import LOOPBACK, Host
 from estafeta.local.fault_log import FaultLog
 from estafeta.local.faults import Faults, Injectors
-from estafeta.local.functions import Registry
-from estafeta.local.http import HttpProtocol, Reply, Request, Response
-from estafeta.local.invoke_api import InvokeApi
-from estafeta.local.logs import remove_streams
-from estafeta.local.logs_api import TARGET, LogsApi
-from estafeta.local.nursery import Nursery
+from estafeta.local.logs.streams import remove_streams
 from estafeta.local.options import Options
-from estafeta.local.pool import Pool
-from estafeta.local.sigv4 import Verifier
-from estafeta.local.template import read_template
-from estafeta.local.variables import Surroundings
+from estafeta.local.template.reader import read_template
+from estafeta.local.work.async_queue import AsyncQueue
+from estafeta.local.work.environment import LOOPBACK, Host
+from estafeta.local.work.functions import Registry
+from estafeta.local.work.nursery import Nursery
+from estafeta.local.work.pool import Pool
+from estafeta.local.work.variables import Surroundings
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,177 @@
+"""Starting functions: the one seam between the protocol and whatever runs it.
+
+`LambdaInvoker` speaks to AWS Lambda, or to the local service, which answers the same API: only the endpoint differs.
+`estafeta.client.inline` has the third way, in one process.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+from estafeta.errors import EnvironmentProblem, EstafetaError
+from estafeta.protocol.spec import FunctionSettings, Role
+from estafeta.store.files import Clock, SystemClock
+from estafeta.store.store import Backoff
+
+if TYPE_CHECKING:
+    import boto3
+    from mypy_boto3_lambda.client import LambdaClient
+
+READ_TIMEOUT_S = 960
+"""Longer than any function may run (900 s): a synchronous call that timed out would be carried out twice."""
+
+CONNECT_TIMEOUT_S = 5
+
+REFUSED = frozenset({
+    "TooManyRequestsException", "ResourceConflictException", "ResourceNotReadyException", "ENINotReadyException",
+    "EC2ThrottledException", "EFSMountConnectivityException", "EFSMountFailureException", "EFSMountTimeoutException",
+})  # fmt: skip
+"""Errors that say that the function has not been run: it is throttled, being made or changed, or its network or file
+system is not there yet (Lambda API reference, "Invoke"). Only after one of these is a call repeated."""
+
+REFUSED_S = 120.0
+"""How long a call is repeated that is refused again and again: a function that has been idle for weeks may take a
+minute and a half to get its network interfaces back."""
+
+REFUSED_PAUSE = Backoff(first_s=0.5, factor=2.0, longest_s=8.0)
+
+
+DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403"})
+"""Codes of what AWS does not allow: of most services, of Lambda and EFS, of EC2, and of S3 where there is no body."""
+
+DENIED_HINT = "these credentials may not do that: docs/aws-permissions.md has what a user must be allowed"
+
+
+class Invoker(Protocol):
+    """Starts a function of the run."""
+
+    def send(self, role: Role, event: Mapping[str, Any]) -> None:
+        """Queue one event for a function and return at once; it is delivered at least once, in any order."""
+
+    def call(self, role: Role, event: Mapping[str, Any]) -> Any:
+        """Invoke a function, wait, and return what it returned.
+
+        Raises:
+            FunctionError: The function raised or was killed.
+        """
+
+
+class FunctionError(EstafetaError):
+    """A function that was called failed: its error type and message."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(f"{kind}: {message}" if message else kind)
+        self.kind = kind
+
+
+class LambdaInvoker:
+    """`Invoker` over the Lambda Invoke API.
+
+    Args:
+        functions: Name, qualifier of each function.
+        client: A boto3 Lambda client; by default one for the environment's own region, credentials and endpoint.
+        clock: For the pauses after a call that was refused; the system's by default.
+    """
+
+    def __init__(
+        self,
+        functions: Mapping[Role, FunctionSettings],
+        client: LambdaClient | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._functions = functions
+        self._client = client or lambda_client()
+        self._clock = clock or SystemClock()
+
+    def send(self, role: Role, event: Mapping[str, Any]) -> None:
+        """See `Invoker.send`. It is sent again only if Lambda says that it has not taken it.
+
+        Who sends may be a function that the client has called, which Lambda does not call again.
+        """
+        answer = self._when_ready(**self._target(role), InvocationType="Event", Payload=json.dumps(event).encode())
+        answer["Payload"].read()  # empty; but until it has been read, the connection cannot be used again
+
+    def call(self, role: Role, event: Mapping[str, Any]) -> Any:
+        """See `Invoker.call`. It is called again only if Lambda says that it has not been run."""
+        answer = self._when_ready(
+            **self._target(role), InvocationType="RequestResponse", Payload=json.dumps(event).encode()
+        )
+        body = json.loads(answer["Payload"].read() or b"null")
+        if "FunctionError" in answer:
+            raise FunctionError(body.get("errorType", "Unhandled"), body.get("errorMessage", ""))
+        return body
+
+    def _when_ready(self, **parameters: Any) -> Any:
+        from botocore.exceptions import ClientError
+
+        deadline, pause = self._clock.monotonic() + REFUSED_S, REFUSED_PAUSE.first_s
+        while True:
+            try:
+                return self._client.invoke(**parameters)
+            except ClientError as error:
+                if error.response["Error"]["Code"] not in REFUSED or self._clock.monotonic() >= deadline:
+                    raise
+            self._clock.sleep(pause)
+            pause = min(pause * REFUSED_PAUSE.factor, REFUSED_PAUSE.longest_s)
+
+    def _target(self, role: Role) -> Any:
+        function = self._functions[role]
+        qualifier = {"Qualifier": function.qualifier} if function.qualifier else {}
+        return {"FunctionName": function.name, **qualifier}
+
+
+@lru_cache(maxsize=1)
+def lambda_client() -> LambdaClient:
+    """The boto3 Lambda client of this process, from its environment variables.
+
+    It never repeats a call by itself: a repeated Event is a second event, and the protocol has its own retries. What
+    Lambda has refused, `LambdaInvoker` repeats.
+    """
+    client: LambdaClient = make_client("lambda")
+    return client
+
+
+def make_client(service: str, boto: boto3.session.Session | None = None, **options: Any) -> Any:
+    """A boto3 client that makes one attempt and outwaits the longest function.
+
+    Args:
+        service: As boto3 names it.
+        boto: Region and credentials; by default those of the environment.
+        options: Further keyword arguments for the client.
+    """
+    import boto3
+    from botocore.config import Config
+
+    config = Config(
+        retries={"total_max_attempts": 1}, connect_timeout=CONNECT_TIMEOUT_S, read_timeout=READ_TIMEOUT_S,
+        max_pool_connections=64, tcp_keepalive=True,
+        user_agent="estafeta", parameter_validation=False,  # putting these together anew costs a fifth of each call
+    )  # fmt: skip
+    with reaching("AWS"):
+        session = boto or boto3.session.Session()
+        return session.client(service, config=config, **options)  # type: ignore[call-overload]
+
+
+@contextmanager
+def reaching(what: str, hint: str = "check region, credentials, and that the stack is deployed") -> Iterator[None]:
+    """Around the calls of a client of ours: what AWS or the network says becomes `EnvironmentProblem`.
+
+    Functions do not use it: there such an error is raised as it is, and Lambda tries again.
+
+    Args:
+        what: Is called.
+        hint: What to do if it does not answer.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except (BotoCoreError, ClientError) as error:
+        is_denied = isinstance(error, ClientError) and error.response["Error"].get("Code") in DENIED
+        raise EnvironmentProblem(
+            f"{what} cannot be reached: {error}", hint=DENIED_HINT if is_denied else hint
+        ) from error

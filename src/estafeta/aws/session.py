@@ -1,0 +1,145 @@
+"""AWS as the client reaches it: a region and a profile, and what a deployed stack is made of."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from estafeta.aws.lambda_api import CONNECT_TIMEOUT_S, reaching
+from estafeta.errors import EnvironmentProblem
+from estafeta.protocol.spec import Role
+
+if TYPE_CHECKING:
+    import boto3
+
+STACK = "estafeta"
+"""Default name of the CloudFormation stack; its functions are `estafeta-worker` and so on."""
+
+ATTEMPTS = 5
+"""Of one call of a client that `Session.client` makes, with growing pauses between them."""
+
+READ_TIMEOUT_S = 60
+
+
+class Session:
+    """An account and a Region, found where every AWS tool looks for them.
+
+    Args:
+        region: By default `AWS_REGION`, `AWS_DEFAULT_REGION`, or the profile's.
+        profile: Of the AWS configuration files; by default `AWS_PROFILE`.
+
+    Attributes:
+        boto: The boto3 session, for `invoke.make_client`: Lambda's clients never repeat a call by themselves.
+
+    Raises:
+        EnvironmentProblem: There is no such profile, or no Region is chosen.
+    """
+
+    def __init__(self, region: str | None = None, profile: str | None = None) -> None:
+        import boto3
+
+        self._clients: dict[str, Any] = {}
+        with reaching("AWS"):
+            self.boto: boto3.session.Session = boto3.session.Session(
+                region_name=region or os.environ.get("AWS_REGION"), profile_name=profile
+            )
+        if not self.boto.region_name:
+            raise EnvironmentProblem("no AWS Region is chosen", hint="--region eu-west-1, or set AWS_REGION")
+
+    @property
+    def region(self) -> str:
+        """The Region's name."""
+        return self.boto.region_name
+
+    def client(self, service: str) -> Any:
+        """A client for a service whose calls may be repeated: those that read, and those that carry a token."""
+        if service not in self._clients:  # making one takes longer than most calls
+            self._clients[service] = patient_client(service, self.boto)
+        return self._clients[service]
+
+    def account(self) -> str:
+        """The account's number: the first call that needs credentials.
+
+        Raises:
+            EnvironmentProblem: There are none, or they are not valid.
+        """
+        with reaching("AWS"):
+            return str(self.client("sts").get_caller_identity()["Account"])
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What a deployed stack consists of, as its outputs say.
+
+    Attributes:
+        stack: Its name.
+        functions: Names of the functions.
+        bucket: Name of the bucket through which files come and go.
+        file_system: Id of the file system.
+    """
+
+    stack: str
+    functions: dict[Role, str]
+    bucket: str
+    file_system: str
+
+
+def deployment(session: Session, stack: str = STACK) -> Deployment:
+    """Look up a deployed stack.
+
+    Raises:
+        EnvironmentProblem: There is none of that name in the Region, or it was never completed.
+    """
+    outputs = stack_outputs(session.client("cloudformation"), stack)
+    cure = f"estafeta deploy --stack {stack} --region {session.region}"
+    if outputs is None:
+        raise EnvironmentProblem(f"there is no stack {stack!r} in {session.region}", hint=cure)
+    try:
+        return Deployment(
+            stack=stack,
+            functions={"worker": outputs["WorkerFunction"], "merge": outputs["MergeFunction"],
+                       "control": outputs["ControlFunction"]},
+            bucket=outputs["Bucket"],
+            file_system=outputs["FileSystemId"],
+        )  # fmt: skip
+    except KeyError as missing:
+        raise EnvironmentProblem(
+            f"the stack {stack!r} is not complete: it has no {missing.args[0]}", hint=cure
+        ) from None
+
+
+def stack_outputs(client: Any, stack: str) -> dict[str, str] | None:
+    """The outputs of a stack by name, or None if there is no such stack."""
+    found = describe_stack(client, stack)
+    return None if found is None else {item["OutputKey"]: item["OutputValue"] for item in found.get("Outputs", ())}
+
+
+def describe_stack(client: Any, stack: str) -> dict[str, Any] | None:
+    """A stack as CloudFormation describes it, or None if there is none of that name."""
+    from botocore.exceptions import ClientError
+
+    with reaching("CloudFormation"):
+        try:
+            return dict(client.describe_stacks(StackName=stack)["Stacks"][0])
+        except ClientError as error:
+            if "does not exist" in error.response["Error"]["Message"]:  # the code is but "ValidationError"
+                return None
+            raise
+
+
+def patient_client(service: str, boto: boto3.session.Session | None = None) -> Any:
+    """A boto3 client that repeats calls that failed on their way; by default from the environment's own settings."""
+    import boto3
+    from botocore.config import Config
+
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=READ_TIMEOUT_S,
+        tcp_keepalive=True,
+        user_agent_extra="estafeta",
+        signature_version="s3v4" if service == "s3" else None,  # of presigned addresses too
+    )
+    with reaching("AWS"):
+        return (boto or boto3.session.Session()).client(service, config=config)  # type: ignore[call-overload]

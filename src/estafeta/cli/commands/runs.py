@@ -1,0 +1,269 @@
+"""Commands about runs that there are: `runs`, `status`, `logs`, `stop`, `export`, `report`, `clean`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from estafeta.cli.find_run import all_runs, attach, find_run
+from estafeta.cli.options import Manners, Place, json_output, on_service, run_name, verbose
+from estafeta.errors import UsageError
+
+if TYPE_CHECKING:
+    from estafeta.cli.console import Console
+    from estafeta.client.run import Run
+    from estafeta.protocol.spec import Role, Status, Which
+
+MOST_RUNS = 20
+MOST_EPOCHS = 20
+
+
+@click.command(epilog="Example: estafeta runs --all")
+@on_service
+@click.option("--all", "everything", is_flag=True, help=f"All of them, not only the newest {MOST_RUNS}.")
+@json_output
+@verbose
+@click.pass_obj
+def runs(manners: Manners, on: Place, everything: bool) -> int:
+    """List the runs, the newest last."""
+    from estafeta.client.units import ago
+
+    backend, console, now = attach(on), manners.console(), time.time()
+    found, unreadable = all_runs(backend)
+    shown = found if everything else found[-MOST_RUNS:]
+    latest = [_latest(status, backend) for status in shown]
+    _warn(unreadable, console)
+    if manners.json:
+        console.json({"runs": [_facts(status, value) for status, value in zip(shown, latest, strict=True)]})
+        return 0
+    if not found:
+        console.talk([("runs", "none yet"), ("next", "estafeta train JOB.py")])
+        return 0
+    console.table(
+        ("run", "state", "job", "workers", "epoch", "metric", "started"),
+        [(s.spec.run, s.state, s.spec.job, str(s.spec.workers), f"{s.epoch}/{s.spec.epochs}", _metric(s, value),
+          ago(now - s.spec.created_at)) for s, value in zip(shown, latest, strict=True)],
+        spare=("workers", "job"),
+    )  # fmt: skip
+    if len(shown) < len(found):
+        console.talk([("note", f"the oldest {len(found) - len(shown)} are left out: estafeta runs --all")])
+    return 0
+
+
+@click.command(epilog="Example: estafeta status last")
+@run_name
+@on_service
+@json_output
+@verbose
+@click.pass_obj
+def status(manners: Manners, name: str, on: Place) -> int:
+    """Show the state of a run, its epochs and its cost."""
+    from estafeta.cli.words import run as words
+    from estafeta.cli.words.error import of_failure
+
+    run, console = find_run(name, on), manners.console()
+    if manners.json:
+        console.json({**run.summary(), "history": run.history})
+        return 0
+    summary, status = run.summary(), run.status(since_epoch=0)
+    console.results(words.identity(status, run.on) + words.plan(status) + words.standing(status, time.time()))
+    console.results(words.limits(status) + words.best(status, summary) + words.late(summary))
+    console.results(words.bill(summary) + words.chaos(summary))
+    if status.outcome and (failure := status.outcome.failure):
+        console.results(of_failure(failure, run.name, run.on).lines())
+    console.epochs(status).show(status, last=MOST_EPOCHS)
+    return 0
+
+
+@click.command(epilog="Example: estafeta logs last --rank 1 -n 50")
+@run_name
+@on_service
+@click.option("--function", "role", type=click.Choice(["worker", "merge", "control"]), help="Only of this function.")
+@click.option("--rank", type=click.IntRange(min=0), help="Only of this worker.")
+@click.option("--follow", "-f", "following", is_flag=True, help="Go on until the run has ended.")
+@click.option("-n", "most", type=click.IntRange(min=1), metavar="LINES", help="Only the last lines.")
+@verbose
+@click.pass_obj
+def logs(
+    manners: Manners, name: str, on: Place, role: Role | None, rank: int | None, following: bool, most: int | None
+) -> int:
+    """Print what the functions of a run have logged.
+
+    Each line begins with function, rank and round. Without --function, worker and merge are shown.
+    """
+    from estafeta.cli.words import log as words
+
+    run, console = find_run(name, on), manners.console()
+    wanted = words.Wanted((role,) if role else ("worker", "merge"), rank)
+    given = 0
+    for number, lines in enumerate(words.batches(run, wanted, follow=following)):
+        for line in lines[-most:] if most and number == 0 else lines:
+            console.result(line)
+            given += 1
+    if not given:
+        console.talk(
+            [("note", f"no function of {run.name} that was asked for has logged anything; inline runs log nothing")]
+        )
+    return 0
+
+
+@click.command(epilog="Example: estafeta stop last")
+@run_name
+@on_service
+@json_output
+@verbose
+@click.pass_obj
+def stop(manners: Manners, name: str, on: Place) -> int:
+    """Stop a run; its weights are kept, and it can be resumed."""
+    from estafeta.cli.words import run as words
+
+    run, console = find_run(name, on), manners.console()
+    status = run.stop_and_wait()
+    if manners.json:
+        console.json(run.summary())
+    else:
+        console.results(words.standing(status, time.time()))
+    return 0
+
+
+@click.command(epilog="Example: estafeta export last --which best -d models/digits")
+@run_name
+@on_service
+@click.option(
+    "--which", type=click.Choice(["best", "final"]), default="final", show_default=True, help="Which weights."
+)
+@click.option(
+    "-d",
+    "--dir",
+    "folder",
+    type=click.Path(file_okay=False),
+    metavar="DIR",
+    help="Where to; by default runs/RUN/WHICH.",
+)
+@json_output
+@verbose
+@click.pass_obj
+def export(manners: Manners, name: str, on: Place, which: Which, folder: str | None) -> int:
+    """Fetch a run's weights as safetensors."""
+    run, console = find_run(name, on), manners.console()
+    path = run.export(folder or Path("runs", run.name, which), which)
+    if manners.json:
+        console.json({"run": run.name, "which": which, "model_path": str(path.absolute())})
+    else:
+        console.result(str(path))
+    return 0
+
+
+@click.command(epilog="Example: estafeta report last -o digits.html")
+@run_name
+@on_service
+@click.option("-o", "--output", type=click.Path(dir_okay=False), metavar="FILE", help="Where to; by default RUN.html.")
+@json_output
+@verbose
+@click.pass_obj
+def report(manners: Manners, name: str, on: Place, output: str | None) -> int:
+    """Write a page about a run: its metrics, where time and money went, how it was run."""
+    run, console = find_run(name, on), manners.console()
+    path = run.report(output or f"{run.name}.html")
+    if manners.json:
+        console.json({"run": run.name, "report_path": str(path.absolute())})
+    else:
+        console.result(str(path))
+    return 0
+
+
+@click.command(epilog="Example: estafeta clean digits-1a2b3c digits-4d5e6f")
+@click.argument("names", metavar="[RUN]...", nargs=-1)
+@on_service
+@click.option("--all", "everything", is_flag=True, help="All runs that have ended.")
+@click.option("--keep-final", is_flag=True, help="Leave the exported weights and the records; the rest goes.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_output
+@verbose
+@click.pass_obj
+def clean(manners: Manners, names: tuple[str, ...], on: Place, everything: bool, keep_final: bool, yes: bool) -> int:
+    """Remove runs that have ended from the store.
+
+    Their weights go with them; what was exported to your own folders stays. With --keep-final a run can still be
+    looked at and exported, but neither resumed nor forked.
+    """
+    if bool(names) == everything:
+        if names:
+            raise UsageError("--all takes all runs", hint="leave out the names, or --all")
+        raise UsageError("name the runs to remove", hint="estafeta runs lists them; --all takes all that have ended")
+    console = manners.console()
+    found = _ended(on, console) if everything else [find_run(name, on) for name in names]
+    chosen = {run.name: run for run in found}
+    if chosen and not yes:
+        _ask(list(chosen), keep_final)
+    for run in chosen.values():
+        run.clean(keep_final=keep_final)
+    if manners.json:
+        console.json({"kept" if keep_final else "removed": list(chosen)})
+    else:
+        done = "kept" if keep_final else "removed"
+        console.results([(done, name + ("   its exports and records" if keep_final else "")) for name in chosen])
+    return 0
+
+
+COMMANDS = (runs, status, logs, stop, export, report, clean)
+
+
+def _ended(on: Place, console: Console) -> list[Run]:
+    """All runs that have ended; those that have not are named."""
+    from estafeta.client.run import ENDED, Run
+
+    backend = attach(on)
+    found, unreadable = all_runs(backend)
+    _warn(unreadable, console)
+    at_work = [status.spec.run for status in found if status.state not in ENDED]
+    ended = [Run(status.spec.run, backend) for status in found if status.state in ENDED]
+    if at_work:
+        console.talk([("note", f"not ended, and left alone: {', '.join(at_work)}")])
+    if not ended:
+        console.talk([("note", "there is no run that has ended")])
+    return ended
+
+
+def _warn(unreadable: list[str], console: Console) -> None:
+    if unreadable:
+        note = f"cannot be read: {', '.join(unreadable)}; damaged, or of another version of Estafeta"
+        console.talk([("note", note)])
+
+
+def _ask(names: list[str], keep_final: bool) -> None:
+    if not sys.stdin.isatty():
+        raise UsageError("there is no terminal on which to confirm that runs are removed", hint="add --yes")
+    which = names[0] if len(names) == 1 else f"{len(names)} runs ({', '.join(names)})"
+    what = "all but the exports and records of " if keep_final else ""
+    click.confirm(f"Remove {what}{which} from the store?", abort=True, err=True)
+
+
+def _facts(status: Status, value: float | None) -> dict[str, Any]:
+    """A run in the list, for a machine."""
+    spec = status.spec
+    return {
+        "run": spec.run, "state": status.state, "job": spec.job, "workers": spec.workers, "epoch": status.epoch,
+        "epochs": spec.epochs, "steps": status.version, "monitor": spec.early_stopping.monitor, "value": value,
+        "created_at": spec.created_at,
+    }  # fmt: skip
+
+
+def _metric(status: Status, value: float | None) -> str:
+    from estafeta.client.units import number
+
+    return f"{status.spec.early_stopping.monitor} {number(value)}" if value is not None else ""
+
+
+def _latest(status: Status, backend: Any) -> float | None:
+    """The monitored metric of a run's newest epoch."""
+    if not status.epoch:
+        return None
+    from estafeta.client.run import Run
+
+    records = Run(status.spec.run, backend).status(since_epoch=status.epoch - 1).epochs
+    return records[-1].metrics.get(status.spec.early_stopping.monitor) if records else None

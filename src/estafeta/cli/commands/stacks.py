@@ -1,0 +1,169 @@
+"""`estafeta deploy` and `estafeta destroy`: a stack on AWS."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from estafeta.cli.options import Manners, Place, json_output, on_aws, quiet, verbose
+from estafeta.errors import UsageError
+
+if TYPE_CHECKING:
+    from estafeta.cli.console import Console
+    from estafeta.deploy.change_sets import Event
+
+ASKED_FIRST = "Do not ask."
+
+
+@click.command(epilog="Example: estafeta deploy --region eu-west-1 --requirements requirements.txt")
+@on_aws
+@click.option(
+    "--architecture", type=click.Choice(["arm64", "x86_64"]), help="Processor of the functions.  [default: arm64]"
+)
+@click.option(
+    "--python", type=click.Choice(["3.12", "3.13", "3.14"]), help="Python of the functions.  [default: yours, or 3.13]"
+)
+@click.option(
+    "--requirements", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
+    help="What jobs need beside PyTorch; PyTorch itself, if it is to be another version than yours.",
+)  # fmt: skip
+@click.option(
+    "--torch-backend", metavar="NAME",
+    help="Index that PyTorch is taken from, as uv has it; none: only what uv is configured to use.  [default: cpu]",
+)  # fmt: skip
+@click.option("--image", metavar="URI", help="A container image in ECR instead of packages; see deploy/Dockerfile.")
+@click.option(
+    "-p", "--parameter", "parameters", multiple=True, metavar="NAME=VALUE",
+    help="A parameter of the template, such as WorkerMemory=3008; may be repeated.",
+)  # fmt: skip
+@click.option("--yes", is_flag=True, help=ASKED_FIRST)
+@json_output
+@quiet
+@verbose
+@click.pass_obj
+def deploy(
+    manners: Manners, /, on: Place, requirements: Path | None, parameters: tuple[str, ...], yes: bool, **options: Any
+) -> int:
+    """Make a stack on AWS, or change one to what is asked for.
+
+    What is not asked for stays as it is deployed. No Docker is needed: the functions' code goes up as a zip file,
+    PyTorch as a folder that `control` unpacks on the file system.
+    """
+    from estafeta.aws.session import STACK, Session
+    from estafeta.cli.words import stack as words
+    from estafeta.deploy.deploy import Deployer
+    from estafeta.deploy.plan import Wishes
+
+    console, session, stack = manners.console(), Session(on.region, on.profile), on.stack or STACK
+    wishes = Wishes(
+        stack=stack,
+        requirements=None if requirements is None else _lines(requirements),
+        parameters=dict(_pair(text) for text in parameters),
+        **options,
+    )
+    deployer = Deployer(session, wishes, _Report(console))
+    try:
+        with tempfile.TemporaryDirectory(prefix="estafeta-") as folder:
+            plan = deployer.prepare(Path(folder))
+            try:
+                console.talk(words.plan(plan, session.region))
+                if not yes:
+                    _ask(f"Deploy {stack} to {session.region}?", console)
+            except BaseException:
+                deployer.discard(plan)
+                raise
+            deployed = deployer.carry_out(plan)
+    finally:
+        console.still()
+    if manners.json:
+        console.json(words.facts(deployed, plan, session.region))
+    else:
+        console.results(words.deployed(deployed, session.region))
+        console.talk([("next", "estafeta train JOB.py --on aws")])
+    return 0
+
+
+@click.command(epilog="Example: estafeta destroy --region eu-west-1")
+@on_aws
+@click.option("--delete-data", is_flag=True, help="Delete the file system too, with all runs and data sets on it.")
+@click.option("--yes", is_flag=True, help=ASKED_FIRST)
+@json_output
+@quiet
+@verbose
+@click.pass_obj
+def destroy(manners: Manners, on: Place, delete_data: bool, yes: bool) -> int:
+    """Remove a stack from AWS, and list what is left.
+
+    The file system stays unless told otherwise; a stack of the same name finds it again.
+    """
+    from estafeta.aws.session import STACK, Session
+    from estafeta.cli.words import stack as words
+    from estafeta.deploy.destroy import Destroyer
+
+    console, session, stack = manners.console(), Session(on.region, on.profile), on.stack or STACK
+    destroyer = Destroyer(session, stack, _Report(console))
+    standing = destroyer.look()
+    console.talk(words.standing(standing, session.region, delete_data=delete_data))
+    if not yes and not (standing.is_gone and not delete_data):
+        _ask(f"Remove {stack} from {session.region}?", console)
+    try:
+        destroyer.carry_out(standing, delete_data=delete_data)
+    finally:
+        console.still()
+    left, kept = destroyer.leftovers(), destroyer.kept()
+    if manners.json:
+        leftovers = [{"kind": x.kind, "name": x.name, "command": console.complete(x.command)} for x in left]
+        console.json({"stack": stack, "region": session.region, "kept": kept, "leftovers": leftovers})
+    else:
+        console.results(words.destroyed(stack, kept, left))
+    return 0
+
+
+COMMANDS = (deploy, destroy)
+
+
+class _Report:
+    """Tells the terminal how a deployment goes on."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def step(self, what: str) -> None:
+        """See `Reporter.step`."""
+        self._console.talk([("step", what)])
+
+    def portion(self, what: str, done: int, total: int, unit: str) -> None:
+        """See `Reporter.portion`."""
+        self._console.portion(what, done, total, unit)
+
+    def event(self, event: Event) -> None:
+        """See `Reporter.event`."""
+        reason = f": {event.reason}" if event.reason and event.state.endswith("FAILED") else ""
+        self._console.talk([("", f"{event.state:<20} {event.resource} ({event.kind}){reason}")])
+
+
+def _ask(question: str, console: Console) -> None:
+    if not sys.stdin.isatty():
+        raise UsageError("there is no terminal on which to confirm this", hint="add --yes")
+    console.still()
+    click.confirm(question, abort=True, err=True)
+
+
+def _lines(file: Path) -> tuple[str, ...]:
+    try:
+        return tuple(file.read_text(encoding="utf-8-sig").splitlines())
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{file} is no UTF-8 text: {error}", hint="--requirements takes a requirements file"
+        ) from error
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UsageError(f"--parameter {text!r} is not NAME=VALUE", hint="such as -p WorkerMemory=3008")
+    return name, value

@@ -1,0 +1,308 @@
+"""Where a run takes place, as the client sees it: functions to invoke, settings to change, logs to read.
+
+`LambdaBackend` stands for AWS and for the local service alike: the same boto3 calls, another endpoint.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from estafeta import errors
+from estafeta.aws.bucket import Bucket
+from estafeta.aws.lambda_api import FunctionError, Invoker, LambdaInvoker, reaching
+from estafeta.client.inline import InlineInvoker
+from estafeta.client.logbook import Entry, entries, faults_of, usage_of
+from estafeta.cost.cost import Basis, Usage
+from estafeta.cost.prices import DEFAULT_REGION
+from estafeta.errors import EnvironmentProblem, EstafetaError, UsageError
+from estafeta.protocol.spec import FunctionSettings, On, Role
+
+ROLES: tuple[Role, ...] = ("worker", "merge", "control")
+
+THROUGHPUT_VARIABLE = "ESTAFETA_EFS_THROUGHPUT"
+"""By it the template tells the throughput mode of its file system."""
+
+LOG_LAG_S = {"local": 2.0, "aws": 15.0}
+"""How long a REPORT line may be behind what its function did last, before a run is summed up without it."""
+
+LOG_PAUSE_S = {"local": 0.1, "aws": 0.75}
+"""Seconds between two looks for one that is missing."""
+
+SERVICE_GONE = (
+    "the local service was stopped or killed: the next command starts it, estafeta resume RUN goes on with a run"
+)
+
+UPDATE_WAIT = {"Delay": 1, "MaxAttempts": 300}
+"""Seconds between two looks whether a change of a function is done, and how many there are. With a VPC one "can take a
+minute" (Lambda API reference, "UpdateFunctionConfiguration")."""
+
+Settings = Mapping[Role, Mapping[str, int]]
+Functions = dict[Role, FunctionSettings]
+
+
+class Backend(Protocol):
+    """A place to run.
+
+    Attributes:
+        on: Its name: `local`, `inline`, `aws`.
+        functions: The functions as they are deployed.
+        basis: What prices depend on.
+        bucket: Through which files come and go that no payload can hold; None where nothing needs to: the store is on
+            this machine.
+    """
+
+    on: On
+    functions: Functions
+    basis: Basis
+    bucket: Bucket | None
+
+    def call(self, verb: Mapping[str, Any]) -> Any:
+        """Have `control` carry out a verb; return its answer, or raise the error that it answered with."""
+
+    def with_settings(self, settings: Settings, variables: Mapping[str, str] | None = None) -> Functions:
+        """The functions with some settings changed, for one run; the deployed ones stay as they are.
+
+        Args:
+            settings: Changes by function.
+            variables: Environment variables that worker and merge get in addition.
+        """
+
+    def advance(self, seconds: float) -> None:
+        """Let about that much time pass for the run."""
+
+    def log(self, run: str, functions: Functions, since_s: float) -> list[Entry]:
+        """The run's invocations as the logs have them."""
+
+    def usage(self, run: str, functions: Functions, since_s: float, *, ended: bool) -> Usage:
+        """What the run's invocations add up to; if it has ended, with the last of them."""
+
+    def faults(self, run: str, functions: Functions, since_s: float) -> dict[str, int]:
+        """How many faults of each kind have been injected into the run."""
+
+
+class LambdaBackend:
+    """`Backend` over the Lambda and CloudWatch Logs APIs.
+
+    Args:
+        on: `local` or `aws`.
+        names: Of the functions.
+        functions: A client of the Lambda API that never repeats a call by itself (`invoke.make_client`).
+        logs: A client of the CloudWatch Logs API.
+        bucket: As in `Backend`.
+        settings: A client of the Lambda API for the calls that read and change settings: these may be repeated. By
+            default the same as `functions`.
+
+    Raises:
+        EnvironmentProblem: The functions are not there, or cannot be reached.
+    """
+
+    def __init__(
+        self,
+        on: On,
+        names: Mapping[Role, str],
+        functions: Any,
+        logs: Any,
+        bucket: Bucket | None = None,
+        settings: Any = None,
+    ) -> None:
+        self.on = on
+        self.bucket = bucket
+        self._settings = settings or functions
+        self._logs = logs
+        self.basis = Basis()
+        self.functions: Functions = {role: self._deployed(names[role]) for role in ROLES}
+        self._control: Invoker = LambdaInvoker(self.functions, functions)
+
+    def call(self, verb: Mapping[str, Any]) -> Any:
+        """See `Backend.call`."""
+        name = self.functions["control"].name
+        try:
+            with self._reaching(f"the function {name}"):
+                return unwrap(self._control.call("control", verb))
+        except FunctionError as error:
+            raise EnvironmentProblem(f"the function {name} failed: {error}", hint="see its log") from error
+
+    def with_settings(self, settings: Settings, variables: Mapping[str, str] | None = None) -> Functions:
+        """See `Backend.with_settings`: a version of the function is published with the settings.
+
+        A version is what Lambda offers for this: the run names it when it invokes, and `$LATEST` gets its own
+        settings back. Meanwhile it has those of the run, so the clients of this machine do it one after the other.
+        """
+        with _taking_turns():
+            functions = {role: self._deployed(self.functions[role].name) for role in ROLES}
+            for role in ROLES:
+                wanted = functions[role].model_copy(update=dict(settings.get(role, {})))
+                added = dict(variables or {}) if role != "control" else {}
+                if added or wanted != functions[role]:
+                    with self._reaching(f"the function {wanted.name}"):
+                        functions[role] = self._publish_version(functions[role], wanted, added)
+        return functions
+
+    def advance(self, seconds: float) -> None:
+        """See `Backend.advance`: the run goes on by itself."""
+        time.sleep(seconds)
+
+    def log(self, run: str, functions: Functions, since_s: float) -> list[Entry]:
+        """See `Backend.log`."""
+        with self._reaching("the functions' logs"):
+            return entries(self._logs, functions, run, since_s)
+
+    def usage(self, run: str, functions: Functions, since_s: float, *, ended: bool) -> Usage:
+        """See `Backend.usage`."""
+        deadline = time.monotonic() + (LOG_LAG_S[self.on] if ended else 0.0)
+        while True:
+            found = self.log(run, functions, since_s)
+            if all(entry.report for entry in found) or time.monotonic() >= deadline:
+                return usage_of(found, None if ended else functions, time.time())
+            time.sleep(LOG_PAUSE_S[self.on])
+
+    def faults(self, run: str, functions: Functions, since_s: float) -> dict[str, int]:
+        """See `Backend.faults`."""
+        with self._reaching("the functions' logs"):
+            return faults_of(self._logs, functions, run, since_s)
+
+    def _reaching(self, what: str) -> AbstractContextManager[None]:
+        return reaching(what, SERVICE_GONE) if self.on == "local" else reaching(what)
+
+    def _deployed(self, name: str) -> FunctionSettings:
+        with self._reaching(f"the function {name}"):
+            answer = self._settings.get_function_configuration(FunctionName=name)
+        self.basis = basis_of(answer, self._settings.meta.region_name if self.on == "aws" else DEFAULT_REGION)
+        return FunctionSettings(name=name, memory_mb=answer["MemorySize"], timeout_s=answer["Timeout"])
+
+    def _publish_version(
+        self, deployed: FunctionSettings, wanted: FunctionSettings, added: dict[str, str]
+    ) -> FunctionSettings:
+        name = deployed.name
+        before = self._variables(name) if added else None
+        try:
+            self._configure(wanted, None if before is None else {**before, **added})
+            published = self._settings.publish_version(FunctionName=name)
+        finally:
+            self._configure(deployed, before)
+        if (published["MemorySize"], published["Timeout"]) != (wanted.memory_mb, wanted.timeout_s):
+            raise EnvironmentProblem(f"another client was changing {name} at the time", hint="start the run again")
+        version = published["Version"]
+        waiter = self._settings.get_waiter("published_version_active")
+        waiter.wait(FunctionName=name, Qualifier=version, WaiterConfig=UPDATE_WAIT)
+        self._copy_retries(name, version)
+        return wanted.model_copy(update={"qualifier": version})
+
+    def _variables(self, name: str) -> dict[str, str]:
+        found = self._settings.get_function_configuration(FunctionName=name)
+        return dict(found.get("Environment", {}).get("Variables", {}))
+
+    def _configure(self, function: FunctionSettings, variables: dict[str, str] | None) -> None:
+        """Change `$LATEST`; without variables those that it has stay.
+
+        While a change goes on, Lambda refuses the next: that of another machine, or one's own that was interrupted.
+        """
+        environment = {} if variables is None else {"Environment": {"Variables": variables}}
+        waiter = self._settings.get_waiter("function_updated")
+        waiter.wait(FunctionName=function.name, WaiterConfig=UPDATE_WAIT)
+        self._settings.update_function_configuration(
+            FunctionName=function.name, MemorySize=function.memory_mb, Timeout=function.timeout_s, **environment
+        )
+        waiter.wait(FunctionName=function.name, WaiterConfig=UPDATE_WAIT)
+
+    def _copy_retries(self, name: str, version: str) -> None:
+        """A new version has no retry settings and no failure destination of its own."""
+        try:
+            config = self._settings.get_function_event_invoke_config(FunctionName=name)
+        except self._settings.exceptions.ResourceNotFoundException:
+            return  # then Lambda's defaults hold for both
+        known = ("MaximumRetryAttempts", "MaximumEventAgeInSeconds", "DestinationConfig")
+        self._settings.put_function_event_invoke_config(
+            FunctionName=name, Qualifier=version, **{key: config[key] for key in known if key in config}
+        )
+
+
+class InlineBackend:
+    """`Backend` in this process, without limits: for the debugger, and as the reference for bits.
+
+    Args:
+        root: The store's directory; made if it is not there.
+        functions: Settings as the template has them: the threads to compute with are taken from them.
+    """
+
+    on: On = "inline"
+    bucket: Bucket | None = None
+
+    def __init__(self, root: Path, functions: Functions) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        self.functions = functions
+        self.basis = Basis()
+        self._invoker = InlineInvoker(str(root), {role: f.memory_mb for role, f in functions.items()})
+
+    def call(self, verb: Mapping[str, Any]) -> Any:
+        """See `Backend.call`."""
+        return unwrap(self._invoker.call("control", verb))
+
+    def with_settings(self, settings: Settings, variables: Mapping[str, str] | None = None) -> Functions:
+        """See `Backend.with_settings`. Time limits mean nothing here; the memory gives the number of threads."""
+        changed = {r: f.model_copy(update=dict(settings.get(r, {}))) for r, f in self.functions.items()}
+        return dict(changed)
+
+    def advance(self, seconds: float) -> None:
+        """See `Backend.advance`: carry out events for about that long."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self._invoker.step():
+            pass
+
+    def log(self, run: str, functions: Functions, since_s: float) -> list[Entry]:
+        """See `Backend.log`: there is none."""
+        raise UsageError("an inline run writes no log", hint="what the functions print stands in the terminal")
+
+    def usage(self, run: str, functions: Functions, since_s: float, *, ended: bool) -> Usage:
+        """See `Backend.usage`: of this process."""
+        return self._invoker.usage[run]
+
+    def faults(self, run: str, functions: Functions, since_s: float) -> dict[str, int]:
+        """See `Backend.faults`: nothing injects any."""
+        return {}
+
+
+def basis_of(configuration: Mapping[str, Any], region: str) -> Basis:
+    """What prices depend on, by the configuration of one of a stack's functions as Lambda describes it.
+
+    Args:
+        configuration: Answer of GetFunctionConfiguration.
+        region: Where the stack is; locally the one whose prices are shown.
+    """
+    variables = configuration.get("Environment", {}).get("Variables", {})
+    return Basis(
+        region=region,
+        architecture=configuration.get("Architectures", ["x86_64"])[0],
+        throughput=variables.get(THROUGHPUT_VARIABLE, "bursting"),
+    )
+
+
+def home() -> Path:
+    """Where the local service keeps its files and runs: `$ESTAFETA_HOME`, or `~/.estafeta`."""
+    return Path(os.environ.get("ESTAFETA_HOME") or "~/.estafeta").expanduser().absolute()
+
+
+@contextmanager
+def _taking_turns() -> Iterator[None]:
+    """Keep other clients of this machine from changing functions; the kernel ends that if this process dies."""
+    home().mkdir(parents=True, exist_ok=True)
+    with open(home() / "settings.lock", "w", encoding="ascii") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def unwrap(answer: Any) -> Any:
+    """The answer of `control`, or the error that it is, with the class and exit code that it had there."""
+    if not isinstance(answer, dict) or "error" not in answer:
+        return answer
+    record = answer["error"]
+    kind = getattr(errors, record["kind"], EstafetaError)
+    error: EstafetaError = kind(record["message"], hint=record["hint"])
+    error.exit_code = record["exit_code"]
+    raise error

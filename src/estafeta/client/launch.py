@@ -1,0 +1,313 @@
+"""Starting a run: from a job and a few choices to a handle."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, get_args
+
+from estafeta import local
+from estafeta.aws.bucket import Bucket
+from estafeta.aws.lambda_api import make_client
+from estafeta.aws.session import STACK, Session, deployment
+from estafeta.client.backend import ROLES, Backend, InlineBackend, LambdaBackend, home
+from estafeta.client.options import check_quorum, override
+from estafeta.client.run import Run, new_name
+from estafeta.client.send_dataset import Show, in_silence, send_missing
+from estafeta.client.source import find_job
+from estafeta.errors import UsageError
+from estafeta.functions.verbs.take_source import check_size, enclosure, send_source
+from estafeta.job.job import Job
+from estafeta.job.settings import to_dict
+from estafeta.job.user_code import is_importing
+from estafeta.local.faults import FAULTS, FAULTS_NAME, Faults
+from estafeta.local.template.config import FunctionConfig
+from estafeta.local.template.reader import read_template
+from estafeta.protocol.limits import limits_after
+from estafeta.protocol.spec import MOST_WORKERS, Choice, FunctionSettings, Limits, On, Role, RunSpec
+from estafeta.store.store import Store
+
+TEMPLATE = Path(__file__).parents[1] / "aws/stack.yaml"
+"""The template that is deployed, and that the local service reads."""
+
+SERVED = "served.json"
+"""File beside the local service's own, while it is served in the foreground: its options."""
+
+
+def train(
+    job: Job,
+    *,
+    workers: int = 2,
+    on: On = "local",
+    topology: Choice = "auto",
+    options: Mapping[str, Any] | None = None,
+    max_cost: float | None = None,
+    max_hours: float | None = None,
+    max_rounds: int | None = None,
+    chaos: str = "",
+    wait: bool = True,
+    stack: str = STACK,
+    region: str | None = None,
+    profile: str | None = None,
+) -> Run:
+    """Train a job.
+
+    Args:
+        job: The job; assigned at the top level of a module or in a notebook cell, so that it can be imported.
+        workers: How many worker functions share each batch.
+        on: `local`: on this machine, under Lambda's rules; `inline`: in this process, for the debugger;
+            `aws`: on AWS Lambda.
+        topology: Who combines the gradients. `merge`: a merge function; `sharded`: each worker a slice of them;
+            `replicated`: each worker all of them; `auto`: one of the last two. An inline run has one process, so it
+            merges; the bits are the same.
+        options: Overrides by name, as `-o` takes them: `{"epochs": 5, "optimizer.lr": 0.01, "worker.timeout_s": 60}`.
+        max_cost: Stop when the run has cost so many dollars, or locally when it would have on AWS.
+        max_hours: Stop after so many hours.
+        max_rounds: Stop after so many train rounds.
+        chaos: Faults for the local service to inject into this run, such as `"duplicate=0.1,kill=0.05,seed=3"`:
+            probabilities of `duplicate`, `drop` and `delay` for each event, of `kill` for each invocation, of `slow`
+            for each execution environment. The bits stay the same.
+        wait: Wait for the end; otherwise return at once. An inline run always waits.
+        stack: Of `aws`: name of the stack that was deployed.
+        region: Of `aws`: where it was deployed; by default what every AWS tool would take.
+        profile: Of `aws`: of the AWS configuration files; likewise.
+
+    Returns:
+        The run's handle.
+
+    Raises:
+        UsageError: A choice does not fit the job.
+        RunFailed: The run failed.
+        EnvironmentProblem: There is nowhere to run.
+    """
+    if is_importing():
+        raise UsageError(
+            "the job's module trains while a function imports it",
+            hint='put the call under: if __name__ == "__main__":',
+        )
+    check_chaos(chaos, on)
+    limits = {"max_cost_usd": max_cost, "max_hours": max_hours, "max_rounds": max_rounds}
+    backend = connect(on, stack=stack, region=region, profile=profile)
+    run = start(*find_job(job), backend=backend, workers=workers, topology=topology, options=options or {},
+                chaos=chaos, limits=limits)  # fmt: skip
+    return run.wait() if wait or on == "inline" else run
+
+
+def connect(
+    on: On,
+    *,
+    template: Path | None = None,
+    stack: str = STACK,
+    region: str | None = None,
+    profile: str | None = None,
+) -> Backend:
+    """The place to run; the local service is started if it does not run.
+
+    Args:
+        on: As in `train`.
+        template: A template to use instead of Estafeta's own.
+        stack: As in `train`; so are the others.
+        region: Likewise.
+        profile: Likewise.
+
+    Raises:
+        UsageError: There is no such place, or the template has other functions.
+        EnvironmentProblem: It cannot be reached.
+    """
+    if on not in get_args(On):
+        raise UsageError(f"there is no place {on!r} to run", hint=f"one of {', '.join(get_args(On))}")
+    root = home() / "store"
+    if on == "inline":
+        functions = _functions(local.Options(template or TEMPLATE, root))
+        return InlineBackend(root, {role: _settings(function) for role, function in functions.items()})
+    if on == "aws":
+        return on_stack(Session(region, profile), stack)
+    if template:
+        _functions(local.Options(template, root))
+    root.mkdir(parents=True, exist_ok=True)
+    return on_service(local.ensure(home(), _options(template, root)))
+
+
+def attach(on: On, *, stack: str = STACK, region: str | None = None, profile: str | None = None) -> Backend:
+    """The place where runs are; a local service that runs is taken as it is, whatever it was started with.
+
+    Args:
+        on: As in `train`; so are the others.
+        stack: Likewise.
+        region: Likewise.
+        profile: Likewise.
+
+    Raises:
+        EnvironmentProblem: It cannot be reached.
+    """
+    if on == "local" and (running := local.find(home())):
+        return on_service(running)
+    return connect(on, stack=stack, region=region, profile=profile)
+
+
+def serve(options: local.Options, say: Callable[[str], None]) -> None:
+    """Run the local service in the foreground until it is interrupted; `connect` respects its options meanwhile.
+
+    Args:
+        options: What it is to be like.
+        say: Receives the lines for the user.
+
+    Raises:
+        UsageError: The template or the options are wrong.
+        EnvironmentProblem: A service runs already.
+    """
+    if local.find(home()):
+        return local.serve(home(), options, say=say)  # which explains that there can be only one
+    served = home() / SERVED
+    served.parent.mkdir(parents=True, exist_ok=True)
+    served.write_text(options.to_json())
+    try:
+        local.serve(home(), options, say=say)
+    finally:
+        served.unlink(missing_ok=True)
+
+
+def start(
+    job: Job,
+    place: str,
+    code: dict[str, str],
+    *,
+    backend: Backend,
+    workers: int,
+    topology: Choice = "auto",
+    options: Mapping[str, Any],
+    chaos: str = "",
+    limits: Mapping[str, float | None] | None = None,
+    show: Show = in_silence,
+) -> Run:
+    """Start a run of a job that has been found, with those of `Limits` that are set; else as `train` does.
+
+    What it needs of the data sets of this machine is sent along first, then its source, where there is a bucket; `show`
+    is told how far that is.
+    """
+    check_chaos(chaos, backend.on)
+    check_size(code, backend.bucket)
+
+    def send(job: Job) -> None:
+        send_missing(job, backend, Store(home() / "store"), show)
+        if backend.bucket:
+            size = sum(len(text.encode()) for text in code.values())
+            for done in send_source(code, backend.bucket):
+                show("sending the source", done, size)
+
+    spec, job = spec_for(job, place, backend=backend, workers=workers, topology=topology, options=options,
+                         chaos=chaos, limits=limits or {}, first=send)  # fmt: skip
+    backend.call({"verb": "start", "spec": spec.model_dump(mode="json"), **enclosure(code, backend.bucket)})
+    return Run(spec.run, backend, job)
+
+
+def spec_for(
+    job: Job,
+    place: str,
+    *,
+    backend: Backend,
+    workers: int,
+    topology: Choice,
+    options: Mapping[str, Any],
+    chaos: str = "",
+    limits: Mapping[str, float | None],
+    first: Callable[[Job], object] = lambda _: None,
+) -> tuple[RunSpec, Job]:
+    """What a job and some choices make of a run, and the job as the options have changed it; raises as `train`.
+
+    `first` is called with that job when the choices have been checked, before the run's time begins and versions of
+    functions are published for it.
+    """
+    if not 1 <= workers <= MOST_WORKERS:
+        raise UsageError(f"{workers} workers cannot train", hint=f"--workers takes 1 to {MOST_WORKERS}")
+    changed = override(job, options)
+    check_quorum(changed.quorum, workers)
+    first(changed.job)
+    job, now, name = changed.job, time.time(), new_name(place)
+    spec = RunSpec(
+        token=secrets.token_hex(16),
+        run=name,
+        created_at=now,
+        estafeta=version("estafeta"),
+        job=place,
+        arguments=changed.arguments,
+        workers=workers,
+        topology="merge" if backend.on == "inline" else topology,
+        rounds_per_invocation=changed.rounds_per_invocation,
+        quorum=changed.quorum,
+        seed=job.seed,
+        batch_size=job.batch_size,
+        micro_batch_size=job.micro_batch_size,
+        drop_last=job.drop_last,
+        epochs=job.epochs,
+        validation=0.0 if job.valid_dataset else job.validation,
+        window_mb=job.window_mb,
+        optimizer=to_dict(job.optimizer),
+        early_stopping=job.stopping,
+        limits=limits_after(Limits(), limits, "", now),
+        basis=backend.basis,
+        functions=backend.with_settings(changed.settings, {FAULTS: chaos, FAULTS_NAME: name} if chaos else None),
+        chaos=chaos,
+    )
+    return spec, job
+
+
+def on_stack(session: Session, stack: str) -> LambdaBackend:
+    """A stack on AWS as a place to run.
+
+    Args:
+        session: Account and Region.
+        stack: Name.
+
+    Raises:
+        EnvironmentProblem: There is none of that name.
+    """
+    deployed = deployment(session, stack)
+    bucket = Bucket(deployed.bucket, session.client("s3"))
+    functions, logs = make_client("lambda", session.boto), session.client("logs")
+    return LambdaBackend("aws", deployed.functions, functions, logs, bucket, session.client("lambda"))
+
+
+def on_service(endpoint: local.Endpoint) -> Backend:
+    """A local service as a place to run."""
+    options = endpoint.client_options()
+    names: dict[Role, str] = {role: f"{STACK}-{role}" for role in ROLES}
+    return LambdaBackend("local", names, make_client("lambda", **options), make_client("logs", **options))
+
+
+def check_chaos(chaos: str, on: str) -> None:
+    """Refuse faults that cannot be injected.
+
+    Raises:
+        UsageError: They cannot be read, or the run does not take place under the local service.
+    """
+    if chaos and on != "local":
+        raise UsageError("only the local service injects faults", hint="leave out --chaos, or run it --on local")
+    Faults.parse(chaos)
+
+
+def _functions(options: local.Options) -> dict[Role, FunctionConfig]:
+    """The functions of a template by role; they have the names that Estafeta's own template gives them."""
+    found = {function.name: function for function in read_template(options.template, region=options.region)}
+    names: dict[Role, str] = {role: f"{STACK}-{role}" for role in ROLES}
+    if missing := [name for name in names.values() if name not in found]:
+        raise UsageError(f"template {options.template} has no function {missing[0]}",
+                         hint="keep the names of the functions in Estafeta's own template")  # fmt: skip
+    return {role: found[name] for role, name in names.items()}
+
+
+def _options(template: Path | None, root: Path) -> local.Options:
+    """What the local service is to be like: the usual, or as `serve` was told while that is at work."""
+    running, served = local.find(home()), home() / SERVED
+    if template is None and running and served.exists():
+        options = local.Options.from_json(served.read_text())
+        if options.digest() == running.digest:  # the file of a service that was killed describes another one
+            return options
+    return local.Options(template=template or TEMPLATE, root=root)
+
+
+def _settings(function: FunctionConfig) -> FunctionSettings:
+    return FunctionSettings(name=function.name, memory_mb=function.memory_mb, timeout_s=function.timeout_s)

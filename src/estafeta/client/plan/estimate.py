@@ -1,0 +1,213 @@
+"""What a run would take on AWS, predicted for any number of workers, memory and topology, and beside one machine.
+
+A round is a sum of parts, one after the other (`roundmodel.py`); the largest part is what binds. Left out are
+stragglers, retries, caches, and work that overlaps with waiting. So it is better at comparing settings with each other
+than at any one of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from estafeta.client.plan.round import (
+    AWS,
+    Aws,
+    Profile,
+    Setting,
+    amdahl,
+    latency,
+    merge_bytes,
+    obstacles,
+    passes_s,
+    rank_bytes,
+    share_s,
+    traffic,
+    transfer_s,
+    update_s,
+    valid_s,
+    valid_traffic,
+)
+from estafeta.cost.cost import Basis, access_usd, invocation_usd, second_usd
+from estafeta.protocol.spec import Topology
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a setting would take.
+
+    Attributes:
+        setting: Which.
+        seconds: From start to end.
+        round_s: Of a train round.
+        start_s: Of a cold start.
+        parts: Seconds of a train round: `compute`, `latency`, and `network` or `EFS throughput` for moving bytes.
+        compute_usd: GB-seconds of all functions.
+        requests_usd: Their invocations, and what each of them logs.
+        efs_usd: Access to the file system.
+        memory_mb: What a worker needs.
+        read_bytes: Of a train round, by all functions.
+        write_bytes: Likewise.
+        binds: What takes most of the time: a part of the round, `starting`, or `burst credit` where that runs out.
+        obstacles: Why it cannot be done; empty if it can.
+        pareto: Whether no other setting is both faster and cheaper.
+    """
+
+    setting: Setting
+    seconds: float
+    round_s: float
+    start_s: float
+    parts: Mapping[str, float]
+    compute_usd: float
+    requests_usd: float
+    efs_usd: float
+    memory_mb: int
+    read_bytes: int
+    write_bytes: int
+    binds: str
+    obstacles: tuple[str, ...] = ()
+    pareto: bool = False
+
+    @property
+    def usd(self) -> float:
+        """Dollars for all of it."""
+        return self.compute_usd + self.requests_usd + self.efs_usd
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One virtual machine that does the same: its processors, seconds from its start on, dollars."""
+
+    vcpus: int
+    seconds: float
+    usd: float
+
+
+def estimate(profile: Profile, setting: Setting, basis: Basis, aws: Aws = AWS) -> Estimate:
+    """Predict what a setting takes."""
+    workers, steps, prices = setting.workers, profile.steps, basis.prices
+    epochs = profile.epochs if profile.valid_rows else 0
+    share, update, waits = share_s(profile, setting), update_s(profile, setting, aws), latency(setting, aws)
+    moving, limit = transfer_s(*rank_bytes(profile, setting), workers, basis, aws)
+    worker_s, merge_s = share + moving + waits.worker, 0.0
+    if setting.merges:
+        merging, merging_limit = transfer_s(*merge_bytes(profile, workers), 1, basis, aws)
+        merge_s = update + merging + waits.merge
+        limit = merging_limit if merging > moving else limit
+        moving += merging
+    else:
+        worker_s += update
+    round_s = worker_s + merge_s + waits.way
+    parts = {"compute": share + update, limit: moving, "latency": sum(waits)}
+
+    scoring_s = valid_s(profile, setting) + waits.worker
+    used = traffic(profile, setting)
+    starving_s = 0.0
+    if basis.throughput == "bursting":
+        rounds = max(0.0, steps - aws.credit / used.burst_credit_bytes)
+        starving_s = rounds * max(0.0, used.burst_credit_bytes / aws.baseline - moving)
+    start_s = aws.start_s + aws.start_vcpu_s / setting.vcpus
+    train_s = steps * round_s + epochs * (scoring_s + waits.merge + waits.way) + starving_s
+    legs = 1 if setting.merges else max(1, math.ceil(train_s / aws.limit_s))
+
+    worker_billed_s = workers * (steps * worker_s + epochs * scoring_s + starving_s + legs * start_s) + start_s
+    merge_billed_s = steps * merge_s + (epochs * waits.merge if setting.merges else 0.0)
+    compute_usd = worker_billed_s * second_usd(setting.memory_mb, basis) + merge_billed_s * second_usd(
+        aws.merge_mb, basis
+    )
+    invocations = 1 + ((workers + 1) * (steps + epochs) if setting.merges else workers * legs)
+    efs_usd = steps * access_usd(used, prices) + epochs * access_usd(valid_traffic(setting), prices)
+    memory_mb, stands_against = obstacles(profile, setting, share, aws)
+    binds = max(parts, key=lambda part: parts[part])
+    if starving_s > train_s / 2:
+        binds = "burst credit"
+    elif 2 * start_s > train_s:  # one start to prepare, then all workers at once
+        binds = "starting"
+    return Estimate(
+        setting=setting,
+        seconds=2 * start_s + train_s,
+        round_s=round_s,
+        start_s=start_s,
+        parts=parts,
+        compute_usd=compute_usd,
+        requests_usd=invocations * invocation_usd(prices),
+        efs_usd=efs_usd if basis.throughput == "elastic" else 0.0,
+        memory_mb=memory_mb,
+        read_bytes=used.read_bytes,
+        write_bytes=used.write_bytes,
+        binds=binds,
+        obstacles=stands_against,
+    )
+
+
+def grid(
+    profile: Profile,
+    workers: Iterable[int],
+    memory_mb: Sequence[int],
+    topologies: Sequence[Topology],
+    basis: Basis,
+    aws: Aws = AWS,
+) -> list[Estimate]:
+    """Estimates of all combinations, the fastest first, with the Pareto set marked."""
+    most = min(profile.batch_size, profile.train_rows)
+    found = [
+        estimate(profile, Setting(count, memory, topology), basis, aws)
+        for count in workers
+        if count <= most
+        for memory in memory_mb
+        for topology in topologies
+    ]
+    return pareto(sorted(found, key=lambda one: (one.seconds, one.usd)))
+
+
+def pareto(estimates: Sequence[Estimate]) -> list[Estimate]:
+    """The same estimates, with those marked that can be done, and that no other is at least as good as in both ways."""
+    able = [one for one in estimates if not one.obstacles]
+
+    def is_beaten(one: Estimate) -> bool:
+        return any(
+            other.seconds <= one.seconds
+            and other.usd <= one.usd
+            and (other.seconds, other.usd) != (one.seconds, one.usd)
+            for other in able
+        )
+
+    return [Estimate(**{**vars(one), "pareto": not one.obstacles and not is_beaten(one)}) for one in estimates]
+
+
+def machines(profile: Profile, basis: Basis, aws: Aws = AWS, vcpus: Sequence[int] = (1, 2, 4, 8, 16)) -> list[Machine]:
+    """What one EC2 instance (m7g) would take, by its size.
+
+    It is given the better of two ways: threads that share each pass, or a process for each processor that share each
+    batch and exchange nothing but memory. Billed by the second, at least a minute, booting included.
+    """
+    found = []
+    for count in vcpus:
+        rows, update_s = profile.batch_size, (count + 1) * profile.parameters * profile.element_s / count
+        threads_s = passes_s(profile, rows) * amdahl(profile.parallel, count)
+        processes_s = passes_s(profile, -(-rows // count))
+        valid_s = profile.valid_rows * profile.valid_row_s / count
+        work_s = profile.steps * (min(threads_s, processes_s) + update_s) + profile.epochs * valid_s
+        seconds = aws.boot_s + work_s
+        found.append(Machine(count, seconds, max(60.0, seconds) / 3600 * basis.prices.vm_hour * count))
+    return found
+
+
+def verdict(estimates: Sequence[Estimate], vms: Sequence[Machine]) -> str:
+    """Whether functions or one virtual machine are the better place, in a sentence."""
+    able = [one for one in estimates if not one.obstacles]
+    if not able:
+        return "no setting of the grid can do it"
+    cheapest, fastest = min(able, key=lambda one: one.usd), min(able, key=lambda one: one.seconds)
+    cheapest_vm, fastest_vm = min(vms, key=lambda one: one.usd), min(vms, key=lambda one: one.seconds)
+    both = [vm for vm in vms if vm.usd <= cheapest.usd and vm.seconds <= fastest.seconds]
+    if both:
+        return f"one VM is cheaper and faster than every setting: {both[0].vcpus} vCPUs"
+    if cheapest_vm.usd <= cheapest.usd:
+        if fastest_vm.seconds <= fastest.seconds:
+            return "one VM is cheaper, and a larger one is faster"
+        return "one VM is cheaper; functions are faster"
+    if cheapest.seconds <= min(vm.seconds for vm in vms):
+        return "functions are cheaper and faster than one VM"
+    return "functions are cheaper; one VM is faster"

@@ -1,0 +1,161 @@
+"""A block: consecutive rows of a data set in one tensor file, every part of a row in an array of its own.
+
+A dense part is one tensor; a sparse one is three, as in CSR: where each row begins (int64[n + 1]), the column of each
+number (int32), the numbers. Nothing in here knows what the rows mean, or where the file lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from estafeta.data.manifest import Manifest
+from estafeta.errors import Corrupt
+from estafeta.store.files import Buffer, Reader
+from estafeta.store.tensorfile import Array, TensorFile, encode
+
+FORMAT = "estafeta-block/1"
+
+
+@dataclass(frozen=True)
+class Csr:
+    """Sparse rows.
+
+    Attributes:
+        starts: int64[n + 1], where each row begins in the other two.
+        columns: int32, ascending in a row.
+        values: The numbers that are not zero.
+    """
+
+    starts: Array
+    columns: Array
+    values: Array
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def take(self, rows: Array) -> Csr:
+        """The given rows, in the given order."""
+        first, lengths = self.starts[rows], self.starts[rows + 1] - self.starts[rows]
+        starts = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(lengths, out=starts[1:])
+        index = np.arange(starts[-1]) + np.repeat(first - starts[:-1], lengths)
+        return Csr(starts, self.columns[index], self.values[index])
+
+
+def stack(parts: Iterable[Csr]) -> Csr:
+    """The rows of all parts, one after the other."""
+    nothing = Csr(np.zeros(1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
+    parts = list(parts) or [nothing]
+    offsets = np.cumsum([0, *(part.starts[-1] for part in parts)])
+    starts = [part.starts[:-1] + offset for part, offset in zip(parts, offsets, strict=False)]
+    return Csr(
+        np.concatenate([*starts, offsets[-1:]]).astype(np.int64),
+        np.concatenate([part.columns for part in parts]),
+        np.concatenate([part.values for part in parts]),
+    )
+
+
+Part = Array | Csr
+"""One part of some rows."""
+
+
+def encode_block(parts: Mapping[str, Part], number: int, attempt: str) -> list[Buffer]:
+    """Content of a block's file, ready to be published."""
+    tensors: dict[str, Array] = {}
+    for name, part in parts.items():
+        if isinstance(part, Csr):
+            tensors |= {f"{name}.starts": part.starts, f"{name}.columns": part.columns, f"{name}.values": part.values}
+        else:
+            tensors[name] = part
+    return encode(tensors, {"format": FORMAT, "token": attempt, "block": str(number)})
+
+
+def read_rows(reader: Reader, manifest: Manifest, number: int, room: Sequence[Array]) -> list[Part]:
+    """The rows of a block, checked against their digests. The file is read by one call: each may be a round trip.
+
+    Args:
+        reader: The block's file.
+        manifest: Of the data set.
+        number: Which block it is.
+        room: For each dense kind, where its rows go: C-contiguous, [rows, *shape], in its dtype.
+
+    Returns:
+        For each kind its rows: the dense ones in `room`, the sparse ones in memory of their own.
+
+    Raises:
+        Corrupt: It is not the block that the manifest means, or the bytes are not those that were published.
+    """
+    try:
+        expected = manifest.blocks[number].bytes
+        if reader.size != expected:
+            raise Corrupt(f"its file has {reader.size} bytes, expected {expected}")
+        read = _read_mixed if any(kind.sparse for kind in manifest.kinds) else _read_dense
+        return read(reader, manifest, number, room)
+    except (Corrupt, KeyError) as error:
+        raise Corrupt(f"block {number} of data set {manifest.name!r} is damaged: {error}") from error
+
+
+def _read_dense(reader: Reader, manifest: Manifest, number: int, room: Sequence[Array]) -> list[Part]:
+    """The lengths of all tensors are known, so that of the header is: no byte is moved twice."""
+    head = bytearray(max(0, reader.size - sum(part.nbytes for part in room)))
+    reader.scatter([head, *(part.data for part in room)], 0)
+    file, offset = _opened(_Beginning(head, reader.size), manifest, number), len(head)
+    for kind, part in zip(manifest.kinds, room, strict=True):
+        file.check(kind.name, part, offset)
+        offset += part.nbytes
+    return list(room)
+
+
+def _read_mixed(reader: Reader, manifest: Manifest, number: int, room: Sequence[Array]) -> list[Part]:
+    content = bytearray(reader.size)
+    reader.readinto(content, 0)
+    file, left = _opened(_Beginning(content, reader.size), manifest, number), iter(room)
+    parts: list[Part] = []
+    for kind in manifest.kinds:
+        if kind.sparse:
+            parts.append(Csr(*(file.read(f"{kind.name}.{array}") for array in ("starts", "columns", "values"))))
+        else:
+            parts.append(part := next(left))
+            file.read_into(kind.name, part)
+    return parts
+
+
+def _opened(reader: Reader, manifest: Manifest, number: int) -> TensorFile:
+    file = TensorFile(reader)
+    if (file.metadata.get("token"), file.metadata.get("block")) != (manifest.attempt, str(number)):
+        raise Corrupt("its file is not that of this block")
+    return file
+
+
+class _Beginning:
+    """`Reader` over the first bytes of a file, which another one has read."""
+
+    def __init__(self, content: bytearray, size: int) -> None:
+        self._content, self.size = memoryview(content), size
+
+    def readinto(self, buffer: Buffer, offset: int) -> int:
+        """See `Reader.readinto`."""
+        return self.scatter([buffer], offset)
+
+    def scatter(self, buffers: Sequence[Buffer], offset: int) -> int:
+        """See `Reader.scatter`."""
+        first = offset
+        for buffer in buffers:
+            out = memoryview(buffer).cast("B")
+            found = self._content[offset : offset + len(out)]
+            out[: len(found)] = found
+            offset += len(found)
+        return offset - first
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()

@@ -1,0 +1,282 @@
+"""CloudFormation: a change is proposed, looked at, carried out, and followed by the stack's events.
+
+Knows stacks and their states, not what is in them. Each call that changes something carries a token, so that a repeated
+one does nothing. Invariant: when a method returns, the stack is in a state from which it can be changed or deleted;
+otherwise it raises, and says which state, why, and what comes next.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from estafeta.aws.lambda_api import reaching
+from estafeta.aws.session import describe_stack
+from estafeta.errors import EnvironmentProblem, UsageError
+from estafeta.store.files import Clock
+
+if TYPE_CHECKING:
+    from mypy_boto3_cloudformation.client import CloudFormationClient
+
+POLL_S = 2.0
+"""Seconds between two looks at a stack."""
+
+NOT_YET = ("REVIEW_IN_PROGRESS", "DELETE_COMPLETE")
+"""States of a stack that has a name, and nothing else."""
+
+REMAINS = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED")
+"""States of a stack that can only be deleted: its creation, or its deletion, has failed."""
+
+NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
+"""How CloudFormation says that a change set is empty: it counts as failed."""
+
+EARLY = "EarlyValidation"
+"""What is in the reason of a change set that was refused before anything was tried."""
+
+_NEXT = {
+    "ROLLBACK_COMPLETE": "what had been made is removed again; deploy once more when the cause is gone",
+    "ROLLBACK_FAILED": "estafeta destroy removes what is left",
+    "UPDATE_ROLLBACK_COMPLETE": "the stack is as it was before; deploy once more when the cause is gone",
+    "UPDATE_ROLLBACK_FAILED": "aws cloudformation continue-update-rollback --stack-name {stack}, then deploy once more",
+    "DELETE_FAILED": "destroy once more when the cause is gone; network interfaces may take 40 minutes to go",
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """What happens to one resource.
+
+    Attributes:
+        action: `Add`, `Modify`, `Remove`, as CloudFormation has it.
+        resource: Logical id in the template.
+        kind: Type, `AWS::Lambda::Function`.
+        replaces: Whether the resource is made anew, or may be.
+    """
+
+    action: str
+    resource: str
+    kind: str
+    replaces: bool = False
+
+
+@dataclass(frozen=True)
+class ChangeSet:
+    """A proposed change of a stack; without `changes` there is nothing to carry out."""
+
+    stack: str
+    name: str
+    changes: tuple[Change, ...]
+    creates: bool
+
+
+@dataclass(frozen=True)
+class Event:
+    """What has happened to a resource: its logical id, its type, the state it is in, and why."""
+
+    resource: str
+    kind: str
+    state: str
+    reason: str
+
+
+class Stacks:
+    """The stacks of one account and Region.
+
+    Args:
+        client: A boto3 CloudFormation client.
+        clock: For the pauses between two looks.
+        report: Receives the events of a change while it is carried out.
+    """
+
+    def __init__(self, client: CloudFormationClient, clock: Clock, report: Callable[[Event], None]) -> None:
+        self._client = client
+        self._clock = clock
+        self._report = report
+
+    def state(self, stack: str) -> str | None:
+        """The state of a stack, or None if there is nothing of that name.
+
+        Raises:
+            EnvironmentProblem: It is being changed by somebody just now, or is stuck.
+        """
+        found = describe_stack(self._client, stack)
+        if found is None or (state := str(found["StackStatus"])) in NOT_YET:
+            return None
+        if state.endswith("_IN_PROGRESS"):
+            raise EnvironmentProblem(f"the stack {stack} is being changed ({state})", hint="wait for the end of that")
+        if state == "UPDATE_ROLLBACK_FAILED":
+            raise EnvironmentProblem(f"the stack {stack} is stuck ({state})", hint=_NEXT[state].format(stack=stack))
+        return state
+
+    def parameters(self, stack: str) -> dict[str, str]:
+        """The parameters that a stack was made with."""
+        found = describe_stack(self._client, stack) or {}
+        return {item["ParameterKey"]: item["ParameterValue"] for item in found.get("Parameters", ())}
+
+    def propose(self, stack: str, template: str, parameters: Mapping[str, str | None], *, creates: bool) -> ChangeSet:
+        """Have CloudFormation work out what a template would change; nothing is changed yet.
+
+        Args:
+            stack: Name.
+            template: Its text.
+            parameters: Values; None keeps what the stack has. Parameters that are not named get their defaults.
+            creates: Whether there is no such stack yet.
+
+        Raises:
+            UsageError: The template or a parameter is refused.
+        """
+        token = secrets.token_hex(8)
+        given: list[Any] = [
+            {"ParameterKey": key, "UsePreviousValue": True} if value is None
+            else {"ParameterKey": key, "ParameterValue": value}
+            for key, value in parameters.items()
+        ]  # fmt: skip
+        try:
+            with _refusals(stack):
+                name = self._client.create_change_set(
+                    StackName=stack, ChangeSetName=f"estafeta-{token}", ClientToken=token, TemplateBody=template,
+                    ChangeSetType="CREATE" if creates else "UPDATE", Parameters=given, Capabilities=["CAPABILITY_IAM"],
+                )["Id"]  # fmt: skip
+        except UsageError as refused:
+            if _is_empty(str(refused)):
+                return ChangeSet(stack, "", (), creates)
+            raise
+        proposed = ChangeSet(stack, name, (), creates)
+        while (found := self._describe(proposed))["Status"] in ("CREATE_PENDING", "CREATE_IN_PROGRESS"):
+            self._clock.sleep(POLL_S)
+        if found["Status"] == "FAILED":
+            reason = self._explained(found.get("StatusReason", ""), proposed)
+            self.discard(proposed)
+            if _is_empty(reason):
+                return proposed
+            raise UsageError(f"CloudFormation refuses the change of {stack}: {reason}")
+        return ChangeSet(stack, name, tuple(self._changes(proposed)), creates)
+
+    def discard(self, proposed: ChangeSet) -> None:
+        """Withdraw a proposal, and the stack that it had made a name for."""
+        with reaching("CloudFormation"):
+            self._client.delete_change_set(StackName=proposed.stack, ChangeSetName=proposed.name)
+            if proposed.creates and self.state(proposed.stack) is None:
+                self._client.delete_stack(StackName=proposed.stack)
+
+    def carry_out(self, proposed: ChangeSet) -> None:
+        """Change a stack as proposed, and wait for the end.
+
+        Raises:
+            EnvironmentProblem: It failed; CloudFormation has taken it back.
+        """
+        if not proposed.changes:
+            return
+        stack_id, seen = self._begin(proposed.stack)
+        with reaching("CloudFormation"):
+            self._client.execute_change_set(
+                StackName=proposed.stack, ChangeSetName=proposed.name, ClientRequestToken=secrets.token_hex(8)
+            )
+        state, failed = self._follow(stack_id, seen)
+        if state not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
+            raise _failure(proposed.stack, state, failed)
+
+    def delete(self, stack: str) -> None:
+        """Delete a stack, and wait for the end; it is no error if there is none.
+
+        Raises:
+            EnvironmentProblem: Something could not be deleted.
+        """
+        if describe_stack(self._client, stack) is None:
+            return
+        stack_id, seen = self._begin(stack)
+        with reaching("CloudFormation"):
+            self._client.delete_stack(StackName=stack, ClientRequestToken=secrets.token_hex(8))
+        state, failed = self._follow(stack_id, seen)
+        if state != "DELETE_COMPLETE":
+            raise _failure(stack, state, failed)
+
+    def _describe(self, proposed: ChangeSet) -> dict[str, Any]:
+        with reaching("CloudFormation"):
+            return dict(self._client.describe_change_set(StackName=proposed.stack, ChangeSetName=proposed.name))
+
+    def _explained(self, reason: str, proposed: ChangeSet) -> str:
+        """Why a proposal is refused. What CloudFormation finds before it tries anything, it tells only if asked."""
+        if EARLY not in reason:
+            return reason
+        try:
+            with reaching("CloudFormation"):
+                pages = self._client.get_paginator("describe_events").paginate(
+                    ChangeSetName=proposed.name, Filters={"FailedEvents": True}
+                )  # by its id: the name is refused here
+                events = [event for page in pages for event in page["OperationEvents"]]
+        except EnvironmentProblem:
+            return reason  # says that there is more, and how to get it: not allowed, or a boto3 that does not know how
+        found = [f"{event.get('LogicalResourceId', '')} ({event.get('ResourceType', '')}): {why}"
+                 for event in events if (why := event.get("ValidationStatusReason"))]  # fmt: skip
+        return "; ".join(found) or reason
+
+    def _changes(self, proposed: ChangeSet) -> Iterator[Change]:
+        with reaching("CloudFormation"):
+            pages = self._client.get_paginator("describe_change_set")
+            for page in pages.paginate(StackName=proposed.stack, ChangeSetName=proposed.name):
+                for item in page.get("Changes", ()):
+                    change = item["ResourceChange"]
+                    yield Change(change["Action"], change["LogicalResourceId"], change["ResourceType"],
+                                 change.get("Replacement", "False") != "False")  # fmt: skip
+
+    def _begin(self, stack: str) -> tuple[str, set[str]]:
+        """The stack's id, which outlives it, and the events that it has had before."""
+        found = describe_stack(self._client, stack)
+        stack_id = str(found["StackId"]) if found else stack
+        return stack_id, {event["EventId"] for event in self._events(stack_id, set())}
+
+    def _follow(self, stack_id: str, seen: set[str]) -> tuple[str, list[Event]]:
+        """Report events until the stack's state is final; return that, and the failures."""
+        failed: list[Event] = []
+        before = len(seen)
+        while True:
+            state = str((describe_stack(self._client, stack_id) or {"StackStatus": "DELETE_COMPLETE"})["StackStatus"])
+            for found in reversed(list(self._events(stack_id, seen))):
+                seen.add(found["EventId"])
+                event = Event(found["LogicalResourceId"], found["ResourceType"], found["ResourceStatus"],
+                              found.get("ResourceStatusReason", ""))  # fmt: skip
+                self._report(event)
+                if event.state.endswith("_FAILED") and "cancelled" not in event.reason:
+                    failed.append(event)
+            # Without an event since the call, the state may still be the one before it.
+            if not state.endswith("_IN_PROGRESS") and len(seen) > before:
+                return state, failed
+            self._clock.sleep(POLL_S)
+
+    def _events(self, stack_id: str, seen: set[str]) -> Iterator[Any]:
+        """Events that have not been seen, the newest first."""
+        with reaching("CloudFormation"):
+            for page in self._client.get_paginator("describe_stack_events").paginate(StackName=stack_id):
+                for event in page["StackEvents"]:
+                    if event["EventId"] in seen:
+                        return
+                    yield event
+
+
+def _is_empty(reason: str) -> bool:
+    return any(words in reason for words in NO_CHANGES)
+
+
+@contextmanager
+def _refusals(stack: str) -> Iterator[None]:
+    """What CloudFormation finds wrong with a template or a parameter is the caller's affair, not the network's."""
+    from botocore.exceptions import ClientError
+
+    try:
+        with reaching("CloudFormation"):
+            yield
+    except EnvironmentProblem as problem:
+        cause = problem.__cause__
+        if isinstance(cause, ClientError) and cause.response["Error"]["Code"] == "ValidationError":
+            raise UsageError(f"CloudFormation refuses {stack}: {cause.response['Error']['Message']}") from cause
+        raise
+
+
+def _failure(stack: str, state: str, failed: list[Event]) -> EnvironmentProblem:
+    why = f": {failed[0].resource} ({failed[0].kind}): {failed[0].reason}" if failed else ""
+    following = _NEXT.get(state, "").format(stack=stack)
+    return EnvironmentProblem(f"the stack {stack} is in the state {state}{why}", hint=following)

@@ -1,0 +1,204 @@
+"""Checks of a stack on AWS: the account, what is deployed, and what only functions can find out from inside.
+
+The same checks run against the local service and a server that imitates the rest of AWS. What they find there says
+nothing of EFS or of Lambda's network; `docs/aws-untried.md` says which line answers which open question.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from estafeta.aws.bucket import EXPORTS
+from estafeta.aws.lambda_api import reaching
+from estafeta.aws.session import STACK, Session, deployment, describe_stack
+from estafeta.client.backend import ROLES, Backend
+from estafeta.client.launch import on_stack
+from estafeta.deploy.doctor.check import Ailment, Check
+
+BESIDE_WORKERS = 2
+"""Invocations that go on while all workers are at work: the merge, and `control`."""
+
+LEAST_WORKERS = 2
+
+LONGEST_TURN_S = 5.0
+"""Two exchanges of a small file between functions; a name that is not seen at once may stay unseen for a minute."""
+
+LEAST_BYTES_PER_S = 1e6
+"""A new bursting file system has 1 MiB/s when its credits are used up."""
+
+WHOLE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE", "IMPORT_COMPLETE")
+
+
+def checks(stack: str = STACK, region: str | None = None, profile: str | None = None) -> list[Check]:
+    """All of them, in order."""
+    patient = _Patient(stack, region, profile)
+    inside = ("credentials", "stack", "functions", "control")
+    return [
+        Check("credentials", patient.credentials),
+        Check("stack", patient.deployed, needs=("credentials",)),
+        Check("functions", patient.functions, needs=("stack",)),
+        Check("concurrency", patient.concurrency, needs=("stack",)),
+        Check("bucket", patient.bucket, needs=("stack",)),
+        Check("control", patient.control, needs=("functions",)),
+        Check("mount", patient.mount, needs=inside),
+        Check("second function", patient.second_function, needs=inside),
+        Check("visibility", patient.visibility, needs=(*inside, "second function")),
+        Check("throughput", patient.throughput, needs=(*inside, "second function")),
+        Check("worker", patient.worker, needs=inside),
+    ]
+
+
+def judge_visibility(median: float, longest: float) -> str:
+    """What the seconds of an exchange of small files say.
+
+    Raises:
+        Ailment: The longest took too long.
+    """
+    detail = f"a file and the answer to it: {_ms(median)} by the median, {_ms(longest)} at most"
+    if longest > LONGEST_TURN_S:
+        raise Ailment(detail, hint="look at the mount's options (above) and at BurstCreditBalance of the file system")
+    return detail
+
+
+def judge_throughput(write: float, read: float) -> str:
+    """What the bytes per second of two functions say.
+
+    Raises:
+        Ailment: They are too few.
+    """
+    detail = f"one function writes {write / 1e6:,.1f} MB/s, another reads {read / 1e6:,.1f} MB/s"
+    if min(write, read) < LEAST_BYTES_PER_S:
+        raise Ailment(detail, hint="BurstCreditBalance may be used up: wait, or deploy with elastic throughput")
+    return detail
+
+
+def judge_concurrency(limit: int, free: int, reserved: int | None) -> str:
+    """What an account's limit of invocations at a time, what of it is free, and what the worker reserves say.
+
+    Raises:
+        Ailment: There are too few for two workers.
+    """
+    workers = max(0, free - BESIDE_WORKERS) if reserved is None else reserved
+    detail = f"{limit} invocations at a time in this account, {free} not reserved: up to {workers} workers"
+    if reserved is not None:
+        detail += ", as MaxWorkers says"
+    if workers < LEAST_WORKERS:
+        raise Ailment(detail, hint="ask for more in Service Quotas: Lambda, Concurrent executions" if reserved is None
+                      else "raise the limit, or lift it: estafeta deploy -p MaxWorkers=")  # fmt: skip
+    return detail
+
+
+class _Patient:
+    """A stack that is looked at; what one check has made, the next ones use."""
+
+    def __init__(self, stack: str, region: str | None, profile: str | None) -> None:
+        self._stack, self._region, self._profile = stack, region, profile
+        self._met: dict[str, Any] = {}
+
+    @cached_property
+    def _session(self) -> Session:
+        return Session(self._region, self._profile)
+
+    @cached_property
+    def _backend(self) -> Backend:
+        return on_stack(self._session, self._stack)
+
+    @cached_property
+    def _lambda(self) -> Any:
+        return self._session.client("lambda")  # these calls read: they may be repeated
+
+    def credentials(self) -> str:
+        return f"account {self._session.account()} in {self._session.region}"
+
+    def deployed(self) -> str:
+        found = describe_stack(self._session.client("cloudformation"), self._stack)
+        cure = f"estafeta deploy --stack {self._stack} --region {self._session.region}"
+        if found is None:
+            raise Ailment(f"there is no stack {self._stack!r} in {self._session.region}", hint=cure)
+        if found["StackStatus"] not in WHOLE:
+            raise Ailment(f"the stack {self._stack!r} is in the state {found['StackStatus']}", hint=cure)
+        outputs = deployment(self._session, self._stack)
+        return f"{self._stack}, {found['StackStatus']}, file system {outputs.file_system}, bucket {outputs.bucket}"
+
+    def functions(self) -> str:
+        """Active, with the last change carried out, and allowed to invoke each other in a loop."""
+        described = []
+        for name in deployment(self._session, self._stack).functions.values():
+            with reaching(f"the function {name}"):
+                found = self._lambda.get_function_configuration(FunctionName=name)
+                loop = self._lambda.get_function_recursion_config(FunctionName=name)["RecursiveLoop"]
+            if found["State"] != "Active" or found["LastUpdateStatus"] != "Successful":
+                why = found.get("StateReason") or found.get("LastUpdateStatusReason") or "no reason is given"
+                raise Ailment(
+                    f"{name} is {found['State']}, its last change {found['LastUpdateStatus']}: {why}",
+                    hint="wait some minutes; after 14 idle days a function has to be woken by a call",
+                )
+            if loop != "Allow":
+                raise Ailment(f"{name} has RecursiveLoop: {loop}, so that a run ends after 16 rounds",
+                              hint=f"aws lambda put-function-recursion-config --function-name {name} "
+                                   "--recursive-loop Allow, or deploy again")  # fmt: skip
+            described.append(f"{name} {found['MemorySize']} MB, {found['Timeout']} s, {found['Architectures'][0]}")
+        return "; ".join(described)
+
+    def concurrency(self) -> str:
+        worker = deployment(self._session, self._stack).functions["worker"]
+        with reaching("Lambda"):
+            limits = self._lambda.get_account_settings()["AccountLimit"]
+            reserved = self._lambda.get_function_concurrency(FunctionName=worker).get("ReservedConcurrentExecutions")
+        return judge_concurrency(limits["ConcurrentExecutions"], limits["UnreservedConcurrentExecutions"], reserved)
+
+    def bucket(self) -> str:
+        """What the client does with it: store, list, sign, remove."""
+        bucket, key = self._backend.bucket, f"{EXPORTS}doctor/{secrets.token_hex(8)}"
+        assert bucket is not None
+        bucket.upload(key, b"doctor")
+        try:
+            content = bucket.read(key)
+        finally:
+            bucket.remove(key)
+        if content != b"doctor":
+            raise Ailment(f"{bucket.name} gave back {content!r}", hint="see who else writes to it")
+        return f"{bucket.name} takes a file, gives it back and removes it"
+
+    def control(self) -> str:
+        began = time.monotonic()
+        runs = self._backend.call({"verb": "runs"})["runs"]
+        first = time.monotonic()
+        self._backend.call({"verb": "datasets"})
+        again = time.monotonic()
+        return f"{len(runs)} runs; the first call took {_ms(first - began)}, the next {_ms(again - first)}"
+
+    def mount(self) -> str:
+        found = self._probe("mount")
+        return f"{found['type']} on {found['place']}: {found['options']}"
+
+    def second_function(self) -> str:
+        self._met = dict(self._probe("meet"))
+        return f"a function has invoked another one, which was there after {_ms(self._met['start_s'])}"
+
+    def visibility(self) -> str:
+        return judge_visibility(**self._met["turn_s"])
+
+    def throughput(self) -> str:
+        return judge_throughput(self._met["write_bytes_per_s"], self._met["read_bytes_per_s"])
+
+    def worker(self) -> str:
+        began = time.monotonic()
+        found = self._probe("worker")
+        start = "cold" if found["cold"] else "warm"
+        return (f"PyTorch {found['torch']} on {found['threads']} threads; {start}: the call took "
+                f"{_ms(time.monotonic() - began)}, the import {_ms(found['import_s'])} of it")  # fmt: skip
+
+    def _probe(self, what: str) -> Mapping[str, Any]:
+        functions = {role: self._backend.functions[role].model_dump(mode="json") for role in ROLES}
+        verb = {"verb": "probe", "what": what, "functions": functions, "token": secrets.token_hex(8)}
+        found: Mapping[str, Any] = self._backend.call(verb)
+        return found
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:,.0f} ms"

@@ -1,0 +1,52 @@
+"""What belongs to a stack, by name and by tag: its bucket, its functions' logs, the file systems that it has left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from estafeta.aws.lambda_api import reaching
+from estafeta.aws.session import Session
+from estafeta.errors import UsageError
+
+TAG = "estafeta:stack"
+"""Tag on a stack's file system: the stack's name. The template sets it."""
+
+MOST_LETTERS = 63
+"""Of a bucket's name (S3 User Guide, "Bucket naming rules")."""
+
+
+def bucket_name(stack: str, account: str, region: str) -> str:
+    """Name of a stack's bucket: unique over all of AWS, and always the same.
+
+    Raises:
+        UsageError: The stack's name does not fit.
+    """
+    name = f"{stack}-{account}-{region}"
+    letters = stack.replace("-", "")
+    if len(name) > MOST_LETTERS or not (
+        letters.isascii() and letters.isalnum() and letters.islower() and stack[0].isalpha()
+    ):
+        raise UsageError(
+            f"{stack!r} cannot name a stack",
+            hint=f"lower-case letters, digits and '-', at most {MOST_LETTERS - len(name) + len(stack)}, a letter first",
+        )
+    return name
+
+
+def bucket_stack(stack: str) -> str:
+    """Name of the stack that the bucket is."""
+    return f"{stack}-bucket"
+
+
+def file_systems(session: Session, stack: str) -> list[dict[str, Any]]:
+    """The file systems of the stacks of a name, those that are deleted already left out; the newest first."""
+    with reaching("EFS"):
+        pages = session.client("efs").get_paginator("describe_file_systems").paginate()
+        found = [dict(system) for page in pages for system in page["FileSystems"] if _is_of(system, stack)]
+    return sorted(found, key=lambda system: system["CreationTime"], reverse=True)
+
+
+def _is_of(system: Mapping[str, Any], stack: str) -> bool:
+    mine = any(tag["Key"] == TAG and tag["Value"] == stack for tag in system.get("Tags", ()))
+    return mine and system["LifeCycleState"] not in ("deleting", "deleted")

@@ -1,0 +1,241 @@
+"""What a deployment would do: found out by asking AWS, which is not changed by that."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from estafeta.aws.bucket import CODE, Bucket
+from estafeta.aws.library import LibraryManifest, manifest_key
+from estafeta.aws.session import STACK, Session
+from estafeta.client.launch import TEMPLATE
+from estafeta.deploy.change_sets import REMAINS, Change, ChangeSet, Stacks
+from estafeta.deploy.code_zip import CodePackage, build_code
+from estafeta.deploy.library_build import Library, stored
+from estafeta.deploy.names import bucket_name, bucket_stack, file_systems
+from estafeta.deploy.wheels import PYTHONS, TORCH_BACKEND, Architecture, Target
+from estafeta.errors import UsageError
+from estafeta.local.template.language import Template
+from estafeta.local.template.reader import open_template
+
+BUCKET_TEMPLATE = TEMPLATE.with_name("bucket.yaml")
+
+OURS = ("Bucket", "CodeKey", "Library", "ImageUri", "PythonVersion", "Architecture", "ExistingFileSystem")
+"""Parameters of the template that follow from what is deployed; the others are the user's."""
+
+
+THROUGHPUT_MODES = ("bursting", "elastic")
+"""Those that the template knows."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is to be deployed. What is None stays as it is deployed, or is the default.
+
+    Attributes:
+        stack: Name.
+        image: URI of a container image instead of packages.
+        architecture: Processor.
+        python: Version of Python.
+        requirements: Lines of a requirements file: what jobs need beside PyTorch.
+        parameters: Values for the template's own parameters.
+        torch_backend: Index that PyTorch is taken from, as `unpack` has it.
+    """
+
+    stack: str = STACK
+    image: str | None = None
+    architecture: Architecture | None = None
+    python: str | None = None
+    requirements: tuple[str, ...] | None = None
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    torch_backend: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a deployment would do.
+
+    Attributes:
+        wishes: What was asked for.
+        account: The account's number.
+        bucket: Name of the bucket.
+        target: Python and processor.
+        code: The code package; None for an image.
+        library: The library; None for an image.
+        library_stored: Whether the bucket has the library.
+        remains: State of what a failed attempt has left, which is removed first.
+        bucket_changes: Of the bucket's stack.
+        changes: Of the stack; None if it is to be made, and so all of the template.
+        parameters: For the template; None keeps what the stack has.
+        before: Parameters that the stack has now; empty if there is none.
+        additions: What a stack to be made consists of.
+    """
+
+    wishes: Wishes
+    account: str
+    bucket: str
+    target: Target
+    code: CodePackage | None
+    library: Library | None
+    library_stored: bool
+    remains: str | None
+    bucket_changes: ChangeSet | None
+    changes: ChangeSet | None
+    parameters: dict[str, str | None]
+    before: dict[str, str]
+    additions: tuple[Change, ...]
+
+    @property
+    def creates(self) -> bool:
+        """Whether there is no such stack yet."""
+        return self.changes is None
+
+    @property
+    def file_system(self) -> str | None:
+        """Id of the file system of an earlier stack that this one takes over."""
+        return self.parameters.get("ExistingFileSystem") or None
+
+    @property
+    def all_changes(self) -> tuple[Change, ...]:
+        """Those of both stacks."""
+        sets = (self.bucket_changes, self.changes)
+        return (
+            tuple(change for proposed in sets if proposed is not None for change in proposed.changes) + self.additions
+        )
+
+
+def make_plan(
+    session: Session,
+    stacks: Stacks,
+    wishes: Wishes,
+    folder: Path,
+    step: Callable[[str], None],
+    template: Path = TEMPLATE,
+) -> Plan:
+    """Find out what is to be done.
+
+    Args:
+        session: Account and Region.
+        stacks: Its stacks.
+        wishes: What was asked for.
+        folder: For the code package; it has to stay until the plan is carried out.
+        step: Told what takes time.
+        template: The stack's template.
+
+    Raises:
+        UsageError: What was asked for does not fit together.
+        EnvironmentProblem: The account cannot be reached, or the stack is being changed.
+    """
+    stack, account = wishes.stack, session.account()
+    state = stacks.state(stack)
+    remains = state if state in REMAINS else None
+    before = stacks.parameters(stack) if state and not remains else {}
+    _check(wishes, before)
+    target = _target(wishes, before)
+    bucket = Bucket(bucket_name(stack, account, session.region), session.client("s3"))
+    has_bucket = (bucket_state := stacks.state(bucket_stack(stack))) is not None and bucket_state not in REMAINS
+    given = {**wishes.parameters, "Bucket": bucket.name, "PythonVersion": target.python,
+             "Architecture": target.architecture}  # fmt: skip
+    code = library = None
+    if wishes.image:
+        given["ImageUri"] = wishes.image
+    else:
+        step(f"packing the functions' code for {target.architecture}, Python {target.python}")
+        code = build_code(folder, target)
+        library = _library(wishes, target, _deployed(before, bucket) if has_bucket else None)
+        given |= {"CodeKey": code_key(code), "Library": library.digest}
+    kept = before.get("ExistingFileSystem", "") if before else _left_behind(session, stack)
+    given["ExistingFileSystem"] = kept
+    if kept:
+        given["ThroughputMode"] = _throughput_mode(session, wishes, kept)
+    checked = open_template(
+        template, session.region, given, stack
+    )  # which refuses names that the template does not have
+    parameters = {**{name: None for name in before if name in checked.parameters}, **given}
+    bucket_changes = changes = None
+    if has_bucket:
+        bucket_changes = propose_bucket(stacks, stack, bucket.name, creates=False)
+    if before:
+        changes = stacks.propose(stack, template.read_text(encoding="utf-8"), parameters, creates=False)
+    is_stored = library is not None and has_bucket and stored(library, bucket) is not None
+    additions = () if before else tuple(_additions(checked))
+    return Plan(wishes, account, bucket.name, target, code, library, is_stored, remains, bucket_changes, changes,
+                parameters, before, additions)  # fmt: skip
+
+
+def propose_bucket(stacks: Stacks, stack: str, name: str, *, creates: bool) -> ChangeSet:
+    """Propose the stack that the bucket is."""
+    return stacks.propose(
+        bucket_stack(stack), BUCKET_TEMPLATE.read_text(encoding="utf-8"), {"BucketName": name}, creates=creates
+    )
+
+
+def code_key(code: CodePackage) -> str:
+    """Where the bucket has a code package."""
+    return f"{CODE}{code.digest[:32]}.zip"
+
+
+def _check(wishes: Wishes, before: Mapping[str, str]) -> None:
+    """Refuse what cannot be carried out."""
+    if taken := sorted(set(wishes.parameters) & set(OURS)):
+        raise UsageError(f"the parameter {taken[0]} is Estafeta's own", hint="see estafeta deploy --help")
+    if before and bool(before.get("ImageUri")) != bool(wishes.image):
+        now = "an image" if before.get("ImageUri") else "packages"
+        raise UsageError(
+            f"the stack {wishes.stack} is made of {now}, and Lambda's functions cannot change between the two",
+            hint=f"estafeta destroy --stack {wishes.stack}, which keeps the data, then deploy",
+        )
+
+
+def _target(wishes: Wishes, before: Mapping[str, str]) -> Target:
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    python = wishes.python or before.get("PythonVersion") or (here if here in PYTHONS else "3.13")
+    architecture = wishes.architecture or before.get("Architecture") or "arm64"
+    return Target(python, "x86_64" if architecture == "x86_64" else "arm64")
+
+
+def _library(wishes: Wishes, target: Target, deployed: LibraryManifest | None) -> Library:
+    """What was asked for now, or else with what the stack was deployed last."""
+    requirements, backend = wishes.requirements, wishes.torch_backend
+    if requirements is None:
+        requirements = deployed.extra if deployed else ()
+    if backend is None:
+        backend = deployed.torch_backend if deployed else TORCH_BACKEND
+    return Library.of(requirements, target, backend)
+
+
+def _deployed(before: Mapping[str, str], bucket: Bucket) -> LibraryManifest | None:
+    """The library that the stack has, if the bucket still has its manifest."""
+    digest = before.get("Library")
+    if not digest or bucket.size(key := manifest_key(digest)) is None:
+        return None
+    return LibraryManifest.model_validate_json(bucket.read(key))
+
+
+def _left_behind(session: Session, stack: str) -> str:
+    """Id of the file system that a stack of the name has left, the newest of them; empty if there is none."""
+    found = [system for system in file_systems(session, stack) if system["NumberOfMountTargets"] == 0]
+    return str(found[0]["FileSystemId"]) if found else ""
+
+
+def _throughput_mode(session: Session, wishes: Wishes, file_system: str) -> str:
+    """That of a file system which is not the stack's to change; prices are worked out by it."""
+    modes = {found["FileSystemId"]: str(found["ThroughputMode"]) for found in file_systems(session, wishes.stack)}
+    wish = wishes.parameters.get("ThroughputMode")
+    mode = modes.get(file_system, "")
+    if wish and mode and wish != mode:
+        raise UsageError(
+            f"the file system {file_system} is of an earlier stack, and keeps its throughput mode, {mode}",
+            hint=f"aws efs update-file-system --file-system-id {file_system} --throughput-mode {wish}, then deploy",
+        )
+    return wish or (mode if mode in THROUGHPUT_MODES else "bursting")
+
+
+def _additions(template: Template) -> Iterator[Change]:
+    """All resources of a template under its parameters."""
+    for name, resource in template.resources.items():
+        condition = resource.get("Condition")
+        if condition is None or template.condition(condition, name):
+            yield Change("Add", name, resource["Type"])

@@ -1,0 +1,194 @@
+"""The merge function: combine the contributions of a round, publish the next version, invoke the workers again.
+
+    invoked with (run, round)
+      → snapshot → next_actions
+      → a complete train round: sum in rank order, mean, clip, optimiser step → weights version + 1
+      → a complete valid round: metrics, best version, verdict → the epoch's record
+      → no round left, or asked to stop: export the weights, end the run
+      → workers are missing for the new round: invoke them, sweep what is no longer needed, leave
+
+It never imports torch: importing it would cost a cold function many seconds. Its memory is that of the parameters, the
+gradient and the optimiser's state, plus one chunk, however many workers there are.
+
+The next version is a function of this one, the contributions and the spec. Of two merges at work on one round, one
+publishes; the other sees that and leaves.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from estafeta.errors import EstafetaError, Gone
+from estafeta.job.stopping import judge
+from estafeta.protocol.combine import combine, valid_totals
+from estafeta.protocol.finish import finish
+from estafeta.protocol.invocation import Invocation, dispatch, read_spec
+from estafeta.protocol.layout import Round, RunLayout
+from estafeta.protocol.listing import round_of, version_of
+from estafeta.protocol.outcome import fail
+from estafeta.protocol.snapshot import (
+    Finish,
+    Merge,
+    Snapshot,
+    Work,
+    is_current,
+    maker_of,
+    next_actions,
+    read_plan,
+    take_snapshot,
+)
+from estafeta.protocol.spec import Failure, MergeEvent, RunSpec
+from estafeta.protocol.spending import Tab
+from estafeta.protocol.totals import means
+from estafeta.protocol.weights import Weights, publish_weights, read_state, read_weights
+from estafeta.store.store import Store
+
+WARM = "merged"
+"""Under which an environment keeps (the run's token, its newest version): it does not read what it has published."""
+
+INVOKED = "invoked"
+"""Under which it keeps (the run's token, a round) whose workers it has invoked: a duplicate need not do that again."""
+
+
+def handler(event: Any, context: Any) -> dict[str, Any]:
+    """Entry point on Lambda."""
+    return merge(MergeEvent.model_validate(event), Invocation.of_lambda(context))
+
+
+def merge(event: MergeEvent, invocation: Invocation) -> dict[str, Any]:
+    """Carry out one event; errors are dealt with as in `worker.work`."""
+    invocation.note(event.run, **event.model_dump(exclude={"run"}))
+    layout = RunLayout(event.run)
+    spec = read_spec(invocation.store, event.run)
+    tab = Tab("merge", spec, invocation)
+    try:
+        done = _proceed(spec, invocation, tab)
+    except Gone as error:
+        if is_current(round_of(event.round), invocation.store, spec):
+            raise
+        done = f"left: {error}"
+    except EstafetaError as error:
+        done = f"failed: {error}"
+        fail(invocation, layout, Failure(reason=type(error).__name__, message=str(error), hint=error.hint,
+                                         exit_code=error.exit_code, round=event.round or None))  # fmt: skip
+    finally:
+        tab.close()
+    invocation.note_end(event.run, done)
+    return {"done": done}
+
+
+def _proceed(spec: RunSpec, invocation: Invocation, tab: Tab) -> str:
+    """Do what is next, again and again, until it is the workers' turn or the end."""
+    store, layout = invocation.store, RunLayout(spec.run)
+    steps: list[str] = []
+    while True:
+        snapshot = take_snapshot(store, layout, spec)
+        actions = next_actions(snapshot)
+        match actions:
+            case (Merge(round_),):
+                if not _merge_round(round_, snapshot, spec, invocation, tab):
+                    return "left: another merge was first"
+                steps.append(f"merged {round_.name}")
+            case (Finish() as end,):
+                finish(end, snapshot, spec, invocation)
+                return ", ".join([*steps, f"finished: {end.why}"])
+            case (Work(round_), *_):
+                mark = spec.token, round_
+                has_invoked = invocation.memory.get(INVOKED) == mark
+                if not steps and (has_invoked or not _concluded(snapshot, spec, invocation)):
+                    return "left: the workers are at it"
+                dispatch(actions, spec, invocation)
+                invocation.memory[INVOKED] = mark
+                _sweep(store, layout, snapshot)
+                return ", ".join([*steps, f"invoked {len(actions)} workers"])
+            case _:
+                return ", ".join([*steps, "left: nothing to do"])
+
+
+def _merge_round(round_: Round, snapshot: Snapshot, spec: RunSpec, invocation: Invocation, tab: Tab) -> bool:
+    """Conclude a complete round; return whether it was this invocation that did."""
+    if round_.phase == "valid":
+        return _publish_epoch(round_, snapshot, spec, invocation, tab)
+    store, layout = invocation.store, RunLayout(spec.run)
+    weights = _weights_at(round_.version, spec, invocation)
+    invocation.memory.pop(WARM)  # until the next version is published, memory is ahead of the store
+    if not weights.state and spec.update_rule.state_slots:
+        weights.state = read_state(store, layout, round_.version)
+    if snapshot.last_epoch:  # it knows what the valid round has cost
+        weights.spent_usd = max(weights.spent_usd, snapshot.last_epoch.spent_usd)
+    combine(store, layout, spec, read_plan(store, layout), round_, weights)
+    spent_usd = tab.usd()
+    weights.spent_usd += spent_usd
+    mine = publish_weights(store, layout, weights, invocation.token)
+    if mine:
+        tab.said(spent_usd)
+    else:
+        weights.spent_usd -= spent_usd
+    invocation.memory[WARM] = spec.token, weights
+    return mine
+
+
+def _publish_epoch(round_: Round, snapshot: Snapshot, spec: RunSpec, invocation: Invocation, tab: Tab) -> bool:
+    """Publish the record of the epoch that ended with the round's version."""
+    store, layout = invocation.store, RunLayout(spec.run)
+    plan = read_plan(store, layout)
+    epoch = round_.version // plan.steps_per_epoch
+    trained = _weights_at(round_.version, spec, invocation)
+    metrics = means("train", trained.rows, trained.sums)
+    spent_usd = tab.usd()
+    total_usd = trained.spent_usd + spent_usd
+    if plan.valid_rows:
+        totals = valid_totals(store, layout, spec, round_)
+        metrics.update(means("valid", totals.rows, totals.sums))
+        total_usd += totals.spent_usd
+    record = judge(
+        spec.early_stopping,
+        snapshot.last_epoch,
+        epoch=epoch,
+        version=round_.version,
+        metrics=metrics,
+        missed=trained.attendance.missed,
+        token=invocation.token,
+        now=store.clock.time(),
+        spent_usd=total_usd,
+    )
+    mine = store.publish(layout.epoch(epoch), [record.to_json()], invocation.token)
+    if mine:
+        tab.said(spent_usd)
+    return mine
+
+
+def _weights_at(version: int, spec: RunSpec, invocation: Invocation) -> Weights:
+    """A version, from memory if this environment made it."""
+    weights: Weights | None
+    token, weights = invocation.memory.pop(WARM, ("", None))
+    if weights is None or token != spec.token or weights.version != version:
+        weights = read_weights(invocation.store, RunLayout(spec.run), version)
+    invocation.memory[WARM] = spec.token, weights
+    return weights
+
+
+def _concluded(snapshot: Snapshot, spec: RunSpec, invocation: Invocation) -> bool:
+    """Whether an earlier attempt at this event made what the current round starts from, and may not have invoked all.
+
+    That need not be the round of the event: a merge goes on as long as what comes next is there already.
+    """
+    return maker_of(snapshot, invocation.store, RunLayout(spec.run)) == invocation.token
+
+
+def _sweep(store: Store, layout: RunLayout, snapshot: Snapshot) -> None:
+    """Remove what no later step can need.
+
+    Contributions are needed until a version includes them. Of the versions, the newest is needed, and the best for the
+    export; the one before the newest is kept for functions that are still reading it. By now the run may be further
+    than the snapshot, so nothing is removed that is not older than it.
+    """
+    version = snapshot.version or 0
+    for directory in (layout.contributions, layout.partial, layout.legs):
+        names = store.list(directory)
+        store.sweep(directory, [n for n in names if (r := round_of(n)) and r.version < version])
+    best = snapshot.last_epoch.best_version if snapshot.last_epoch else None
+    names = store.list(layout.weights)
+    store.sweep(
+        layout.weights, [n for n in names if (v := version_of(n)) is not None and v < version - 1 and v != best]
+    )

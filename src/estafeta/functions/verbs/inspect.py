@@ -1,0 +1,355 @@
+"""What lies in a run's folder, told from its files alone: who contributed what, which versions there are, what is next.
+
+It opens files and reads their heads, never their tensors. It changes nothing, so it may be asked at any time; of a run
+at work the parts of the answer may be a moment apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from functools import reduce
+from operator import xor
+from typing import Any, TypeVar
+
+from estafeta.errors import Corrupt, Gone
+from estafeta.protocol.contribution import GRADIENT, tally_of
+from estafeta.protocol.layout import Round, RunLayout, claim_of_leg, contribution_name
+from estafeta.protocol.listing import (
+    leg_claimed_in,
+    legs_in,
+    messages_in,
+    pieces_in,
+    ranks_in,
+    residents_in,
+    round_of,
+    version_of,
+    versions_in,
+)
+from estafeta.protocol.snapshot import Action, Snapshot, next_actions, take_snapshot, takeovers
+from estafeta.protocol.spec import Document, Plan, RunSpec, Which
+from estafeta.protocol.verbs import InspectVerb
+from estafeta.protocol.weights import PARAMETERS, STATE
+from estafeta.residents.message import glance
+from estafeta.residents.replica import slices_of
+from estafeta.store.files import Reader
+from estafeta.store.store import Store, claim_name
+from estafeta.store.tensorfile import TensorFile
+
+T = TypeVar("T")
+
+
+class Contributed(Document):
+    """What a rank has published for a round.
+
+    Attributes:
+        rank: Whose it is.
+        rows: Rows that were summed over.
+        digest: Of the gradient, as its file has it: CRC-32 in `merge`, the exclusive or of its words otherwise; empty
+            if there is none.
+        token: Of its writer.
+        leg: Of the rank; None if the marks of that leg have been removed.
+        generation: Of the leg; None likewise, and in `merge`, whose legs have none.
+        is_stand_in: The round was closed without the rank; the token is that of who closed it.
+        damage: What is wrong with the file; empty if nothing is.
+    """
+
+    rank: int
+    rows: int = 0
+    is_stand_in: bool = False
+    digest: str = ""
+    token: str = ""
+    leg: int | None = None
+    generation: int | None = None
+    damage: str = ""
+
+
+class InspectedRound(Document):
+    """A round of which contributions are there, and the ranks whose are not."""
+
+    round: str
+    contributions: tuple[Contributed, ...]
+    missing: tuple[int, ...]
+
+
+class Unfinished(Document):
+    """Where a leg goes on with a share that did not fit the one before: rows and micro-batches that are done."""
+
+    round: str
+    rank: int
+    leg: int
+    rows: int
+    parts: int
+
+
+class Part(Document):
+    """A file of a version: all of it (`rank` is None), or one rank's slice, with the CRC-32 of each vector."""
+
+    rank: int | None
+    token: str
+    digest: str
+    state: dict[str, str]
+
+
+class InspectedVersion(Document):
+    """A version of which files are there."""
+
+    version: int
+    is_complete: bool
+    is_best: bool
+    parts: tuple[Part, ...]
+
+
+class InspectedLeg(Document):
+    """The newest leg of a resident rank: who holds it, and whether it is ready or has left."""
+
+    rank: int
+    leg: int
+    generation: int
+    holder: str
+    is_ready: bool
+    has_left: bool
+
+
+class Export(Document):
+    """An exported version."""
+
+    which: Which
+    version: int
+    weights_sha256: str
+
+
+class Inspection(Document):
+    """A run as its folder shows it.
+
+    Attributes:
+        version: The newest complete version.
+        reached: The newest version that has been worked on.
+        epoch: The newest epoch with a record.
+        best_version: The best version by that record.
+        rounds: Newest first.
+        older_rounds: Of how many more there are contributions.
+        partials: Unfinished shares.
+        versions: Newest first.
+        legs: Of residents.
+        merges: Who claims to merge, by claim.
+        exports: What has been exported.
+        unpublished: Files without a public name: those that are being written, and what dead writers left.
+        next: What `next_actions` says.
+        resuming: What `estafeta resume` would do.
+    """
+
+    run: str
+    state: str
+    topology: str
+    workers: int
+    version: int | None
+    reached: int
+    total_steps: int | None
+    epoch: int
+    best_version: int | None
+    rounds: tuple[InspectedRound, ...]
+    older_rounds: int
+    partials: tuple[Unfinished, ...]
+    versions: tuple[InspectedVersion, ...]
+    legs: tuple[InspectedLeg, ...]
+    merges: dict[str, str]
+    exports: tuple[Export, ...]
+    unpublished: int
+    next: tuple[dict[str, Any], ...]
+    resuming: tuple[dict[str, Any], ...]
+
+
+def inspect(verb: InspectVerb, spec: RunSpec, store: Store) -> Inspection:
+    """Look at a run.
+
+    Args:
+        verb: Of how many rounds the contributions are wanted.
+        spec: The run's spec.
+        store: The store.
+    """
+    return _Inspector(spec, store).inspect(verb.rounds)
+
+
+class _Inspector:
+    def __init__(self, spec: RunSpec, store: Store) -> None:
+        self._spec, self._store, self._layout = spec, store, RunLayout(spec.run)
+
+    def inspect(self, most_rounds: int) -> Inspection:
+        store, layout = self._store, self._layout
+        snapshot = take_snapshot(store, layout, self._spec)
+        plan, last = snapshot.plan, snapshot.last_epoch
+        marks = store.list(layout.legs)
+        rounds = self._rounds(plan)
+        shown = sorted(rounds, reverse=True)[:most_rounds]
+        return Inspection(
+            run=self._spec.run,
+            state=snapshot.outcome or ("stopping" if snapshot.stop_requested else "running" if plan else "preparing"),
+            topology=plan.topology if plan else self._spec.topology,
+            workers=self._spec.workers,
+            version=snapshot.version,
+            reached=snapshot.reached,
+            total_steps=plan.total_steps if plan else None,
+            epoch=last.epoch if last else 0,
+            best_version=last.best_version if last else None,
+            rounds=tuple(self._round(round_, rounds[round_], plan, marks) for round_ in shown),
+            older_rounds=len(rounds) - len(shown),
+            partials=tuple(self._partials()),
+            versions=tuple(self._versions(last.best_version if last else None)),
+            legs=tuple(self._legs(marks)),
+            merges={name: self._holder(name) for name in sorted(marks) if name.startswith("merge-")},
+            exports=tuple(self._exports()),
+            unpublished=sum(len(store.unpublished(d)) for d in (layout.root, *layout.directories(self._residents))),
+            next=tuple(_facts(action) for action in next_actions(snapshot)),
+            resuming=tuple(_facts(action) for action in takeovers(_reopened(snapshot))),
+        )
+
+    @property
+    def _residents(self) -> int:
+        return 0 if self._spec.topology == "merge" else self._spec.workers
+
+    # Contributions
+
+    def _rounds(self, plan: Plan | None) -> dict[Round, frozenset[int]]:
+        """The rounds of which contributions are there, and whose."""
+        if plan is None or not plan.is_resident:
+            names = self._store.list(self._layout.contributions)
+            return {round_: ranks_in(names, round_) for round_ in _rounds_in(names)}
+        found: dict[Round, set[int]] = defaultdict(set)
+        for rank in range(self._spec.workers):
+            names = self._store.list(self._layout.outbox(rank))
+            for version in messages_in(names, "gradient"):
+                found[Round(version, "train")].add(rank)
+            for version in messages_in(names, "scores"):
+                found[Round(version, "valid")].add(rank)
+        return {round_: frozenset(ranks) for round_, ranks in found.items()}
+
+    def _round(self, round_: Round, ranks: frozenset[int], plan: Plan | None, marks: frozenset[str]) -> InspectedRound:
+        if plan and plan.is_resident:
+            legs = self._legs_by_token(marks)
+            read = [self._message(round_, rank, plan, legs) for rank in sorted(ranks)]
+        else:
+            read = [self._contribution(round_, rank) for rank in sorted(ranks)]
+        there = tuple(contribution for contribution in read if contribution)
+        missing = sorted(set(range(self._spec.workers)) - {contribution.rank for contribution in there})
+        return InspectedRound(round=round_.name, contributions=there, missing=tuple(missing))
+
+    def _contribution(self, round_: Round, rank: int) -> Contributed | None:
+        path = f"{self._layout.contributions}/{contribution_name(round_, rank)}"
+        leg = legs_in(self._store.list(self._layout.partial), round_).get(rank, 0)
+
+        def read(reader: Reader) -> Contributed:
+            file = TensorFile(reader)
+            tally = tally_of(file)
+            return Contributed(rank=rank, rows=tally.rows, is_stand_in=tally.missed, leg=leg,
+                               digest=file.digests.get(GRADIENT, ""), token=file.metadata["token"])  # fmt: skip
+
+        return self._read(path, read, lambda damage: Contributed(rank=rank, damage=damage))
+
+    def _message(self, round_: Round, rank: int, plan: Plan, legs: dict[str, tuple[int, int]]) -> Contributed | None:
+        is_train = round_.phase == "train"
+        slices = len(slices_of(self._spec, plan)) if is_train else 0
+        path = self._layout.message(rank, "gradient" if is_train else "scores", round_.version)
+
+        def read(reader: Reader) -> Contributed:
+            head = glance(reader, slices)
+            leg, generation = legs.get(head.token, (None, None))
+            digest = f"{reduce(xor, head.digests):08x}" if head.digests and head.rows else ""
+            return Contributed(rank=rank, rows=head.rows, is_stand_in=head.is_stand_in, digest=digest,
+                               token=head.token, leg=leg, generation=generation)  # fmt: skip
+
+        return self._read(path, read, lambda damage: Contributed(rank=rank, damage=damage))
+
+    def _partials(self) -> Iterator[Unfinished]:
+        names = self._store.list(self._layout.partial)
+        for round_ in sorted(_rounds_in(names)):
+            for rank, leg in sorted(legs_in(names, round_).items()):
+                tally = self._read(self._layout.partial_of(round_, rank, leg), lambda r: tally_of(TensorFile(r)), _none)
+                if tally:
+                    yield Unfinished(round=round_.name, rank=rank, leg=leg, rows=tally.rows, parts=tally.parts)
+
+    # Versions
+
+    def _versions(self, best: int | None) -> Iterator[InspectedVersion]:
+        names = self._store.list(self._layout.weights)
+        complete = versions_in(names, self._spec.workers)
+        for version in sorted({v for name in names if (v := version_of(name)) is not None}, reverse=True):
+            ranks: list[int | None] = [*sorted(pieces_in(names, version))]
+            parts = tuple(part for rank in ranks or [None] if (part := self._part(version, rank)))
+            yield InspectedVersion(version=version, is_complete=version in complete, is_best=version == best,
+                                   parts=parts)  # fmt: skip
+
+    def _part(self, version: int, rank: int | None) -> Part | None:
+        layout = self._layout
+        path = layout.version(version) if rank is None else layout.piece(version, rank)
+        file = self._read(path, TensorFile, _none)
+        if file is None:
+            return None
+        state = {name.removeprefix(STATE): d for name, d in file.digests.items() if name.startswith(STATE)}
+        if rank is None and self._store.exists(layout.optimizer(version)):
+            whole = self._read(layout.optimizer(version), TensorFile, _none)
+            state = dict(whole.digests) if whole else {}
+        return Part(rank=rank, token=file.metadata["token"], digest=file.digests[PARAMETERS], state=state)
+
+    def _exports(self) -> Iterator[Export]:
+        whichs: tuple[Which, ...] = ("best", "final")
+        for which in whichs:
+            path = f"{self._layout.export(which)}/state.json"
+            if self._store.exists(path):
+                facts = json.loads(self._store.read(path))
+                yield Export(which=which, version=facts["version"], weights_sha256=facts["weights_sha256"])
+
+    # Legs
+
+    def _legs(self, marks: frozenset[str]) -> Iterator[InspectedLeg]:
+        layout = self._layout
+        for rank, (leg, generation) in sorted(residents_in(marks).items()):
+            yield InspectedLeg(
+                rank=rank,
+                leg=leg,
+                generation=generation,
+                holder=self._holder(claim_name(claim_of_leg(rank, leg), generation)),
+                is_ready=layout.ready(rank, leg).rpartition("/")[2] in marks,
+                has_left=layout.left(rank, leg).rpartition("/")[2] in marks,
+            )
+
+    def _legs_by_token(self, marks: frozenset[str]) -> dict[str, tuple[int, int]]:
+        """Leg and generation by the token of their holder."""
+        return {self._holder(name): claim[1:] for name in marks if (claim := leg_claimed_in(name))}
+
+    def _holder(self, name: str) -> str:
+        try:
+            return str(json.loads(self._store.read(f"{self._layout.legs}/{name}"))["holder"])
+        except Gone:
+            return ""
+
+    def _read(self, path: str, use: Callable[[Reader], T], damaged: Callable[[str], T | None]) -> T | None:
+        """What a file tells; None if it has gone meanwhile, or has been retired and filled with something else."""
+        try:
+            return self._store.reading(path, use)
+        except Gone:
+            return None
+        except Corrupt as error:
+            return damaged(str(error)) if self._store.exists(path) else None
+
+
+def _rounds_in(names: Iterable[str]) -> set[Round]:
+    return {round_ for name in names if (round_ := round_of(name))}
+
+
+def _none(_damage: str) -> None:
+    return None
+
+
+def _reopened(snapshot: Snapshot) -> Snapshot:
+    """A run as resuming it would leave it: neither ended nor asked to stop, unless it is done."""
+    return snapshot if snapshot.outcome == "done" else dataclasses.replace(snapshot, outcome=None, stop_requested=False)
+
+
+def _facts(action: Action) -> dict[str, Any]:
+    """An action as plain data: its kind, and its fields."""
+    fields = {field.name: getattr(action, field.name) for field in dataclasses.fields(action)}
+    plain = {name: value.name if isinstance(value, Round) else value for name, value in fields.items()}
+    return {"action": type(action).__name__.lower(), **plain}

@@ -1,0 +1,167 @@
+"""The worker function: a rank computes its share of a round, publishes it, and looks whether the round is complete.
+
+    invoked with (run, round, rank, leg)
+      → contribution there already?  a duplicate: on to the last step
+      → weights of the round's version → model
+      → partial of the leg before → sums so far
+      → micro-batch after micro-batch; when little time is left: publish the sums so far, invoke the next leg, leave
+      → publish the contribution
+      → list; if all ranks are there: claim the merge, invoke it
+        (if a quorum is enough: one that sees it there waits until the others are late, and closes the round)
+
+Nothing waits here. Any step may be repeated, by Lambda's retry or by a second delivery, without changing a bit: the
+contribution is a function of the weights, the seed, the round and the rank.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from estafeta.aws import library
+from estafeta.errors import EstafetaError, Gone
+from estafeta.functions.late_ranks import await_others, patience_of
+from estafeta.protocol.deadline import Deadline
+from estafeta.protocol.invocation import Invocation, dispatch, read_spec
+from estafeta.protocol.layout import RunLayout, claim_of, contribution_name
+from estafeta.protocol.listing import ranks_in
+from estafeta.protocol.outcome import fail
+from estafeta.protocol.snapshot import Merge, Work, is_current, read_plan
+from estafeta.protocol.spec import Failure, Plan, RunSpec, WorkerEvent
+from estafeta.protocol.spending import Tab
+from estafeta.residents.leg import take
+
+
+def handler(event: Any, context: Any) -> dict[str, Any]:
+    """Entry point on Lambda."""
+    invocation = Invocation.of_lambda(context)
+    library.enter(invocation.store)
+    return work(WorkerEvent.model_validate(event), invocation)
+
+
+def work(event: WorkerEvent, invocation: Invocation) -> dict[str, Any]:
+    """Carry out one event.
+
+    What would fail again is published as the run's end. What may pass (a full disk, a lost connection) is raised:
+    Lambda tries again, and gives the event to `control` if that does not help.
+    """
+    if event.task == "probe":
+        from estafeta.functions.verbs.probe import probe_torch
+
+        return probe_torch(invocation)
+    invocation.note(event.run, **event.model_dump(exclude={"run", "sent_at", "lead_s", "share_s", "expires_at"}))
+    layout = RunLayout(event.run)
+    spec = read_spec(invocation.store, event.run)
+    tab = Tab("worker", spec, invocation)
+    try:
+        if event.task == "prepare":
+            from estafeta.training.prepare import prepare
+
+            done = prepare(spec, invocation, tab)
+        elif event.task == "reside":
+            done = _reside(event, spec, invocation, tab)
+        else:
+            done = contribute(event, spec, invocation, tab)
+    except Gone as error:
+        if event.task in ("prepare", "reside") or is_current(event.round, invocation.store, spec):
+            raise
+        done = f"left: {error}"
+    except EstafetaError as error:
+        done = f"failed: {error}"
+        fail(invocation, layout, _failure(error, event))
+    finally:
+        tab.close()
+    invocation.note_end(event.run, done)
+    return {"done": done}
+
+
+def _reside(event: WorkerEvent, spec: RunSpec, invocation: Invocation, tab: Tab) -> str:
+    """Be a leg of a resident rank; who finds that there is nothing to do has not imported torch for it."""
+    leg = take(event, spec, invocation)
+    if isinstance(leg, str):
+        return leg
+    from estafeta.residents.resident import reside
+
+    return reside(leg, spec, invocation, tab)
+
+
+def contribute(event: WorkerEvent, spec: RunSpec, invocation: Invocation, tab: Tab) -> str:
+    """Publish a rank's contribution to a round, or as much of it as the time allows.
+
+    Returns:
+        What was done, for the log.
+
+    Raises:
+        Gone: The run has moved past the round.
+        UserCodeError: The job's code raised.
+        NotFinite: The loss or the gradient is NaN or infinite.
+    """
+    store, layout, round_ = invocation.store, RunLayout(event.run), event.round
+    began, done = store.clock.monotonic(), "a duplicate"
+    if contribution_name(round_, event.rank) not in store.list(layout.contributions):
+        plan = read_plan(store, layout)
+        reached = _publish_share(event, spec, plan, invocation, tab)
+        if reached == "overtaken":
+            return "left: a duplicate has got to the next leg"
+        if reached == "unfinished":
+            following = Work(round_, event.rank, event.leg + 1)
+            dispatch((following,), spec, invocation)
+            return f"handed over to leg {following.leg}"
+        done = "contributed"
+        if spec.closes_early and not event.leg:
+            patience_of(spec, invocation).note(store.clock.monotonic() - began)
+    # Published first, listed afterwards: of all ranks, at least the last one sees the round complete.
+    ranks = ranks_in(store.list(layout.contributions), round_)
+    if spec.closes_early and len(ranks) < spec.workers and not invocation.is_alone:
+        ranks = await_others(round_, event.rank, began, spec, invocation)
+    if len(ranks) == spec.workers and store.claim(layout.legs, claim_of(round_), generation=0, token=invocation.token):
+        dispatch((Merge(round_),), spec, invocation)
+        done += ", invoked the merge"
+    return done
+
+
+def _publish_share(
+    event: WorkerEvent, spec: RunSpec, plan: Plan, invocation: Invocation, tab: Tab
+) -> Literal["complete", "unfinished", "overtaken"]:
+    """Go on with a rank's share; publish it, or how far it got.
+
+    Returns:
+        `overtaken` if another delivery of this leg was first to say how far it got: the next leg is that one's affair,
+        or duplicates would double with every leg.
+    """
+    from estafeta.training.session import open_session
+    from estafeta.training.share import Share
+
+    store, layout, round_, rank = invocation.store, RunLayout(event.run), event.round, event.rank
+    session = open_session(spec, invocation)
+    deadline = Deadline(invocation.remaining_s, session.transfer_s, store.clock.monotonic)
+    with deadline.transfer():
+        session.load(store, layout, event.version)
+    share = Share.of(session, spec, plan, round_, rank)
+    if event.leg:
+        share.resume(store, layout.partial_of(round_, rank, event.leg))
+    share.work(deadline)
+    spent_usd = tab.usd()
+    content = share.content(invocation.token, spent_usd)
+    complete = share.is_complete
+    path = layout.contribution(round_, rank) if complete else layout.partial_of(round_, rank, event.leg + 1)
+    with deadline.transfer():
+        mine = store.publish(path, content, invocation.token)
+    if mine:
+        tab.said(spent_usd)
+    session.transfer_s = deadline.transfer_s
+    return "complete" if complete else "unfinished" if mine else "overtaken"
+
+
+def _failure(error: EstafetaError, event: WorkerEvent) -> Failure:
+    rank = None if event.task == "prepare" else event.rank
+    round_ = event.round.name if event.task in ("train", "valid") else error.round
+    place = "" if rank is None else f" on rank {rank}"
+    return Failure(
+        reason=type(error).__name__,
+        message=f"{str(error).removesuffix('.')}{place}{f' in round {round_}' if round_ else ''}",
+        hint=error.hint,
+        exit_code=error.exit_code,
+        rank=rank,
+        round=round_,
+        traceback=getattr(error, "traceback", ""),
+    )

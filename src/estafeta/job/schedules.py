@@ -1,0 +1,158 @@
+"""Learning-rate schedules: what the learning rate is multiplied by at each point of a run.
+
+Role: say how the learning rate changes, as `optimizer.lr * schedule.factor(progress)`.
+Must not know: which optimiser it serves, how many workers there are, where the run is stored.
+Invariant: a factor is a pure function of `Progress`. A schedule remembers nothing, so a resumed, repeated
+or handed-over step gets the learning rate it would have had anyway.
+
+The formulas are the closed forms of `torch.optim.lr_scheduler`, stepped once per epoch unless `unit` says otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from estafeta.job.settings import require, require_counts, require_numbers
+
+Unit = Literal["epoch", "step"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run, or the part of it that one schedule rules, has come.
+
+    Attributes:
+        step: Optimiser steps done.
+        total_steps: Optimiser steps in the whole.
+        steps_per_epoch: Optimiser steps in one pass over the data.
+    """
+
+    step: int
+    total_steps: int
+    steps_per_epoch: int
+
+    def done(self, unit: Unit) -> int:
+        """Return the steps, or whole epochs, done."""
+        return self.step // self._steps_in(unit)
+
+    def total(self, unit: Unit) -> float:
+        """Return the length of the whole in steps, or in epochs and fractions of an epoch."""
+        return self.total_steps / self._steps_in(unit)
+
+    def after(self, length: int, unit: Unit) -> Progress:
+        """Return the progress of what begins `length` units later: its own clock, ending at the same moment."""
+        skipped = length * self._steps_in(unit)
+        return Progress(self.step - skipped, self.total_steps - skipped, self.steps_per_epoch)
+
+    def _steps_in(self, unit: Unit) -> int:
+        return self.steps_per_epoch if unit == "epoch" else 1
+
+
+@dataclass(frozen=True)
+class Schedule(ABC):
+    """Base of the schedules.
+
+    Attributes:
+        unit: What the schedule counts in: `"epoch"` (as PyTorch users step their schedulers) or `"step"`.
+    """
+
+    unit: Unit = field(default="epoch", kw_only=True)
+
+    def __post_init__(self) -> None:
+        require(self, "unit", self.unit in ("epoch", "step"), '"epoch" or "step"')
+
+    @abstractmethod
+    def factor(self, progress: Progress) -> float:
+        """Return what the learning rate is multiplied by for the step that follows `progress`."""
+
+
+@dataclass(frozen=True)
+class StepLR(Schedule):
+    """Multiply by `gamma` every `step_size` units (`torch.optim.lr_scheduler.StepLR`).
+
+    Attributes:
+        step_size: Units between two changes, at least 1.
+        gamma: Factor of one change, in [0, inf).
+    """
+
+    step_size: int
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_counts(self, "step_size")
+        require_numbers(self, "[0, inf)", "gamma")
+
+    def factor(self, progress: Progress) -> float:
+        """Return `gamma` to the power of the changes so far."""
+        return self.gamma ** (progress.done(self.unit) // self.step_size)
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Fall from 1 to `minimum` along half a cosine (`torch.optim.lr_scheduler.CosineAnnealingLR`).
+
+    Past `total` the factor stays at `minimum`; PyTorch's would rise again.
+
+    Attributes:
+        total: Length of the fall in units (PyTorch's `T_max`), at least 1; None is all of the run.
+        minimum: Last factor, in [0, 1]. PyTorch's `eta_min` is `minimum * lr`.
+
+    Source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2017, eq. 5.
+    """
+
+    total: int | None = None
+    minimum: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.total is not None:
+            require_counts(self, "total")
+        require_numbers(self, "[0, 1]", "minimum")
+
+    def factor(self, progress: Progress) -> float:
+        """Return the height of the cosine."""
+        done = progress.done(self.unit)
+        total = progress.total(self.unit) if self.total is None else self.total
+        if done >= total:
+            return self.minimum
+        return self.minimum + (1.0 - self.minimum) * (1.0 + math.cos(math.pi * done / total)) / 2.0
+
+
+@dataclass(frozen=True)
+class Warmup(Schedule):
+    """Rise in a straight line from `start` to 1, then follow another schedule.
+
+    `then` begins, at its own zero, where the warm-up ends, and a `Cosine()` without a total fills what is left of
+    the run. The two may count in different units. In PyTorch: `SequentialLR([LinearLR(...), then], [length])`.
+
+    Attributes:
+        length: Units until the factor is 1, at least 1.
+        start: First factor, in [0, 1].
+        then: What follows; None keeps the factor at 1.
+    """
+
+    length: int
+    start: float = 1.0 / 3.0
+    then: Schedule | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_counts(self, "length")
+        require_numbers(self, "[0, 1]", "start")
+        require(self, "then", self.then is None or isinstance(self.then, Schedule), "a schedule or None")
+
+    def factor(self, progress: Progress) -> float:
+        """Return the height of the ramp, or the factor of what follows it."""
+        done = progress.done(self.unit)
+        if done < self.length:
+            return self.start + (1.0 - self.start) * done / self.length
+        return self.then.factor(progress.after(self.length, self.unit)) if self.then else 1.0
+
+
+SCHEDULES: Final[Mapping[str, type[Schedule]]] = {kind.__name__: kind for kind in (StepLR, Cosine, Warmup)}
+"""The schedules by name."""

@@ -1,0 +1,118 @@
+"""Search in log streams, with CloudWatch's pattern language for plain text.
+
+Pure reading of files. Invariant: events come in the order (time, stream, offset), and a page's
+token names the last event it gave, so pages neither repeat nor miss events while the logs grow.
+Source: CloudWatch Logs User Guide, "Filter pattern syntax".
+"""
+
+from __future__ import annotations
+
+import base64
+import heapq
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from estafeta.local.logs.streams import LogEvent, read_events, read_marks
+
+PAGE_BYTES = 2**20  # CloudWatch Logs API reference, FilterLogEvents: a page holds up to 1 MB, or `limit` events
+
+_TERM = re.compile(r'([?-]?)(?:"((?:[^"\\]|\\.)*)"|(\S+))')
+
+Matcher = Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some events, and the token of the next page if there may be one."""
+
+    events: list[LogEvent]
+    next_token: str | None
+
+
+def pattern(text: str) -> Matcher:
+    """Make a test for messages from a filter pattern.
+
+    Terms are case-sensitive and match anywhere: all plain ones must occur, none of those marked
+    `-`, and one of those marked `?` if there are such. Quotes keep a phrase together.
+
+    Raises:
+        ValueError: A pattern for JSON or columns, or a regular expression; these are not offered.
+    """
+    stripped = text.strip()
+    if stripped[:1] in ("{", "[", "%"):
+        raise ValueError("only patterns for plain text are offered, not JSON, column or %regex% patterns")
+    terms: dict[str, list[str]] = {"": [], "?": [], "-": []}
+    for mark, phrase, word in _TERM.findall(stripped):
+        terms[mark].append(re.sub(r"\\(.)", r"\1", phrase) if phrase else word)
+    needed, any_of, unwanted = terms[""], terms["?"], terms["-"]
+
+    def matches(message: str) -> bool:
+        return (
+            all(term in message for term in needed)
+            and (not any_of or any(term in message for term in any_of))
+            and not any(term in message for term in unwanted)
+        )
+
+    return matches
+
+
+def search(
+    root: Path,
+    group: str,
+    streams: Iterable[str],
+    *,
+    start_ms: int,
+    end_ms: int,
+    matches: Matcher,
+    limit: int,
+    token: str | None,
+) -> Page:
+    """Give one page of the events of some streams.
+
+    Args:
+        root: Root of the logs.
+        group: Log group.
+        streams: Names of its streams to read.
+        start_ms: First moment, milliseconds since the epoch, included.
+        end_ms: Last moment, included.
+        matches: Test for messages.
+        limit: Most events of a page.
+        token: Of the page before.
+
+    Raises:
+        ValueError: The token is not one of this function's.
+    """
+    after = _decode(token) if token else None
+    events: list[LogEvent] = []
+    size = 0
+    for event in heapq.merge(*(_within(root, group, stream, start_ms, end_ms) for stream in streams), key=_position):
+        if (after is not None and _position(event) <= after) or not matches(event.message):
+            continue
+        if len(events) == limit or size > PAGE_BYTES:
+            return Page(events, _encode(events[-1]))
+        events.append(event)
+        size += len(event.message)
+    return Page(events, None)
+
+
+def _within(root: Path, group: str, stream: str, start_ms: int, end_ms: int) -> Iterator[LogEvent]:
+    marks = read_marks(root, group, stream)
+    if marks and marks[-1][1] < start_ms:  # no line is newer than the last mark: what is old is not read
+        return
+    yield from (event for event in read_events(root, group, stream) if start_ms <= event.timestamp_ms <= end_ms)
+
+
+def _position(event: LogEvent) -> tuple[int, str, int]:
+    return event.timestamp_ms, event.stream, event.offset
+
+
+def _encode(event: LogEvent) -> str:
+    return base64.urlsafe_b64encode(json.dumps(_position(event)).encode()).decode()
+
+
+def _decode(token: str) -> tuple[int, str, int]:
+    timestamp_ms, stream, offset = json.loads(base64.urlsafe_b64decode(token))
+    return int(timestamp_ms), str(stream), int(offset)

@@ -1,0 +1,4 @@
+"""What the local service reads from a CloudFormation template.
+
+It must not know how functions are run.
+"""

@@ -1,0 +1,140 @@
+"""What the code of a function has at hand in one invocation, on Lambda, on the local service, or in one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from estafeta.aws.lambda_api import Invoker, LambdaInvoker
+from estafeta.cost.metering import Meter
+from estafeta.protocol.layout import RunLayout
+from estafeta.protocol.snapshot import Action, Finish, Merge, Prepare, Reside, Work
+from estafeta.protocol.spec import FunctionSettings, MergeEvent, Role, RunSpec, WorkerEvent
+from estafeta.store.files import OsFiles
+from estafeta.store.store import Store
+
+Connect = Callable[[Mapping[Role, FunctionSettings]], Invoker]
+
+PROCESS_MEMORY: dict[str, Any] = {}
+"""What this process keeps between invocations: on Lambda, a process is an execution environment."""
+
+
+def _age_s() -> float:
+    """Seconds since this process was started: proc(5), field 22."""
+    with open("/proc/self/stat", encoding="ascii") as file:
+        ticks = int(file.read().rpartition(")")[2].split()[19])
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+
+
+INIT_S = _age_s()
+"""How long the init phase took, if this is a function's process. Lambda does not tell, but the phase ends when the
+handler is imported, of which this module is one of the last parts; and it began a little before the process did."""
+
+STARTED = "started"
+"""Under which an environment keeps whether it has had an invocation."""
+
+METER = Meter()
+"""Counts the file operations of the invocation that this process is at: there is one at a time."""
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """One invocation of a function.
+
+    Attributes:
+        store: The shared directory.
+        connect: Makes an invoker for a run's functions.
+        token: The request id: the same for all attempts at one event. Publications carry it, so that a retry
+            recognises what an earlier attempt did.
+        remaining_s: Seconds until the function is killed.
+        function: The function's name.
+        log_group: Where its log goes.
+        log_stream: Where its log goes.
+        quiet: Write no notes to standard output: there is a user, not a log, at its other end.
+        is_alone: No other function is at work before this one ends, so it would wait for them in vain.
+        memory: What the execution environment keeps from one invocation to the next. Losing it costs time, never bits.
+        meter: Counts its file operations.
+        init_s: How long starting the environment took, if it was started for this invocation. It is billed too.
+    """
+
+    store: Store
+    connect: Connect
+    token: str
+    remaining_s: Callable[[], float]
+    function: str = ""
+    log_group: str = ""
+    log_stream: str = ""
+    quiet: bool = False
+    is_alone: bool = False
+    memory: dict[str, Any] = field(default_factory=lambda: PROCESS_MEMORY)
+    meter: Meter = field(default_factory=Meter)
+    init_s: float = 0.0
+
+    @classmethod
+    def of_lambda(cls, context: Any) -> Invocation:
+        """From the context object that Lambda hands to a handler, and the environment variables of the template."""
+        METER.reset()
+        init_s = 0.0 if STARTED in PROCESS_MEMORY else INIT_S
+        PROCESS_MEMORY[STARTED] = True
+        return cls(
+            store=_store(os.environ["ESTAFETA_ROOT"]),
+            connect=LambdaInvoker,
+            token=context.aws_request_id,
+            remaining_s=lambda: context.get_remaining_time_in_millis() / 1000,
+            function=context.function_name,
+            log_group=context.log_group_name or "",
+            log_stream=context.log_stream_name or "",
+            meter=METER,
+            init_s=init_s,
+        )
+
+    def note(self, run: str, **facts: Any) -> None:
+        """Write one line to the function's log: it ties the request to its run, and says what was done."""
+        if not self.quiet:
+            print(json.dumps({"run": run, "request_id": self.token, **facts}))  # noqa: T201
+
+    def note_end(self, run: str, done: str) -> None:
+        """Write the last line: what was done, and which file operations it took (`logbook.py` adds them up)."""
+        self.note(run, done=done, traffic=asdict(self.meter.traffic()))
+
+
+def dispatch(actions: tuple[Action, ...], spec: RunSpec, invocation: Invocation, generation: int = 0) -> None:
+    """Invoke the functions that carry out the given actions. Nothing waits for them."""
+    invoker = invocation.connect(spec.functions)
+    for action in actions:
+        match action:
+            case Prepare():
+                invoker.send("worker", WorkerEvent(run=spec.run, task="prepare").model_dump())
+            case Work(round_, rank, leg):
+                event = WorkerEvent(run=spec.run, task=round_.phase, version=round_.version, rank=rank, leg=leg)
+                invoker.send("worker", event.model_dump())
+            case Reside(rank, leg, number, lead_s, share_s, expires_at):
+                now = invocation.store.clock.time()
+                event = WorkerEvent(run=spec.run, task="reside", rank=rank, leg=leg, generation=number, lead_s=lead_s,
+                                    share_s=share_s, expires_at=expires_at, sent_at=now)  # fmt: skip
+                invoker.send("worker", event.model_dump())
+            case Merge(round_):
+                event_ = MergeEvent(run=spec.run, round=round_.name, generation=generation)
+                invoker.send("merge", event_.model_dump())
+            case Finish():
+                invoker.send("merge", MergeEvent(run=spec.run, generation=generation).model_dump())
+
+
+@lru_cache(maxsize=8)
+def read_spec(store: Store, run: str) -> RunSpec:
+    """The spec of a run; it never changes, so a warm environment reads it once.
+
+    Raises:
+        Gone: There is no such run.
+    """
+    return RunSpec.model_validate_json(store.read(RunLayout(run).spec))
+
+
+@lru_cache(maxsize=4)
+def _store(root: str) -> Store:
+    return Store(root, OsFiles(METER))

@@ -1,0 +1,98 @@
+"""The limits of a run: dollars, hours, rounds. Where one is reached, the run stops by itself, and can be resumed.
+
+They stand in the spec; who resumes the run may change them, so the newest document counts. They are looked at between
+rounds, by the functions themselves: nobody else has to be there. Dollars and hours end a run before its next round,
+whichever that is; rounds before its next train round, so that an epoch that is complete gets its record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from pydantic import ValidationError
+
+from estafeta.errors import Gone, UsageError
+from estafeta.job.stopping import EpochRecord
+from estafeta.protocol.layout import Round, RunLayout
+from estafeta.protocol.listing import limits_in
+from estafeta.protocol.spec import Limits, RunSpec
+from estafeta.protocol.weights import spent_at
+from estafeta.store.store import Store
+
+HOUR_S = 3600.0
+
+
+def newest_limits(store: Store, layout: RunLayout, spec: RunSpec, names: Collection[str]) -> Limits:
+    """The limits that hold now.
+
+    Args:
+        store: The store.
+        layout: The run's paths.
+        spec: The run's spec.
+        names: A listing of the run's folder.
+    """
+    number = max(limits_in(names), default=0)
+    return Limits.model_validate_json(store.read(layout.limits(number))) if number else spec.limits
+
+
+def limits_after(before: Limits, changes: Mapping[str, float | None], token: str, now: float) -> Limits:
+    """The limits after a resumption: those before it, but for what changes; hours count anew.
+
+    Args:
+        before: The limits before.
+        changes: By name; None lifts a limit.
+        token: Of who resumes.
+        now: Seconds since 1970.
+
+    Raises:
+        UsageError: A value does not fit.
+    """
+    try:
+        return Limits.model_validate({**before.model_dump(), **changes, "token": token, "since": now})
+    except ValidationError as error:
+        raise UsageError(f"the limits do not fit: {error.errors()[0]['msg'].lower()}") from error
+
+
+def limit_reached(limits: Limits, following: Round | None, *, spent_usd: float, now: float) -> str:
+    """Which limit a run has reached, in words for its user; nothing if none.
+
+    Args:
+        limits: Those that hold.
+        following: The round that would be next; None after the last.
+        spent_usd: What it has cost.
+        now: Seconds since 1970.
+    """
+    if following is None:
+        return ""
+    if limits.max_cost_usd is not None and spent_usd >= limits.max_cost_usd:
+        return f"it has cost ${spent_usd:.6g}, and may cost ${limits.max_cost_usd:.6g}"
+    if limits.max_rounds is not None and following.phase == "train" and following.version >= limits.max_rounds:
+        return f"it has done {following.version} rounds, and may do {limits.max_rounds}"
+    if limits.max_hours is not None and now - limits.since >= limits.max_hours * HOUR_S:
+        return f"it may run for {limits.max_hours:.6g} hours at a time"
+    return ""
+
+
+def spent_so_far(store: Store, layout: RunLayout, version: int, last_epoch: EpochRecord | None) -> float:
+    """Dollars that a run has cost, by its newest version and its newest epoch record."""
+    recorded = last_epoch.spent_usd if last_epoch else 0.0
+    try:
+        return max(recorded, spent_at(store, layout, version))
+    except Gone:  # the run has moved on, and whoever moved it knows better
+        return recorded
+
+
+def limit_at(
+    store: Store,
+    layout: RunLayout,
+    spec: RunSpec,
+    names: Collection[str],
+    following: Round | None,
+    last_epoch: EpochRecord | None,
+) -> str:
+    """Which limit a run has reached whose folder shows which round is next; the arguments are as above."""
+    limits = newest_limits(store, layout, spec, names)
+    spent_usd = 0.0
+    if limits.max_cost_usd is not None and following is not None:
+        spent_usd = spent_so_far(store, layout, following.version, last_epoch)
+    return limit_reached(limits, following, spent_usd=spent_usd, now=store.clock.time())

@@ -1,0 +1,200 @@
+"""Waiting for files of other writers, and opening them.
+
+Two ways, by what the file system can promise (`Files.watch`):
+
+* Of this machine alone: names are looked for where they will be, at once, for a moment in a loop, then whenever the
+  kernel reports a new name. A round of a small model is over within that moment.
+* Shared: directories are listed, then what is listed is opened. Each look is a round trip, on EFS a billed one, so the
+  first look is made when the files are expected, by what earlier waits took; the next ones ever later.
+
+It knows paths and time; never what the files are for.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+
+from estafeta.errors import Gone
+from estafeta.store.files import Reader
+from estafeta.store.store import Backoff, Store
+
+SPIN_S = 100e-6
+"""How long names are looked for in a loop, where every writer has a processor of its own. Longer burns what the others
+could use; a kernel wake-up costs about as much."""
+
+ALARM_S = 0.5
+"""Longest pause between two calls of `alarm`."""
+
+FIRST_ALARM = 1 / 8
+"""Of that, how long a pause is at most before the first call: who begins to wait may have less time left than that."""
+
+EAGERNESS = 0.8
+"""A wait in which the first look was enough may have been that much shorter."""
+
+AGAIN = 0.125
+"""The second look comes after this part of the expected wait, the next ones after ever longer pauses."""
+
+RECENT = 9
+"""Waits from which is learnt."""
+
+Late = Callable[[Mapping[str, Reader]], float]
+"""Called after each look that was not enough, with what is there. It may publish what is missing; it returns after how
+many seconds it wants to be called again at the latest, 0 for a look at once."""
+
+
+class Arrivals:
+    """Waits for files in some directories.
+
+    Args:
+        store: The store.
+        directories: Where the files will be.
+        alarm: Called now and then while nothing comes, with the paths that are still missing. It raises to give up.
+        writers: How many processes take turns in writing and waiting.
+
+    Attributes:
+        looks: Listings so far.
+    """
+
+    def __init__(
+        self, store: Store, directories: Sequence[str], alarm: Callable[[Sequence[str]], None], writers: int
+    ) -> None:
+        self.looks = 0
+        self._store = store
+        self._alarm = alarm
+        self._watch = store.files.watch([store.absolute(directory) for directory in directories])
+        self._spin_s = SPIN_S if writers <= len(os.sched_getaffinity(0)) else 0.0
+        self._expected_s = 0.0
+        self._waits_s: deque[float] = deque(maxlen=RECENT)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all writers are on this machine."""
+        return self._watch is not None
+
+    def collect(self, paths: Sequence[str], late: Late | None = None, expected_s: float | None = None) -> list[Reader]:
+        """Wait until all files are there, and return them open, in the order of their paths.
+
+        Args:
+            paths: The files.
+            late: What is to be done while some are missing; None: nothing.
+            expected_s: After how many seconds a first look is worth a round trip; None: as earlier waits took.
+
+        Raises:
+            BaseException: Whatever `alarm` or `late` raised.
+        """
+        found: dict[str, Reader] = {}
+        try:
+            if self._watch is not None:
+                self._by_name(paths, found, late)
+            else:
+                self._by_listing(paths, found, late, expected_s)
+        except BaseException:
+            for reader in found.values():
+                reader.close()
+            raise
+        return [found[path] for path in paths]
+
+    def open(self, paths: Sequence[str]) -> list[Reader]:
+        """Open files that have been listed, in the order of their paths.
+
+        Raises:
+            Gone: One of them is not there any more.
+        """
+        found: dict[str, Reader] = {}
+        for path in paths:
+            if not self._try(path, found):
+                for reader in found.values():
+                    reader.close()
+                raise Gone(f"{path} is not in the store (any more)")
+        return list(found.values())
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self._watch is not None:
+            self._watch.close()
+
+    def _by_name(self, paths: Sequence[str], found: dict[str, Reader], late: Late | None) -> None:
+        assert self._watch is not None
+        clock, pending = self._store.clock, list(paths)
+        pending = [path for path in pending if not self._try(path, found)]
+        if not pending:
+            return
+        began = clock.monotonic()
+        alarm_at = began + FIRST_ALARM * ALARM_S
+        while pending:
+            now = clock.monotonic()
+            until = alarm_at if late is None else min(alarm_at, now + late(found))
+            if until <= now < alarm_at:
+                pass
+            elif now - began < self._spin_s:
+                pass  # not sched_yield: with other work on the machine it gives the processor away for milliseconds
+            elif now >= alarm_at:
+                self._alarm(pending)
+                alarm_at = now + ALARM_S
+            else:
+                self._watch.wait(until - now)
+            pending = [path for path in pending if not self._try(path, found)]
+
+    def _by_listing(
+        self, paths: Sequence[str], found: dict[str, Reader], late: Late | None, given_s: float | None
+    ) -> None:
+        began = self._store.clock.monotonic()
+        expected_s = self._expected_s if given_s is None else given_s
+        if expected_s > FIRST_ALARM * ALARM_S:
+            self._alarm(())  # what is missing is not known before the first look
+        self._pause(expected_s, ())
+        pause, looks = max(Backoff.first_s, expected_s * AGAIN), 0
+        pending = list(paths)
+        while True:
+            for directory in dict.fromkeys(path.rpartition("/")[0] for path in pending):
+                self.looks += 1
+                names = self._store.list(directory)
+                for path in pending:
+                    parent, _, name = path.rpartition("/")
+                    if parent == directory and name in names:
+                        self._try(path, found)
+            looks += 1
+            if len(found) == len(paths):
+                break
+            pending = [path for path in paths if path not in found]
+            self._alarm(pending)
+            self._pause(pause if late is None else min(pause, late(found)), pending)
+            pause = min(pause * Backoff.factor, ALARM_S)
+        if given_s is None:
+            self._learn(self._store.clock.monotonic() - began, looks)
+
+    def _learn(self, waited_s: float, looks: int) -> None:
+        """Expect the next files when these have come, by the median of waits: one that was long tells little."""
+        self._waits_s.append(waited_s * EAGERNESS if looks == 1 else waited_s)
+        self._expected_s = median(self._waits_s)
+
+    def _pause(self, seconds: float, pending: Sequence[str]) -> None:
+        """Sleep, but not through an alarm."""
+        while seconds > 0:
+            part = min(seconds, ALARM_S)
+            self._store.clock.sleep(part)
+            seconds -= part
+            if seconds > 0:
+                self._alarm(pending)
+
+    def _try(self, path: str, found: dict[str, Reader]) -> bool:
+        try:
+            found[path] = self._store.files.open(self._store.absolute(path))
+        except OSError as error:
+            # Not there, or gone again: then whoever waits for it learns from `alarm` that he was left behind.
+            if error.errno not in (errno.ENOENT, errno.ESTALE):
+                raise
+            return False
+        return True
+
+
+def is_local(store: Store, directory: str) -> bool:
+    """Whether all who use a directory are on this machine, as far as the type of its file system tells."""
+    watch = store.files.watch([store.absolute(directory)])
+    if watch is not None:
+        watch.close()
+    return watch is not None

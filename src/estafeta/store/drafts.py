@@ -1,0 +1,129 @@
+"""Files that are filled piece by piece, published, retired, and filled again where that is safe.
+
+A draft lies under a private name. Publishing gives it a second one by `link`, so it is published once, as everything
+is. Retiring takes that name back. What happens then depends on the file system:
+
+* Shared: the private name goes at once, the file with the public one. Content is never written twice to one file.
+* Of this machine alone: the file stays open, and is overwritten by the next content and linked to the next name. No
+  page has to be allocated, cleared and freed again: of 10 MB, that is most of the time. It is safe once every reader
+  has moved on, which whoever calls `retire` must know. A reader that has been left behind and holds it open all the
+  same sees content that does not fit its header.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+from estafeta.store.files import Buffer
+from estafeta.store.store import Store, temporary_name
+
+
+class Draft:
+    """One file.
+
+    Args:
+        store: The store.
+        directory: Where it is published.
+        reuse: Keep it open for other content.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+
+    def __init__(self, store: Store, directory: str, *, reuse: bool) -> None:
+        self._store = store
+        self._directory = directory
+        self._reuse = reuse
+        self._private = store.absolute(f"{directory}/{temporary_name('draft')}")
+        self._writer = store.files.write(self._private)
+        self._open = True
+        self._public = ""
+
+    def write(self, chunks: Sequence[Buffer], offset: int) -> None:
+        """Write all chunks, one after the other, from `offset` bytes on.
+
+        Raises:
+            OSError: They could not be written.
+        """
+        self._writer.write(chunks, offset)
+
+    def publish(self, name: str, token: str, head_bytes: int) -> bool:
+        """Give it a name in its directory.
+
+        Args:
+            name: Final name.
+            token: Stands in the first `head_bytes` bytes of the file, and in no other publication's.
+            head_bytes: Number of bytes.
+
+        Returns:
+            Whether the published file is this one; if not, another was first.
+
+        Raises:
+            OSError: Content could not be written back. Nothing is published then.
+        """
+        if not self._reuse:
+            self._close()  # an error of the write-back shows here, before anybody can see the file
+        mine = self._store.give_name(self._private, f"{self._directory}/{name}", token, head_bytes)
+        if mine:
+            self._public = name
+        if not self._reuse:
+            self._remove_private()
+        return mine
+
+    def retire(self) -> None:
+        """Take its name back, if it has one."""
+        if self._public:
+            self._store.sweep(self._directory, [self._public])
+            self._public = ""
+
+    def discard(self) -> None:
+        """Give it up; what is published stays."""
+        self._close()
+        self._remove_private()
+
+    def _close(self) -> None:
+        if self._open:
+            self._open = False
+            self._writer.close()
+
+    def _remove_private(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._store.files.unlink(self._private)
+
+
+class Drafts:
+    """Drafts of one size and one directory.
+
+    Args:
+        store: The store.
+        directory: Where they are published.
+        reuse: Whether retired ones are filled again.
+    """
+
+    def __init__(self, store: Store, directory: str, *, reuse: bool) -> None:
+        self._store = store
+        self._directory = directory
+        self._reuse = reuse
+        self._free: list[Draft] = []
+        self._in_use: dict[Draft, None] = {}  # in order, so that a history can be repeated
+
+    def take(self) -> Draft:
+        """A draft to fill: whatever it held is to be overwritten, all of it."""
+        draft = self._free.pop() if self._free else Draft(self._store, self._directory, reuse=self._reuse)
+        self._in_use[draft] = None
+        return draft
+
+    def give_back(self, draft: Draft) -> None:
+        """Retire a draft that was published, or give back one that was not."""
+        draft.retire()
+        self._in_use.pop(draft, None)
+        if self._reuse:
+            self._free.append(draft)
+        else:
+            draft.discard()
+
+    def close(self) -> None:
+        """Give up all private names. What is published stays published."""
+        for draft in (*self._free, *self._in_use):
+            draft.discard()

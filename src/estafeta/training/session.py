@@ -1,0 +1,110 @@
+"""What a worker keeps warm between invocations: the run's job, model and data. Losing it costs time, never bits."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass, field
+
+from estafeta.errors import UsageError
+from estafeta.job.user_code import load_job
+from estafeta.protocol.invocation import Invocation
+from estafeta.protocol.layout import RunLayout
+from estafeta.protocol.spec import RunSpec
+from estafeta.protocol.weights import read_weights
+from estafeta.store.store import Store
+from estafeta.store.tensorfile import Array, TensorFile
+from estafeta.training.batches import Data
+from estafeta.training.learner import Learner, seed_generators
+from estafeta.training.table import Batch
+
+
+@dataclass
+class Session:
+    """One run in a warm environment.
+
+    Attributes:
+        run: The run's token.
+        data: Its rows.
+        learner: Its model.
+        version: The weights version that is in the model; None if there is none, or one that is nowhere else.
+        transfer_s: The longest transfer so far.
+        buffers: The version's buffers; those in the model change while it works.
+        prefetched: A micro-batch that has been read already: which one, and its rows.
+    """
+
+    run: str
+    data: Data
+    learner: Learner
+    version: int | None = None
+    transfer_s: float = 0.0
+    buffers: dict[str, Array] = field(default_factory=dict)
+    prefetched: tuple[tuple[object, ...], Batch] = ((), ())
+
+    def load(self, store: Store, layout: RunLayout, version: int) -> None:
+        """Put a weights version into the model; its parameters are read only if they are not there already.
+
+        Raises:
+            Gone: The version has been swept: the run has moved on.
+        """
+        if self.version != version:
+            self.version = None
+            self.buffers = read_weights(store, layout, version, self.learner.parameters).buffers
+            self.version = version
+        for name, array in self.learner.buffers.items():
+            array[...] = self.buffers[name]
+
+
+WARM = "session"
+"""Under which an environment keeps its session."""
+
+
+def open_session(spec: RunSpec, invocation: Invocation) -> Session:
+    """The run's session: the warm one, or a new one in its place.
+
+    Raises:
+        UserCodeError: The job's code raised.
+        UsageError: The job cannot be trained.
+    """
+    store, layout, memory = invocation.store, RunLayout(spec.run), invocation.memory
+    session: Session | None = memory.get(WARM)
+    if session is None or session.run != spec.token:
+        if session is not None:  # goes before the next model is made: two may not fit the function's memory
+            session = memory[WARM] = None
+            gc.collect()  # the parts of a user's model may know each other
+        seed_generators(spec.seed)
+        job = load_job(f"{store.root}/{layout.code}", spec.job)
+        learner = Learner(job, spec)
+        if learner.frozen and store.exists(layout.frozen):
+            _load_frozen(store, layout, learner)
+        data = Data.open(job, spec, store, learner.bytes, learner.parameters.nbytes)
+        session = memory[WARM] = Session(spec.token, data, learner)
+    return session
+
+
+def check_rows(data: Data, spec: RunSpec, steps: int) -> None:
+    """Refuse data that cannot be trained on.
+
+    Raises:
+        UsageError: Too few rows, for the workers or for a single batch.
+    """
+    rows = len(data.rows["train"])
+    if rows < spec.workers:
+        held_out = f" ({len(data.rows['valid'])} are held out for validation)" if len(data.rows["valid"]) else ""
+        raise UsageError(
+            f"the data set has {rows} training rows{held_out}, fewer than the {spec.workers} workers",
+            hint=f"use --workers {max(1, rows)} or fewer, or more data",
+        )
+    if steps == 0:
+        raise UsageError(
+            f"{rows} training rows make no full batch of {spec.batch_size}, and drop_last is set",
+            hint=f"-o batch_size={rows} or fewer, or -o drop_last=false",
+        )
+
+
+def _load_frozen(store: Store, layout: RunLayout, learner: Learner) -> None:
+    def use(reader: object) -> None:
+        file = TensorFile(reader)  # type: ignore[arg-type]
+        for name, array in learner.frozen.items():
+            file.read_into(name, array)
+
+    store.reading(layout.frozen, use)
