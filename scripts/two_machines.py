@@ -30,8 +30,9 @@ from estafeta.cost.cost import Basis, Usage
 from estafeta.functions.control import control
 from estafeta.functions.merge import merge
 from estafeta.functions.worker import work
+from estafeta.job.job import On
 from estafeta.protocol.invocation import Invocation
-from estafeta.protocol.spec import Choice, FunctionSettings, MergeEvent, On, Role, WorkerEvent
+from estafeta.protocol.spec import Choice, FunctionSettings, MergeEvent, Role, WorkerEvent
 from estafeta.store.inotify import filesystem_of
 from estafeta.store.store import Backoff, Store, new_token
 

@@ -5,6 +5,7 @@
     ├── EnvironmentProblem        exit code 3: the machine, the account or the service must change
     ├── RunFailed                 exit code 1: the run has ended with `failed.json`
     ├── RunNotFound               exit code 2
+    ├── FunctionError             exit code 1: a function that was called raised or was killed
     └── StoreError                exit code 3: the shared directory broke a promise
         ├── Conflict              a name is published already, with other content
         ├── Corrupt               a file's content does not fit its header
@@ -60,6 +61,18 @@ class RunFailed(EstafetaError):
 
 class RunNotFound(UsageError):
     """There is no run of that name in the store."""
+
+
+class FunctionError(EstafetaError):
+    """A function that was called raised or was killed.
+
+    Attributes:
+        kind: Name of the error in the function.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(f"{kind}: {message}" if message else kind)
+        self.kind = kind
 
 
 class StoreError(EstafetaError):

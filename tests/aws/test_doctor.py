@@ -14,10 +14,9 @@ from botocore.exceptions import ConnectTimeoutError
 
 from conformance.clock import VirtualClock
 from core.specs import FUNCTIONS
-from estafeta.aws.lambda_api import FunctionError
 from estafeta.deploy.doctor import stack as doctor
 from estafeta.deploy.doctor.check import Ailment
-from estafeta.errors import EnvironmentProblem
+from estafeta.errors import EnvironmentProblem, FunctionError
 from estafeta.functions.control import control
 from estafeta.functions.verbs.probe import LOAD_BYTES, START_S, TURNS, probe, probe_torch
 from estafeta.protocol.invocation import Invocation

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from estafeta.errors import UsageError
-from estafeta.job.job import BUNDLED
+from estafeta.job.dataset_name import BUNDLED
 from estafeta.job.user_code import UserCodeError
 from estafeta.training.table import Table, open_table
 

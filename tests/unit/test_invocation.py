@@ -17,6 +17,7 @@ from core.environment import forget
 from core.specs import spec_of
 from estafeta.aws.lambda_api import LambdaInvoker
 from estafeta.errors import Gone
+from estafeta.functions.entry import invocation_of
 from estafeta.protocol.invocation import Invocation, dispatch, read_spec
 from estafeta.protocol.layout import Round
 from estafeta.protocol.snapshot import Action, Finish, Merge, Prepare, Reside, Work
@@ -97,13 +98,13 @@ def test_what_lambda_tells_a_function(tmp_path: Path, monkeypatch: pytest.Monkey
         aws_request_id="1234", function_name="estafeta-worker", log_group_name="the group", log_stream_name=None,
         get_remaining_time_in_millis=lambda: 2500,
     )  # fmt: skip
-    invocation = Invocation.of_lambda(context)
+    invocation = invocation_of(context)
     assert invocation.token == "1234"
     assert invocation.remaining_s() == 2.5
     assert (invocation.function, invocation.log_group, invocation.log_stream) == ("estafeta-worker", "the group", "")
     assert invocation.store.root == os.fspath(tmp_path)
     assert invocation.connect is LambdaInvoker
-    assert Invocation.of_lambda(context).store is invocation.store, "a warm environment keeps its store"
+    assert invocation_of(context).store is invocation.store, "a warm environment keeps its store"
 
 
 def test_a_note_is_a_line_that_ties_the_request_to_its_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

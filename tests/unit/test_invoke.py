@@ -10,8 +10,8 @@ import pytest
 from botocore.exceptions import ClientError, NoRegionError
 
 from core.specs import FUNCTIONS
-from estafeta.aws.lambda_api import READ_TIMEOUT_S, FunctionError, LambdaInvoker, make_client, reaching
-from estafeta.errors import EnvironmentProblem
+from estafeta.aws.lambda_api import READ_TIMEOUT_S, LambdaInvoker, make_client, reaching
+from estafeta.errors import EnvironmentProblem, FunctionError
 from estafeta.protocol.spec import FunctionSettings, Role
 
 

@@ -16,7 +16,7 @@ from estafeta.aws.bucket import Bucket
 from estafeta.client import launch
 from estafeta.client.backend import ROLES, Backend, Functions, LambdaBackend, Settings
 from estafeta.errors import EnvironmentProblem, UsageError
-from estafeta.protocol.spec import On
+from estafeta.job.job import On
 
 JOB = estafeta.Job(model=lambda: nn.Linear(64, 10), loss=nn.functional.cross_entropy, optimizer=estafeta.SGD(lr=0.1),
                   dataset="digits", batch_size=64)  # fmt: skip

@@ -1,7 +1,6 @@
-"""Starting functions: the one seam between the protocol and whatever runs it.
+"""Lambda's Invoke API: `LambdaInvoker` starts functions on AWS, or on the local service, which answers the same API.
 
-`LambdaInvoker` speaks to AWS Lambda, or to the local service, which answers the same API: only the endpoint differs.
-`estafeta.client.inline` has the third way, in one process.
+Only the endpoint differs. `estafeta.client.inline` has the other `Invoker`, in one process.
 """
 
 from __future__ import annotations
@@ -10,9 +9,9 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from estafeta.errors import EnvironmentProblem, EstafetaError
+from estafeta.errors import EnvironmentProblem, FunctionError
 from estafeta.protocol.spec import FunctionSettings, Role
 from estafeta.store.files import Clock, SystemClock
 from estafeta.store.store import Backoff
@@ -44,28 +43,6 @@ DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperat
 """Codes of what AWS does not allow: of most services, of Lambda and EFS, of EC2, and of S3 where there is no body."""
 
 DENIED_HINT = "these credentials may not do that: docs/aws-permissions.md has what a user must be allowed"
-
-
-class Invoker(Protocol):
-    """Starts a function of the run."""
-
-    def send(self, role: Role, event: Mapping[str, Any]) -> None:
-        """Queue one event for a function and return at once; it is delivered at least once, in any order."""
-
-    def call(self, role: Role, event: Mapping[str, Any]) -> Any:
-        """Invoke a function, wait, and return what it returned.
-
-        Raises:
-            FunctionError: The function raised or was killed.
-        """
-
-
-class FunctionError(EstafetaError):
-    """A function that was called failed: its error type and message."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(f"{kind}: {message}" if message else kind)
-        self.kind = kind
 
 
 class LambdaInvoker:

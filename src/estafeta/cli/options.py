@@ -16,7 +16,7 @@ from estafeta.errors import UsageError
 
 if TYPE_CHECKING:
     from estafeta.cli.console import Console
-    from estafeta.protocol.spec import On
+    from estafeta.job.job import On
 
 
 @dataclass(frozen=True)

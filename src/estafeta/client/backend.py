@@ -15,13 +15,15 @@ from typing import Any, Protocol
 
 from estafeta import errors
 from estafeta.aws.bucket import Bucket
-from estafeta.aws.lambda_api import FunctionError, Invoker, LambdaInvoker, reaching
+from estafeta.aws.lambda_api import LambdaInvoker, reaching
 from estafeta.client.inline import InlineInvoker
 from estafeta.client.logbook import Entry, entries, faults_of, usage_of
 from estafeta.cost.cost import Basis, Usage
 from estafeta.cost.prices import DEFAULT_REGION
-from estafeta.errors import EnvironmentProblem, EstafetaError, UsageError
-from estafeta.protocol.spec import FunctionSettings, On, Role
+from estafeta.errors import EnvironmentProblem, EstafetaError, FunctionError, UsageError
+from estafeta.job.job import On
+from estafeta.protocol.invocation import Invoker
+from estafeta.protocol.spec import FunctionSettings, Role
 
 ROLES: tuple[Role, ...] = ("worker", "merge", "control")
 

@@ -20,14 +20,14 @@ from estafeta.client.send_dataset import Show, in_silence, send_missing
 from estafeta.client.source import find_job
 from estafeta.errors import UsageError
 from estafeta.functions.verbs.take_source import check_size, enclosure, send_source
-from estafeta.job.job import Job
+from estafeta.job.job import Job, On
 from estafeta.job.settings import to_dict
 from estafeta.job.user_code import is_importing
 from estafeta.local.faults import FAULTS, FAULTS_NAME, Faults
 from estafeta.local.template.config import FunctionConfig
 from estafeta.local.template.reader import read_template
 from estafeta.protocol.limits import limits_after
-from estafeta.protocol.spec import MOST_WORKERS, Choice, FunctionSettings, Limits, On, Role, RunSpec
+from estafeta.protocol.spec import MOST_WORKERS, Choice, FunctionSettings, Limits, Role, RunSpec
 from estafeta.store.store import Store
 
 TEMPLATE = Path(__file__).parents[1] / "aws/stack.yaml"

@@ -19,8 +19,8 @@ from estafeta.client.logbook import Entry
 from estafeta.client.options import override_spec
 from estafeta.cost.cost import Bill, Kept, Usage, bill
 from estafeta.errors import RunFailed, UsageError
-from estafeta.job.job import Job
-from estafeta.protocol.spec import Limits, On, Status, Which
+from estafeta.job.job import Job, On
+from estafeta.protocol.spec import Limits, Status, Which
 
 if TYPE_CHECKING:
     import torch

@@ -17,7 +17,8 @@ from estafeta.data.catalog import names, read_manifest
 from estafeta.data.manifest import Manifest
 from estafeta.errors import Corrupt, UsageError
 from estafeta.functions.verbs.receive import upload_of
-from estafeta.job.job import BUNDLED, Job
+from estafeta.job.dataset_name import BUNDLED
+from estafeta.job.job import Job
 from estafeta.protocol.layout import MANIFEST, DatasetLayout
 from estafeta.store.store import Store
 

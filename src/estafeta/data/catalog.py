@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from estafeta.data.blocks import Part, read_rows
 from estafeta.data.manifest import Manifest
 from estafeta.errors import Corrupt, Gone, UsageError
-from estafeta.protocol.layout import DATASET_NAME, DATASETS, MANIFEST, DatasetLayout
+from estafeta.job.dataset_name import DATASET_NAME
+from estafeta.protocol.layout import DATASETS, MANIFEST, DatasetLayout
 from estafeta.protocol.listing import attempt_of
 from estafeta.store.files import Reader
 from estafeta.store.store import Store

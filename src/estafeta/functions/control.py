@@ -20,6 +20,7 @@ from estafeta.aws.library import install
 from estafeta.aws.session import patient_client
 from estafeta.data.catalog import read_manifest, remove
 from estafeta.errors import Corrupt, EstafetaError, Gone, RunNotFound, UsageError
+from estafeta.functions.entry import invocation_of
 from estafeta.functions.lost_events import explain, follow_up, is_due, is_failure_record, run_of
 from estafeta.functions.verbs.clean import strip
 from estafeta.functions.verbs.datasets import datasets, describe, verify_some
@@ -82,7 +83,7 @@ _verbs: TypeAdapter[ControlEvent] = TypeAdapter(ControlEvent)
 
 def handler(event: Any, context: Any) -> dict[str, Any]:
     """Entry point on Lambda."""
-    return control(event, Invocation.of_lambda(context))
+    return control(event, invocation_of(context))
 
 
 def control(event: Any, invocation: Invocation) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import Any
 
 from estafeta.errors import EstafetaError, Gone
+from estafeta.functions.entry import invocation_of
 from estafeta.job.stopping import judge
 from estafeta.protocol.combine import combine, valid_totals
 from estafeta.protocol.finish import finish
@@ -52,7 +53,7 @@ INVOKED = "invoked"
 
 def handler(event: Any, context: Any) -> dict[str, Any]:
     """Entry point on Lambda."""
-    return merge(MergeEvent.model_validate(event), Invocation.of_lambda(context))
+    return merge(MergeEvent.model_validate(event), invocation_of(context))
 
 
 def merge(event: MergeEvent, invocation: Invocation) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from estafeta.aws import library
 from estafeta.errors import EstafetaError, Gone
+from estafeta.functions.entry import invocation_of
 from estafeta.functions.late_ranks import await_others, patience_of
 from estafeta.protocol.deadline import Deadline
 from estafeta.protocol.invocation import Invocation, dispatch, read_spec
@@ -33,7 +34,7 @@ from estafeta.residents.leg import take
 
 def handler(event: Any, context: Any) -> dict[str, Any]:
     """Entry point on Lambda."""
-    invocation = Invocation.of_lambda(context)
+    invocation = invocation_of(context)
     library.enter(invocation.store)
     return work(WorkerEvent.model_validate(event), invocation)
 

@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from estafeta.errors import UsageError
+from estafeta.job.dataset_name import BUNDLED, DATASET_NAME
 from estafeta.job.optim import Optimizer
 from estafeta.job.stopping import EarlyStopping
-from estafeta.protocol.layout import DATASET_NAME
 
 if TYPE_CHECKING:
     import torch
 
-    from estafeta.client.run import Run
-    from estafeta.protocol.spec import On
+    from estafeta import Run
 
-BUNDLED = ("breast_cancer", "diabetes", "digits", "iris", "wine")
-"""Data sets that come with scikit-learn and can be named without a factory."""
+On = Literal["local", "inline", "aws"]
+"""Where a run takes place: on this machine under Lambda's rules, in this process, or on AWS Lambda."""
 
 SEEDS = 1 << 63
 """There are so many: PyTorch's generators take no larger one."""

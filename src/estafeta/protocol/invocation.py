@@ -3,43 +3,33 @@
 from __future__ import annotations
 
 import json
-import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
-from estafeta.aws.lambda_api import Invoker, LambdaInvoker
 from estafeta.cost.metering import Meter
 from estafeta.protocol.layout import RunLayout
 from estafeta.protocol.snapshot import Action, Finish, Merge, Prepare, Reside, Work
 from estafeta.protocol.spec import FunctionSettings, MergeEvent, Role, RunSpec, WorkerEvent
-from estafeta.store.files import OsFiles
 from estafeta.store.store import Store
 
+
+class Invoker(Protocol):
+    """Starts a function of the run."""
+
+    def send(self, role: Role, event: Mapping[str, Any]) -> None:
+        """Queue one event for a function and return at once; it is delivered at least once, in any order."""
+
+    def call(self, role: Role, event: Mapping[str, Any]) -> Any:
+        """Invoke a function, wait, and return what it returned.
+
+        Raises:
+            FunctionError: The function raised or was killed.
+        """
+
+
 Connect = Callable[[Mapping[Role, FunctionSettings]], Invoker]
-
-PROCESS_MEMORY: dict[str, Any] = {}
-"""What this process keeps between invocations: on Lambda, a process is an execution environment."""
-
-
-def _age_s() -> float:
-    """Seconds since this process was started: proc(5), field 22."""
-    with open("/proc/self/stat", encoding="ascii") as file:
-        ticks = int(file.read().rpartition(")")[2].split()[19])
-    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
-
-
-INIT_S = _age_s()
-"""How long the init phase took, if this is a function's process. Lambda does not tell, but the phase ends when the
-handler is imported, of which this module is one of the last parts; and it began a little before the process did."""
-
-STARTED = "started"
-"""Under which an environment keeps whether it has had an invocation."""
-
-METER = Meter()
-"""Counts the file operations of the invocation that this process is at: there is one at a time."""
 
 
 @dataclass(frozen=True)
@@ -71,27 +61,9 @@ class Invocation:
     log_stream: str = ""
     quiet: bool = False
     is_alone: bool = False
-    memory: dict[str, Any] = field(default_factory=lambda: PROCESS_MEMORY)
+    memory: dict[str, Any] = field(default_factory=dict)
     meter: Meter = field(default_factory=Meter)
     init_s: float = 0.0
-
-    @classmethod
-    def of_lambda(cls, context: Any) -> Invocation:
-        """From the context object that Lambda hands to a handler, and the environment variables of the template."""
-        METER.reset()
-        init_s = 0.0 if STARTED in PROCESS_MEMORY else INIT_S
-        PROCESS_MEMORY[STARTED] = True
-        return cls(
-            store=_store(os.environ["ESTAFETA_ROOT"]),
-            connect=LambdaInvoker,
-            token=context.aws_request_id,
-            remaining_s=lambda: context.get_remaining_time_in_millis() / 1000,
-            function=context.function_name,
-            log_group=context.log_group_name or "",
-            log_stream=context.log_stream_name or "",
-            meter=METER,
-            init_s=init_s,
-        )
 
     def note(self, run: str, **facts: Any) -> None:
         """Write one line to the function's log: it ties the request to its run, and says what was done."""
@@ -133,8 +105,3 @@ def read_spec(store: Store, run: str) -> RunSpec:
         Gone: There is no such run.
     """
     return RunSpec.model_validate_json(store.read(RunLayout(run).spec))
-
-
-@lru_cache(maxsize=4)
-def _store(root: str) -> Store:
-    return Store(root, OsFiles(METER))

@@ -52,7 +52,6 @@ RUNS = "runs"
 RUN_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 DATASETS = "datasets"
-DATASET_NAME = RUN_NAME
 MANIFEST = "manifest.json"
 
 LIBRARIES = "libraries"

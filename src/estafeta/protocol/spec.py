@@ -16,7 +16,6 @@ from estafeta.job.stopping import EarlyStopping, EpochRecord
 from estafeta.protocol.layout import Phase, Round
 
 Role = Literal["worker", "merge", "control"]
-On = Literal["local", "inline", "aws"]
 Topology = Literal["merge", "sharded", "replicated"]
 """Who combines the contributions: a merge function; each worker a slice; each worker everything for itself."""
 

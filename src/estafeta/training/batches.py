@@ -17,7 +17,8 @@ from estafeta.data.manifest import Manifest
 from estafeta.data.sampling import Rows, batch_of, micro_batches, share_of, split_rows
 from estafeta.data.windows import BlockRows, Deal, Share
 from estafeta.errors import UsageError
-from estafeta.job.job import BUNDLED, Job
+from estafeta.job.dataset_name import BUNDLED
+from estafeta.job.job import Job
 from estafeta.job.user_code import user_code
 from estafeta.protocol.layout import Phase, Round
 from estafeta.protocol.spec import Plan, RunSpec

@@ -26,7 +26,7 @@ from estafeta.data.importing.writer import BLOCK_BYTES, BlockWriter
 from estafeta.data.manifest import TARGET, Kind, Manifest, Missing
 from estafeta.data.sampling import held_out
 from estafeta.errors import EnvironmentProblem, UsageError
-from estafeta.job.job import BUNDLED
+from estafeta.job.dataset_name import BUNDLED
 from estafeta.protocol.layout import DatasetLayout
 from estafeta.store.files import free_bytes
 from estafeta.store.store import Store, new_token

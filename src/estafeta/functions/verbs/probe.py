@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from estafeta.aws.lambda_api import FunctionError, reaching
-from estafeta.errors import EnvironmentProblem
+from estafeta.aws.lambda_api import reaching
+from estafeta.errors import EnvironmentProblem, FunctionError
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import probe_folder
 from estafeta.protocol.spec import WorkerEvent
