@@ -19,7 +19,7 @@ test: $(INSTALLED)  ## the whole test suite
 	$(BIN)/pytest --numprocesses 2 --dist loadgroup
 
 packages: $(INSTALLED)  ## the library as deploy makes it: PyTorch is fetched, for two processors
-	$(BIN)/pytest tests/aws/test_package.py -m package -s
+	$(BIN)/pytest tests/aws/test_code_zip.py -m package -s
 
 chaos: $(INSTALLED)  ## whole runs under injected faults and kill -9, all seeds and moments
 	$(BIN)/pytest tests/e2e/test_chaos.py --thorough

@@ -18,7 +18,7 @@ from estafeta.data.manifest import Manifest
 from estafeta.errors import EnvironmentProblem
 from estafeta.protocol.invocation import Invocation
 from estafeta.store.store import Store
-from unit.test_catalog import WISHES, Numbers
+from unit.data.test_catalog import WISHES, Numbers
 
 from .account import point_at, stack_in
 

@@ -1,7 +1,7 @@
 """Deploying and destroying against moto's server: what is made, what is repeated, what is left.
 
-Fetching packages is `test_package.py`'s; here they are a few small files. Where `control` would be invoked, its verb is
-carried out in this process.
+Fetching packages is `test_code_zip.py`'s; here they are a few small files. Where `control` would be invoked, its verb
+is carried out in this process.
 """
 
 from __future__ import annotations

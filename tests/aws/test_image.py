@@ -58,7 +58,7 @@ def test_what_is_copied_and_run_is_what_the_template_calls(tmp_path: Path) -> No
         if word == "COPY":
             source, target = text.replace("${LAMBDA_TASK_ROOT}", str(task)).split()
             shutil.copytree(ROOT / source, target, ignore=shutil.ignore_patterns("__pycache__"))
-            Path(target, "worker.py").chmod(0o600)  # as a checkout may have it
+            Path(target, "functions/worker.py").chmod(0o600)  # as a checkout may have it
         elif word == "RUN" and not text.startswith("pip "):
             subprocess.run(["sh", "-c", text], env=variables, check=True, timeout=60)
     handlers = re.findall(r"ImageConfig:.*Command: \[([\w.]+)\.handler\]", TEMPLATE.read_text())
@@ -67,7 +67,7 @@ def test_what_is_copied_and_run_is_what_the_template_calls(tmp_path: Path) -> No
     done = subprocess.run([sys.executable, "-c", program], cwd=task, capture_output=True, text=True, timeout=60,
                           env={**variables, "PYTHONPATH": str(task)}, check=True)  # fmt: skip
     assert done.stdout.split() == [str(task / "estafeta/__init__.py"), "True"]
-    assert list(task.glob("estafeta/__pycache__/worker.*.pyc"))
+    assert list(task.glob("estafeta/functions/__pycache__/worker.*.pyc"))
     assert all(path.stat().st_mode & 0o004 for path in task.rglob("*"))
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from core.specs import CODE, spec_of
-from estafeta import s3
 from estafeta.aws.bucket import Bucket
 from estafeta.client.backend import unwrap
 from estafeta.errors import Corrupt, EnvironmentProblem, UsageError
@@ -90,7 +89,7 @@ def test_a_change_costs_what_has_changed(bucket: Bucket) -> None:
 
 
 def test_a_large_file_goes_up_in_parts(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "PART_BYTES", 5 << 20)
+    monkeypatch.setattr("estafeta.aws.bucket.PART_BYTES", 5 << 20)
     code = {"large.py": "#" * (6 << 20)}
     list(send_source(code, bucket))
     (found,) = bucket.objects(SOURCES)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from estafeta.functions.entry import PROCESS_MEMORY
 from estafeta.job import user_code
-from estafeta.protocol.invocation import read_spec
+from estafeta.protocol.invocation import PROCESS_MEMORY, read_spec
 from estafeta.protocol.snapshot import read_plan
 
 

@@ -12,12 +12,9 @@ from typing import Any
 
 from estafeta.aws.lambda_api import LambdaInvoker
 from estafeta.cost.metering import Meter
-from estafeta.protocol.invocation import Invocation
+from estafeta.protocol.invocation import PROCESS_MEMORY, Invocation
 from estafeta.store.files import OsFiles
 from estafeta.store.store import Store
-
-PROCESS_MEMORY: dict[str, Any] = {}
-"""What this process keeps between invocations: on Lambda, a process is an execution environment."""
 
 
 def _age_s() -> float:
@@ -52,7 +49,6 @@ def invocation_of(context: Any) -> Invocation:
         log_group=context.log_group_name or "",
         log_stream=context.log_stream_name or "",
         meter=METER,
-        memory=PROCESS_MEMORY,
         init_s=init_s,
     )
 

@@ -31,6 +31,9 @@ class Invoker(Protocol):
 
 Connect = Callable[[Mapping[Role, FunctionSettings]], Invoker]
 
+PROCESS_MEMORY: dict[str, Any] = {}
+"""What this process keeps between invocations: on Lambda, a process is an execution environment."""
+
 
 @dataclass(frozen=True)
 class Invocation:
@@ -61,7 +64,7 @@ class Invocation:
     log_stream: str = ""
     quiet: bool = False
     is_alone: bool = False
-    memory: dict[str, Any] = field(default_factory=dict)
+    memory: dict[str, Any] = field(default_factory=lambda: PROCESS_MEMORY)
     meter: Meter = field(default_factory=Meter)
     init_s: float = 0.0
 

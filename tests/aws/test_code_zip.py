@@ -128,7 +128,7 @@ def test_the_package_has_neither_torch_nor_the_client(python: Path, task: Path) 
 def test_a_package_is_the_same_each_time_and_compiled_for_its_python(code: CodePackage, tmp_path: Path) -> None:
     names = zipfile.ZipFile(code.path).namelist()
     assert code.compiled
-    assert any(name.startswith("estafeta/__pycache__/worker.") for name in names)
+    assert any(name.startswith("estafeta/functions/__pycache__/worker.") for name in names)
     assert not [name for name in names if name.endswith(("RECORD", ".pyi"))]
     assert {entry.date_time for entry in zipfile.ZipFile(code.path).infolist()} == {(1980, 1, 1, 0, 0, 0)}
     assert code.unzipped_bytes < 250 << 20

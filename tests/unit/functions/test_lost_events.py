@@ -17,7 +17,7 @@ from estafeta.protocol.layout import Round
 from estafeta.protocol.snapshot import Finish, Merge, Snapshot, Work
 from estafeta.protocol.spec import MergeEvent, Role, WorkerEvent
 
-from .test_snapshot import ALL, at, plan_of, record
+from ..protocol.test_snapshot import ALL, at, plan_of, record
 
 TRAIN = WorkerEvent(run="r", task="train", version=12, rank=3, leg=1)
 PREPARE = WorkerEvent(run="r", task="prepare")

@@ -12,7 +12,7 @@ import pytest
 
 from estafeta.cli.main import estafeta, main
 
-JOB = str(Path(__file__).parents[2] / "examples" / "digits.py")
+JOB = str(Path(__file__).parents[3] / "examples" / "digits.py")
 HEAVY = ("boto3", "botocore", "numpy", "pydantic", "rich", "torch", "yaml")
 
 

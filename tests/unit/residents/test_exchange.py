@@ -23,7 +23,7 @@ from estafeta.residents.message import SMALL, Wish
 from estafeta.store.files import OsFiles, Reader
 from estafeta.store.store import TEMPORARY
 
-from .ring import Contribution, Ring, WaitedInVain, add_up_all, at_once, contribute, normal, shared
+from ..ring import Contribution, Ring, WaitedInVain, add_up_all, at_once, contribute, normal, shared
 
 FIRST = Round(0, "train")
 SIZE = 5000

@@ -22,7 +22,7 @@ from estafeta.protocol.quorum import (
 )
 from estafeta.protocol.spec import Plan
 
-from .ring import plan_of
+from ..ring import plan_of
 
 SPEC = spec_of("plain", workers=4, quorum=3, topology="replicated")
 PLAN: Plan = plan_of(SPEC, 10, steps=5)

@@ -31,7 +31,7 @@ from estafeta.residents.message import Form, Kind, Wish
 from estafeta.store.files import Files, OsFiles
 from estafeta.store.store import Store, claim_name
 
-from .ring import shared
+from ..ring import shared
 
 LAYOUT = RunLayout("r")
 LIMIT_S = 900.0

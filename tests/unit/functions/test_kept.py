@@ -19,7 +19,7 @@ from estafeta.protocol.layout import RunLayout
 from estafeta.protocol.snapshot import take_snapshot
 from estafeta.protocol.spec import Plan
 
-from .test_catalog import WISHES, Numbers
+from ..data.test_catalog import WISHES, Numbers
 
 
 def metered(folder: Path) -> int:

@@ -12,7 +12,6 @@ import pytest
 from botocore.exceptions import ConnectionClosedError
 from s3transfer.futures import TransferCoordinator
 
-from estafeta import s3
 from estafeta.aws.bucket import Bucket
 from estafeta.errors import EnvironmentProblem, UsageError
 
@@ -23,7 +22,7 @@ SMALLEST_PART = 5 << 20
 @pytest.fixture
 def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of two parts and a half."""
-    monkeypatch.setattr(s3, "PART_BYTES", SMALLEST_PART)
+    monkeypatch.setattr("estafeta.aws.bucket.PART_BYTES", SMALLEST_PART)
     path = tmp_path / "large"
     path.write_bytes(bytes(range(256)) * (SMALLEST_PART * 5 // 2 // 256))
     return path

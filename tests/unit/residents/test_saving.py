@@ -29,7 +29,7 @@ from estafeta.residents.saving import ATTEMPTS, FIRST_AFTER, MOST_REDO, MOST_RED
 from estafeta.store.files import Buffer, Files, OsFiles, Reader
 from estafeta.store.store import Store
 
-from .ring import Ring, at_once, contribute, plan_of, resident_spec
+from ..ring import Ring, at_once, contribute, plan_of, resident_spec
 from .test_replica import (
     BUFFERS,
     OPTIMIZERS,

@@ -24,7 +24,7 @@ from estafeta.residents.replica import Replica, slices_of
 from estafeta.store.files import OsFiles
 from estafeta.store.tensorfile import Array
 
-from .ring import Contribution, Ring, at_once, contribute, plan_of, resident_spec, shared
+from ..ring import Contribution, Ring, at_once, contribute, plan_of, resident_spec, shared
 
 SIZE = 2 * BLOCK + 3 * GRAIN + 17
 """With clipping, a vector of three blocks: with five ranks, two have no slice."""
