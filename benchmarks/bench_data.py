@@ -162,8 +162,12 @@ def importing(folder: Path, megabytes: int, repeats: int) -> Iterator[dict[str, 
     base = statistics.median(speeds[next(iter(ways))])
     for way, speed in speeds.items():
         median = statistics.median(speed)
-        yield {"case": f"import: {way}", "mb_per_s": round(median, 1), "vs_base": round(median / base, 2),
-               "peak_mb": round(peaks[way])}  # fmt: skip
+        yield {
+            "case": f"import: {way}",
+            "mb_per_s": round(median, 1),
+            "vs_base": round(median / base, 2),
+            "peak_mb": round(peaks[way]),
+        }
 
 
 def table(rows: int) -> tuple[np.ndarray, np.ndarray]:

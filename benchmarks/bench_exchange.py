@@ -225,14 +225,35 @@ def _by_files(
 
     size, rounds = gradients.parameters.size, times.shape[1]
     spec = RunSpec(
-        token="bench", run="bench", created_at=0.0, estafeta="", job="", workers=member.ranks, topology=way.topology,
-        seed=0, batch_size=member.ranks, micro_batch_size=1, drop_last=True, epochs=1, validation=0.0,
-        optimizer=to_dict(SGD(lr=LR)), early_stopping=EarlyStopping(), functions={},
-    )  # fmt: skip
+        token="bench",
+        run="bench",
+        created_at=0.0,
+        estafeta="",
+        job="",
+        workers=member.ranks,
+        topology=way.topology,
+        seed=0,
+        batch_size=member.ranks,
+        micro_batch_size=1,
+        drop_last=True,
+        epochs=1,
+        validation=0.0,
+        optimizer=to_dict(SGD(lr=LR)),
+        early_stopping=EarlyStopping(),
+        functions={},
+    )
     plan = Plan(
-        token="bench", topology=way.topology, train_rows=member.ranks, valid_rows=0, steps_per_epoch=rounds + 1,
-        total_steps=rounds + 1, parameters=(Slot(name="w", shape=(size,)),), buffers=(), frozen=(), state_dict=(),
-    )  # fmt: skip
+        token="bench",
+        topology=way.topology,
+        train_rows=member.ranks,
+        valid_rows=0,
+        steps_per_epoch=rounds + 1,
+        total_steps=rounds + 1,
+        parameters=(Slot(name="w", shape=(size,)),),
+        buffers=(),
+        frozen=(),
+        state_dict=(),
+    )
     store, layout = Store(root, Distant() if way.path == "network" else None), RunLayout("bench")
     store.make_directories(layout.outbox(member.rank))
     member.meet()
@@ -243,9 +264,17 @@ def _by_files(
             raise TimeoutError(f"rank {member.rank} waits for a round that does not come")
 
     exchange = Exchange(
-        store, layout, rank=member.rank, workers=member.ranks, size=size, slices=slices_of(spec, plan), sums=("loss",),
-        buffers=(), token=f"bench/{member.rank}", alarm=alarm,
-    )  # fmt: skip
+        store,
+        layout,
+        rank=member.rank,
+        workers=member.ranks,
+        size=size,
+        slices=slices_of(spec, plan),
+        sums=("loss",),
+        buffers=(),
+        token=f"bench/{member.rank}",
+        alarm=alarm,
+    )
     try:
         replica = Replica(spec, plan, member.rank, Weights(0, gradients.parameters, {}))
         member.meet()
@@ -318,14 +347,27 @@ def results_of(times: dict[Way, Times], n_bytes: int, ranks: int, redo: int) -> 
         if way.path == "memcpy":
             continue
         median, p999 = float(np.median(taken)), float(np.quantile(taken, 0.999))
-        results.append(Result(
-            case=f"exchange-{way.path}{'-' * bool(way.topology)}{way.topology}-{n_bytes}",
-            bytes=n_bytes, path=way.path, topology=way.topology, ranks=ranks, rounds=taken.size,
-            median_us=round(median, 1), p10_us=round(float(np.quantile(taken, 0.1)), 1), p999_us=round(p999, 1),
-            tail=round(p999 / median, 2), gloo_median_us=round(gloo_median, 1), gloo_p10_us=round(gloo_p10, 1),
-            memcpy_us=round(memcpy, 2), vs_gloo=round(median / baseline, 3), vs_memcpy=round(median / memcpy, 2),
-            redo_rounds=0 if way.path == "gloo" else redo, machine=describe(),
-        ))  # fmt: skip
+        results.append(
+            Result(
+                case=f"exchange-{way.path}{'-' * bool(way.topology)}{way.topology}-{n_bytes}",
+                bytes=n_bytes,
+                path=way.path,
+                topology=way.topology,
+                ranks=ranks,
+                rounds=taken.size,
+                median_us=round(median, 1),
+                p10_us=round(float(np.quantile(taken, 0.1)), 1),
+                p999_us=round(p999, 1),
+                tail=round(p999 / median, 2),
+                gloo_median_us=round(gloo_median, 1),
+                gloo_p10_us=round(gloo_p10, 1),
+                memcpy_us=round(memcpy, 2),
+                vs_gloo=round(median / baseline, 3),
+                vs_memcpy=round(median / memcpy, 2),
+                redo_rounds=0 if way.path == "gloo" else redo,
+                machine=describe(),
+            )
+        )
     return results
 
 

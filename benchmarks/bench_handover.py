@@ -91,10 +91,17 @@ def train(home: Home, options: argparse.Namespace, rounds: int, per_invocation: 
     """A run of so many rounds, each an epoch."""
     rows = ROWS_OF_A_RANK * options.ranks
     return home.train(
-        JOB, options.ranks, options.topology, epochs=rounds, batch_size=rows, micro_batch_size=ROWS_OF_A_RANK,
-        dataset__folder=str(options.folder), dataset__count=rows, early_stopping__mode="max",
+        JOB,
+        options.ranks,
+        options.topology,
+        epochs=rounds,
+        batch_size=rows,
+        micro_batch_size=ROWS_OF_A_RANK,
+        dataset__folder=str(options.folder),
+        dataset__count=rows,
+        early_stopping__mode="max",
         rounds_per_invocation=per_invocation,
-    )  # fmt: skip
+    )
 
 
 def gaps_ms(trained: Trained) -> list[float]:
@@ -112,10 +119,16 @@ def result(case: str, trained: Trained, ranks: int, stalls: list[float], round_m
     """Summarise handovers."""
     stall = statistics.median(stalls)
     return Result(
-        case=case, ranks=ranks, topology=str(trained.summary["topology"]), handovers=len(stalls),
-        stall_ms=round(stall, 2), longest_stall_ms=round(max(stalls), 2), round_ms=round(round_ms, 3),
-        vs_round=round(stall / round_ms, 2), machine=describe(),
-    )  # fmt: skip
+        case=case,
+        ranks=ranks,
+        topology=str(trained.summary["topology"]),
+        handovers=len(stalls),
+        stall_ms=round(stall, 2),
+        longest_stall_ms=round(max(stalls), 2),
+        round_ms=round(round_ms, 3),
+        vs_round=round(stall / round_ms, 2),
+        machine=describe(),
+    )
 
 
 def measure(home: Home, options: argparse.Namespace) -> list[Result]:
@@ -125,8 +138,11 @@ def measure(home: Home, options: argparse.Namespace) -> list[Result]:
     trained = train(home, options, (wanted + 2) * per_invocation, per_invocation)  # the first leg is slow to learn
     gaps, handovers = gaps_ms(trained), handovers_of(trained)
     round_ms = normal_ms(gaps, handovers)
-    early = [gaps[h.version - 1] + gaps[h.version] - 2 * round_ms for h in handovers
-             if h.why == READY and 2 <= h.version < len(gaps)]  # fmt: skip
+    early = [
+        gaps[h.version - 1] + gaps[h.version] - 2 * round_ms
+        for h in handovers
+        if h.why == READY and 2 <= h.version < len(gaps)
+    ]
     if not early:
         whys = ", ".join(sorted({handover.why for handover in handovers})) or "there was no handover"
         raise SystemExit(f"no successor was ready in time ({whys}): give more --rounds-per-invocation")

@@ -121,13 +121,22 @@ def killed(home: Home, options: argparse.Namespace) -> Result:
 
 def duplicates(home: Home, options: argparse.Namespace) -> list[Result]:
     """Deliver all events of a run twice."""
-    run = home.start(JOB, options.ranks, options.topology, chaos="duplicate=1,seed=1", epochs=LEG_ROUNDS * LEGS,
-                     rounds_per_invocation=LEG_ROUNDS, **job_options(options))  # fmt: skip
+    run = home.start(
+        JOB,
+        options.ranks,
+        options.topology,
+        chaos="duplicate=1,seed=1",
+        epochs=LEG_ROUNDS * LEGS,
+        rounds_per_invocation=LEG_ROUNDS,
+        **job_options(options),
+    )
     run.wait()
     _, round_ms = stalls_ms(run, [])
     found = list(second_deliveries(run))
-    times_ms = {case: [lasted_ms for rank, lasted_ms in found if (rank == 0) == looks]
-                for case, looks in (("duplicate", False), ("looking", True))}  # fmt: skip
+    times_ms = {
+        case: [lasted_ms for rank, lasted_ms in found if (rank == 0) == looks]
+        for case, looks in (("duplicate", False), ("looking", True))
+    }
     return [result(case, run, options, times, round_ms) for case, times in times_ms.items() if times]
 
 
@@ -142,17 +151,27 @@ def second_deliveries(run: Run) -> Iterator[tuple[int, float]]:
 def job_options(options: argparse.Namespace) -> dict[str, Any]:
     """A round an epoch; none but the first is the best, so none is saved for that."""
     rows = ROWS_OF_A_RANK * options.ranks
-    return {"batch_size": rows, "micro_batch_size": ROWS_OF_A_RANK, "dataset__folder": str(options.folder),
-            "dataset__count": rows, "early_stopping__mode": "max"}  # fmt: skip
+    return {
+        "batch_size": rows,
+        "micro_batch_size": ROWS_OF_A_RANK,
+        "dataset__folder": str(options.folder),
+        "dataset__count": rows,
+        "early_stopping__mode": "max",
+    }
 
 
 def result(case: str, run: Run, options: argparse.Namespace, times_ms: list[float], round_ms: float) -> Result:
     """Summarise."""
     return Result(
-        case=case, ranks=options.ranks, topology=str(run.status().topology), count=len(times_ms),
-        median_ms=round(statistics.median(times_ms), 2), longest_ms=round(max(times_ms), 2),
-        round_ms=round(round_ms, 3), machine=describe(),
-    )  # fmt: skip
+        case=case,
+        ranks=options.ranks,
+        topology=str(run.status().topology),
+        count=len(times_ms),
+        median_ms=round(statistics.median(times_ms), 2),
+        longest_ms=round(max(times_ms), 2),
+        round_ms=round(round_ms, 3),
+        machine=describe(),
+    )
 
 
 def main() -> None:

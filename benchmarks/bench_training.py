@@ -200,10 +200,18 @@ class Runs:
         """Samples per second of a run."""
         rows = self._steps * self._batch
         trained = self._home.train(
-            f"{JOBS}:{self._case.job}", self._ranks, self.topology, epochs=self._epochs, batch_size=self._batch,
-            micro_batch_size=self._case.batch, model__sizes=self._case.sizes, dataset__folder=str(self._folder),
-            dataset__name=self._case.data, dataset__count=rows, early_stopping__mode="max",
-        )  # fmt: skip
+            f"{JOBS}:{self._case.job}",
+            self._ranks,
+            self.topology,
+            epochs=self._epochs,
+            batch_size=self._batch,
+            micro_batch_size=self._case.batch,
+            model__sizes=self._case.sizes,
+            dataset__folder=str(self._folder),
+            dataset__name=self._case.data,
+            dataset__count=rows,
+            early_stopping__mode="max",
+        )
         self.topology = str(trained.summary["topology"])  # what `auto` has become
         ended_at = trained.epochs_ended_at()[WARM_EPOCHS - 1 :]
         rate = (len(ended_at) - 1) * rows / (ended_at[-1] - ended_at[0])
@@ -238,13 +246,21 @@ def measure(case: Case, home: Home, folder: Path, ranks: Ranks, rows: int, optio
     rate = {name: statistics.median(rates) for name, rates in found.items()}
     ratio = {name: round(rate["estafeta"] / other, 3) for name, other in rate.items()}
     return Result(
-        case=case.name, ranks=options.ranks, topology=runs.topology, batch=case.batch,
-        samples_per_s=round(rate["estafeta"]), ddp_samples_per_s=round(rate["ddp"]),
-        single_thread_samples_per_s=round(rate["single"]), all_threads_samples_per_s=round(rate["all"]),
+        case=case.name,
+        ranks=options.ranks,
+        topology=runs.topology,
+        batch=case.batch,
+        samples_per_s=round(rate["estafeta"]),
+        ddp_samples_per_s=round(rate["ddp"]),
+        single_thread_samples_per_s=round(rate["single"]),
+        all_threads_samples_per_s=round(rate["all"]),
         sklearn_samples_per_s=round(rate["sklearn"]) if "sklearn" in rate else None,
-        vs_ddp=ratio["ddp"], vs_single_thread=ratio["single"], vs_all_threads=ratio["all"],
-        vs_sklearn=ratio.get("sklearn"), machine=describe(),
-    )  # fmt: skip
+        vs_ddp=ratio["ddp"],
+        vs_single_thread=ratio["single"],
+        vs_all_threads=ratio["all"],
+        vs_sklearn=ratio.get("sklearn"),
+        machine=describe(),
+    )
 
 
 def startups(folder: Path, repeats: int, topology: str) -> list[Startup]:
@@ -255,9 +271,15 @@ def startups(folder: Path, repeats: int, topology: str) -> list[Startup]:
         with Home() as home:
             for service in found:
                 trained = home.train(
-                    f"{JOBS}:{case.job}", cores, topology, epochs=2, batch_size=case.batch * cores,
-                    micro_batch_size=case.batch, dataset__folder=str(folder), dataset__count=case.batch * cores,
-                )  # fmt: skip
+                    f"{JOBS}:{case.job}",
+                    cores,
+                    topology,
+                    epochs=2,
+                    batch_size=case.batch * cores,
+                    micro_batch_size=case.batch,
+                    dataset__folder=str(folder),
+                    dataset__count=case.batch * cores,
+                )
                 found[service].append(trained.epochs_ended_at()[0] - trained.began_at)
                 became = str(trained.summary["topology"])
     return [

@@ -32,9 +32,17 @@ FIGURES = {
 }
 """The figure that a row is about, whichever it has; with its unit."""
 
-SPREAD = {"p10_us": "p10", "p999_us": "p99.9", "p10_ms": "p10", "p90_ms": "p90", "longest_stall_ms": "longest",
-          "longest_ms": "longest", "peak_mb": "peak MB", "plan_mb": "planned MB",
-          "times": "times the memory"}  # fmt: skip
+SPREAD = {
+    "p10_us": "p10",
+    "p999_us": "p99.9",
+    "p10_ms": "p10",
+    "p90_ms": "p90",
+    "longest_stall_ms": "longest",
+    "longest_ms": "longest",
+    "peak_mb": "peak MB",
+    "plan_mb": "planned MB",
+    "times": "times the memory",
+}
 
 
 def rows_in(text: str) -> list[Row]:
@@ -57,10 +65,18 @@ def cells(row: Row) -> list[str]:
         how.append(str(row["topology"]))
     name = next(name for name in FIGURES if name in row)
     spread = [f"{word} {_number(row[key])}" for key, word in SPREAD.items() if row.get(key) is not None and key != name]
-    ratios = [f"{key.removeprefix('vs_').replace('_', ' ')} {_number(row[key])}" for key in row
-              if key.startswith("vs_") and row[key] is not None]  # fmt: skip
-    return [str(row["case"]), ", ".join(how), f"{_number(row[name])} {FIGURES[name]}", ", ".join(spread),
-            ", ".join(ratios)]  # fmt: skip
+    ratios = [
+        f"{key.removeprefix('vs_').replace('_', ' ')} {_number(row[key])}"
+        for key in row
+        if key.startswith("vs_") and row[key] is not None
+    ]
+    return [
+        str(row["case"]),
+        ", ".join(how),
+        f"{_number(row[name])} {FIGURES[name]}",
+        ", ".join(spread),
+        ", ".join(ratios),
+    ]
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -20,8 +20,12 @@ from estafeta.aws.session import patient_client
 from estafeta.client.launch import TEMPLATE
 
 REGION = "us-east-1"
-OUTPUTS = {"WorkerFunction": "estafeta-worker", "MergeFunction": "estafeta-merge",
-           "ControlFunction": "estafeta-control", "FileSystemId": "fs-0123456789abcdef0"}  # fmt: skip
+OUTPUTS = {
+    "WorkerFunction": "estafeta-worker",
+    "MergeFunction": "estafeta-merge",
+    "ControlFunction": "estafeta-control",
+    "FileSystemId": "fs-0123456789abcdef0",
+}
 
 VARIABLES = "Variables:\n"
 """The line of the template below which a function's variables stand."""
@@ -31,9 +35,14 @@ def point_at(moto: str, patch: pytest.MonkeyPatch) -> None:
     """Have boto3 find the account in environment variables, and nothing of this machine's user."""
     for service in ("S3", "CLOUDFORMATION", "STS", "EC2", "EFS"):
         patch.setenv(f"AWS_ENDPOINT_URL_{service}", moto)
-    settings = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": REGION,
-                "AWS_DEFAULT_REGION": REGION, "AWS_CONFIG_FILE": "/dev/null",
-                "AWS_SHARED_CREDENTIALS_FILE": "/dev/null"}  # fmt: skip
+    settings = {
+        "AWS_ACCESS_KEY_ID": "k",
+        "AWS_SECRET_ACCESS_KEY": "s",
+        "AWS_REGION": REGION,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+    }
     for name, value in settings.items():
         patch.setenv(name, value)
 

@@ -57,8 +57,10 @@ def reduced(template: dict[str, Any]) -> dict[str, Any]:
     if is_stack:
         template["Resources"]["FileSystem"]["DeletionPolicy"] = "Retain"
         del template["Resources"]["FileSystem"]["Properties"]["FileSystemPolicy"]
-        names = {f"{role.title()}Function": {"Fn::Sub": f"${{AWS::StackName}}-{role}"}
-                 for role in ("worker", "merge", "control")}  # fmt: skip
+        names = {
+            f"{role.title()}Function": {"Fn::Sub": f"${{AWS::StackName}}-{role}"}
+            for role in ("worker", "merge", "control")
+        }
         template["Outputs"] = {name: {"Value": value} for name, value in names.items()}
         template["Outputs"] |= {
             "Bucket": {"Value": {"Ref": "Bucket"}},

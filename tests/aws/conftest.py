@@ -127,5 +127,10 @@ def imported(store: Store, name: str = "numbers") -> Manifest:
 
 def invocation(store: Store, remaining_s: float = 300.0) -> Invocation:
     """One of `control`, which has that much time for ever."""
-    return Invocation(store, lambda functions: pytest.fail("nothing is to be invoked"), secrets.token_hex(8),
-                      lambda: remaining_s, quiet=True)  # fmt: skip
+    return Invocation(
+        store,
+        lambda functions: pytest.fail("nothing is to be invoked"),
+        secrets.token_hex(8),
+        lambda: remaining_s,
+        quiet=True,
+    )

@@ -54,8 +54,14 @@ def backend(clients: tuple[Any, Any], functions: Stubber, logs: Stubber) -> Lamb
 
 
 def configuration(name: str, **changes: Any) -> dict[str, Any]:
-    return {"FunctionName": name, "MemorySize": 1769, "Timeout": 900, "State": "Active",
-            "LastUpdateStatus": "Successful", **changes}  # fmt: skip
+    return {
+        "FunctionName": name,
+        "MemorySize": 1769,
+        "Timeout": 900,
+        "State": "Active",
+        "LastUpdateStatus": "Successful",
+        **changes,
+    }
 
 
 def answer(functions: Stubber, verb: dict[str, Any], value: Any, **more: Any) -> None:
@@ -133,8 +139,11 @@ def test_a_call_that_was_refused_is_repeated(code: str, clients: tuple[Any, Any]
 def test_an_event_that_was_refused_is_sent_again(code: str, clients: tuple[Any, Any], functions: Stubber) -> None:
     """A function that has been idle for two weeks refuses what comes first; nobody repeats what a client has called."""
     refuse(functions, code)
-    functions.add_response("invoke", {"StatusCode": 202, "Payload": StreamingBody(_Stream(b""), 0)},
-                           {"FunctionName": "s-worker", "InvocationType": "Event", "Payload": b"{}"})  # fmt: skip
+    functions.add_response(
+        "invoke",
+        {"StatusCode": 202, "Payload": StreamingBody(_Stream(b""), 0)},
+        {"FunctionName": "s-worker", "InvocationType": "Event", "Payload": b"{}"},
+    )
     clock = VirtualClock()
     LambdaInvoker(of(NAMES), clients[0], clock).send("worker", {})
     assert clock.monotonic() == 0.5
@@ -164,8 +173,12 @@ def test_any_other_error_is_the_last_word(code: str, backend: LambdaBackend, fun
 
 
 def test_a_function_that_was_killed(backend: LambdaBackend, functions: Stubber) -> None:
-    answer(functions, {"verb": "runs"}, {"errorType": "Sandbox.Timedout", "errorMessage": "Task timed out"},
-           FunctionError="Unhandled")  # fmt: skip
+    answer(
+        functions,
+        {"verb": "runs"},
+        {"errorType": "Sandbox.Timedout", "errorMessage": "Task timed out"},
+        FunctionError="Unhandled",
+    )
     with pytest.raises(EnvironmentProblem, match=r"s-control failed: Sandbox.Timedout: Task timed out"):
         backend.call({"verb": "runs"})
 
@@ -186,33 +199,48 @@ def test_settings_for_one_run(backend: LambdaBackend, functions: Stubber) -> Non
     for deployed in NAMES.values():  # another client may have had settings of its own there when this one began
         functions.add_response("get_function_configuration", configuration(deployed), {"FunctionName": deployed})
     functions.add_response("get_function_configuration", configuration(name), {"FunctionName": name})
-    functions.add_response("update_function_configuration", configuration(name, MemorySize=2000),
-                           {"FunctionName": name, "MemorySize": 2000, "Timeout": 900})  # fmt: skip
+    functions.add_response(
+        "update_function_configuration",
+        configuration(name, MemorySize=2000),
+        {"FunctionName": name, "MemorySize": 2000, "Timeout": 900},
+    )
     pending = configuration(name, LastUpdateStatus="InProgress")
     for state in (pending, configuration(name)):
         functions.add_response("get_function_configuration", state, {"FunctionName": name})
-    functions.add_response("publish_version", configuration(name, MemorySize=2000, Version="7", State="Pending"),
-                           {"FunctionName": name})  # fmt: skip
+    functions.add_response(
+        "publish_version", configuration(name, MemorySize=2000, Version="7", State="Pending"), {"FunctionName": name}
+    )
     functions.add_response("get_function_configuration", configuration(name), {"FunctionName": name})
-    functions.add_response("update_function_configuration", configuration(name),
-                           {"FunctionName": name, "MemorySize": 1769, "Timeout": 900})  # fmt: skip
+    functions.add_response(
+        "update_function_configuration", configuration(name), {"FunctionName": name, "MemorySize": 1769, "Timeout": 900}
+    )
     functions.add_response("get_function_configuration", configuration(name), {"FunctionName": name})
     for state_ in ("Pending", "Active"):
-        functions.add_response("get_function_configuration", configuration(name, State=state_),
-                               {"FunctionName": name, "Qualifier": "7"})  # fmt: skip
-    functions.add_response("get_function_event_invoke_config", {"MaximumRetryAttempts": 2, "FunctionArn": "a",
-                           "DestinationConfig": destination}, {"FunctionName": name})  # fmt: skip
-    functions.add_response("put_function_event_invoke_config", {}, {"FunctionName": name, "Qualifier": "7",
-                           "MaximumRetryAttempts": 2, "DestinationConfig": destination})  # fmt: skip
+        functions.add_response(
+            "get_function_configuration", configuration(name, State=state_), {"FunctionName": name, "Qualifier": "7"}
+        )
+    functions.add_response(
+        "get_function_event_invoke_config",
+        {"MaximumRetryAttempts": 2, "FunctionArn": "a", "DestinationConfig": destination},
+        {"FunctionName": name},
+    )
+    functions.add_response(
+        "put_function_event_invoke_config",
+        {},
+        {"FunctionName": name, "Qualifier": "7", "MaximumRetryAttempts": 2, "DestinationConfig": destination},
+    )
     changed = backend.with_settings({"worker": {"memory_mb": 2000}})
     assert changed["worker"] == FunctionSettings(name=name, qualifier="7", memory_mb=2000, timeout_s=900)
     assert changed["merge"].qualifier is None
 
 
 def test_the_logs(backend: LambdaBackend, logs: Stubber) -> None:
-    lines = ["START RequestId: q Version: 1\n", '{"run": "r", "request_id": "q", "task": "train"}\n',
-             "END RequestId: q\n",
-             "REPORT RequestId: q\tDuration: 1.00 ms\tBilled Duration: 2000 ms\tMemory Size: 1024 MB\t\n"]  # fmt: skip
+    lines = [
+        "START RequestId: q Version: 1\n",
+        '{"run": "r", "request_id": "q", "task": "train"}\n',
+        "END RequestId: q\n",
+        "REPORT RequestId: q\tDuration: 1.00 ms\tBilled Duration: 2000 ms\tMemory Size: 1024 MB\t\n",
+    ]
     for name in NAMES.values():
         expected = {"logGroupName": f"/aws/lambda/{name}", "startTime": 5000}
         if name != "s-worker":

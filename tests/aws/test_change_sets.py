@@ -42,9 +42,19 @@ class Script:
     def happens(self, *events: tuple[str, str, str]) -> None:
         for resource, state, reason in events:
             number = str(len(self._events))
-            self._events.insert(0, {"StackId": ID, "EventId": number, "StackName": "demo", "Timestamp": WHEN,
-                                    "LogicalResourceId": resource, "ResourceType": "AWS::X::Y",
-                                    "ResourceStatus": state, "ResourceStatusReason": reason})  # fmt: skip
+            self._events.insert(
+                0,
+                {
+                    "StackId": ID,
+                    "EventId": number,
+                    "StackName": "demo",
+                    "Timestamp": WHEN,
+                    "LogicalResourceId": resource,
+                    "ResourceType": "AWS::X::Y",
+                    "ResourceStatus": state,
+                    "ResourceStatusReason": reason,
+                },
+            )
         self.answer("describe_stack_events", {"StackEvents": list(self._events)}, StackName=ID)
 
 
@@ -82,9 +92,11 @@ def test_events_are_reported_once_and_in_order(scripted: tuple[Stacks, Script], 
     )
     stacks.carry_out(PROPOSED)
     assert [(event.resource, event.state) for event in reported] == [
-        ("demo", "CREATE_IN_PROGRESS"), ("Worker", "CREATE_IN_PROGRESS"),
-        ("Worker", "CREATE_COMPLETE"), ("demo", "CREATE_COMPLETE"),
-    ]  # fmt: skip
+        ("demo", "CREATE_IN_PROGRESS"),
+        ("Worker", "CREATE_IN_PROGRESS"),
+        ("Worker", "CREATE_COMPLETE"),
+        ("demo", "CREATE_COMPLETE"),
+    ]
 
 
 def test_a_state_from_before_the_change_is_not_its_end(scripted: tuple[Stacks, Script]) -> None:
@@ -158,14 +170,25 @@ def test_a_proposal_keeps_what_is_not_named(scripted: tuple[Stacks, Script]) -> 
         {"ParameterKey": "WorkerMemory", "UsePreviousValue": True},
     ]
     script.answer(
-        "create_change_set", {"Id": "change", "StackId": ID}, StackName="demo", ChangeSetName=ANY, ClientToken=ANY,
-        TemplateBody="{}", ChangeSetType="UPDATE", Parameters=given, Capabilities=["CAPABILITY_IAM"],
-    )  # fmt: skip
+        "create_change_set",
+        {"Id": "change", "StackId": ID},
+        StackName="demo",
+        ChangeSetName=ANY,
+        ClientToken=ANY,
+        TemplateBody="{}",
+        ChangeSetType="UPDATE",
+        Parameters=given,
+        Capabilities=["CAPABILITY_IAM"],
+    )
     described = {"StackName": "demo", "ChangeSetName": "change"}
     script.answer("describe_change_set", {"Status": "CREATE_IN_PROGRESS"}, **described)
     script.answer("describe_change_set", {"Status": "CREATE_COMPLETE"}, **described)
-    change = {"Action": "Modify", "LogicalResourceId": "Worker", "ResourceType": "AWS::Lambda::Function",
-              "Replacement": "Conditional"}  # fmt: skip
+    change = {
+        "Action": "Modify",
+        "LogicalResourceId": "Worker",
+        "ResourceType": "AWS::Lambda::Function",
+        "Replacement": "Conditional",
+    }
     script.answer("describe_change_set", {"Status": "CREATE_COMPLETE", "Changes": [{"ResourceChange": change}]})
     assert propose(stacks).changes == (Change("Modify", "Worker", "AWS::Lambda::Function", replaces=True),)
 
@@ -205,10 +228,15 @@ def test_what_was_found_before_anything_was_tried_is_said(scripted: tuple[Stacks
     """GIVEN a log group that a stack has left WHEN the stack is proposed again THEN the name that is taken is named."""
     stacks, script = scripted
     refuse_early(script)
-    event = {"LogicalResourceId": "WorkerLogs", "ResourceType": "AWS::Logs::LogGroup", "ValidationStatus": "FAILED",
-             "ValidationStatusReason": "/aws/lambda/demo-worker already exists"}  # fmt: skip
-    script.answer("describe_events", {"OperationEvents": [event]}, ChangeSetName=f"{ID}/change",
-                  Filters={"FailedEvents": True})  # fmt: skip
+    event = {
+        "LogicalResourceId": "WorkerLogs",
+        "ResourceType": "AWS::Logs::LogGroup",
+        "ValidationStatus": "FAILED",
+        "ValidationStatusReason": "/aws/lambda/demo-worker already exists",
+    }
+    script.answer(
+        "describe_events", {"OperationEvents": [event]}, ChangeSetName=f"{ID}/change", Filters={"FailedEvents": True}
+    )
     script.answer("delete_change_set", {})
     with pytest.raises(UsageError, match=r"WorkerLogs \(AWS::Logs::LogGroup\): /aws/lambda/demo-worker already exists"):
         propose(stacks)

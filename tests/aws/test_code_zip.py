@@ -39,8 +39,18 @@ HERE = Target(
     f"{sys.version_info.major}.{sys.version_info.minor}", "arm64" if platform.machine() == "aarch64" else "x86_64"
 )
 
-RUNTIME = ("awslambdaric", "boto3", "botocore", "s3transfer", "jmespath", "python-dateutil", "urllib3", "six",
-           "simplejson", "snapshot-restore-py")  # fmt: skip
+RUNTIME = (
+    "awslambdaric",
+    "boto3",
+    "botocore",
+    "s3transfer",
+    "jmespath",
+    "python-dateutil",
+    "urllib3",
+    "six",
+    "simplejson",
+    "snapshot-restore-py",
+)
 """What Lambda's managed runtime for Python brings along."""
 
 OF_TORCH = ("torch", "sympy", "mpmath", "networkx", "jinja2", "markupsafe", "filelock", "fsspec", "setuptools")

@@ -112,10 +112,13 @@ def test_errors(arguments: list[str], code: int, error: str, remedy: str, estafe
     ("arguments", "code", "expected"),
     [
         (["status", "no-such", "--on", "aws", "--region", REGION], 2, f" --on aws --region {REGION} "),
-        (["data", "verify", "none", "--on", "aws", "--stack", "estafeta"], 2,
-         "estafeta data import --on aws --stack estafeta none SOURCE"),
+        (
+            ["data", "verify", "none", "--on", "aws", "--stack", "estafeta"],
+            2,
+            "estafeta data import --on aws --stack estafeta none SOURCE",
+        ),
         (["runs", "--on", "aws", "--stack", "other"], 3, f"estafeta deploy --stack other --region {REGION}"),
     ],
-)  # fmt: skip
+)
 def test_hints_name_the_place_that_was_asked(arguments: list[str], code: int, expected: str, estafeta: Command) -> None:
     assert expected in estafeta(*arguments, code=code)

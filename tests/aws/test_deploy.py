@@ -35,8 +35,12 @@ from .cloudformation import complete
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.xdist_group("moto-stacks")]
 
 ACCOUNT, REGION = "123456789012", "us-east-1"
-PACKAGES = {"torch/__init__.py": b"def zeros(): return 0\n", "torch/lib/libtorch.so": bytes(range(256)) * 64,
-            "torch/include/ATen.h": b"", "torch-2.dist-info/METADATA": b"Name: torch\nVersion: 2\n"}  # fmt: skip
+PACKAGES = {
+    "torch/__init__.py": b"def zeros(): return 0\n",
+    "torch/lib/libtorch.so": bytes(range(256)) * 64,
+    "torch/include/ATen.h": b"",
+    "torch-2.dist-info/METADATA": b"Name: torch\nVersion: 2\n",
+}
 
 
 class Journal:

@@ -28,8 +28,19 @@ from .conftest import Command
 
 pytestmark = [pytest.mark.xdist_group("local-service"), pytest.mark.timeout(120)]
 
-NAMES = ["credentials", "stack", "functions", "concurrency", "bucket", "control", "mount", "second function",
-         "visibility", "throughput", "worker"]  # fmt: skip
+NAMES = [
+    "credentials",
+    "stack",
+    "functions",
+    "concurrency",
+    "bucket",
+    "control",
+    "mount",
+    "second function",
+    "visibility",
+    "throughput",
+    "worker",
+]
 
 
 def findings(said: str) -> dict[str, dict[str, Any]]:

@@ -64,8 +64,15 @@ def test_what_is_copied_and_run_is_what_the_template_calls(tmp_path: Path) -> No
     handlers = re.findall(r"ImageConfig:.*Command: \[([\w.]+)\.handler\]", TEMPLATE.read_text())
     assert len(handlers) == 3
     program = f"import {', '.join(handlers)}; print(estafeta.__file__, callable(estafeta.functions.worker.handler))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=task, capture_output=True, text=True, timeout=60,
-                          env={**variables, "PYTHONPATH": str(task)}, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=task,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**variables, "PYTHONPATH": str(task)},
+        check=True,
+    )
     assert done.stdout.split() == [str(task / "estafeta/__init__.py"), "True"]
     assert list(task.glob("estafeta/functions/__pycache__/worker.*.pyc"))
     assert all(path.stat().st_mode & 0o004 for path in task.rglob("*"))
@@ -78,5 +85,20 @@ def test_pip_finds_wheels_for_the_python_of_the_image(architecture: Architecture
     python = of("FROM")[0].rpartition(":")[2]
     machine = Target(python, architecture).platform.partition("-")[0]
     platforms = [f"--platform=manylinux_2_{glibc}_{machine}" for glibc in (17, 28, 34)]
-    subprocess.run([sys.executable, "-m", *PIP, "--dry-run", "--quiet", "--only-binary=:all:", "--target", tmp_path,
-                    f"--python-version={python}", *platforms, *installed()[1]], check=True, timeout=300)  # fmt: skip
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            *PIP,
+            "--dry-run",
+            "--quiet",
+            "--only-binary=:all:",
+            "--target",
+            tmp_path,
+            f"--python-version={python}",
+            *platforms,
+            *installed()[1],
+        ],
+        check=True,
+        timeout=300,
+    )

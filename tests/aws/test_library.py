@@ -17,9 +17,13 @@ from estafeta.protocol.layout import LibraryLayout
 from estafeta.store.store import Store
 
 LIBRARY = Library((), Target("3.13", "arm64"))
-FILES = {"torch/__init__.py": b"VALUE = 7\n", "torch/nn/__init__.py": b"from torch import VALUE\n",
-         "torch/lib/libtorch_cpu.so": bytes(range(256)) * 9000, "torch/broken.py": b"print 'python 2'\n",
-         "torch/bin/torch_shm_manager": b"ELF"}  # fmt: skip
+FILES = {
+    "torch/__init__.py": b"VALUE = 7\n",
+    "torch/nn/__init__.py": b"from torch import VALUE\n",
+    "torch/lib/libtorch_cpu.so": bytes(range(256)) * 9000,
+    "torch/broken.py": b"print 'python 2'\n",
+    "torch/bin/torch_shm_manager": b"ELF",
+}
 SUPERFLUOUS = ("torch/include/ATen.h", "torch/nn/__init__.pyi", "torch/__pycache__/x.pyc", "bin/torchrun", ".lock")
 
 
@@ -68,8 +72,12 @@ def test_a_library_is_named_by_what_was_asked_for() -> None:
     assert one.extra == ("pandas", "scipy==1.16")
     assert one.requirements[0].startswith("torch==")
     assert one.digest == Library.of(["pandas", "scipy==1.16"], target).digest
-    others = [Library.of(["pandas"], target), Library(one.extra, Target("3.12", "arm64")),
-              Library(one.extra, Target("3.13", "x86_64")), Library(one.extra, target, NO_BACKEND)]  # fmt: skip
+    others = [
+        Library.of(["pandas"], target),
+        Library(one.extra, Target("3.12", "arm64")),
+        Library(one.extra, Target("3.13", "x86_64")),
+        Library(one.extra, target, NO_BACKEND),
+    ]
     assert len({one.digest, *(other.digest for other in others)}) == 5
     assert Library.of(["torch==2.9"], target).requirements == ("torch==2.9",)
     assert Library.of(["torchmetrics"], target).requirements[0].startswith("torch==")

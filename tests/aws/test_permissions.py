@@ -63,10 +63,23 @@ CALLS = {
 """Each call in the source, the action that it needs, and the policy that has to allow it."""
 
 NOT_DONE = (
-    "*:*Replication*", "kms:*", "s3tables:*", "s3files:*", "vpc-lattice:*", "vpce:*", "firehose:*", "ec2:*Ipam*",
-    "ec2:CreateVpcEncryptionControl", "ec2:ModifyVpcTenancy", "iam:*Group*", "iam:*User*",
-    "iam:*PermissionsBoundary", "lambda:*CapacityProvider", "lambda:GetLayerVersion", "lambda:GetCodeSigningConfig",
-)  # fmt: skip
+    "*:*Replication*",
+    "kms:*",
+    "s3tables:*",
+    "s3files:*",
+    "vpc-lattice:*",
+    "vpce:*",
+    "firehose:*",
+    "ec2:*Ipam*",
+    "ec2:CreateVpcEncryptionControl",
+    "ec2:ModifyVpcTenancy",
+    "iam:*Group*",
+    "iam:*User*",
+    "iam:*PermissionsBoundary",
+    "lambda:*CapacityProvider",
+    "lambda:GetLayerVersion",
+    "lambda:GetCodeSigningConfig",
+)
 """What handlers do for properties that the templates do not have, by patterns of actions."""
 
 

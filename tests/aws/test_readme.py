@@ -73,8 +73,16 @@ def test_the_commands_of_the_readme(
     """GIVEN a run on AWS that is stopped and resumed THEN its weights have the bits of one in this process."""
     monkeypatch.setenv("ESTAFETA_HOME", str(tmp_path / "here"))
     assert [words[0] for words in commands()] == [
-        "deploy", "doctor", "train", "status", "stop", "resume", "logs", "export", "destroy",
-    ]  # fmt: skip
+        "deploy",
+        "doctor",
+        "train",
+        "status",
+        "stop",
+        "resume",
+        "logs",
+        "export",
+        "destroy",
+    ]
     gate, example = tmp_path / "gate", (ROOT / "examples/digits.py").read_text(encoding="utf-8")
     (tmp_path / "examples").unlink()
     shutil.copytree(ROOT / "examples", tmp_path / "examples")

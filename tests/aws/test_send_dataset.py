@@ -47,8 +47,9 @@ def stack(there: Store, bucket: Bucket) -> Any:
 
 
 def job(**changes: Any) -> Job:
-    return Job(**{"model": nn.Linear, "loss": nn.functional.mse_loss, "optimizer": SGD(lr=1), "dataset": NAME,
-                  **changes})  # fmt: skip
+    return Job(
+        **{"model": nn.Linear, "loss": nn.functional.mse_loss, "optimizer": SGD(lr=1), "dataset": NAME, **changes}
+    )
 
 
 def test_what_a_job_names_is_sent(stack: Any, here: Store, bucket: Bucket) -> None:

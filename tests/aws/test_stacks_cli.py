@@ -32,11 +32,20 @@ FUNCTION = "AWS::Lambda::Function"
 def plan(**changes: Any) -> Plan:
     code = CodePackage(Path("code.zip"), "0" * 64, 18_000_000, 61_000_000, compiled=False)
     usual: dict[str, Any] = {
-        "wishes": Wishes(), "account": "1", "bucket": "b", "target": TARGET, "code": code,
-        "library": Library(("scipy",), TARGET), "library_stored": False, "remains": None, "bucket_changes": None,
-        "changes": None, "parameters": {}, "before": {},
+        "wishes": Wishes(),
+        "account": "1",
+        "bucket": "b",
+        "target": TARGET,
+        "code": code,
+        "library": Library(("scipy",), TARGET),
+        "library_stored": False,
+        "remains": None,
+        "bucket_changes": None,
+        "changes": None,
+        "parameters": {},
+        "before": {},
         "additions": tuple(Change("Add", f"F{number}", FUNCTION) for number in range(13)),
-    }  # fmt: skip
+    }
     return Plan(**{**usual, **changes})
 
 

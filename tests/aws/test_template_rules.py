@@ -21,9 +21,13 @@ LARGEST_BODY_BYTES = 51_200
 """Of a template that is sent in the call itself (CloudFormation User Guide, "Quotas")."""
 
 NOT_NARROWER = {
-    "ec2:AssignPrivateIpAddresses", "ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface",
-    "ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets", "ec2:UnassignPrivateIpAddresses",
-}  # fmt: skip
+    "ec2:AssignPrivateIpAddresses",
+    "ec2:CreateNetworkInterface",
+    "ec2:DeleteNetworkInterface",
+    "ec2:DescribeNetworkInterfaces",
+    "ec2:DescribeSubnets",
+    "ec2:UnassignPrivateIpAddresses",
+}
 """What Lambda needs on `*` to attach a function to a VPC (Lambda Developer Guide, "Giving Lambda functions access")."""
 
 

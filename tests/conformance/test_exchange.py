@@ -52,8 +52,18 @@ def begin(client: Client, run: str) -> RunLayout:
 
 def live(store: Store, layout: RunLayout, rank: int, *, token: str = "t", rounds: int = ROUNDS) -> Array:
     """Some rounds of a sharded rank that adds the sum of all gradients to its parameters."""
-    exchange = Exchange(store, layout, rank=rank, workers=2, size=SIZE, slices=SLICES, sums=("loss",), buffers=(),
-                        token=f"{token}-{rank}", alarm=never)  # fmt: skip
+    exchange = Exchange(
+        store,
+        layout,
+        rank=rank,
+        workers=2,
+        size=SIZE,
+        slices=SLICES,
+        sums=("loss",),
+        buffers=(),
+        token=f"{token}-{rank}",
+        alarm=never,
+    )
     parameters, total, own = np.zeros(SIZE, np.float32), np.empty(SIZE, np.float32), SLICES[rank]
     for version in range(rounds):
         round_ = Round(version, "train")
@@ -111,8 +121,18 @@ def test_a_contribution_that_is_retired_while_it_is_read_before_a_restart(
     a, b = nfs.clients()
     layout = begin(a, "r")
     interleave([0, 1] * 200, lambda: live(a.store, layout, 0), lambda: live(a.store, layout, 1))
-    late = Exchange(b.store, layout, rank=1, workers=2, size=SIZE, slices=SLICES, sums=("loss",), buffers=(),
-                    token="late", alarm=never)  # fmt: skip
+    late = Exchange(
+        b.store,
+        layout,
+        rank=1,
+        workers=2,
+        size=SIZE,
+        slices=SLICES,
+        sums=("loss",),
+        buffers=(),
+        token="late",
+        alarm=never,
+    )
     opened = late.arrivals.open
 
     def open_long_before(paths: Sequence[str]) -> list[Reader]:

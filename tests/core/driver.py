@@ -215,9 +215,14 @@ class Relay:
 
     def _carry_out(self, event: Event) -> Any:
         invocation = Invocation(
-            self._seen_by_functions, lambda functions: self, event.token, self._remaining_s, event.role,
-            quiet=True, is_alone=True,
-        )  # fmt: skip
+            self._seen_by_functions,
+            lambda functions: self,
+            event.token,
+            self._remaining_s,
+            event.role,
+            quiet=True,
+            is_alone=True,
+        )
         return perform(event, invocation)
 
     def _token(self) -> str:

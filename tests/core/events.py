@@ -54,10 +54,12 @@ def failure_record(event: Event, kind: str, message: str) -> dict[str, Any]:
         "version": "1.0",
         "timestamp": "2026-01-01T00:00:00.000Z",
         "requestContext": {
-            "requestId": event.token, "functionArn": arn, "condition": "RetriesExhausted",
+            "requestId": event.token,
+            "functionArn": arn,
+            "condition": "RetriesExhausted",
             "approximateInvokeCount": event.attempt,
         },
         "requestPayload": dict(event.payload),
         "responseContext": {"statusCode": 200, "executedVersion": "$LATEST", "functionError": "Unhandled"},
         "responsePayload": {"errorType": kind, "errorMessage": message, "stackTrace": []},
-    }  # fmt: skip
+    }

@@ -34,8 +34,15 @@ def spec_of(name: str, job: Job | None = None, *, workers: int = 2, run: str = "
     job = job or getattr(jobs, name)
     same = ("seed", "batch_size", "micro_batch_size", "drop_last", "epochs", "validation")
     fields: dict[str, Any] = {
-        "token": f"run-{next(_tokens):08d}", "run": run, "created_at": 0.0, "estafeta": "0",
-        "job": name if ":" in name else f"jobs:{name}", "workers": workers, "optimizer": to_dict(job.optimizer),
-        "early_stopping": job.stopping, "functions": FUNCTIONS, **{field: getattr(job, field) for field in same},
-    }  # fmt: skip
+        "token": f"run-{next(_tokens):08d}",
+        "run": run,
+        "created_at": 0.0,
+        "estafeta": "0",
+        "job": name if ":" in name else f"jobs:{name}",
+        "workers": workers,
+        "optimizer": to_dict(job.optimizer),
+        "early_stopping": job.stopping,
+        "functions": FUNCTIONS,
+        **{field: getattr(job, field) for field in same},
+    }
     return RunSpec(**{**fields, **changes})

@@ -18,10 +18,14 @@ from .specs import spec_of
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "two epochs of one step": {"epochs": 2, "batch_size": 36},
-    "two steps, no validation": {"epochs": 1, "batch_size": 24, "validation": 0.0,
-                                 "early_stopping": EarlyStopping(monitor="train_loss")},
+    "two steps, no validation": {
+        "epochs": 1,
+        "batch_size": 24,
+        "validation": 0.0,
+        "early_stopping": EarlyStopping(monitor="train_loss"),
+    },
     "stopped early": {"epochs": 3, "batch_size": 18, "early_stopping": EarlyStopping(monitor="train_loss", target=9.0)},
-}  # fmt: skip
+}
 CASES = 12
 """Pairs of a delivery and a call in it that are tried with each of the settings."""
 

@@ -36,11 +36,7 @@ def test_one_micro_batch_in_each_leg(name: str, workers: int, tmp_path: Path) ->
 @pytest.mark.parametrize("arrivals", [in_order, shuffled(seed=5)], ids=["in order", "shuffled"])
 def test_legs_of_different_lengths(arrivals: Arrivals, tmp_path: Path) -> None:
     relay = Relay(
-        tmp_path,
-        spec_of("dropout", workers=1),
-        remaining_s=lambda: time_for(3, relay),
-        arrivals=arrivals,
-        cold=True,
+        tmp_path, spec_of("dropout", workers=1), remaining_s=lambda: time_for(3, relay), arrivals=arrivals, cold=True
     )
     assert relay.run() == undisturbed("dropout", 1)
 

@@ -127,8 +127,13 @@ def test_two_of_three_are_lost(topology: str, tmp_path: Path) -> None:
 @RANKS
 @TOPOLOGIES
 def test_a_successor_that_never_came(topology: str, rank: int, tmp_path: Path) -> None:
-    stage = stage_of(tmp_path, topology, rank, changes={"rounds_per_invocation": 2},
-                     arrivals=first(lambda event: is_reside(event, rank, leg=1)))  # fmt: skip
+    stage = stage_of(
+        tmp_path,
+        topology,
+        rank,
+        changes={"rounds_per_invocation": 2},
+        arrivals=first(lambda event: is_reside(event, rank, leg=1)),
+    )
     assert stage.run() == undisturbed("adamw", 3)
 
 
@@ -215,8 +220,15 @@ def test_losses_at_random(topology: str, seed: int, tmp_path: Path) -> None:
     def dies_after(event: Event) -> int | None:
         return numbers.randrange(120) if event.payload.get("task") == "reside" and numbers.random() < 1 / 6 else None
 
-    stage = stage_of(tmp_path, topology, seed, changes={"rounds_per_invocation": 4}, attempts=1, arrivals=arrivals,
-                     dies_after=dies_after)  # fmt: skip
+    stage = stage_of(
+        tmp_path,
+        topology,
+        seed,
+        changes={"rounds_per_invocation": 4},
+        attempts=1,
+        arrivals=arrivals,
+        dies_after=dies_after,
+    )
     stage.start()
     stage.drain()
     if stage.control("status")["state"] == "running":  # all were lost at the same time
@@ -229,8 +241,13 @@ def test_losses_at_random(topology: str, seed: int, tmp_path: Path) -> None:
 @TOPOLOGIES
 def test_a_rank_that_is_lost_each_time_fails_the_run(topology: str, rank: int, tmp_path: Path) -> None:
     """Lambda's own word of its last attempt is lost, too: it would end the run sooner, with what Lambda knows."""
-    stage = stage_of(tmp_path, topology, rank, arrivals=lambda event: () if event.role == "control" else (0,),
-                     dies_after=lambda event: 12 if is_reside(event, rank) else None)  # fmt: skip
+    stage = stage_of(
+        tmp_path,
+        topology,
+        rank,
+        arrivals=lambda event: () if event.role == "control" else (0,),
+        dies_after=lambda event: 12 if is_reside(event, rank) else None,
+    )
     stage.run_to_failure()
     failure = stage.outcome().failure
     assert failure is not None

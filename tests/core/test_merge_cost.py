@@ -43,9 +43,16 @@ def ready_to_merge(tmp_path: Path, workers: int) -> Relay:
     relay.start()
     store, layout = relay.store, relay.layout
     plan = Plan(
-        token="t", train_rows=640, valid_rows=0, steps_per_epoch=10, total_steps=20,
-        parameters=(Slot(name="w", shape=(SIZE,)),), buffers=(), frozen=(), state_dict=(("w", "parameter", "w"),),
-    )  # fmt: skip
+        token="t",
+        train_rows=640,
+        valid_rows=0,
+        steps_per_epoch=10,
+        total_steps=20,
+        parameters=(Slot(name="w", shape=(SIZE,)),),
+        buffers=(),
+        frozen=(),
+        state_dict=(("w", "parameter", "w"),),
+    )
     vector = np.zeros(SIZE, np.float32)
     publish_weights(store, layout, Weights(0, vector, {}, {"exp_avg": vector, "exp_avg_sq": vector}), "t")
     store.publish(layout.plan, [plan.to_json()], "t")

@@ -56,9 +56,16 @@ NAN = math.nan
 def scripted(tmp_path: Path, script: list[float], rule: EarlyStopping, *, workers: int = 1) -> Relay:
     """A run whose epochs, of one step each, end with the given validation losses."""
     spec = spec_of(
-        "mine:job", jobs.plain, workers=workers, epochs=len(script), batch_size=8, micro_batch_size=8, validation=0.2,
-        early_stopping=rule, arguments={"model": {"script": [NAN, *script]}},
-    )  # fmt: skip
+        "mine:job",
+        jobs.plain,
+        workers=workers,
+        epochs=len(script),
+        batch_size=8,
+        micro_batch_size=8,
+        validation=0.2,
+        early_stopping=rule,
+        arguments={"model": {"script": [NAN, *script]}},
+    )
     relay = Relay(tmp_path, spec, {"mine.py": UP_AND_DOWN})
     relay.run()
     return relay

@@ -48,8 +48,17 @@ settings = dict(model=model, loss=nn.functional.cross_entropy, dataset="numbers"
 """
 CODE = {"mine.py": HEAD + "job = Job(**settings)"}
 
-JOB = Job(model=nn.Identity, loss=nn.functional.cross_entropy, dataset="numbers", optimizer=SGD(lr=0.5),
-          batch_size=BATCH, micro_batch_size=200, epochs=EPOCHS, window_mb=WINDOW_MB, validation=0.1)  # fmt: skip
+JOB = Job(
+    model=nn.Identity,
+    loss=nn.functional.cross_entropy,
+    dataset="numbers",
+    optimizer=SGD(lr=0.5),
+    batch_size=BATCH,
+    micro_batch_size=200,
+    epochs=EPOCHS,
+    window_mb=WINDOW_MB,
+    validation=0.1,
+)
 
 
 def invocation_of(relay: Relay) -> Invocation:

@@ -50,8 +50,14 @@ def test_who_waits_for_saved_parts_at_the_end_leaves_in_time(topology: str, tmp_
 @TOPOLOGIES
 def test_a_lost_rank_is_sent_for_by_legs_that_have_less_time_than_was_agreed(topology: str, tmp_path: Path) -> None:
     """The functions' time limit was lowered after the run had begun: no leg lives as long as a wait was to last."""
-    stage = Uneven(tmp_path, spec_of("adamw", topology=topology, workers=2), slow={}, shared=True, limit_s=LIMIT_S,
-                   arrivals=first(lambda event: is_reside(event, 1)))  # fmt: skip
+    stage = Uneven(
+        tmp_path,
+        spec_of("adamw", topology=topology, workers=2),
+        slow={},
+        shared=True,
+        limit_s=LIMIT_S,
+        arrivals=first(lambda event: is_reside(event, 1)),
+    )
     assert stage.spec.functions["worker"].timeout_s > 10 * LIMIT_S
     assert stage.run() == undisturbed("adamw", 2)
 
@@ -59,8 +65,15 @@ def test_a_lost_rank_is_sent_for_by_legs_that_have_less_time_than_was_agreed(top
 def test_no_share_is_begun_that_cannot_get_done(tmp_path: Path) -> None:
     """A micro-batch takes six seconds, and the other rank comes when the leg has little more left."""
     spec = spec_of("ponderous", topology="replicated", workers=2, batch_size=2, epochs=1)
-    stage = Uneven(tmp_path, spec, slow={0: 20.0}, shared=True, seed=1, limit_s=LIMIT_S,
-                   arrivals=lambda event: (520 if is_reside(event, 1, leg=0) else 0,))  # fmt: skip
+    stage = Uneven(
+        tmp_path,
+        spec,
+        slow={0: 20.0},
+        shared=True,
+        seed=1,
+        limit_s=LIMIT_S,
+        arrivals=lambda event: (520 if is_reside(event, 1, leg=0) else 0,),
+    )
     stage.start()
     until(stage, lambda: stage.now > 2 * LIMIT_S)
     assert stage.errors == []

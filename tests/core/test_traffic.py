@@ -31,10 +31,21 @@ def test_what_is_predicted_is_what_is_metered(topology: Any, tmp_path: Path) -> 
     plan = take_snapshot(stage.store, stage.layout, stage.spec).plan
     assert plan is not None
     profile = Profile(
-        parameters=plan.size, state_vectors=2, train_rows=plan.train_rows, valid_rows=plan.valid_rows, batch_size=6,
-        micro_batch_size=2, steps=plan.total_steps, epochs=EPOCHS, row_s=0, pass_s=0, valid_row_s=0, element_s=0,
-        parallel=0, worker_bytes=0,
-    )  # fmt: skip
+        parameters=plan.size,
+        state_vectors=2,
+        train_rows=plan.train_rows,
+        valid_rows=plan.valid_rows,
+        batch_size=6,
+        micro_batch_size=2,
+        steps=plan.total_steps,
+        epochs=EPOCHS,
+        row_s=0,
+        pass_s=0,
+        valid_row_s=0,
+        element_s=0,
+        parallel=0,
+        worker_bytes=0,
+    )
     setting = Setting(3, 1769, topology)
     foreseen = Traffic()
     for _ in range(plan.total_steps):

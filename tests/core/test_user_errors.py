@@ -52,32 +52,74 @@ def failing(tmp_path: Path, tail: str, *, place: str = "mine:job", **changes: An
         ("job = Job(**settings", "UserCodeError", "importing mine.py raised SyntaxError", ""),
         ("other = Job(**settings)\nthird = other", "UsageError", "no job named 'job'", "mine.py:other, "),
         ("", "UsageError", "no estafeta.Job at its top level", "job = estafeta.Job(…)"),
-        ("job = Job(**settings | {'model': lambda: 1 / 0})", "UserCodeError",
-         "making the model raised ZeroDivisionError: division by zero", ""),
+        (
+            "job = Job(**settings | {'model': lambda: 1 / 0})",
+            "UserCodeError",
+            "making the model raised ZeroDivisionError: division by zero",
+            "",
+        ),
         ("job = Job(**settings | {'model': lambda: 'a model'})", "UsageError", "gave a str, not a torch.nn.Module", ""),
-        ("job = Job(**settings | {'model': lambda: nn.ReLU()})", "UsageError", "no parameter that requires a gradient",
-         ""),
-        ("job = Job(**settings | {'model': lambda: model().double()})", "UsageError",
-         "parameter 'weight' is torch.float64", ".float()"),
-        ("job = Job(**settings | {'model': lambda: nn.LazyLinear(2)})", "UsageError", "'weight' has no shape yet",
-         "sizes in model()"),
-        ("job = Job(**settings | {'model': lambda: nn.Sequential(model(), nn.Linear(2, 2, dtype=torch.bfloat16)"
-         ".requires_grad_(False))})", "UsageError", "tensor '1.weight' is torch.bfloat16", "another dtype"),
-        ("class Extra(nn.Linear):\n    def get_extra_state(self):\n        return torch.ones(1)\n"
-         "job = Job(**settings | {'model': lambda: Extra(3, 2)})", "UsageError",
-         "state dict has '_extra_state', neither a parameter nor a buffer", "buffer"),
-        ("job = Job(**settings | {'dataset': lambda: 1 / 0})", "UserCodeError",
-         "making the data set raised ZeroDivisionError", ""),
+        (
+            "job = Job(**settings | {'model': lambda: nn.ReLU()})",
+            "UsageError",
+            "no parameter that requires a gradient",
+            "",
+        ),
+        (
+            "job = Job(**settings | {'model': lambda: model().double()})",
+            "UsageError",
+            "parameter 'weight' is torch.float64",
+            ".float()",
+        ),
+        (
+            "job = Job(**settings | {'model': lambda: nn.LazyLinear(2)})",
+            "UsageError",
+            "'weight' has no shape yet",
+            "sizes in model()",
+        ),
+        (
+            "job = Job(**settings | {'model': lambda: nn.Sequential(model(), nn.Linear(2, 2, dtype=torch.bfloat16)"
+            ".requires_grad_(False))})",
+            "UsageError",
+            "tensor '1.weight' is torch.bfloat16",
+            "another dtype",
+        ),
+        (
+            "class Extra(nn.Linear):\n    def get_extra_state(self):\n        return torch.ones(1)\n"
+            "job = Job(**settings | {'model': lambda: Extra(3, 2)})",
+            "UsageError",
+            "state dict has '_extra_state', neither a parameter nor a buffer",
+            "buffer",
+        ),
+        (
+            "job = Job(**settings | {'dataset': lambda: 1 / 0})",
+            "UserCodeError",
+            "making the data set raised ZeroDivisionError",
+            "",
+        ),
         ("job = Job(**settings | {'dataset': lambda: 40})", "UsageError", "the data set is a int", "a tuple of arrays"),
-        ("class Stream(IterableDataset):\n    def __iter__(self):\n        yield 1\n"
-         "job = Job(**settings | {'dataset': Stream})", "UsageError", "the data set is a Stream", "map-style"),
-        ("job = Job(**settings | {'dataset': lambda: (np.ones((4, 3)),)})", "UsageError", "a tuple of one array",
-         "(inputs …, target)"),
-        ("job = Job(**settings | {'dataset': lambda: (np.ones((4, 3)), np.ones(5))})", "UsageError",
-         "different lengths: [4, 5]", ""),
+        (
+            "class Stream(IterableDataset):\n    def __iter__(self):\n        yield 1\n"
+            "job = Job(**settings | {'dataset': Stream})",
+            "UsageError",
+            "the data set is a Stream",
+            "map-style",
+        ),
+        (
+            "job = Job(**settings | {'dataset': lambda: (np.ones((4, 3)),)})",
+            "UsageError",
+            "a tuple of one array",
+            "(inputs …, target)",
+        ),
+        (
+            "job = Job(**settings | {'dataset': lambda: (np.ones((4, 3)), np.ones(5))})",
+            "UsageError",
+            "different lengths: [4, 5]",
+            "",
+        ),
         ("job = Job(**settings | {'valid_dataset': lambda: None})", "UsageError", "the data set is a NoneType", ""),
     ],
-)  # fmt: skip
+)
 def test_what_comes_out_while_the_run_is_prepared(
     tail: str, reason: str, message: str, hint: str, tmp_path: Path
 ) -> None:
@@ -124,31 +166,56 @@ def test_a_monitor_that_is_no_metric(validation: float, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tail", "reason", "message"),
     [
-        ("class Model(nn.Linear):\n    def forward(self, inputs):\n        return self.helper(inputs)\n"
-         "    def helper(self, inputs):\n        raise KeyError('from the helper')\n"
-         "job = Job(**settings | {'model': lambda: Model(3, 2)})", "UserCodeError",
-         "the forward pass raised KeyError: 'from the helper' on rank 0 in round train-00000000"),
-        ("def loss(output, target):\n    return output\njob = Job(**settings | {'loss': loss})", "UsageError",
-         "the loss has shape [4, 2] for 4 rows on rank 0 in round train-00000000"),
-        ("def score(output, target):\n    return output\njob = Job(**settings, metrics={'score': score})", "UsageError",
-         "the metric 'score' has shape [4, 2] for 4 rows on rank 0 in round train-00000000"),
-        ("def score(output, target):\n    return output.no_such\njob = Job(**settings, metrics={'score': score})",
-         "UserCodeError", "the metric 'score' raised AttributeError"),
-        ("class Rows:\n    def __len__(self):\n        return 40\n    def __getitem__(self, row):\n"
-         "        return torch.ones(3)\njob = Job(**settings | {'dataset': Rows})", "UsageError",
-         "a row of the data set is a Tensor on rank 0"),
-        ("class Rows:\n    def __len__(self):\n        return 40\n    def __getitem__(self, row):\n"
-         "        raise LookupError('no row')\njob = Job(**settings | {'dataset': Rows})", "UserCodeError",
-         "reading the data set raised LookupError: no row on rank 0"),
-        ("class Model(nn.Linear):\n    def forward(self, inputs):\n        if not self.training:\n"
-         "            raise RuntimeError('not trained')\n        return super().forward(inputs)\n"
-         "job = Job(**settings | {'model': lambda: Model(3, 2)})", "UserCodeError",
-         "the forward pass raised RuntimeError: not trained on rank 0 in round valid-00000002"),
-        ("class Root(nn.Linear):\n    def forward(self, inputs):\n        return (super().forward(inputs) * 0).sqrt()\n"
-         "job = Job(**settings | {'model': lambda: Root(3, 2)})", "NotFinite",
-         "the gradient has elements that are not finite on rank 0 in round train-00000000"),
+        (
+            "class Model(nn.Linear):\n    def forward(self, inputs):\n        return self.helper(inputs)\n"
+            "    def helper(self, inputs):\n        raise KeyError('from the helper')\n"
+            "job = Job(**settings | {'model': lambda: Model(3, 2)})",
+            "UserCodeError",
+            "the forward pass raised KeyError: 'from the helper' on rank 0 in round train-00000000",
+        ),
+        (
+            "def loss(output, target):\n    return output\njob = Job(**settings | {'loss': loss})",
+            "UsageError",
+            "the loss has shape [4, 2] for 4 rows on rank 0 in round train-00000000",
+        ),
+        (
+            "def score(output, target):\n    return output\njob = Job(**settings, metrics={'score': score})",
+            "UsageError",
+            "the metric 'score' has shape [4, 2] for 4 rows on rank 0 in round train-00000000",
+        ),
+        (
+            "def score(output, target):\n    return output.no_such\njob = Job(**settings, metrics={'score': score})",
+            "UserCodeError",
+            "the metric 'score' raised AttributeError",
+        ),
+        (
+            "class Rows:\n    def __len__(self):\n        return 40\n    def __getitem__(self, row):\n"
+            "        return torch.ones(3)\njob = Job(**settings | {'dataset': Rows})",
+            "UsageError",
+            "a row of the data set is a Tensor on rank 0",
+        ),
+        (
+            "class Rows:\n    def __len__(self):\n        return 40\n    def __getitem__(self, row):\n"
+            "        raise LookupError('no row')\njob = Job(**settings | {'dataset': Rows})",
+            "UserCodeError",
+            "reading the data set raised LookupError: no row on rank 0",
+        ),
+        (
+            "class Model(nn.Linear):\n    def forward(self, inputs):\n        if not self.training:\n"
+            "            raise RuntimeError('not trained')\n        return super().forward(inputs)\n"
+            "job = Job(**settings | {'model': lambda: Model(3, 2)})",
+            "UserCodeError",
+            "the forward pass raised RuntimeError: not trained on rank 0 in round valid-00000002",
+        ),
+        (
+            "class Root(nn.Linear):\n    def forward(self, inputs):\n"
+            "        return (super().forward(inputs) * 0).sqrt()\n"
+            "job = Job(**settings | {'model': lambda: Root(3, 2)})",
+            "NotFinite",
+            "the gradient has elements that are not finite on rank 0 in round train-00000000",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_comes_out_in_a_round(tail: str, reason: str, message: str, tmp_path: Path) -> None:
     _, failure = failing(tmp_path, tail, batch_size=16, micro_batch_size=4)
     assert failure.reason == reason
@@ -192,9 +259,15 @@ def test_a_loss_that_is_nan_is_traced_to_its_rank_and_round(tmp_path: Path) -> N
     (rank,) = (rank for rank in range(3) if 17 in share_of(batches[step], rank, 3))
     assert (step, rank) != (0, 0)
     relay, failure = failing(
-        tmp_path, NAN_ROW, workers=3, seed=5, batch_size=9, validation=0.0, epochs=1,
+        tmp_path,
+        NAN_ROW,
+        workers=3,
+        seed=5,
+        batch_size=9,
+        validation=0.0,
+        epochs=1,
         early_stopping=EarlyStopping(monitor="train_loss"),
-    )  # fmt: skip
+    )
     assert failure.message == f"the loss is nan on rank {rank} in round train-{step:08d}"
     assert (failure.rank, failure.round) == (rank, f"train-{step:08d}")
     assert relay.control("status")["version"] == step

@@ -60,8 +60,15 @@ def begin() -> Start:
         limits: dict[str, float | None] | None = None,
     ) -> Run:
         found = import_job(str(JOBS / place))
-        return start(*found, backend=backend, workers=workers, topology=topology, options=options or {}, chaos=chaos,
-                     limits=limits)  # fmt: skip
+        return start(
+            *found,
+            backend=backend,
+            workers=workers,
+            topology=topology,
+            options=options or {},
+            chaos=chaos,
+            limits=limits,
+        )
 
     return begin
 

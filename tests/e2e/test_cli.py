@@ -101,9 +101,15 @@ class Terminal:
     def __init__(self, folder: Path, *arguments: str) -> None:
         self._screen, inner = pty.openpty()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "estafeta", *arguments], cwd=folder, stdin=inner, stdout=inner, stderr=inner,
-            start_new_session=True, env={**os.environ, "COLUMNS": "100", "TERM": "xterm"}, preexec_fn=_own_terminal,
-        )  # fmt: skip
+            [sys.executable, "-m", "estafeta", *arguments],
+            cwd=folder,
+            stdin=inner,
+            stdout=inner,
+            stderr=inner,
+            start_new_session=True,
+            env={**os.environ, "COLUMNS": "100", "TERM": "xterm"},
+            preexec_fn=_own_terminal,
+        )
         os.close(inner)
         self._read = b""
 
@@ -189,9 +195,23 @@ def test_json_is_all_that_standard_output_gets(estafeta: Command) -> None:
     assert done.code == 0, done.err
     summary = done.json
     assert {
-        "run", "state", "rounds", "steps", "epochs", "workers", "topology", "metrics", "weights_sha256", "invocations",
-        "legs", "retries", "billed_gb_seconds", "cost_usd", "wall_s", "model_path",
-    } <= set(summary)  # fmt: skip
+        "run",
+        "state",
+        "rounds",
+        "steps",
+        "epochs",
+        "workers",
+        "topology",
+        "metrics",
+        "weights_sha256",
+        "invocations",
+        "legs",
+        "retries",
+        "billed_gb_seconds",
+        "cost_usd",
+        "wall_s",
+        "model_path",
+    } <= set(summary)
     assert (summary["state"], summary["workers"], summary["epochs"], summary["steps"]) == ("done", 3, 1, 3)
     assert {"train_loss", "valid_loss", "valid_accuracy"} <= set(summary["metrics"])
     model = load_file(summary["model_path"])

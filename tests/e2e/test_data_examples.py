@@ -92,12 +92,7 @@ def test_a_table(home: Path, inline: Backend, tmp_path: Path, capsys: pytest.Cap
     torch.version.cuda is not None, reason="libraries for GPUs alone take more than the limit; functions have none"
 )
 def test_far_more_rows_than_memory(
-    home: Path,
-    on_local: Backend,
-    inline: Backend,
-    whole_logs: None,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    home: Path, on_local: Backend, inline: Backend, whole_logs: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Functions that have room for an eighth of the rows get the bits of a process that has all of them in memory."""
     random = np.random.default_rng(1)

@@ -56,9 +56,23 @@ def test_the_summary_has_what_the_command_line_promises(inline: Backend, begin: 
     run.wait()
     summary = json.loads(json.dumps(run.summary(wall_s=1.5)))
     assert {
-        "run", "state", "rounds", "steps", "epochs", "workers", "topology", "metrics", "weights_sha256", "invocations",
-        "legs", "retries", "billed_gb_seconds", "cost_usd", "wall_s", "model_path",
-    } <= set(summary)  # fmt: skip
+        "run",
+        "state",
+        "rounds",
+        "steps",
+        "epochs",
+        "workers",
+        "topology",
+        "metrics",
+        "weights_sha256",
+        "invocations",
+        "legs",
+        "retries",
+        "billed_gb_seconds",
+        "cost_usd",
+        "wall_s",
+        "model_path",
+    } <= set(summary)
     assert summary["state"] == "done"
     assert {"train_loss", "valid_loss"} <= set(summary["metrics"])
     assert summary["workers"] == 3

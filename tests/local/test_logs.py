@@ -77,8 +77,16 @@ def test_streams_of_earlier_runs_are_not_read(tmp_path: Path, monkeypatch: pytes
     for stream in (old, new):
         stream.close()
     old.path.unlink()  # reading it would fail
-    page = search(tmp_path, "/group", [old.name, new.name], start_ms=start_ms, end_ms=start_ms + 60_000,
-                  matches=pattern(""), limit=10, token=None)  # fmt: skip
+    page = search(
+        tmp_path,
+        "/group",
+        [old.name, new.name],
+        start_ms=start_ms,
+        end_ms=start_ms + 60_000,
+        matches=pattern(""),
+        limit=10,
+        token=None,
+    )
     assert [event.message for event in page.events] == ["new"]
 
 

@@ -94,9 +94,14 @@ class Cloud(Stage):
         self._one_machine = NfsClientFiles(self.server, clock)
         WORDS.numbers.seed(f"words {world.seed}")
         super().__init__(
-            Path(ROOT), world.spec, {}, seed=world.seed, limit_s=world.limit_s, dies_after=self._draw_death,
+            Path(ROOT),
+            world.spec,
+            {},
+            seed=world.seed,
+            limit_s=world.limit_s,
+            dies_after=self._draw_death,
             store=Store(ROOT, self._one_machine, clock),
-        )  # fmt: skip
+        )
         self.most_turns = MOST_TURNS
         self.journal = Journal(f"{ROOT}/{self.layout.root}")
         self.ledger = Ledger(self.server, ROOT, self.layout, world.workers, has_stand_ins=world.quorum is not None)
@@ -356,8 +361,9 @@ class Mount(Interposed):
 
     def create(self, path: str, chunks: Sequence[Buffer]) -> None:
         """Create a file; who is killed meanwhile leaves half of it."""
-        self.around("create", path, lambda: self._files.create(path, chunks),
-                    lambda: self._files.create(path, half_of(chunks)))  # fmt: skip
+        self.around(
+            "create", path, lambda: self._files.create(path, chunks), lambda: self._files.create(path, half_of(chunks))
+        )
 
     def write(self, path: str) -> Writer:
         """Create a file that is filled piece by piece; who is killed meanwhile leaves half of a piece."""
@@ -428,8 +434,12 @@ class TornWriter:
 
     def write(self, chunks: Sequence[Buffer], offset: int) -> None:
         """See `Writer.write`."""
-        self._mount.around("append", self._path, lambda: self._writer.write(chunks, offset),
-                           lambda: self._writer.write(half_of(chunks), offset))  # fmt: skip
+        self._mount.around(
+            "append",
+            self._path,
+            lambda: self._writer.write(chunks, offset),
+            lambda: self._writer.write(half_of(chunks), offset),
+        )
 
     def close(self) -> None:
         """See `Writer.close`."""

@@ -53,8 +53,9 @@ class Journal:
 
     def tell(self, whole: bool = False) -> str:
         """The history as text: all of it, or what changed something, and the end."""
-        lines = [Line(at, who, call, what.replace(self._folder, ""), outcome)
-                 for at, who, call, what, outcome in self._notes]  # fmt: skip
+        lines = [
+            Line(at, who, call, what.replace(self._folder, ""), outcome) for at, who, call, what, outcome in self._notes
+        ]
         if not whole:
             told = [line for line in lines[:-TAIL] if line.outcome or line.call not in QUIET]
             lines = [*(line for line in told if "/.tmp-" not in line.what or line.outcome), *lines[-TAIL:]]

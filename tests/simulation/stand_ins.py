@@ -103,9 +103,11 @@ class Learner:
 
     def state_dict_keys(self) -> tuple[tuple[str, str, str], ...]:
         return (
-            ("weight", "parameter", "weight"), ("bias", "parameter", "bias"),
-            ("mean", "buffer", "mean"), ("seen", "buffer", "seen"),
-        )  # fmt: skip
+            ("weight", "parameter", "weight"),
+            ("bias", "parameter", "bias"),
+            ("mean", "buffer", "mean"),
+            ("seen", "buffer", "seen"),
+        )
 
     def _add(self, rows: Array) -> None:
         away = self.parameters * self._factors[rows] - self._targets[rows]

@@ -25,8 +25,11 @@ def _stand_ins() -> Iterator[None]:
 
 def seeds_that_went_wrong(profile: str, seeds: range) -> list[str]:
     histories = (live(PROFILES[profile](seed)) for seed in seeds)
-    return [f"make simulate PROFILE={profile} SEED={history.world.seed}: {history.violation}"
-            for history in histories if history.violation]  # fmt: skip
+    return [
+        f"make simulate PROFILE={profile} SEED={history.world.seed}: {history.violation}"
+        for history in histories
+        if history.violation
+    ]
 
 
 @pytest.mark.parametrize("part", range(TESTS))

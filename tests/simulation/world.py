@@ -135,21 +135,26 @@ class World:
         limit = {"timeout_s": int(self.limit_s)}
         spec = SHAPES[self.shape].model_copy(
             update={
-                "token": "of-the-client", "workers": self.workers, "topology": self.topology,
-                "rounds_per_invocation": self.rounds_per_invocation, "quorum": self.quorum,
+                "token": "of-the-client",
+                "workers": self.workers,
+                "topology": self.topology,
+                "rounds_per_invocation": self.rounds_per_invocation,
+                "quorum": self.quorum,
                 "limits": Limits(max_rounds=self.max_rounds),
                 "functions": {role: function.model_copy(update=limit) for role, function in FUNCTIONS.items()},
             }
-        )  # fmt: skip
+        )
         spec.arguments["model"]["seconds"] = self.compute_s
         return spec
 
 
 def _shape(rows: int, size: int, **changes: object) -> RunSpec:
     return spec_of(
-        "plain", workers=1, arguments={"model": {"size": size, "seconds": 0.0}, "dataset": {"rows": rows}},
+        "plain",
+        workers=1,
+        arguments={"model": {"size": size, "seconds": 0.0}, "dataset": {"rows": rows}},
         **{"batch_size": 18, "micro_batch_size": 2, "epochs": 1, **changes},
-    )  # fmt: skip
+    )
 
 
 TIMES = {"nfs": (300.0, 450.0, LONGEST_S), "local": (60.0, 120.0, LONGEST_S)}
@@ -193,11 +198,12 @@ def _anything(seed: int) -> World:
         faults=faults,
         compute_s=min(world.compute_s, world.limit_s / 40),
         concurrency=numbers.randint(1, 2) + (world.workers if world.topology == "merge" else 2 * world.workers)
-        if numbers.random() < 0.3 else 1000,
+        if numbers.random() < 0.3
+        else 1000,
         stop_after_s=up_to(1.0, 120.0) if numbers.random() < 0.25 else None,
         watch_s=up_to(60.0, 400.0),
         tends=faults.drop > 0 or numbers.random() < 0.2,
-    )  # fmt: skip
+    )
 
 
 def _calm(seed: int) -> World:
@@ -225,8 +231,9 @@ def _calm(seed: int) -> World:
 def _prompt(seed: int) -> World:
     """Residents on machines of their own with little to do: it is over as soon as they see each other's files."""
     world = replace(_calm(seed), topology=("sharded", "replicated")[seed % 2], workers=2 + seed % 3)
-    return replace(world, storage="nfs", compute_s=0.01, limit_s=LONGEST_S, rounds_per_invocation=None, watch_s=10.0,
-                   most_s=100.0)  # fmt: skip
+    return replace(
+        world, storage="nfs", compute_s=0.01, limit_s=LONGEST_S, rounds_per_invocation=None, watch_s=10.0, most_s=100.0
+    )
 
 
 def _doubled(seed: int) -> World:
@@ -246,8 +253,7 @@ def _failover(seed: int) -> World:
 
 def _replaced(seed: int) -> World:
     """Residents are replaced while they are at work: some are slow, and the client resumes the run all the time."""
-    world = replace(_calm(seed), topology=("sharded", "replicated")[seed % 2], resumes=True, watch_s=6.0,
-                    compute_s=3.0)  # fmt: skip
+    world = replace(_calm(seed), topology=("sharded", "replicated")[seed % 2], resumes=True, watch_s=6.0, compute_s=3.0)
     return replace(world, limit_s=LONGEST_S, faults=Faults(slow=0.3, until_s=60.0))
 
 
@@ -255,8 +261,13 @@ def _quorum(seed: int) -> World:
     """Rounds close without the last one or two of at least three ranks, of which some are slow or killed."""
     world = _calm(seed)
     workers = max(world.workers, 3)
-    return replace(world, workers=workers, quorum=workers - 1 - seed % 2, compute_s=min(world.compute_s, 2.0),
-                   faults=Faults(slow=0.3, kill=0.1, duplicate=0.1, until_s=600.0))  # fmt: skip
+    return replace(
+        world,
+        workers=workers,
+        quorum=workers - 1 - seed % 2,
+        compute_s=min(world.compute_s, 2.0),
+        faults=Faults(slow=0.3, kill=0.1, duplicate=0.1, until_s=600.0),
+    )
 
 
 def _given_up(seed: int) -> World:
@@ -283,8 +294,10 @@ def _failing(seed: int) -> World:
 
 
 REASONS: Mapping[int, tuple[Literal["UserCodeError", "NotFinite", "Diverged"], int]] = {
-    1: ("UserCodeError", 30), 2: ("NotFinite", 30), 3: ("Diverged", 4),
-}  # fmt: skip
+    1: ("UserCodeError", 30),
+    2: ("NotFinite", 30),
+    3: ("Diverged", 4),
+}
 """By a rest of the seed: what fails, and before which micro-batch or step at the latest."""
 
 
@@ -294,7 +307,16 @@ def _damaged(seed: int) -> World:
 
 
 PROFILES: Mapping[str, Callable[[int], World]] = {
-    "anything": _anything, "calm": _calm, "prompt": _prompt, "doubled": _doubled, "killed": _killed,
-    "failover": _failover, "replaced": _replaced, "given-up": _given_up, "quorum": _quorum, "damaged": _damaged,
-    "tended": _tended, "failing": _failing,
-}  # fmt: skip
+    "anything": _anything,
+    "calm": _calm,
+    "prompt": _prompt,
+    "doubled": _doubled,
+    "killed": _killed,
+    "failover": _failover,
+    "replaced": _replaced,
+    "given-up": _given_up,
+    "quorum": _quorum,
+    "damaged": _damaged,
+    "tended": _tended,
+    "failing": _failing,
+}

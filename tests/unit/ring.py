@@ -121,10 +121,17 @@ class Ring:
     ) -> Exchange:
         """A leg of a rank; without patience it gives up as soon as anything is not there."""
         member = Member(
-            Store(self.store.root, files or self._files()), self.layout, rank=rank, workers=self.workers,
-            size=self.size, slices=self.slices, sums=self._sums, buffers=self._buffers,
-            token=token or f"token-of-{rank}", alarm=patience(patient),
-        )  # fmt: skip
+            Store(self.store.root, files or self._files()),
+            self.layout,
+            rank=rank,
+            workers=self.workers,
+            size=self.size,
+            slices=self.slices,
+            sums=self._sums,
+            buffers=self._buffers,
+            token=token or f"token-of-{rank}",
+            alarm=patience(patient),
+        )
         _members.append(member)
         return member
 
@@ -188,9 +195,18 @@ def at_once(*codes: Callable[[], T]) -> list[T]:
 def plan_of(spec: RunSpec, size: int, *, steps: int = 4, buffers: Sequence[Slot] = ()) -> Plan:
     """The plan of a run whose parameters are one vector; its topology is the one that was asked for."""
     assert spec.topology != "auto"
-    return Plan(token="t", topology=spec.topology, train_rows=40, valid_rows=0, steps_per_epoch=steps,
-                total_steps=steps * spec.epochs, parameters=(Slot(name="w", shape=(size,)),), buffers=tuple(buffers),
-                frozen=(), state_dict=())  # fmt: skip
+    return Plan(
+        token="t",
+        topology=spec.topology,
+        train_rows=40,
+        valid_rows=0,
+        steps_per_epoch=steps,
+        total_steps=steps * spec.epochs,
+        parameters=(Slot(name="w", shape=(size,)),),
+        buffers=tuple(buffers),
+        frozen=(),
+        state_dict=(),
+    )
 
 
 def resident_spec(topology: str, workers: int, optimizer: dict[str, Any]) -> RunSpec:

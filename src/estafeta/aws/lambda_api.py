@@ -25,10 +25,18 @@ READ_TIMEOUT_S = 960
 
 CONNECT_TIMEOUT_S = 5
 
-REFUSED = frozenset({
-    "TooManyRequestsException", "ResourceConflictException", "ResourceNotReadyException", "ENINotReadyException",
-    "EC2ThrottledException", "EFSMountConnectivityException", "EFSMountFailureException", "EFSMountTimeoutException",
-})  # fmt: skip
+REFUSED = frozenset(
+    {
+        "TooManyRequestsException",
+        "ResourceConflictException",
+        "ResourceNotReadyException",
+        "ENINotReadyException",
+        "EC2ThrottledException",
+        "EFSMountConnectivityException",
+        "EFSMountFailureException",
+        "EFSMountTimeoutException",
+    }
+)
 """Errors that say that the function has not been run: it is throttled, being made or changed, or its network or file
 system is not there yet (Lambda API reference, "Invoke"). Only after one of these is a call repeated."""
 
@@ -55,10 +63,7 @@ class LambdaInvoker:
     """
 
     def __init__(
-        self,
-        functions: Mapping[Role, FunctionSettings],
-        client: LambdaClient | None = None,
-        clock: Clock | None = None,
+        self, functions: Mapping[Role, FunctionSettings], client: LambdaClient | None = None, clock: Clock | None = None
     ) -> None:
         self._functions = functions
         self._client = client or lambda_client()
@@ -124,10 +129,14 @@ def make_client(service: str, boto: boto3.session.Session | None = None, **optio
     from botocore.config import Config
 
     config = Config(
-        retries={"total_max_attempts": 1}, connect_timeout=CONNECT_TIMEOUT_S, read_timeout=READ_TIMEOUT_S,
-        max_pool_connections=64, tcp_keepalive=True,
-        user_agent="estafeta", parameter_validation=False,  # putting these together anew costs a fifth of each call
-    )  # fmt: skip
+        retries={"total_max_attempts": 1},
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=READ_TIMEOUT_S,
+        max_pool_connections=64,
+        tcp_keepalive=True,
+        user_agent="estafeta",
+        parameter_validation=False,  # putting these together anew costs a fifth of each call
+    )
     with reaching("AWS"):
         session = boto or boto3.session.Session()
         return session.client(service, config=config, **options)  # type: ignore[call-overload]

@@ -222,9 +222,12 @@ def _compile(source: bytes, path: str) -> bytes | None:
         plain.write_bytes(source)
         try:
             py_compile.compile(
-                str(plain), str(compiled), path, doraise=True,
+                str(plain),
+                str(compiled),
+                path,
+                doraise=True,
                 invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
-            )  # fmt: skip
+            )
         except py_compile.PyCompileError:
             return None
         return compiled.read_bytes()

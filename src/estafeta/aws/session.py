@@ -98,11 +98,14 @@ def deployment(session: Session, stack: str = STACK) -> Deployment:
     try:
         return Deployment(
             stack=stack,
-            functions={"worker": outputs["WorkerFunction"], "merge": outputs["MergeFunction"],
-                       "control": outputs["ControlFunction"]},
+            functions={
+                "worker": outputs["WorkerFunction"],
+                "merge": outputs["MergeFunction"],
+                "control": outputs["ControlFunction"],
+            },
             bucket=outputs["Bucket"],
             file_system=outputs["FileSystemId"],
-        )  # fmt: skip
+        )
     except KeyError as missing:
         raise EnvironmentProblem(
             f"the stack {stack!r} is not complete: it has no {missing.args[0]}", hint=cure

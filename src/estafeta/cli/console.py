@@ -215,8 +215,9 @@ class ProgressLine:
             if sum(map(len, words.values())) + 2 * len(words) > self._width:
                 del words[name]
         drawn: dict[str, RenderableType] = {
-            "state": state, "bar": ProgressBar(status.total_steps, status.version, width=self._bar_width),
-        }  # fmt: skip
+            "state": state,
+            "bar": ProgressBar(status.total_steps, status.version, width=self._bar_width),
+        }
         grid = Table.grid(padding=(0, 2))
         for _ in words:
             grid.add_column(no_wrap=True)

@@ -123,8 +123,10 @@ class Watch:
         try:
             return {which: self.run.export(output_dir / self.run.name / which, which) for which in EXPORTS}
         except OSError as error:
-            raise EnvironmentProblem(f"{self.run.name} has ended, but its weights cannot be written: {error}",
-                                     hint=f"estafeta export {self.run.name} -d FOLDER") from error  # fmt: skip
+            raise EnvironmentProblem(
+                f"{self.run.name} has ended, but its weights cannot be written: {error}",
+                hint=f"estafeta export {self.run.name} -d FOLDER",
+            ) from error
 
     def _summary(self, model_path: Path | None = None) -> dict[str, Any]:
         return self.run.summary(wall_s=time.monotonic() - self.began, model_path=model_path)

@@ -36,9 +36,15 @@ def estafeta() -> None:
 
 
 for command in (
-    *train.COMMANDS, *runs.COMMANDS, *inspect.COMMANDS, plan.plan, data.data, *stacks.COMMANDS, *doctor.COMMANDS,
+    *train.COMMANDS,
+    *runs.COMMANDS,
+    *inspect.COMMANDS,
+    plan.plan,
+    data.data,
+    *stacks.COMMANDS,
+    *doctor.COMMANDS,
     local.local,
-):  # fmt: skip
+):
     estafeta.add_command(command)
 
 

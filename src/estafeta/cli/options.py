@@ -134,9 +134,13 @@ on_doctor = _place(["local", "aws"], "What to look at: this machine, or the stac
 on_store = _place(["local", "aws"], "Which store: that of this machine, or that of the stack on AWS.")
 detach = click.option("--detach", is_flag=True, help="Return at once; the run goes on by itself.")
 output_dir = click.option(
-    "--output-dir", type=click.Path(file_okay=False, writable=True), default="runs", show_default=True,
-    help="Where the weights go: DIR/RUN/final and DIR/RUN/best.", metavar="DIR",
-)  # fmt: skip
+    "--output-dir",
+    type=click.Path(file_okay=False, writable=True),
+    default="runs",
+    show_default=True,
+    help="Where the weights go: DIR/RUN/final and DIR/RUN/best.",
+    metavar="DIR",
+)
 
 
 NO_LIMIT = "none"

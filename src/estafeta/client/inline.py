@@ -58,8 +58,16 @@ class InlineInvoker:
         return True
 
     def _carry_out(self, role: Role, event: Mapping[str, Any]) -> Any:
-        invocation = Invocation(self._store, self._connect, secrets.token_hex(16), lambda: NO_LIMIT_S, role,
-                                quiet=True, is_alone=True, meter=self._meter)  # fmt: skip
+        invocation = Invocation(
+            self._store,
+            self._connect,
+            secrets.token_hex(16),
+            lambda: NO_LIMIT_S,
+            role,
+            quiet=True,
+            is_alone=True,
+            meter=self._meter,
+        )
         self._meter.reset()
         started = time.perf_counter()
         try:

@@ -85,24 +85,25 @@ def train(
     """
     if is_importing():
         raise UsageError(
-            "the job's module trains while a function imports it",
-            hint='put the call under: if __name__ == "__main__":',
+            "the job's module trains while a function imports it", hint='put the call under: if __name__ == "__main__":'
         )
     check_chaos(chaos, on)
     limits = {"max_cost_usd": max_cost, "max_hours": max_hours, "max_rounds": max_rounds}
     backend = connect(on, stack=stack, region=region, profile=profile)
-    run = start(*find_job(job), backend=backend, workers=workers, topology=topology, options=options or {},
-                chaos=chaos, limits=limits)  # fmt: skip
+    run = start(
+        *find_job(job),
+        backend=backend,
+        workers=workers,
+        topology=topology,
+        options=options or {},
+        chaos=chaos,
+        limits=limits,
+    )
     return run.wait() if wait or on == "inline" else run
 
 
 def connect(
-    on: On,
-    *,
-    template: Path | None = None,
-    stack: str = STACK,
-    region: str | None = None,
-    profile: str | None = None,
+    on: On, *, template: Path | None = None, stack: str = STACK, region: str | None = None, profile: str | None = None
 ) -> Backend:
     """The place to run; the local service is started if it does not run.
 
@@ -198,8 +199,17 @@ def start(
             for done in send_source(code, backend.bucket):
                 show("sending the source", done, size)
 
-    spec, job = spec_for(job, place, backend=backend, workers=workers, topology=topology, options=options,
-                         chaos=chaos, limits=limits or {}, first=send)  # fmt: skip
+    spec, job = spec_for(
+        job,
+        place,
+        backend=backend,
+        workers=workers,
+        topology=topology,
+        options=options,
+        chaos=chaos,
+        limits=limits or {},
+        first=send,
+    )
     backend.call({"verb": "start", "spec": spec.model_dump(mode="json"), **enclosure(code, backend.bucket)})
     return Run(spec.run, backend, job)
 
@@ -294,8 +304,10 @@ def _functions(options: local.Options) -> dict[Role, FunctionConfig]:
     found = {function.name: function for function in read_template(options.template, region=options.region)}
     names: dict[Role, str] = {role: f"{STACK}-{role}" for role in ROLES}
     if missing := [name for name in names.values() if name not in found]:
-        raise UsageError(f"template {options.template} has no function {missing[0]}",
-                         hint="keep the names of the functions in Estafeta's own template")  # fmt: skip
+        raise UsageError(
+            f"template {options.template} has no function {missing[0]}",
+            hint="keep the names of the functions in Estafeta's own template",
+        )
     return {role: found[name] for role, name in names.items()}
 
 

@@ -25,9 +25,14 @@ from estafeta.job.settings import to_dict
 from estafeta.protocol.spec import MemoryMb, Role, RunSpec, TimeoutS
 
 NUMBERS: Mapping[str, type] = {
-    "epochs": int, "batch_size": int, "micro_batch_size": int, "drop_last": bool, "validation": float, "seed": int,
+    "epochs": int,
+    "batch_size": int,
+    "micro_batch_size": int,
+    "drop_last": bool,
+    "validation": float,
+    "seed": int,
     "window_mb": int,
-}  # fmt: skip
+}
 """The job's own fields that can be changed."""
 
 OF_A_FORK: Mapping[str, Any] = {"epochs": Annotated[int, Field(ge=1)], "micro_batch_size": Annotated[int, Field(ge=1)]}

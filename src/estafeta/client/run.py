@@ -206,11 +206,17 @@ class Run:
             UsageError: There is no such version, with those that there are in the hint; or an option does not fit.
         """
         spec, settings = override_spec(self.status().spec, options or {})
-        spec = spec.model_copy(update={
-            "token": secrets.token_hex(16), "run": new_name(spec.job), "created_at": time.time(),
-            "estafeta": version_of("estafeta"), "functions": self._backend.with_settings(settings), "chaos": "",
-            "limits": Limits(since=time.time()),
-        })  # fmt: skip
+        spec = spec.model_copy(
+            update={
+                "token": secrets.token_hex(16),
+                "run": new_name(spec.job),
+                "created_at": time.time(),
+                "estafeta": version_of("estafeta"),
+                "functions": self._backend.with_settings(settings),
+                "chaos": "",
+                "limits": Limits(since=time.time()),
+            }
+        )
         verb = {"verb": "fork", "run": self.name, "version": version, "spec": spec.model_dump(mode="json")}
         self._backend.call(verb)
         return Run(spec.run, self._backend, self._job)

@@ -40,8 +40,10 @@ def send_missing(job: Job, backend: Backend, store: Store, show: Show) -> None:
         if name in here:
             send(name, backend, store, show)
         elif name not in there:
-            raise UsageError(f"there is no data set named {name!r}, neither on this machine nor on AWS",
-                             hint=f"import it: estafeta data import {name} SOURCE")  # fmt: skip
+            raise UsageError(
+                f"there is no data set named {name!r}, neither on this machine nor on AWS",
+                hint=f"import it: estafeta data import {name} SOURCE",
+            )
 
 
 def datasets(backend: Backend) -> dict[str, dict[str, Any]]:

@@ -142,10 +142,15 @@ class Bill:
     def to_dict(self) -> dict[str, float]:
         """JSON-ready, in dollars."""
         return {
-            "compute": self.compute, "requests": self.requests, "efs": self.efs, "logs": self.logs,
-            "storage": self.storage, "efs_if_elastic": self.efs_if_elastic, "storage_month": self.storage_month,
+            "compute": self.compute,
+            "requests": self.requests,
+            "efs": self.efs,
+            "logs": self.logs,
+            "storage": self.storage,
+            "efs_if_elastic": self.efs_if_elastic,
+            "storage_month": self.storage_month,
             "upload": self.upload,
-        }  # fmt: skip
+        }
 
 
 def bill(usage: Usage, basis: Basis, kept: Kept, seconds: float) -> Bill:

@@ -31,8 +31,10 @@ def check_name(name: str) -> None:
         UsageError: It has other characters than those of a folder's name.
     """
     if not DATASET_NAME.fullmatch(name):
-        raise UsageError(f"{name!r} cannot be the name of a data set",
-                         hint="use a to z, 0 to 9, and after the first character '.', '_', '-'")  # fmt: skip
+        raise UsageError(
+            f"{name!r} cannot be the name of a data set",
+            hint="use a to z, 0 to 9, and after the first character '.', '_', '-'",
+        )
 
 
 def names(store: Store) -> list[str]:
@@ -80,8 +82,9 @@ def check_block(reader: Reader, manifest: Manifest, number: int) -> None:
     """
     for kind, part in zip(manifest.kinds, _parts(reader, manifest, number), strict=True):
         if len(part) != (expected := manifest.blocks[number].rows):
-            raise Corrupt(f"block {number} of data set {manifest.name!r} has {len(part)} rows of {kind.name}, "
-                          f"expected {expected}")  # fmt: skip
+            raise Corrupt(
+                f"block {number} of data set {manifest.name!r} has {len(part)} rows of {kind.name}, expected {expected}"
+            )
 
 
 def verify(store: Store, manifest: Manifest, first: int = 0) -> Iterator[int]:
@@ -122,12 +125,16 @@ def _parts(reader: Reader, manifest: Manifest, number: int) -> list[Part]:
 
 def _unknown(store: Store, name: str) -> UsageError:
     if name in unfinished(store):
-        return UsageError(f"there is no data set named {name!r} in the store; an import of it goes on, or was killed",
-                          hint=f"import it again, or remove what it has left: estafeta data rm {name}")  # fmt: skip
+        return UsageError(
+            f"there is no data set named {name!r} in the store; an import of it goes on, or was killed",
+            hint=f"import it again, or remove what it has left: estafeta data rm {name}",
+        )
     there = names(store)
     if not there:
-        return UsageError(f"there is no data set named {name!r} in the store, which has none",
-                          hint=f"import it: estafeta data import {name} SOURCE")  # fmt: skip
+        return UsageError(
+            f"there is no data set named {name!r} in the store, which has none",
+            hint=f"import it: estafeta data import {name} SOURCE",
+        )
     close = difflib.get_close_matches(name, there, 1)
     guess = f"did you mean {close[0]}? " if close else ""
     return UsageError(f"there is no data set named {name!r} in the store", hint=f"{guess}there is: {', '.join(there)}")

@@ -130,16 +130,22 @@ class Stacks:
         """
         token = secrets.token_hex(8)
         given: list[Any] = [
-            {"ParameterKey": key, "UsePreviousValue": True} if value is None
+            {"ParameterKey": key, "UsePreviousValue": True}
+            if value is None
             else {"ParameterKey": key, "ParameterValue": value}
             for key, value in parameters.items()
-        ]  # fmt: skip
+        ]
         try:
             with _refusals(stack):
                 name = self._client.create_change_set(
-                    StackName=stack, ChangeSetName=f"estafeta-{token}", ClientToken=token, TemplateBody=template,
-                    ChangeSetType="CREATE" if creates else "UPDATE", Parameters=given, Capabilities=["CAPABILITY_IAM"],
-                )["Id"]  # fmt: skip
+                    StackName=stack,
+                    ChangeSetName=f"estafeta-{token}",
+                    ClientToken=token,
+                    TemplateBody=template,
+                    ChangeSetType="CREATE" if creates else "UPDATE",
+                    Parameters=given,
+                    Capabilities=["CAPABILITY_IAM"],
+                )["Id"]
         except UsageError as refused:
             if _is_empty(str(refused)):
                 return ChangeSet(stack, "", (), creates)
@@ -210,8 +216,11 @@ class Stacks:
                 events = [event for page in pages for event in page["OperationEvents"]]
         except EnvironmentProblem:
             return reason  # says that there is more, and how to get it: not allowed, or a boto3 that does not know how
-        found = [f"{event.get('LogicalResourceId', '')} ({event.get('ResourceType', '')}): {why}"
-                 for event in events if (why := event.get("ValidationStatusReason"))]  # fmt: skip
+        found = [
+            f"{event.get('LogicalResourceId', '')} ({event.get('ResourceType', '')}): {why}"
+            for event in events
+            if (why := event.get("ValidationStatusReason"))
+        ]
         return "; ".join(found) or reason
 
     def _changes(self, proposed: ChangeSet) -> Iterator[Change]:
@@ -220,8 +229,12 @@ class Stacks:
             for page in pages.paginate(StackName=proposed.stack, ChangeSetName=proposed.name):
                 for item in page.get("Changes", ()):
                     change = item["ResourceChange"]
-                    yield Change(change["Action"], change["LogicalResourceId"], change["ResourceType"],
-                                 change.get("Replacement", "False") != "False")  # fmt: skip
+                    yield Change(
+                        change["Action"],
+                        change["LogicalResourceId"],
+                        change["ResourceType"],
+                        change.get("Replacement", "False") != "False",
+                    )
 
     def _begin(self, stack: str) -> tuple[str, set[str]]:
         """The stack's id, which outlives it, and the events that it has had before."""
@@ -237,8 +250,12 @@ class Stacks:
             state = str((describe_stack(self._client, stack_id) or {"StackStatus": "DELETE_COMPLETE"})["StackStatus"])
             for found in reversed(list(self._events(stack_id, seen))):
                 seen.add(found["EventId"])
-                event = Event(found["LogicalResourceId"], found["ResourceType"], found["ResourceStatus"],
-                              found.get("ResourceStatusReason", ""))  # fmt: skip
+                event = Event(
+                    found["LogicalResourceId"],
+                    found["ResourceType"],
+                    found["ResourceStatus"],
+                    found.get("ResourceStatusReason", ""),
+                )
                 self._report(event)
                 if event.state.endswith("_FAILED") and "cancelled" not in event.reason:
                     failed.append(event)

@@ -109,7 +109,13 @@ def _tidy(root: Path) -> None:
     for name in ("bin", ".lock"):
         path = root / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    for pattern in ("*.pyi", "*.dist-info/RECORD", "*.dist-info/direct_url.json", "*.dist-info/INSTALLER",
-                    "*.dist-info/REQUESTED", "*.dist-info/uv_cache.json"):  # fmt: skip
+    for pattern in (
+        "*.pyi",
+        "*.dist-info/RECORD",
+        "*.dist-info/direct_url.json",
+        "*.dist-info/INSTALLER",
+        "*.dist-info/REQUESTED",
+        "*.dist-info/uv_cache.json",
+    ):
         for path in list(root.rglob(pattern)):
             path.unlink()

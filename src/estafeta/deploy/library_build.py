@@ -73,8 +73,13 @@ class Library:
     @property
     def digest(self) -> str:
         """Its name: of the requirements, the target, PyTorch's index, and what the code package has."""
-        asked = [self.requirements, self.target.python, self.target.architecture, self.torch_backend,
-                 installed_here(*NEEDS)]  # fmt: skip
+        asked = [
+            self.requirements,
+            self.target.python,
+            self.target.architecture,
+            self.torch_backend,
+            installed_here(*NEEDS),
+        ]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
 
@@ -191,5 +196,6 @@ def _is_needed(path: str) -> bool:
 
 def _describe(folder: Path, path: str) -> LibraryFile:
     with (folder / path).open("rb") as stream:
-        return LibraryFile(path=path, size=(folder / path).stat().st_size,
-                           sha256=hashlib.file_digest(stream, "sha256").hexdigest())  # fmt: skip
+        return LibraryFile(
+            path=path, size=(folder / path).stat().st_size, sha256=hashlib.file_digest(stream, "sha256").hexdigest()
+        )

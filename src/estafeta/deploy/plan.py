@@ -136,8 +136,12 @@ def make_plan(
     target = _target(wishes, before)
     bucket = Bucket(bucket_name(stack, account, session.region), session.client("s3"))
     has_bucket = (bucket_state := stacks.state(bucket_stack(stack))) is not None and bucket_state not in REMAINS
-    given = {**wishes.parameters, "Bucket": bucket.name, "PythonVersion": target.python,
-             "Architecture": target.architecture}  # fmt: skip
+    given = {
+        **wishes.parameters,
+        "Bucket": bucket.name,
+        "PythonVersion": target.python,
+        "Architecture": target.architecture,
+    }
     code = library = None
     if wishes.image:
         given["ImageUri"] = wishes.image
@@ -161,8 +165,21 @@ def make_plan(
         changes = stacks.propose(stack, template.read_text(encoding="utf-8"), parameters, creates=False)
     is_stored = library is not None and has_bucket and stored(library, bucket) is not None
     additions = () if before else tuple(_additions(checked))
-    return Plan(wishes, account, bucket.name, target, code, library, is_stored, remains, bucket_changes, changes,
-                parameters, before, additions)  # fmt: skip
+    return Plan(
+        wishes,
+        account,
+        bucket.name,
+        target,
+        code,
+        library,
+        is_stored,
+        remains,
+        bucket_changes,
+        changes,
+        parameters,
+        before,
+        additions,
+    )
 
 
 def propose_bucket(stacks: Stacks, stack: str, name: str, *, creates: bool) -> ChangeSet:

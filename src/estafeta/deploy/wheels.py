@@ -64,10 +64,23 @@ def unpack(requirements: Sequence[str], folder: Path, target: Target, *, torch_b
         UsageError: There is no wheel for one of the requirements, or they contradict each other.
     """
     command = [
-        _uv(), "pip", "install", "--quiet", "--target", str(folder), "--python-version", target.python,
-        "--python-platform", target.platform, "--only-binary", ":all:", "--link-mode", "copy",
-        *(() if torch_backend == NO_BACKEND else ("--torch-backend", torch_backend)), *requirements,
-    ]  # fmt: skip
+        _uv(),
+        "pip",
+        "install",
+        "--quiet",
+        "--target",
+        str(folder),
+        "--python-version",
+        target.python,
+        "--python-platform",
+        target.platform,
+        "--only-binary",
+        ":all:",
+        "--link-mode",
+        "copy",
+        *(() if torch_backend == NO_BACKEND else ("--torch-backend", torch_backend)),
+        *requirements,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "UV_NO_PROGRESS": "1"})
     if done.returncode == 0:
         return

@@ -111,9 +111,11 @@ def _parsed(event: Any) -> ControlEvent:
     except ValidationError as error:
         first = error.errors()[0]
         what = ": ".join([*map(str, first["loc"]), first["msg"].lower()])
-        raise UsageError(f"control does not understand the event: {what}",
-                         hint="client and functions seem to be of different versions: estafeta deploy renews those of "
-                              "a stack, estafeta local stop ends a local service of older code") from error  # fmt: skip
+        raise UsageError(
+            f"control does not understand the event: {what}",
+            hint="client and functions seem to be of different versions: estafeta deploy renews those of "
+            "a stack, estafeta local stop ends a local service of older code",
+        ) from error
 
 
 def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:
@@ -382,8 +384,9 @@ def _spec(run: str, invocation: Invocation) -> RunSpec:
     except Gone:
         raise _not_found(run) from None
     except ValidationError as error:
-        raise Corrupt(f"the spec of {run} cannot be read: {error}",
-                      hint="was it started by another version of Estafeta?") from error  # fmt: skip
+        raise Corrupt(
+            f"the spec of {run} cannot be read: {error}", hint="was it started by another version of Estafeta?"
+        ) from error
 
 
 def _layout(run: str) -> RunLayout:
@@ -398,5 +401,6 @@ def _not_found(run: str) -> RunNotFound:
 
 
 def _error(error: EstafetaError) -> dict[str, Any]:
-    return {"error": {"kind": type(error).__name__, "message": str(error), "hint": error.hint,
-                      "exit_code": error.exit_code}}  # fmt: skip
+    return {
+        "error": {"kind": type(error).__name__, "message": str(error), "hint": error.hint, "exit_code": error.exit_code}
+    }

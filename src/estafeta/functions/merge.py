@@ -70,8 +70,17 @@ def merge(event: MergeEvent, invocation: Invocation) -> dict[str, Any]:
         done = f"left: {error}"
     except EstafetaError as error:
         done = f"failed: {error}"
-        fail(invocation, layout, Failure(reason=type(error).__name__, message=str(error), hint=error.hint,
-                                         exit_code=error.exit_code, round=event.round or None))  # fmt: skip
+        fail(
+            invocation,
+            layout,
+            Failure(
+                reason=type(error).__name__,
+                message=str(error),
+                hint=error.hint,
+                exit_code=error.exit_code,
+                round=event.round or None,
+            ),
+        )
     finally:
         tab.close()
     invocation.note_end(event.run, done)

@@ -146,14 +146,18 @@ def _give_up(snapshot: Snapshot, spec: RunSpec, note: Note, invocation: Invocati
     if snapshot.plan and snapshot.version is not None:
         round_ = current_round(snapshot.plan, max(snapshot.version, snapshot.reached), snapshot.last_epoch)
     where = f" at {round_.name}" if round_ else ", before its first round" if snapshot.plan is None else ""
-    fail(invocation, RunLayout(spec.run), Failure(
-        reason="StoodStill",
-        message=f"the run stands still{where}, though it was set going again {note.calls} times",
-        hint=f"see what its functions wrote last: estafeta logs {spec.run}; then: estafeta resume {spec.run}",
-        round=round_.name if round_ else None,
-        function=spec.functions["worker"].name,
-        log_group=f"/aws/lambda/{spec.functions['worker'].name}",
-    ))  # fmt: skip
+    fail(
+        invocation,
+        RunLayout(spec.run),
+        Failure(
+            reason="StoodStill",
+            message=f"the run stands still{where}, though it was set going again {note.calls} times",
+            hint=f"see what its functions wrote last: estafeta logs {spec.run}; then: estafeta resume {spec.run}",
+            round=round_.name if round_ else None,
+            function=spec.functions["worker"].name,
+            log_group=f"/aws/lambda/{spec.functions['worker'].name}",
+        ),
+    )
 
 
 def _read_note(store: Store, layout: RunLayout) -> Note | None:

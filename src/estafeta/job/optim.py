@@ -63,8 +63,10 @@ class Optimizer(ABC):
     def initial_state(self, size: int) -> dict[str, Vector]:
         """Return the state before step 0 of `size` parameters: slot name to float32 vector."""
         # Zeros take no memory until they are changed: whoever prepares a run only publishes them.
-        return {slot: np.full(size, value, np.float32) if value else np.zeros(size, np.float32)
-                for slot, value in self._slots().items()}  # fmt: skip
+        return {
+            slot: np.full(size, value, np.float32) if value else np.zeros(size, np.float32)
+            for slot, value in self._slots().items()
+        }
 
     def lr_at(self, progress: Progress) -> float:
         """Return the learning rate of the step that follows `progress`."""

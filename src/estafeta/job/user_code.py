@@ -19,10 +19,11 @@ from estafeta.errors import EstafetaError, UsageError
 from estafeta.job.job import Job
 
 HINTS = {
-    "Expected more than 1 value per channel when training":
-        "a worker's micro-batch is of one row: -o drop_last=true, or another batch_size or micro_batch_size",
+    "Expected more than 1 value per channel when training": (
+        "a worker's micro-batch is of one row: -o drop_last=true, or another batch_size or micro_batch_size"
+    ),
     "is out of bounds.": "classes are numbered from 0, and the model needs an output for each",
-}  # fmt: skip
+}
 """What helps, by a part of what PyTorch says."""
 
 _importing_now = False

@@ -77,10 +77,17 @@ def export(which: Which, version: int, spec: RunSpec, invocation: Invocation) ->
     recorded = step == 0 and epoch in epochs_in(store.list(layout.epochs))
     record = read_epoch(store, layout, epoch) if recorded else None
     facts = {
-        "format": "estafeta-state/1", "token": token, "run": spec.run, "version": version, "epoch": epoch,
-        "metrics": record.metrics if record else {}, "weights_sha256": digest, "optimizer": spec.optimizer,
-        "has_optimizer_state": bool(spec.update_rule.state_slots), "seed": spec.seed,
-    }  # fmt: skip
+        "format": "estafeta-state/1",
+        "token": token,
+        "run": spec.run,
+        "version": version,
+        "epoch": epoch,
+        "metrics": record.metrics if record else {},
+        "weights_sha256": digest,
+        "optimizer": spec.optimizer,
+        "has_optimizer_state": bool(spec.update_rule.state_slots),
+        "seed": spec.seed,
+    }
     store.publish(f"{folder}/state.json", [json.dumps(facts).encode() + b"\n"], token)
     return digest
 

@@ -90,8 +90,17 @@ def dispatch(actions: tuple[Action, ...], spec: RunSpec, invocation: Invocation,
                 invoker.send("worker", event.model_dump())
             case Reside(rank, leg, number, lead_s, share_s, expires_at):
                 now = invocation.store.clock.time()
-                event = WorkerEvent(run=spec.run, task="reside", rank=rank, leg=leg, generation=number, lead_s=lead_s,
-                                    share_s=share_s, expires_at=expires_at, sent_at=now)  # fmt: skip
+                event = WorkerEvent(
+                    run=spec.run,
+                    task="reside",
+                    rank=rank,
+                    leg=leg,
+                    generation=number,
+                    lead_s=lead_s,
+                    share_s=share_s,
+                    expires_at=expires_at,
+                    sent_at=now,
+                )
                 invoker.send("worker", event.model_dump())
             case Merge(round_):
                 event_ = MergeEvent(run=spec.run, round=round_.name, generation=generation)

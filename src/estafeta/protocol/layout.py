@@ -139,8 +139,17 @@ class RunLayout:
 
     def directories(self, residents: int = 0) -> tuple[str, ...]:
         """All folders that a run needs from its first moment, with an outbox for each resident rank."""
-        return (self.code, self.weights, self.contributions, self.partial, self.legs, self.epochs,
-                self.export("best"), self.export("final"), *map(self.outbox, range(residents)))  # fmt: skip
+        return (
+            self.code,
+            self.weights,
+            self.contributions,
+            self.partial,
+            self.legs,
+            self.epochs,
+            self.export("best"),
+            self.export("final"),
+            *map(self.outbox, range(residents)),
+        )
 
     @property
     def stop(self) -> str:

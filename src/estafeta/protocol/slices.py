@@ -30,6 +30,8 @@ def cut(size: int, parts: int, grain: int = GRAIN) -> tuple[Slice, ...]:
     """
     grains = -(-size // grain)
     # Rounded up, so that the first parts get what there is: 3 grains for 8 ranks are the affair of ranks 0, 1 and 2.
-    bounds = [min(-(-grains * part // parts) * grain, size) if grains >= parts else min(part * grain, size)
-              for part in range(parts + 1)]  # fmt: skip
+    bounds = [
+        min(-(-grains * part // parts) * grain, size) if grains >= parts else min(part * grain, size)
+        for part in range(parts + 1)
+    ]
     return tuple(Slice(first, last) for first, last in pairwise(bounds))

@@ -215,17 +215,34 @@ def take_snapshot(store: Store, layout: RunLayout, spec: RunSpec, plan: Plan | N
         newest = max(messages_in(store.list(layout.outbox(0)), "gradient"), default=0)
         marks = store.list(layout.legs)
         residents = tuple(sorted(residents_in(marks).items()))
-        return Snapshot(spec.workers, outcome, stop_requested, plan, version, last_epoch, residents=residents,
-                        left=left_in(marks), reached=max(version, newest))  # fmt: skip
+        return Snapshot(
+            spec.workers,
+            outcome,
+            stop_requested,
+            plan,
+            version,
+            last_epoch,
+            residents=residents,
+            left=left_in(marks),
+            reached=max(version, newest),
+        )
     round_ = current_round(plan, version, last_epoch)
     ranks, legs = frozenset[int](), dict[int, int]()
     if round_ is not None:
         ranks = ranks_in(store.list(layout.contributions), round_)
         legs = legs_in(store.list(layout.partial), round_)
     return Snapshot(
-        spec.workers, outcome, stop_requested, plan, version, last_epoch, ranks, tuple(sorted(legs.items())),
-        reached=version, limit=limit_at(store, layout, spec, top, round_, last_epoch),
-    )  # fmt: skip
+        spec.workers,
+        outcome,
+        stop_requested,
+        plan,
+        version,
+        last_epoch,
+        ranks,
+        tuple(sorted(legs.items())),
+        reached=version,
+        limit=limit_at(store, layout, spec, top, round_, last_epoch),
+    )
 
 
 def is_current(round_: Round | None, store: Store, spec: RunSpec) -> bool:

@@ -166,8 +166,11 @@ def read_state(
     def read(reader: Reader) -> None:
         file = TensorFile(reader)
         start, size = int(file.metadata.get("first", 0)), int(file.metadata.get("size", 0))
-        vectors = {entry.removeprefix(STATE): entry for entry in file.entries
-                   if entry != PARAMETERS and not entry.startswith(BUFFER)}  # fmt: skip
+        vectors = {
+            entry.removeprefix(STATE): entry
+            for entry in file.entries
+            if entry != PARAMETERS and not entry.startswith(BUFFER)
+        }
         for name, entry in vectors.items():
             length = file.entries[entry].shape[0]
             wanted = Slice(0, size or length) if span is None else span
@@ -195,8 +198,13 @@ def token_of_version(store: Store, layout: RunLayout, version: int) -> str:
 def spent_at(store: Store, layout: RunLayout, version: int) -> float:
     """Dollars that a run had cost when a version was published; raises `Gone` as `read_weights` does."""
     spent: list[float] = []
-    _read(store, layout, version, layout.version(version),
-          lambda reader: spent.append(float(TensorFile(reader).metadata["spent"])))  # fmt: skip
+    _read(
+        store,
+        layout,
+        version,
+        layout.version(version),
+        lambda reader: spent.append(float(TensorFile(reader).metadata["spent"])),
+    )
     return max(spent)
 
 

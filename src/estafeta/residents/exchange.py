@@ -138,8 +138,9 @@ class Exchange:
         if outgoing is None:
             return self._publish_small(kind, round_.version, form, empty=True, **head)
         packed = form.head()
-        form.pack(packed, kind, version=round_.version, rank=self._rank, token=self._token,
-                  digests=outgoing.digests(), **head)  # fmt: skip
+        form.pack(
+            packed, kind, version=round_.version, rank=self._rank, token=self._token, digests=outgoing.digests(), **head
+        )
         outgoing.close(packed)
         return self._publish(kind, round_.version, self._gradients, outgoing.draft)
 
@@ -193,8 +194,16 @@ class Exchange:
             return inf
         for rank in missing:
             packed = form.head()
-            form.pack(packed, Kind.GRADIENT, version=round_.version, rank=rank, token=self._token, is_stand_in=True,
-                      sums=(0.0,) * len(self._sums), empty=True)  # fmt: skip
+            form.pack(
+                packed,
+                Kind.GRADIENT,
+                version=round_.version,
+                rank=rank,
+                token=self._token,
+                is_stand_in=True,
+                sums=(0.0,) * len(self._sums),
+                empty=True,
+            )
             self._store.publish(paths[rank], [packed], self._token)
         return 0.0
 
@@ -223,8 +232,7 @@ class Exchange:
             return
         values, form, draft = parameters[own.first : own.last], self._slice_forms[self._rank], self._parts.take()
         packed = form.head()
-        form.pack(packed, Kind.SLICE, version=version, rank=self._rank, token=self._token,
-                  digests=(digest(values),))  # fmt: skip
+        form.pack(packed, Kind.SLICE, version=version, rank=self._rank, token=self._token, digests=(digest(values),))
         draft.write([packed, values.data], 0)
         self._publish(Kind.SLICE, version, self._parts, draft)
 
@@ -266,9 +274,11 @@ class Exchange:
                 are what a lost rank is rebuilt from.
         """
         for kind, before in (
-            (Kind.GRADIENT, min(version, redo_from)), (Kind.SCORES, version), (Kind.NORMS, version),
+            (Kind.GRADIENT, min(version, redo_from)),
+            (Kind.SCORES, version),
+            (Kind.NORMS, version),
             (Kind.SLICE, version + 1),
-        ):  # fmt: skip
+        ):
             published = self._published[kind]
             for old in [v for v in published if v < before]:
                 draft = published.pop(old)

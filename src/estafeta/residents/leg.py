@@ -118,8 +118,11 @@ def take(event: WorkerEvent, spec: RunSpec, invocation: Invocation) -> Leg | str
     """
     store, layout = invocation.store, RunLayout(spec.run)
     token = f"{invocation.token}/{secrets.token_hex(4)}"
-    facts = {"expires_at": store.clock.time() + invocation.remaining_s(),
-             "log_group": invocation.log_group, "log_stream": invocation.log_stream}  # fmt: skip
+    facts = {
+        "expires_at": store.clock.time() + invocation.remaining_s(),
+        "log_group": invocation.log_group,
+        "log_stream": invocation.log_stream,
+    }
     generation = event.generation
     while True:
         names = store.list(layout.legs)

@@ -187,10 +187,24 @@ class Form:
         if not fits or zlib.crc32(head) != crc:
             raise Corrupt(f"a message has a head that does not fit: {bytes(head[:FIXED_BYTES])!r}")
         small = self._small.unpack_from(head, FIXED_BYTES)
-        buffers = {name: np.frombuffer(bytes(head[where]), dtype).reshape(shape)
-                   for name, (where, dtype, shape) in self._buffers.items()}  # fmt: skip
-        return Head(kind, version, rank, rows, wishes, round_s, spent_usd, token.rstrip(b"\0").decode(),
-                    small[: self._slices], small[self._slices :], buffers, bool(absent)), count  # fmt: skip
+        buffers = {
+            name: np.frombuffer(bytes(head[where]), dtype).reshape(shape)
+            for name, (where, dtype, shape) in self._buffers.items()
+        }
+        return Head(
+            kind,
+            version,
+            rank,
+            rows,
+            wishes,
+            round_s,
+            spent_usd,
+            token.rstrip(b"\0").decode(),
+            small[: self._slices],
+            small[self._slices :],
+            buffers,
+            bool(absent),
+        ), count
 
 
 def glance(reader: Reader, slices: int) -> Head:
@@ -213,8 +227,20 @@ def glance(reader: Reader, slices: int) -> Head:
     if length < len(head) or zlib.crc32(head) != crc:
         raise Corrupt(f"the head of a message of {count} elements does not fit its digest")
     digests = struct.unpack_from(f"<{slices}I", head, FIXED_BYTES)
-    return Head(kind, version, rank, rows, wishes, round_s, spent_usd, token.rstrip(b"\0").decode(), digests, (), {},
-                bool(absent))  # fmt: skip
+    return Head(
+        kind,
+        version,
+        rank,
+        rows,
+        wishes,
+        round_s,
+        spent_usd,
+        token.rstrip(b"\0").decode(),
+        digests,
+        (),
+        {},
+        bool(absent),
+    )
 
 
 def round_time_of(reader: Reader) -> float:

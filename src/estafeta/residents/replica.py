@@ -96,14 +96,7 @@ def squares_of(gathered: Gathered, index: int, part: Slice, room: Array) -> Arra
 
 
 def step_slice(
-    spec: RunSpec,
-    plan: Plan,
-    weights: Weights,
-    gathered: Gathered,
-    index: int,
-    part: Slice,
-    room: Array,
-    scale: float,
+    spec: RunSpec, plan: Plan, weights: Weights, gathered: Gathered, index: int, part: Slice, room: Array, scale: float
 ) -> None:
     """Update one slice of the parameters, in place.
 

@@ -91,10 +91,17 @@ class _Resident:
         self._store, self._layout = invocation.store, RunLayout(spec.run)
         self._sums = tuple(session.learner.sums)
         self._exchange = Exchange(
-            self._store, self._layout, rank=leg.rank, workers=spec.workers, size=plan.size,
-            slices=slices_of(spec, plan), sums=self._sums, buffers=plan.buffers, token=leg.token,
+            self._store,
+            self._layout,
+            rank=leg.rank,
+            workers=spec.workers,
+            size=plan.size,
+            slices=slices_of(spec, plan),
+            sums=self._sums,
+            buffers=plan.buffers,
+            token=leg.token,
             alarm=self._while_missing,
-        )  # fmt: skip
+        )
         self._patience = new_patience(is_local=self._exchange.arrivals.is_local) if spec.closes_early else None
         self._look_at = 0.0
         self._step_s = 0.0
@@ -149,14 +156,28 @@ class _Resident:
         parameters = self._session.learner.parameters
         weights, saved = restore(spec, plan, leg.rank, parameters, self._exchange, self._invocation)
         self._replica = Replica(spec, plan, leg.rank, weights)
-        self._saver = Saver(self._store, self._layout, plan, rank=leg.rank, workers=spec.workers, token=leg.token,
-                            saved=saved, recycles=self._exchange.arrivals.is_local)  # fmt: skip
+        self._saver = Saver(
+            self._store,
+            self._layout,
+            plan,
+            rank=leg.rank,
+            workers=spec.workers,
+            token=leg.token,
+            saved=saved,
+            recycles=self._exchange.arrivals.is_local,
+        )
         self._last_epoch = newest_epoch(self._store, self._layout, weights.version // plan.steps_per_epoch)
         if self._last_epoch:  # it knows what the valid round has cost
             weights.spent_usd = max(weights.spent_usd, self._last_epoch.spent_usd)
         self._budget = Budget(spec, plan, leg.rank, self._invocation)
-        self._invocation.note(spec.run, began_at=weights.version, saved=saved, leg=leg.leg,
-                              generation=leg.generation, lead_s=round(leg.lead_s, 3))  # fmt: skip
+        self._invocation.note(
+            spec.run,
+            began_at=weights.version,
+            saved=saved,
+            leg=leg.leg,
+            generation=leg.generation,
+            lead_s=round(leg.lead_s, 3),
+        )
 
     def _why_the_last_ended(self) -> str:
         """Whether the train round that made this version had the run end: others may have ended, and wait for nobody.
@@ -268,9 +289,15 @@ class _Resident:
         wishes |= self._budget.wish(round_, self._replica.weights.spent_usd, spent_usd)
         train = round_.phase == "train"
         mine = self._exchange.contribute(
-            round_, outgoing, rows=learner.rows, wishes=wishes, round_s=leg.round_s, spent_usd=spent_usd,
-            sums=tuple(learner.sums.values()), buffers=learner.buffers if train and learner.rows else None,
-        )  # fmt: skip
+            round_,
+            outgoing,
+            rows=learner.rows,
+            wishes=wishes,
+            round_s=leg.round_s,
+            spent_usd=spent_usd,
+            sums=tuple(learner.sums.values()),
+            buffers=learner.buffers if train and learner.rows else None,
+        )
         self._sweep_partials(round_)
         if mine:
             self._tab.said(spent_usd - share.spent_usd)
@@ -306,8 +333,11 @@ class _Resident:
         if not self._has_shared:
             self._has_shared = True
             names = self._store.list(self._layout.partial)
-            own = [name for name in names
-                   if partial_rank(name) == self._leg.rank and (of := round_of(name)) and of <= round_]  # fmt: skip
+            own = [
+                name
+                for name in names
+                if partial_rank(name) == self._leg.rank and (of := round_of(name)) and of <= round_
+            ]
             self._store.sweep(self._layout.partial, own)
 
     def _prepare_next(self, round_: Round) -> None:

@@ -65,9 +65,17 @@ class Saver:
     """
 
     def __init__(
-        self, store: Store, layout: RunLayout, plan: Plan, *, rank: int, workers: int, token: str, saved: int,
+        self,
+        store: Store,
+        layout: RunLayout,
+        plan: Plan,
+        *,
+        rank: int,
+        workers: int,
+        token: str,
+        saved: int,
         recycles: bool,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.redo_from = saved
         self.cost_s: float | None = None
         self._store, self._layout, self._plan = store, layout, plan
@@ -88,8 +96,15 @@ class Saver:
             return
         began = self._store.clock.monotonic()
         if self._plan.topology == "sharded":
-            publish_piece(self._store, self._layout, weights, replica.own, rank=self._rank, workers=self._workers,
-                          token=self._token)  # fmt: skip
+            publish_piece(
+                self._store,
+                self._layout,
+                weights,
+                replica.own,
+                rank=self._rank,
+                workers=self._workers,
+                token=self._token,
+            )
         elif weights.version % self._workers == self._rank:
             publish_weights(self._store, self._layout, weights, self._token)
         self._newest = weights.version
@@ -116,10 +131,14 @@ class Saver:
             return
         self.redo_from = self._newest
         names = self._store.list(self._layout.weights)
-        self._store.sweep(self._layout.weights, [
-            name for name in names
-            if (v := version_of(name)) is not None and v < self.redo_from and v != best and self._is_own(name, v)
-        ])  # fmt: skip
+        self._store.sweep(
+            self._layout.weights,
+            [
+                name
+                for name in names
+                if (v := version_of(name)) is not None and v < self.redo_from and v != best and self._is_own(name, v)
+            ],
+        )
 
     def _is_own(self, name: str, version: int) -> bool:
         pieces = pieces_in([name], version)

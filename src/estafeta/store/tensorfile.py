@@ -30,11 +30,19 @@ except ImportError:  # there is no wheel for this platform
 Array = npt.NDArray[Any]
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
-    "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"),
-    "I64": np.dtype("<i8"), "I32": np.dtype("<i4"), "I16": np.dtype("<i2"), "I8": np.dtype("i1"),
-    "U64": np.dtype("<u8"), "U32": np.dtype("<u4"), "U16": np.dtype("<u2"), "U8": np.dtype("u1"),
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U64": np.dtype("<u8"),
+    "U32": np.dtype("<u4"),
+    "U16": np.dtype("<u2"),
+    "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
-}  # fmt: skip
+}
 """Names of the safetensors format for the dtypes that numpy has."""
 
 CODES = {dtype: code for code, dtype in DTYPES.items()}
@@ -75,11 +83,16 @@ def encode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> list[Bu
     position = 0
     for name, array in tensors.items():
         if array.dtype not in CODES:
-            raise UsageError(f"tensor {name!r} has dtype {array.dtype}, which a tensor file cannot hold",
-                             hint=f"convert it to one of {', '.join(str(d) for d in CODES)}")  # fmt: skip
+            raise UsageError(
+                f"tensor {name!r} has dtype {array.dtype}, which a tensor file cannot hold",
+                hint=f"convert it to one of {', '.join(str(d) for d in CODES)}",
+            )
         data = _bytes_of(array)
-        header[name] = {"dtype": CODES[array.dtype], "shape": list(array.shape),
-                        "data_offsets": [position, position + len(data)]}  # fmt: skip
+        header[name] = {
+            "dtype": CODES[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [position, position + len(data)],
+        }
         digests[DIGEST + name] = f"{crc32(data):08x}"
         chunks.append(data)
         position += len(data)
@@ -155,8 +168,10 @@ class TensorFile:
         """
         entry = self.entries[name]
         if (values.dtype, values.shape, offset) != (entry.dtype, entry.shape, entry.offset):
-            raise Corrupt(f"tensor {name!r} is {entry.dtype}{list(entry.shape)} at byte {entry.offset}, expected "
-                          f"{values.dtype}{list(values.shape)} at {offset}")  # fmt: skip
+            raise Corrupt(
+                f"tensor {name!r} is {entry.dtype}{list(entry.shape)} at byte {entry.offset}, expected "
+                f"{values.dtype}{list(values.shape)} at {offset}"
+            )
         self._check(name, crc32(_bytes_of(values)))
 
     def stream(self, name: str, scratch: Array) -> Iterator[tuple[int, Array]]:

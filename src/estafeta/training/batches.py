@@ -135,15 +135,15 @@ class Data:
             with user_code("transform"):
                 batch = self.transform(*batch)
         if not isinstance(batch, (tuple, list)) or len(batch) < 2:
-            raise UsageError(f"a batch is a {type(batch).__name__}",
-                             hint="collate and transform must return (inputs …, target)")  # fmt: skip
+            raise UsageError(
+                f"a batch is a {type(batch).__name__}", hint="collate and transform must return (inputs …, target)"
+            )
         return tuple(batch)
 
     def _check(self, phase: Phase, plan: Plan) -> None:
         expected = plan.rows_of(phase)
         if self.tokens != plan.data:
-            raise UsageError("the data set has been imported anew since the run was prepared",
-                             hint="start a new run")  # fmt: skip
+            raise UsageError("the data set has been imported anew since the run was prepared", hint="start a new run")
         if len(self.rows[phase]) != expected:
             raise UsageError(
                 f"the data set has {len(self.rows[phase])} rows for this phase, and had {expected} when the run was "

@@ -181,8 +181,10 @@ class BlockTable:
         try:
             parts = self._store.reading(self._layout.block(self._manifest.attempt, block), read)
         except Gone as error:
-            raise UsageError(f"the data set {self._manifest.name!r} was removed while it was read",
-                             hint="import it again, and start the run anew") from error  # fmt: skip
+            raise UsageError(
+                f"the data set {self._manifest.name!r} was removed while it was read",
+                hint="import it again, and start the run anew",
+            ) from error
         for shelf, part in zip(self._shelves, parts, strict=True):
             shelf.put(slot, part)
 
@@ -273,6 +275,9 @@ def _csr_tensor(rows: Csr, shape: tuple[int, ...]) -> torch.Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
         return torch.sparse_csr_tensor(
-            torch.from_numpy(rows.starts), torch.from_numpy(rows.columns.astype(np.int64)),
-            torch.from_numpy(rows.values), shape, check_invariants=False,
-        )  # fmt: skip
+            torch.from_numpy(rows.starts),
+            torch.from_numpy(rows.columns.astype(np.int64)),
+            torch.from_numpy(rows.values),
+            shape,
+            check_invariants=False,
+        )

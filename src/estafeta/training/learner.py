@@ -207,8 +207,10 @@ class Learner:
         tensors.update(self.model.named_buffers(remove_duplicate=False))
         keys = self.model.state_dict().keys()
         if others := keys - tensors.keys():
-            raise UsageError(f"the model's state dict has {min(others)!r}, neither a parameter nor a buffer",
-                             hint="keep in a buffer what is to be saved with the model")  # fmt: skip
+            raise UsageError(
+                f"the model's state dict has {min(others)!r}, neither a parameter nor a buffer",
+                hint="keep in a buffer what is to be saved with the model",
+            )
         return tuple((key, *first[id(tensors[key])]) for key in keys)
 
     def _flatten(self, trained: Mapping[str, torch.nn.Parameter]) -> tuple[Slot, ...]:
@@ -246,8 +248,11 @@ class Learner:
             return
         for number, (parameter, slot) in enumerate(zip(self._trained, self.slots, strict=True)):
             if number not in self._shipped:  # it had no part in this pass; what earlier ones gave it counts
-                ship(number, slot.offset, np.zeros(slot.size, np.float32) if parameter.grad is None
-                     else _vector(parameter.grad))  # fmt: skip
+                ship(
+                    number,
+                    slot.offset,
+                    np.zeros(slot.size, np.float32) if parameter.grad is None else _vector(parameter.grad),
+                )
             parameter.grad = None
 
     def accumulated(self, number: int, parameter: torch.Tensor) -> None:
@@ -307,8 +312,9 @@ def _shapes_compared(output: Any, target: Any) -> Iterator[None]:
         except UserWarning as warning:
             raise UsageError(
                 f"the loss would broadcast an output of shape {list(output.shape)} and a target of shape "
-                f"{list(target.shape)}", hint="return output.squeeze(1) from the model, or reshape in the loss",
-            ) from warning  # fmt: skip
+                f"{list(target.shape)}",
+                hint="return output.squeeze(1) from the model, or reshape in the loss",
+            ) from warning
 
 
 def _total(value: torch.Tensor, rows: int, what: str) -> torch.Tensor:
@@ -317,8 +323,10 @@ def _total(value: torch.Tensor, rows: int, what: str) -> torch.Tensor:
         return value * rows
     if value.shape[0] == rows and value.numel() == rows:
         return value.sum()
-    raise UsageError(f"{what} has shape {list(value.shape)} for {rows} rows",
-                     hint="return the mean over the batch, or one value for each row")  # fmt: skip
+    raise UsageError(
+        f"{what} has shape {list(value.shape)} for {rows} rows",
+        hint="return the mean over the batch, or one value for each row",
+    )
 
 
 def _as_tensor(metric: Callable[..., Any], output: Any, target: Any) -> torch.Tensor:
@@ -332,13 +340,17 @@ def _check(trained: Mapping[str, torch.nn.Parameter]) -> None:
         if torch.nn.parameter.is_lazy(parameter):
             raise UsageError(f"parameter {name!r} has no shape yet", hint="give the lazy module its sizes in model()")
         if parameter.dtype != torch.float32:
-            raise UsageError(f"parameter {name!r} is {parameter.dtype}; gradients are exchanged in float32",
-                             hint="call .float() on the model, or freeze the parameter")  # fmt: skip
+            raise UsageError(
+                f"parameter {name!r} is {parameter.dtype}; gradients are exchanged in float32",
+                hint="call .float() on the model, or freeze the parameter",
+            )
 
 
 def _check_dtypes(model: torch.nn.Module) -> None:
     publishable = {f"torch.{dtype.name}" for dtype in CODES}
     for name, tensor in model.state_dict().items():
         if isinstance(tensor, torch.Tensor) and str(tensor.dtype) not in publishable:
-            raise UsageError(f"tensor {name!r} is {tensor.dtype}, which cannot be published",
-                             hint="convert it to another dtype in model()")  # fmt: skip
+            raise UsageError(
+                f"tensor {name!r} is {tensor.dtype}, which cannot be published",
+                hint="convert it to another dtype in model()",
+            )

@@ -57,16 +57,22 @@ class MemoryPlan:
             UsageError: The parts are more than the whole; the message has all numbers.
         """
         parts = {
-            "Python and PyTorch": RUNTIME_BYTES, "the model": self.model, "its gradient, twice": self.gradient,
-            "the optimiser": self.optimizer, "two windows of data": self.windows, "a micro-batch": self.batch,
-        }  # fmt: skip
+            "Python and PyTorch": RUNTIME_BYTES,
+            "the model": self.model,
+            "its gradient, twice": self.gradient,
+            "the optimiser": self.optimizer,
+            "two windows of data": self.windows,
+            "a micro-batch": self.batch,
+        }
         needed = sum(parts.values())
         if needed <= self.size:
             return
         listing = ", ".join(f"{what} {_mb(size)}" for what, size in parts.items() if size)
         enough = -(-needed * 5 // 4 // MIB)  # a quarter for the activations
-        raise UsageError(f"a worker needs {_mb(needed)} MB and has {_mb(self.size)}: {listing}",
-                         hint=f"-o worker.memory_mb={enough}, or {self._less(window_mb)}")  # fmt: skip
+        raise UsageError(
+            f"a worker needs {_mb(needed)} MB and has {_mb(self.size)}: {listing}",
+            hint=f"-o worker.memory_mb={enough}, or {self._less(window_mb)}",
+        )
 
     def _less(self, window_mb: int) -> str:
         """How less is needed, by what takes most of it."""

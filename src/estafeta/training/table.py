@@ -77,15 +77,12 @@ class Table:
         if isinstance(batch, (tuple, list)) and len(batch) >= 2:
             return tuple(batch)
         raise UsageError(
-            f"a row of the data set is a {type(items[0]).__name__}",
-            hint="each row must be a tuple (inputs …, target)",
+            f"a row of the data set is a {type(items[0]).__name__}", hint="each row must be a tuple (inputs …, target)"
         )
 
 
 def open_table(
-    factory: Callable[..., Any] | str,
-    arguments: Mapping[str, Any],
-    collate: Callable[[list[Any]], Any] | None = None,
+    factory: Callable[..., Any] | str, arguments: Mapping[str, Any], collate: Callable[[list[Any]], Any] | None = None
 ) -> Table:
     """Make a job's data set.
 

@@ -35,9 +35,7 @@ def invoker(client: Client, **functions: FunctionSettings) -> LambdaInvoker:
 def test_an_event_is_queued() -> None:
     client = Client()
     invoker(client).send("worker", {"run": "r"})
-    assert client.calls == [
-        {"FunctionName": "estafeta-worker", "InvocationType": "Event", "Payload": b'{"run": "r"}'},
-    ]
+    assert client.calls == [{"FunctionName": "estafeta-worker", "InvocationType": "Event", "Payload": b'{"run": "r"}'}]
 
 
 def test_the_answer_to_an_event_is_read() -> None:

@@ -18,28 +18,73 @@ from estafeta.protocol.spec import Failure, FunctionSettings, Limits, Outcome, R
 
 SETTINGS = {role: FunctionSettings(name=role, memory_mb=1769, timeout_s=900) for role in ("worker", "merge", "control")}
 SPEC = RunSpec(
-    token="t", run="digits-1a2b3c", created_at=1000.0, estafeta="0", job="digits:job", workers=4, seed=7,
-    batch_size=256, micro_batch_size=64, drop_last=False, epochs=20, validation=0.2, optimizer={},
-    early_stopping=EarlyStopping(), functions=SETTINGS,
-)  # fmt: skip
-RECORD = EpochRecord(token="t", epoch=1, version=6, metrics={"train_loss": 2.0, "valid_loss": 1.5}, best_version=6,
-                     best_value=1.5, stale_epochs=0, stop=None, ended_at=1003.0)  # fmt: skip
+    token="t",
+    run="digits-1a2b3c",
+    created_at=1000.0,
+    estafeta="0",
+    job="digits:job",
+    workers=4,
+    seed=7,
+    batch_size=256,
+    micro_batch_size=64,
+    drop_last=False,
+    epochs=20,
+    validation=0.2,
+    optimizer={},
+    early_stopping=EarlyStopping(),
+    functions=SETTINGS,
+)
+RECORD = EpochRecord(
+    token="t",
+    epoch=1,
+    version=6,
+    metrics={"train_loss": 2.0, "valid_loss": 1.5},
+    best_version=6,
+    best_value=1.5,
+    stale_epochs=0,
+    stop=None,
+    ended_at=1003.0,
+)
 SUMMARY: dict[str, Any] = {
-    "on": "local", "train_s": 79.0, "wall_s": 83.0, "best": {"step": 6, "valid_loss": 1.5},
-    "invocations": {"control": 5, "merge": 3, "worker": 8}, "retries": 1, "billed_gb_seconds": 35.1,
-    "cost_usd": 0.00047, "prices": "list prices of a day",
-    "costs": {"compute": 0.000467, "requests": 0.000003, "efs": 0.0, "logs": 0.0, "storage": 0.0,
-              "storage_month": 0.00007, "upload": 0.0},
-    "kept": {"run_bytes": 250_000, "data_bytes": 0}, "missed": {}, "chaos": None,
-}  # fmt: skip
+    "on": "local",
+    "train_s": 79.0,
+    "wall_s": 83.0,
+    "best": {"step": 6, "valid_loss": 1.5},
+    "invocations": {"control": 5, "merge": 3, "worker": 8},
+    "retries": 1,
+    "billed_gb_seconds": 35.1,
+    "cost_usd": 0.00047,
+    "prices": "list prices of a day",
+    "costs": {
+        "compute": 0.000467,
+        "requests": 0.000003,
+        "efs": 0.0,
+        "logs": 0.0,
+        "storage": 0.0,
+        "storage_month": 0.00007,
+        "upload": 0.0,
+    },
+    "kept": {"run_bytes": 250_000, "data_bytes": 0},
+    "missed": {},
+    "chaos": None,
+}
 
 
 def status(**changes: Any) -> Status:
     facts: dict[str, Any] = {
-        "spec": SPEC, "state": "running", "outcome": None, "version": 6, "total_steps": 120, "steps_per_epoch": 6,
-        "train_rows": 1438, "valid_rows": 359, "parameters": 9610, "topology": "merge", "epoch": 1,
+        "spec": SPEC,
+        "state": "running",
+        "outcome": None,
+        "version": 6,
+        "total_steps": 120,
+        "steps_per_epoch": 6,
+        "train_rows": 1438,
+        "valid_rows": 359,
+        "parameters": 9610,
+        "topology": "merge",
+        "epoch": 1,
         "epochs": (RECORD,),
-    }  # fmt: skip
+    }
     return Status(**{**facts, **changes})
 
 
@@ -89,8 +134,10 @@ def test_json_is_one_strict_line_and_epochs_are_talk(capsys: pytest.CaptureFixtu
     out, err = capsys.readouterr()
     assert out.count("\n") == 1
     assert json.loads(out, parse_constant=lambda text: pytest.fail(text)) == {
-        "metrics": {"valid_loss": None}, "list": [None, 1.0], "text": "[bold] :smile: " + "x" * 500,
-    }  # fmt: skip
+        "metrics": {"valid_loss": None},
+        "list": [None, 1.0],
+        "text": "[bold] :smile: " + "x" * 500,
+    }
     assert err.splitlines()[0].split() == ["epoch", "train_loss", "valid_loss", "steps/s", "time"]
 
 
@@ -211,9 +258,13 @@ def test_the_ending_says_what_became_of_the_run(tmp_path: Any) -> None:
 
 @pytest.mark.parametrize(
     ("exit_code", "total_steps", "verbs"),
-    [(1, 120, ["resume", "export"]), (2, 120, ["resume", "export"]), (1, None, ["resume", "clean"]),
-     (2, None, ["clean"])],
-)  # fmt: skip
+    [
+        (1, 120, ["resume", "export"]),
+        (2, 120, ["resume", "export"]),
+        (1, None, ["resume", "clean"]),
+        (2, None, ["clean"]),
+    ],
+)
 def test_after_a_failure_only_what_can_work_is_proposed(
     exit_code: int, total_steps: int | None, verbs: list[str]
 ) -> None:

@@ -17,9 +17,16 @@ STARTED_AT = 1000.0
 def record(epoch: int, best: int, *, after_s: float, value: float = 0.5) -> EpochRecord:
     """An epoch of 6 steps; `best` is the best epoch so far."""
     return EpochRecord(
-        token="t", epoch=epoch, version=6 * epoch, metrics=dict.fromkeys(METRICS, value), best_version=6 * best,
-        best_value=value, stale_epochs=epoch - best, stop=None, ended_at=STARTED_AT + after_s,
-    )  # fmt: skip
+        token="t",
+        epoch=epoch,
+        version=6 * epoch,
+        metrics=dict.fromkeys(METRICS, value),
+        best_version=6 * best,
+        best_value=value,
+        stale_epochs=epoch - best,
+        stop=None,
+        ended_at=STARTED_AT + after_s,
+    )
 
 
 def table(width: int | None = None, monitor: str = "valid_loss") -> EpochTable:
@@ -30,8 +37,14 @@ def test_losses_come_first_and_the_columns_line_up() -> None:
     lines = table()
     row = lines.row(record(1, 1, after_s=3)).text
     assert lines.header.split() == [
-        "epoch", "train_loss", "valid_loss", "train_accuracy", "valid_accuracy", "steps/s", "time",
-    ]  # fmt: skip
+        "epoch",
+        "train_loss",
+        "valid_loss",
+        "train_accuracy",
+        "valid_accuracy",
+        "steps/s",
+        "time",
+    ]
     assert row.split() == ["1", "0.5000", "0.5000", "0.5000", "0.5000", "2.0", "00:03"]
     assert len(lines.header) == len(row) <= 80
 
@@ -79,9 +92,17 @@ def test_a_metric_that_a_record_lacks_leaves_its_cell_empty() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0.0000"), (0.68214, "0.6821"), (-12.5, "-12.5000"), (1e-5, "1.00e-05"), (123456.0, "1.23e+05"),
-     (math.nan, "nan"), (math.inf, "inf"), (-math.inf, "-inf")],
-)  # fmt: skip
+    [
+        (0.0, "0.0000"),
+        (0.68214, "0.6821"),
+        (-12.5, "-12.5000"),
+        (1e-5, "1.00e-05"),
+        (123456.0, "1.23e+05"),
+        (math.nan, "nan"),
+        (math.inf, "inf"),
+        (-math.inf, "-inf"),
+    ],
+)
 def test_numbers_are_short(value: float, text: str) -> None:
     assert number(value) == text
 

@@ -26,8 +26,15 @@ RuntimeError: shapes
 
 
 def test_a_failure_names_the_users_own_line_and_the_log() -> None:
-    failure = Failure(reason="UserCodeError", message="it raised", hint="mend it", exit_code=2,
-                      function="estafeta-worker", rank=3, traceback=ON_LAMBDA)  # fmt: skip
+    failure = Failure(
+        reason="UserCodeError",
+        message="it raised",
+        hint="mend it",
+        exit_code=2,
+        function="estafeta-worker",
+        rank=3,
+        traceback=ON_LAMBDA,
+    )
     complaint = of_failure(failure, "digits-1a2b3c", "aws")
     assert complaint.lines() == [
         ("error", "it raised"),

@@ -20,22 +20,32 @@ WORDS = "--on aws --stack mine --profile work"
     [
         ("estafeta runs lists them", f"estafeta runs {WORDS} lists them"),
         ("`estafeta data ls` lists them", f"`estafeta data ls {WORDS}` lists them"),
-        ("resume it: estafeta resume r   estafeta clean r",
-         f"resume it: estafeta resume {WORDS} r   estafeta clean {WORDS} r"),
-        ("see: estafeta logs r; then: estafeta resume r",
-         f"see: estafeta logs {WORDS} r; then: estafeta resume {WORDS} r"),
-        ("estafeta data rm x --on local, or: estafeta data rm x --on aws",
-         "estafeta data rm x --on local, or: estafeta data rm --stack mine --profile work x --on aws"),
-        ("estafeta deploy --stack mine --region eu-west-1",
-         "estafeta deploy --profile work --stack mine --region eu-west-1"),
+        (
+            "resume it: estafeta resume r   estafeta clean r",
+            f"resume it: estafeta resume {WORDS} r   estafeta clean {WORDS} r",
+        ),
+        (
+            "see: estafeta logs r; then: estafeta resume r",
+            f"see: estafeta logs {WORDS} r; then: estafeta resume {WORDS} r",
+        ),
+        (
+            "estafeta data rm x --on local, or: estafeta data rm x --on aws",
+            "estafeta data rm x --on local, or: estafeta data rm --stack mine --profile work x --on aws",
+        ),
+        (
+            "estafeta deploy --stack mine --region eu-west-1",
+            "estafeta deploy --profile work --stack mine --region eu-west-1",
+        ),
         ("estafeta deploy completes it", "estafeta deploy --stack mine --profile work completes it"),
-        ("aws logs delete-log-group --log-group-name /g",
-         "aws logs delete-log-group --profile work --log-group-name /g"),
+        (
+            "aws logs delete-log-group --log-group-name /g",
+            "aws logs delete-log-group --profile work --log-group-name /g",
+        ),
         ("estafeta local stop", "estafeta local stop"),
         ("an estafeta is a relay; estafeta knows that", "an estafeta is a relay; estafeta knows that"),
         ("estafeta data is a group", "estafeta data is a group"),
     ],
-)  # fmt: skip
+)
 def test_a_command_gets_what_it_lacks(said: str, expected: str) -> None:
     assert completed(said, THERE, estafeta) == expected
     assert completed(expected, THERE, estafeta) == expected, "once is enough"

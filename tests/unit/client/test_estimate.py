@@ -14,10 +14,21 @@ from estafeta.cost.cost import Basis, access_usd
 from estafeta.protocol.spec import Topology
 
 PROFILE = Profile(
-    parameters=1_000_000, state_vectors=2, train_rows=1000, valid_rows=200, batch_size=100, micro_batch_size=25,
-    steps=20, epochs=2, row_s=0.001, pass_s=0.01, valid_row_s=0.0005, element_s=1e-9, parallel=1.0,
+    parameters=1_000_000,
+    state_vectors=2,
+    train_rows=1000,
+    valid_rows=200,
+    batch_size=100,
+    micro_batch_size=25,
+    steps=20,
+    epochs=2,
+    row_s=0.001,
+    pass_s=0.01,
+    valid_row_s=0.0005,
+    element_s=1e-9,
+    parallel=1.0,
     worker_bytes=400 * MIB,
-)  # fmt: skip
+)
 """A vector has 4 MB. A share of 4 workers is 25 rows, one pass: 0.01 + 25 * 0.001 = 0.035 s."""
 
 REQUEST_USD = 0.4793968e-6
@@ -141,12 +152,21 @@ def test_a_machine_by_hand() -> None:
 
 PROFILES = st.builds(
     Profile,
-    parameters=st.integers(1, 10**8), state_vectors=st.integers(0, 2), train_rows=st.integers(1000, 10**6),
-    valid_rows=st.integers(0, 10**4), batch_size=st.integers(16, 1000), micro_batch_size=st.integers(1, 256),
-    steps=st.integers(1, 10**5), epochs=st.integers(1, 100), row_s=st.floats(1e-7, 1e-1), pass_s=st.floats(0, 1e-1),
-    valid_row_s=st.floats(1e-8, 1e-2), element_s=st.floats(1e-11, 1e-8), parallel=st.floats(0, 1),
+    parameters=st.integers(1, 10**8),
+    state_vectors=st.integers(0, 2),
+    train_rows=st.integers(1000, 10**6),
+    valid_rows=st.integers(0, 10**4),
+    batch_size=st.integers(16, 1000),
+    micro_batch_size=st.integers(1, 256),
+    steps=st.integers(1, 10**5),
+    epochs=st.integers(1, 100),
+    row_s=st.floats(1e-7, 1e-1),
+    pass_s=st.floats(0, 1e-1),
+    valid_row_s=st.floats(1e-8, 1e-2),
+    element_s=st.floats(1e-11, 1e-8),
+    parallel=st.floats(0, 1),
     worker_bytes=st.just(300 * MIB),
-)  # fmt: skip
+)
 SETTINGS = st.builds(Setting, st.integers(1, 64), st.sampled_from(MEMORY_MB), st.sampled_from(TOPOLOGIES))
 BASES = st.sampled_from([Basis(), Basis(throughput="elastic"), Basis(architecture="x86_64")])
 

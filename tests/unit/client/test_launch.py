@@ -18,8 +18,13 @@ from estafeta.client.backend import ROLES, Backend, Functions, LambdaBackend, Se
 from estafeta.errors import EnvironmentProblem, UsageError
 from estafeta.job.job import On
 
-JOB = estafeta.Job(model=lambda: nn.Linear(64, 10), loss=nn.functional.cross_entropy, optimizer=estafeta.SGD(lr=0.1),
-                  dataset="digits", batch_size=64)  # fmt: skip
+JOB = estafeta.Job(
+    model=lambda: nn.Linear(64, 10),
+    loss=nn.functional.cross_entropy,
+    optimizer=estafeta.SGD(lr=0.1),
+    dataset="digits",
+    batch_size=64,
+)
 
 
 def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, upload_s: float = 0.0) -> tuple[Backend, list[Any]]:

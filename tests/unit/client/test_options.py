@@ -129,9 +129,15 @@ def test_a_fork_changes_what_can_change_in_the_middle_of_a_run() -> None:
     spec = spec_of("adam")
     changed, settings = override_spec(
         spec,
-        {"epochs": "9", "micro_batch_size": 2, "optimizer.lr": "0.5", "early_stopping.patience": 3,
-         "rounds_per_invocation": "7", "worker.timeout_s": "60"},
-    )  # fmt: skip
+        {
+            "epochs": "9",
+            "micro_batch_size": 2,
+            "optimizer.lr": "0.5",
+            "early_stopping.patience": 3,
+            "rounds_per_invocation": "7",
+            "worker.timeout_s": "60",
+        },
+    )
     assert (changed.epochs, changed.micro_batch_size, changed.rounds_per_invocation) == (9, 2, 7)
     assert changed.update_rule == dataclasses.replace(spec.update_rule, lr=0.5)
     assert changed.early_stopping.patience == 3

@@ -58,9 +58,16 @@ class Page(HTMLParser):
 
 def record(epoch: int, best: int = 1, **metrics: float) -> EpochRecord:
     return EpochRecord(
-        token="t", epoch=epoch, version=6 * epoch, metrics=metrics or {"train_loss": 1 / epoch, "valid_loss": 1.0},
-        best_version=6 * best, best_value=0.5, stale_epochs=epoch - best, stop=None, ended_at=1000.0 + epoch,
-    )  # fmt: skip
+        token="t",
+        epoch=epoch,
+        version=6 * epoch,
+        metrics=metrics or {"train_loss": 1 / epoch, "valid_loss": 1.0},
+        best_version=6 * best,
+        best_value=0.5,
+        stale_epochs=epoch - best,
+        stop=None,
+        ended_at=1000.0 + epoch,
+    )
 
 
 def entry(number: int, *, rank: int = 0, at: int = 0, ms: int = 10, more: str = "", **note: Any) -> Entry:
@@ -72,33 +79,74 @@ def entry(number: int, *, rank: int = 0, at: int = 0, ms: int = 10, more: str = 
 
 
 def facts(
-    *records: EpochRecord, outcome: Outcome | None = None, entries: list[Entry] | None = None, on: str = "local",
+    *records: EpochRecord,
+    outcome: Outcome | None = None,
+    entries: list[Entry] | None = None,
+    on: str = "local",
     **changes: Any,
-) -> Facts:  # fmt: skip
+) -> Facts:
     functions = {"worker": FunctionSettings(name="s-worker", memory_mb=1769, timeout_s=9)}
     spec: dict[str, Any] = {
-        "token": "t", "run": "r-1", "created_at": 1000.0, "estafeta": "0.1.0", "job": "digits:job", "workers": 2,
-        "seed": 7, "batch_size": 64, "micro_batch_size": 64, "drop_last": True, "epochs": 9, "validation": 0.1,
-        "optimizer": {"name": "SGD", "lr": 0.1}, "early_stopping": EarlyStopping(), "functions": functions,
-    }  # fmt: skip
+        "token": "t",
+        "run": "r-1",
+        "created_at": 1000.0,
+        "estafeta": "0.1.0",
+        "job": "digits:job",
+        "workers": 2,
+        "seed": 7,
+        "batch_size": 64,
+        "micro_batch_size": 64,
+        "drop_last": True,
+        "epochs": 9,
+        "validation": 0.1,
+        "optimizer": {"name": "SGD", "lr": 0.1},
+        "early_stopping": EarlyStopping(),
+        "functions": functions,
+    }
     found = Status(
-        spec=RunSpec(**{**spec, **changes}), state=outcome.state if outcome else "running", outcome=outcome,
-        topology="sharded", version=6, total_steps=54, steps_per_epoch=6, train_rows=384, valid_rows=32, parameters=650,
-        epoch=len(records), epochs=records,
-    )  # fmt: skip
+        spec=RunSpec(**{**spec, **changes}),
+        state=outcome.state if outcome else "running",
+        outcome=outcome,
+        topology="sharded",
+        version=6,
+        total_steps=54,
+        steps_per_epoch=6,
+        train_rows=384,
+        valid_rows=32,
+        parameters=650,
+        epoch=len(records),
+        epochs=records,
+    )
     costs = Bill(0.1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     summary = {
-        "on": on, "topology": "sharded", "rounds_per_s": 2.5, "train_s": 9.0, "retries": 1, "cost_usd": 0.1,
-        "invocations": {"worker": len(entries)} if entries else {}, "prices": "list prices", "costs": costs.to_dict(),
-        "weights_sha256": None, "missed": {0: 0, 1: 3}, "limits": {},
+        "on": on,
+        "topology": "sharded",
+        "rounds_per_s": 2.5,
+        "train_s": 9.0,
+        "retries": 1,
+        "cost_usd": 0.1,
+        "invocations": {"worker": len(entries)} if entries else {},
+        "prices": "list prices",
+        "costs": costs.to_dict(),
+        "weights_sha256": None,
+        "missed": {0: 0, 1: 3},
+        "limits": {},
         "chaos": {"faults": "kill=0.1", "injected": {"kill": 4}} if changes.get("chaos") else None,
-    }  # fmt: skip
+    }
     return Facts(found, summary, entries, now=1010.0)
 
 
 def failed(text: str = "it broke") -> Outcome:
-    failure = Failure(reason="user", message=text, hint=f"mend {text}", rank=1, round="train-00000003",
-                      log_group="/aws/lambda/s-worker", log_stream="stream", traceback=text)  # fmt: skip
+    failure = Failure(
+        reason="user",
+        message=text,
+        hint=f"mend {text}",
+        rank=1,
+        round="train-00000003",
+        log_group="/aws/lambda/s-worker",
+        log_stream="stream",
+        traceback=text,
+    )
     return Outcome(token="t", state="failed", failure=failure, ended_at=1009.0)
 
 
@@ -183,7 +231,7 @@ def test_a_timeline_is_bounded() -> None:
         (facts(record(1), entries=[entry(1, stall_s=0.3)]), "took 0.3 s"),
         (facts(outcome=Outcome(token="t", state="stopped", why="at its limit", ended_at=1.0)), "at its limit"),
     ],
-)  # fmt: skip
+)
 def test_the_page_of_each_kind_of_run(made: Facts, said: str) -> None:
     found = Page(page(made))
     assert said in found.text
@@ -200,9 +248,13 @@ def test_a_look_at_a_run_that_has_ended_does_not_stretch_its_timeline() -> None:
 
 def test_what_users_write_is_escaped() -> None:
     made = facts(
-        record(1, **{EVIL: 1.0}), outcome=failed(EVIL), entries=[entry(1, left_at=1, why=EVIL)], run="r-1", job=EVIL,
+        record(1, **{EVIL: 1.0}),
+        outcome=failed(EVIL),
+        entries=[entry(1, left_at=1, why=EVIL)],
+        run="r-1",
+        job=EVIL,
         arguments={"model": {EVIL: EVIL}},
-    )  # fmt: skip
+    )
     text = page(made)
     assert "<script" not in text
     assert EVIL in Page(text).text

@@ -145,11 +145,16 @@ def test_a_job_that_was_read_from_standard_input(tmp_path: Path) -> None:
     assert caught.value.__notes__ == [f"try: {caught.value.hint}"]  # a traceback shows them
 
 
-@pytest.mark.parametrize(("module", "files"), [
-    ("project.jobs.first", {"project/__init__.py", "project/width.py", "project/jobs/__init__.py",
-                            "project/jobs/first.py"}),
-    ("project", {"project/__init__.py", "project/width.py"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("module", "files"),
+    [
+        (
+            "project.jobs.first",
+            {"project/__init__.py", "project/width.py", "project/jobs/__init__.py", "project/jobs/first.py"},
+        ),
+        ("project", {"project/__init__.py", "project/width.py"}),
+    ],
+)
 def test_a_job_in_a_package_is_imported_with_it(
     module: str, files: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

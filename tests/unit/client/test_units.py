@@ -10,9 +10,18 @@ from estafeta.client.units import size
 
 @pytest.mark.parametrize(
     ("given", "read"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (999_499, "999 kB"), (999_500, "1 MB"), (999_999, "1 MB"),
-     (1_234_567, "1.23 MB"), (999_600_000, "1.0 GB"), (12_345_000_000, "12.3 GB")],
-)  # fmt: skip
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1 MB"),
+        (999_999, "1 MB"),
+        (1_234_567, "1.23 MB"),
+        (999_600_000, "1.0 GB"),
+        (12_345_000_000, "12.3 GB"),
+    ],
+)
 def test_a_size_has_three_digits_and_never_an_exponent(given: int, read: str) -> None:
     assert size(given) == read
 

@@ -98,9 +98,15 @@ def test_what_a_kept_file_is_metered_as() -> None:
 def test_least_sizes_of_what_is_metered() -> None:
     """A byte counts as 32 KiB where throughput is elastic, as 4 KiB where it is bursting; then in steps of 1 KiB."""
     for size, elastic, bursting in (
-        (1, 32, 4), (4 * KIB, 32, 4), (4 * KIB + 1, 32, 5), (32 * KIB + 1, 33, 33), (1 << 20, 1024, 1024),
-        ((1 << 20) + 1, 1024 + 32, 1024 + 4), ((5 << 20) - 1, 5 * 1024, 5 * 1024), (0, 0, 0),
-    ):  # fmt: skip
+        (1, 32, 4),
+        (4 * KIB, 32, 4),
+        (4 * KIB + 1, 32, 5),
+        (32 * KIB + 1, 33, 33),
+        (1 << 20, 1024, 1024),
+        ((1 << 20) + 1, 1024 + 32, 1024 + 4),
+        ((5 << 20) - 1, 5 * 1024, 5 * 1024),
+        (0, 0, 0),
+    ):
         read, written = traffic_of({}, {size: 3}, {}), traffic_of({}, {}, {size: 2})
         assert (read.elastic_read_bytes, read.burst_read_bytes) == (3 * elastic * KIB, 3 * bursting * KIB)
         assert (written.elastic_write_bytes, written.burst_write_bytes) == (2 * elastic * KIB, 2 * bursting * KIB)

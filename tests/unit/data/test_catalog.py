@@ -138,10 +138,7 @@ def test_of_two_imports_at_once_one_wins(store: Store) -> None:
     ("damage", "message"),
     [
         (lambda path: path.unlink(), "block 3 of data set 'n' is missing"),
-        (
-            lambda path: path.write_bytes(path.read_bytes()[:-1]),
-            "block 3 of data set 'n' is damaged: its file has",
-        ),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "block 3 of data set 'n' is damaged: its file has"),
         (lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\1"), "is damaged: tensor 'target' has digest"),
         (
             lambda path: path.write_bytes(next(path.parent.glob("*4.safetensors")).read_bytes()),

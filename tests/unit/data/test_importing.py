@@ -133,7 +133,7 @@ def test_missing_numbers_are_kept_for_the_mean(store: Store, bring: Import, tmp_
         ("a,label\n1,x\n", {"target": "number"}, "the label 'label' is text", "--target"),
         ("a,label\n1,0.5\n", {"target": "class"}, "the label 'label' is double", "--target"),
     ],
-)  # fmt: skip
+)
 def test_tables_that_are_refused(
     content: str, options: dict[str, Any], message: str, hint: str, store: Store, bring: Import, tmp_path: Path
 ) -> None:
@@ -195,8 +195,14 @@ def test_several_files_are_one_table(store: Store, bring: Import, tmp_path: Path
 @pytest.fixture
 def people(tmp_path: Path) -> pa.Table:
     random = np.random.default_rng(1)
-    table = pa.table({"a": random.standard_normal(5000), "b": [None, 1] * 2500, "c": ["x", "y"] * 2500,
-                      "y": random.integers(0, 3, 5000)})  # fmt: skip
+    table = pa.table(
+        {
+            "a": random.standard_normal(5000),
+            "b": [None, 1] * 2500,
+            "c": ["x", "y"] * 2500,
+            "y": random.integers(0, 3, 5000),
+        }
+    )
     (tmp_path / "folder/deep").mkdir(parents=True)
     parquet.write_table(table[:2000], tmp_path / "folder/1.parquet")
     parquet.write_table(table[2000:], tmp_path / "folder/deep/2.parquet")

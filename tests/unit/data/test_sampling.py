@@ -74,8 +74,10 @@ def test_batches_are_full_but_for_the_last(rows: int, batch_size: int, seed: int
 @given(rows=st.integers(20, 200), seed=SEEDS)
 def test_epochs_and_seeds_have_orders_of_their_own(rows: int, seed: int) -> None:
     (first,), (second,), (other,) = (
-        epoch_of(0, rows, rows, seed), epoch_of(1, rows, rows, seed), epoch_of(0, rows, rows, seed + 1),
-    )  # fmt: skip
+        epoch_of(0, rows, rows, seed),
+        epoch_of(1, rows, rows, seed),
+        epoch_of(0, rows, rows, seed + 1),
+    )
     assert not np.array_equal(first, second)
     assert not np.array_equal(first, other)
     np.testing.assert_array_equal(first, epoch_of(0, rows, rows, seed)[0])

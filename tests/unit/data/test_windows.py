@@ -31,9 +31,15 @@ LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=25)
 
 
 @given(
-    lengths=LENGTHS, held=st.sampled_from([None, False]), fraction=st.floats(0, 0.9), workers=st.integers(1, 7),
-    batch=st.integers(1, 40), drop=st.booleans(), window=st.integers(1, 3000), epoch=st.integers(0, 3),
-)  # fmt: skip
+    lengths=LENGTHS,
+    held=st.sampled_from([None, False]),
+    fraction=st.floats(0, 0.9),
+    workers=st.integers(1, 7),
+    batch=st.integers(1, 40),
+    drop=st.booleans(),
+    window=st.integers(1, 3000),
+    epoch=st.integers(0, 3),
+)
 def test_an_epoch_is_every_row_once(
     lengths: list[int],
     held: bool | None,

@@ -146,5 +146,9 @@ def test_the_exit_code_and_the_words(
     assert caught.value.code == 3
     facts = json.loads(capsys.readouterr().out)
     assert (facts["on"], facts["healthy"]) == ("local", False)
-    assert facts["checks"][1] == {"name": "packages", "passed": False, "detail": "not installed: no-such-torch",
-                                  "cure": "pip install 'estafeta[torch]'"}  # fmt: skip
+    assert facts["checks"][1] == {
+        "name": "packages",
+        "passed": False,
+        "detail": "not installed: no-such-torch",
+        "cure": "pip install 'estafeta[torch]'",
+    }

@@ -17,10 +17,18 @@ from estafeta.protocol.spec import Status
 from estafeta.store.store import TEMPORARY, temporary_name
 
 KEPT = {
-    "run.json", "plan.json", "ending.json", "done.json", "epochs/0001.json", "epochs/0002.json",
-    *(f"{which}/{file}" for which in ("best", "final")
-      for file in ("model.safetensors", "optimizer.safetensors", "state.json")),
-}  # fmt: skip
+    "run.json",
+    "plan.json",
+    "ending.json",
+    "done.json",
+    "epochs/0001.json",
+    "epochs/0002.json",
+    *(
+        f"{which}/{file}"
+        for which in ("best", "final")
+        for file in ("model.safetensors", "optimizer.safetensors", "state.json")
+    ),
+}
 
 
 @pytest.fixture

@@ -115,8 +115,14 @@ def test_code_stays_in_its_folder(path: str, relay: Relay, tmp_path: Path) -> No
 
 
 def test_code_in_packages(relay: Relay, tmp_path: Path) -> None:
-    start(relay, {"jobs.py": "from parts.deep import job\nplain = job", "parts/__init__.py": "", "parts/deep.py":
-                  CODE["jobs.py"] + "\njob = plain"})  # fmt: skip
+    start(
+        relay,
+        {
+            "jobs.py": "from parts.deep import job\nplain = job",
+            "parts/__init__.py": "",
+            "parts/deep.py": CODE["jobs.py"] + "\njob = plain",
+        },
+    )
     relay.drain()
     assert relay.outcome().state == "done"
 

@@ -61,9 +61,10 @@ class Waiting:
         """Ranks that have a stand-in."""
         layout = self.relay.layout
         return {
-            rank for rank in ranks_in(self.store.list(layout.contributions), ROUND)
+            rank
+            for rank in ranks_in(self.store.list(layout.contributions), ROUND)
             if self.store.reading(layout.contribution(ROUND, rank), lambda r: tally_of(TensorFile(r)).missed)
-        }  # fmt: skip
+        }
 
 
 def test_it_closes_the_round_when_half_as_long_again_has_passed(tmp_path: Path) -> None:

@@ -35,25 +35,55 @@ def record_of(event: WorkerEvent | MergeEvent, kind: str, text: str, **context: 
 @pytest.mark.parametrize(
     ("kind", "text", "reason", "message", "hint", "exit_code"),
     [
-        ("Runtime.OutOfMemory", "RequestId: 1 Error: Runtime exited with error: signal: killed", "OutOfMemory",
-         "The worker function ran out of memory at its limit of 1769 MB", "-o worker.memory_mb=…", 1),
-        ("Runtime.ExitError", "RequestId: 1 Error: Runtime exited with error: signal: killed", "OutOfMemory",
-         "ran out of memory", "micro_batch_size", 1),
+        (
+            "Runtime.OutOfMemory",
+            "RequestId: 1 Error: Runtime exited with error: signal: killed",
+            "OutOfMemory",
+            "The worker function ran out of memory at its limit of 1769 MB",
+            "-o worker.memory_mb=…",
+            1,
+        ),
+        (
+            "Runtime.ExitError",
+            "RequestId: 1 Error: Runtime exited with error: signal: killed",
+            "OutOfMemory",
+            "ran out of memory",
+            "micro_batch_size",
+            1,
+        ),
         ("MemoryError", "Unable to allocate 4.00 GiB", "OutOfMemory", "ran out of memory", "worker.memory_mb", 1),
-        ("Sandbox.Timedout", "RequestId: 1 Error: Task timed out after 3.00 seconds", "Timeout",
-         "The worker function was killed at its time limit of 900 s", "-o worker.timeout_s=…", 1),
+        (
+            "Sandbox.Timedout",
+            "RequestId: 1 Error: Task timed out after 3.00 seconds",
+            "Timeout",
+            "The worker function was killed at its time limit of 900 s",
+            "-o worker.timeout_s=…",
+            1,
+        ),
         ("Unhandled", "2026-01-01T00:00:00Z 1 Task timed out after 3.00 seconds", "Timeout", "limit", "timeout", 1),
-        ("ConnectTimeoutError", "the request to example.org timed out", "ConnectTimeoutError",
-         "ConnectTimeoutError: the request to example.org timed out, after 3 attempts", "log", 1),
-        ("Runtime.ImportModuleError", "Unable to import module: No module named 'torch'", "ImportModuleError",
-         "No module named 'torch'", "install what is missing", 3),
+        (
+            "ConnectTimeoutError",
+            "the request to example.org timed out",
+            "ConnectTimeoutError",
+            "ConnectTimeoutError: the request to example.org timed out, after 3 attempts",
+            "log",
+            1,
+        ),
+        (
+            "Runtime.ImportModuleError",
+            "Unable to import module: No module named 'torch'",
+            "ImportModuleError",
+            "No module named 'torch'",
+            "install what is missing",
+            3,
+        ),
         ("OSError", "[Errno 28] No space left on device: 'x'", "DiskFull", "The store is full", "free some space", 3),
         ("OSError", "[Errno 122] Disk quota exceeded: 'x'", "DiskFull", "The store is full", "resume", 3),
         ("OSError", "x not found.", "OSError", "OSError: x not found, after 3 attempts", "log", 1),
         ("KeyError", "'w'", "KeyError", "KeyError: 'w', after 3 attempts", "log", 1),
         ("", "", "RetriesExhausted", "Lambda gave the event up (RetriesExhausted), after 3 attempts", "log", 1),
     ],
-)  # fmt: skip
+)
 def test_what_happened(kind: str, text: str, reason: str, message: str, hint: str, exit_code: int) -> None:
     failure = explain(record_of(TRAIN, kind, text), FUNCTIONS)
     assert failure.reason == reason
@@ -162,8 +192,11 @@ def test_what_may_not_have_been_said_is_said_again() -> None:
     assert follow_up(RESIDE.model_dump(), at(4, **RESIDENT)) == ()
 
 
-@pytest.mark.parametrize("which", [lambda event: event.payload.get("task") == "train",
-                                   lambda event: event.role == "merge"], ids=["worker", "merge"])  # fmt: skip
+@pytest.mark.parametrize(
+    "which",
+    [lambda event: event.payload.get("task") == "train", lambda event: event.role == "merge"],
+    ids=["worker", "merge"],
+)
 def test_a_record_that_comes_late_harms_nobody(which: Callable[[Event], bool], tmp_path: Path) -> None:
     """Of each event, the word that it was given up is delivered when it has been done."""
     relay = Relay(tmp_path, spec_of("plain"), arrivals=in_order)
@@ -179,11 +212,13 @@ def test_a_record_that_comes_late_harms_nobody(which: Callable[[Event], bool], t
     ("lost", "given_up"),
     [
         (lambda event: event.role == "merge", lambda event: event.payload.get("task") == "train"),
-        (lambda event: event.payload.get("task") == "train" and event.payload["version"] == 1,
-         lambda event: event.role == "merge"),
+        (
+            lambda event: event.payload.get("task") == "train" and event.payload["version"] == 1,
+            lambda event: event.role == "merge",
+        ),
     ],
     ids=["the merge", "the workers"],
-)  # fmt: skip
+)
 def test_what_a_given_up_event_has_left_unsaid_is_said(
     lost: Callable[[Event], bool], given_up: Callable[[Event], bool], tmp_path: Path
 ) -> None:

@@ -113,9 +113,7 @@ def test_a_retry_invokes_the_workers_of_whatever_round_it_got_to(tmp_path: Path)
     assert relay.redeliver(late)["done"] == "invoked 2 workers"
 
 
-def test_of_a_merge_that_was_given_up_beyond_its_round_control_invokes_the_workers(
-    tmp_path: Path,
-) -> None:
+def test_of_a_merge_that_was_given_up_beyond_its_round_control_invokes_the_workers(tmp_path: Path) -> None:
     relay, event = at_merge(tmp_path, "train-00000001")
     relay.redeliver(event)
     while relay.queued():

@@ -63,10 +63,18 @@ def test_long_rounds_are_no_standstill() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"version": 3}, {"reached": 3}, {"ranks": frozenset({1})}, {"legs": ((0, 1),)},
-                {"residents": ((0, (0, 1)),)}, {"left": frozenset({(0, 0)})}, {"stop_requested": True}],
+    "changes",
+    [
+        {"version": 3},
+        {"reached": 3},
+        {"ranks": frozenset({1})},
+        {"legs": ((0, 1),)},
+        {"residents": ((0, (0, 1)),)},
+        {"left": frozenset({(0, 0)})},
+        {"stop_requested": True},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_all_that_gets_on_shows(changes: dict[str, Any]) -> None:
     assert digest_of(Snapshot(2, **changes)) != digest_of(Snapshot(2))
 
@@ -120,8 +128,13 @@ def test_an_event_that_was_lost_is_sent_again(which: Callable[[Event], bool], tm
 @pytest.mark.parametrize("leg", [0, 1])
 def test_residents_that_all_got_lost_are_sent_for(leg: int, topology: str, tmp_path: Path) -> None:
     spec = spec_of("plain", topology=topology, rounds_per_invocation=2)
-    stage = Stage(tmp_path, spec, arrivals=lost(lambda e: e.payload.get("leg") == leg and "rank" in e.payload
-                                                and e.payload["task"] == "reside", times=2))  # fmt: skip
+    stage = Stage(
+        tmp_path,
+        spec,
+        arrivals=lost(
+            lambda e: e.payload.get("leg") == leg and "rank" in e.payload and e.payload["task"] == "reside", times=2
+        ),
+    )
     stage.start()
     stage.drain()
     assert [tend(stage), tend(stage)] == ["goes on", "was set going again: 2 events"]

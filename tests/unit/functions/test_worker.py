@@ -158,14 +158,24 @@ def test_the_handler_writes_what_it_was_asked_and_what_it_did(
     relay.step()
     monkeypatch.setenv("ESTAFETA_ROOT", relay.store.root)
     context = SimpleNamespace(
-        aws_request_id="1234", function_name="estafeta-worker", log_group_name="g", log_stream_name="s",
+        aws_request_id="1234",
+        function_name="estafeta-worker",
+        log_group_name="g",
+        log_stream_name="s",
         get_remaining_time_in_millis=lambda: 900_000,
-    )  # fmt: skip
+    )
     answer = handler(WorkerEvent(run="r", task="train", rank=1).model_dump(), context)
     assert answer == {"done": "contributed"}
     asked, did = (json.loads(line) for line in capsys.readouterr().out.splitlines())
-    assert asked == {"run": "r", "request_id": "1234", "task": "train", "version": 0, "rank": 1, "leg": 0,
-                     "generation": 0}  # fmt: skip
+    assert asked == {
+        "run": "r",
+        "request_id": "1234",
+        "task": "train",
+        "version": 0,
+        "rank": 1,
+        "leg": 0,
+        "generation": 0,
+    }
     traffic = did.pop("traffic")
     assert traffic["calls"]["create"] == traffic["calls"]["link"] == 1
     assert traffic["write_bytes"] > 0

@@ -83,9 +83,14 @@ def test_the_first_number_is_the_best_so_far() -> None:
 def test_the_monitor_must_be_a_metric() -> None:
     with pytest.raises(UsageError, match=r"valid_f1.*but the metrics are train_loss, valid_loss") as caught:
         judge(
-            EarlyStopping(monitor="valid_f1"), None, epoch=1, version=1,
-            metrics={"valid_loss": 1.0, "train_loss": 1.0}, token="t", now=0.0,
-        )  # fmt: skip
+            EarlyStopping(monitor="valid_f1"),
+            None,
+            epoch=1,
+            version=1,
+            metrics={"valid_loss": 1.0, "train_loss": 1.0},
+            token="t",
+            now=0.0,
+        )
     assert caught.value.hint
 
 

@@ -50,18 +50,24 @@ def test_a_job_is_found_by_its_name(tmp_path: Path) -> None:
 
 def test_modules_import_each_other(tmp_path: Path) -> None:
     code = folder(
-        tmp_path, "r", mine=HEAD + "import parts.sizes\njob = Job(epochs=parts.sizes.EPOCHS, **settings)",
+        tmp_path,
+        "r",
+        mine=HEAD + "import parts.sizes\njob = Job(epochs=parts.sizes.EPOCHS, **settings)",
         parts__sizes="EPOCHS = 7",
-    )  # fmt: skip
+    )
     assert load_job(code, "mine:job").epochs == 7
 
 
 def test_modules_of_another_run_have_the_same_names(tmp_path: Path) -> None:
     folders = [
-        folder(tmp_path, run, mine=HEAD + "import sizes\njob = Job(epochs=sizes.EPOCHS, **settings)",
-               sizes=f"EPOCHS = {epochs}")
+        folder(
+            tmp_path,
+            run,
+            mine=HEAD + "import sizes\njob = Job(epochs=sizes.EPOCHS, **settings)",
+            sizes=f"EPOCHS = {epochs}",
+        )
         for run, epochs in (("first", 1), ("second", 2))
-    ]  # fmt: skip
+    ]
     assert load_job(folders[0], "mine:job").epochs == 1
     assert load_job(folders[1], "mine:job").epochs == 2
     assert load_job(folders[0], "mine:job").epochs == 1

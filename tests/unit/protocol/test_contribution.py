@@ -34,8 +34,9 @@ def test_what_was_summed_is_read_back(store: Store) -> None:
         assert (file.metadata["round"], file.metadata["rank"]) == ("train-00000007", "4")
         np.testing.assert_array_equal(file.read(GRADIENT), gradient)
         assert {name: file.read(BUFFER + name).tolist() for name in buffers} == {
-            "1.running_mean": [0, 1, 2], "1.count": 5,
-        }  # fmt: skip
+            "1.running_mean": [0, 1, 2],
+            "1.count": 5,
+        }
 
     store.reading("c", check)
 

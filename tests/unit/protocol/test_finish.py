@@ -18,12 +18,22 @@ from estafeta.protocol.spec import Plan, Slot
 from estafeta.protocol.weights import Weights
 
 PLAN = Plan(
-    token="t", train_rows=1, valid_rows=0, steps_per_epoch=1, total_steps=1,
+    token="t",
+    train_rows=1,
+    valid_rows=0,
+    steps_per_epoch=1,
+    total_steps=1,
     parameters=(Slot(name="a.w", shape=(2, 3)), Slot(name="b.w", shape=(2,), offset=6)),
-    buffers=(Slot(name="a.n", shape=(), dtype="I64"),), frozen=(Slot(name="f.w", shape=(2,)),),
-    state_dict=(("b.w", "parameter", "b.w"), ("a.n", "buffer", "a.n"), ("a.w", "parameter", "a.w"),
-                ("tied", "parameter", "b.w"), ("f.w", "frozen", "f.w")),
-)  # fmt: skip
+    buffers=(Slot(name="a.n", shape=(), dtype="I64"),),
+    frozen=(Slot(name="f.w", shape=(2,)),),
+    state_dict=(
+        ("b.w", "parameter", "b.w"),
+        ("a.n", "buffer", "a.n"),
+        ("a.w", "parameter", "a.w"),
+        ("tied", "parameter", "b.w"),
+        ("f.w", "frozen", "f.w"),
+    ),
+)
 WEIGHTS = Weights(1, np.arange(8, dtype=np.float32), {"a.n": np.array(5)})
 FROZEN = {"f.w": np.array([9, 9], np.float32)}
 

@@ -47,14 +47,18 @@ def invocation_with(recorder: Recorder, tmp_path: Path, **fields: Any) -> Invoca
     [
         ((), []),
         ((Prepare(),), [("worker", WorkerEvent(run="r", task="prepare"))]),
-        ((Work(Round(3, "train"), 0), Work(Round(3, "train"), 2, leg=4)),
-         [("worker", WorkerEvent(run="r", task="train", version=3, rank=0)),
-          ("worker", WorkerEvent(run="r", task="train", version=3, rank=2, leg=4))]),
+        (
+            (Work(Round(3, "train"), 0), Work(Round(3, "train"), 2, leg=4)),
+            [
+                ("worker", WorkerEvent(run="r", task="train", version=3, rank=0)),
+                ("worker", WorkerEvent(run="r", task="train", version=3, rank=2, leg=4)),
+            ],
+        ),
         ((Work(Round(3, "valid"), 1),), [("worker", WorkerEvent(run="r", task="valid", version=3, rank=1))]),
         ((Merge(Round(3, "valid")),), [("merge", MergeEvent(run="r", round="valid-00000003"))]),
         ((Finish("stopped", "on request"),), [("merge", MergeEvent(run="r"))]),
     ],
-)  # fmt: skip
+)
 def test_actions_become_events(
     actions: tuple[Action, ...], sent: list[tuple[Role, WorkerEvent | MergeEvent]], tmp_path: Path
 ) -> None:
@@ -76,9 +80,13 @@ def test_a_resident_is_told_when_it_was_sent_for(tmp_path: Path) -> None:
     dispatch(actions, spec_of("plain"), invocation)
     assert recorder.sent == [
         ("worker", WorkerEvent(run="r", task="reside", rank=0, sent_at=7.5).model_dump()),
-        ("worker", WorkerEvent(run="r", task="reside", rank=2, leg=4, generation=1, sent_at=7.5, lead_s=3.5,
-                               expires_at=90.0).model_dump()),
-    ]  # fmt: skip
+        (
+            "worker",
+            WorkerEvent(
+                run="r", task="reside", rank=2, leg=4, generation=1, sent_at=7.5, lead_s=3.5, expires_at=90.0
+            ).model_dump(),
+        ),
+    ]
 
 
 def test_events_carry_no_tensors_however_large_the_run_is(tmp_path: Path) -> None:
@@ -95,9 +103,12 @@ def test_events_carry_no_tensors_however_large_the_run_is(tmp_path: Path) -> Non
 def test_what_lambda_tells_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ESTAFETA_ROOT", os.fspath(tmp_path))
     context = SimpleNamespace(
-        aws_request_id="1234", function_name="estafeta-worker", log_group_name="the group", log_stream_name=None,
+        aws_request_id="1234",
+        function_name="estafeta-worker",
+        log_group_name="the group",
+        log_stream_name=None,
         get_remaining_time_in_millis=lambda: 2500,
-    )  # fmt: skip
+    )
     invocation = invocation_of(context)
     assert invocation.token == "1234"
     assert invocation.remaining_s() == 2.5

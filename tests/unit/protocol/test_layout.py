@@ -111,8 +111,11 @@ def test_messages_are_read_back_from_an_outbox(messages: dict[str, set[int]]) ->
 
 @given(claims=st.dictionaries(RANKS, st.sets(st.tuples(LEGS, st.integers(0, 120)), min_size=1), max_size=4))
 def test_the_newest_leg_of_each_resident_is_read_back(claims: dict[int, set[tuple[int, int]]]) -> None:
-    names = {claim_name(claim_of_leg(rank, leg), generation)
-             for rank, of_rank in claims.items() for leg, generation in of_rank}  # fmt: skip
+    names = {
+        claim_name(claim_of_leg(rank, leg), generation)
+        for rank, of_rank in claims.items()
+        for leg, generation in of_rank
+    }
     marks = {name_of(mark(rank, 301)) for rank in claims for mark in (LAYOUT.ready, LAYOUT.left)}
     assert residents_in(names | marks | FOREIGN) == {rank: max(of_rank) for rank, of_rank in claims.items()}
     for rank, of_rank in claims.items():
@@ -154,10 +157,17 @@ def test_the_validation_of_a_version_comes_after_its_training(one: Round, other:
 def test_all_paths_lie_in_folders_that_are_made_at_first() -> None:
     round_ = Round(3, "train")
     files = [
-        LAYOUT.version(1), LAYOUT.optimizer(1), LAYOUT.frozen, LAYOUT.contribution(round_, 0), LAYOUT.epoch(1),
-        LAYOUT.partial_of(round_, 0, 1), f"{LAYOUT.legs}/{claim_of(round_)}", f"{LAYOUT.export('best')}/state.json",
-        f"{LAYOUT.export('final')}/state.json", f"{LAYOUT.code}/job.py",
-    ]  # fmt: skip
+        LAYOUT.version(1),
+        LAYOUT.optimizer(1),
+        LAYOUT.frozen,
+        LAYOUT.contribution(round_, 0),
+        LAYOUT.epoch(1),
+        LAYOUT.partial_of(round_, 0, 1),
+        f"{LAYOUT.legs}/{claim_of(round_)}",
+        f"{LAYOUT.export('best')}/state.json",
+        f"{LAYOUT.export('final')}/state.json",
+        f"{LAYOUT.code}/job.py",
+    ]
     assert {posixpath.dirname(path) for path in files} == set(LAYOUT.directories())
     residents = [LAYOUT.message(rank, kind, 3) for rank in range(3) for kind in KINDS]
     more = [LAYOUT.piece(1, 2), LAYOUT.ready(0, 1), LAYOUT.left(2, 300), f"{LAYOUT.legs}/{claim_of_leg(0, 0)}"]

@@ -24,9 +24,15 @@ def invocation_on(root: Path, files: Files | None = None) -> Invocation:
     store = Store(root, files)
     Store(root).make_directories(LAYOUT.root)
     return Invocation(
-        store, lambda functions: None, "the-request", lambda: 1.0, "estafeta-worker", "the group", "the stream",
+        store,
+        lambda functions: None,
+        "the-request",
+        lambda: 1.0,
+        "estafeta-worker",
+        "the group",
+        "the stream",
         quiet=True,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # type: ignore[arg-type]
 
 
 def outcome_of(root: Path, state: str) -> Outcome:
@@ -51,9 +57,14 @@ def test_a_failure_says_where_its_log_is(tmp_path: Path) -> None:
     outcome = outcome_of(tmp_path, "failed")
     assert outcome.why == "It is broken"
     assert outcome.failure == Failure(
-        reason="Broken", message="It is broken", rank=3, function="estafeta-worker", request_id="the-request",
-        log_group="the group", log_stream="the stream",
-    )  # fmt: skip
+        reason="Broken",
+        message="It is broken",
+        rank=3,
+        function="estafeta-worker",
+        request_id="the-request",
+        log_group="the group",
+        log_stream="the stream",
+    )
 
 
 def test_what_a_failure_says_of_its_place_stands(tmp_path: Path) -> None:

@@ -42,13 +42,32 @@ STEPS = 4
 
 
 def plan_of(valid_rows: int = 10, steps: int = STEPS, epochs: int = 2, topology: Topology = "merge") -> Plan:
-    return Plan(token="t", topology=topology, train_rows=40, valid_rows=valid_rows, steps_per_epoch=steps,
-                total_steps=steps * epochs, parameters=(), buffers=(), frozen=(), state_dict=())  # fmt: skip
+    return Plan(
+        token="t",
+        topology=topology,
+        train_rows=40,
+        valid_rows=valid_rows,
+        steps_per_epoch=steps,
+        total_steps=steps * epochs,
+        parameters=(),
+        buffers=(),
+        frozen=(),
+        state_dict=(),
+    )
 
 
 def record(epoch: int, stop: str | None = None) -> EpochRecord:
-    return EpochRecord(token="t", epoch=epoch, version=epoch * STEPS, metrics={}, best_version=0, best_value=None,
-                       stale_epochs=0, stop=stop, ended_at=0.0)  # fmt: skip
+    return EpochRecord(
+        token="t",
+        epoch=epoch,
+        version=epoch * STEPS,
+        metrics={},
+        best_version=0,
+        best_value=None,
+        stale_epochs=0,
+        stop=stop,
+        ended_at=0.0,
+    )
 
 
 def at(version: int, **changes: Any) -> Snapshot:
@@ -89,7 +108,7 @@ STOPPED = (Finish("stopped", "on request"),)
         *[(at(3, outcome=state), ()) for state in ("done", "stopped", "failed")],
         (Snapshot(WORKERS, outcome="failed"), ()),
     ],
-)  # fmt: skip
+)
 def test_what_is_next(snapshot: Snapshot, actions: tuple[Action, ...]) -> None:
     assert next_actions(snapshot) == actions
 

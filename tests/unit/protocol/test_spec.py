@@ -41,10 +41,21 @@ def test_the_update_rule_is_the_optimizer() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"workers": 0}, {"workers": 10_000}, {"epochs": 0}, {"batch_size": 0}, {"micro_batch_size": 0}, {"seed": -1},
-     {"validation": 1.0}, {"validation": -0.1}, {"topology": "ring"}, {"colour": "red"}, {"format": "estafeta-run/2"}],
+    [
+        {"workers": 0},
+        {"workers": 10_000},
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"micro_batch_size": 0},
+        {"seed": -1},
+        {"validation": 1.0},
+        {"validation": -0.1},
+        {"topology": "ring"},
+        {"colour": "red"},
+        {"format": "estafeta-run/2"},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_spec_out_of_range(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         RunSpec(**{**spec_of("plain").model_dump(), **wrong})
@@ -58,8 +69,17 @@ def test_documents_do_not_change() -> None:
 def test_sizes_are_numbers_of_elements() -> None:
     slots = (Slot(name="w", shape=(3, 4)), Slot(name="b", shape=(4,), offset=12), Slot(name="s", shape=(), offset=16))
     assert [slot.size for slot in slots] == [12, 4, 1]
-    plan = Plan(token="t", train_rows=1, valid_rows=0, steps_per_epoch=1, total_steps=1, parameters=slots, buffers=(),
-                frozen=(), state_dict=(("w", "parameter", "w"),))  # fmt: skip
+    plan = Plan(
+        token="t",
+        train_rows=1,
+        valid_rows=0,
+        steps_per_epoch=1,
+        total_steps=1,
+        parameters=slots,
+        buffers=(),
+        frozen=(),
+        state_dict=(("w", "parameter", "w"),),
+    )
     assert plan.size == 17
     assert Plan.model_validate_json(plan.to_json()) == plan
 

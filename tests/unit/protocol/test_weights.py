@@ -193,8 +193,17 @@ def test_bytes_of_a_piece_that_have_changed(store: Store, tmp_path: Path) -> Non
 
 
 def test_the_tally_of_an_epoch_begins_with_it() -> None:
-    plan = Plan(token="t", train_rows=1, valid_rows=0, steps_per_epoch=2, total_steps=8, parameters=(), buffers=(),
-                frozen=(), state_dict=())  # fmt: skip
+    plan = Plan(
+        token="t",
+        train_rows=1,
+        valid_rows=0,
+        steps_per_epoch=2,
+        total_steps=8,
+        parameters=(),
+        buffers=(),
+        frozen=(),
+        state_dict=(),
+    )
     one = Weights(4, np.zeros(1, np.float32), {"b": np.array([1.0], np.float32)}, rows=99, sums={"loss": 99.0})
     for version, rows, loss in ((5, 3, 1.5), (6, 6, 3.0), (7, 3, 1.5)):
         totals = Totals()

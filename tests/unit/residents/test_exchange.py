@@ -65,9 +65,14 @@ def open_descriptors() -> int:
     without_rows=st.sets(st.integers(0, 3), max_size=2),
 )
 def test_sums_have_the_order_of_the_ranks_whatever_they_are_taken_in(
-    size: int, parts: int, grain: int, cuts: list[int], chunk: int, without_rows: set[int],
+    size: int,
+    parts: int,
+    grain: int,
+    cuts: list[int],
+    chunk: int,
+    without_rows: set[int],
     tmp_path_factory: pytest.TempPathFactory,
-) -> None:  # fmt: skip
+) -> None:
     ring = Ring(tmp_path_factory.mktemp("ring"), workers=4, size=size, slices=cut(size, parts, grain))
     exchanges = ring.join_all(patient=0)
     expected = None
@@ -365,8 +370,9 @@ def test_a_contribution_under_a_wrong_name_is_noticed(rank: int, version: int, t
     exchanges = ring.join_all(patient=0)
     contribute_all(exchanges)
     contribute_all(exchanges, Round(1, "train"))
-    source, target = (ring.store.absolute(ring.layout.message(*of)) for of in
-                      ((rank, "gradient", version), (1, "gradient", 0)))  # fmt: skip
+    source, target = (
+        ring.store.absolute(ring.layout.message(*of)) for of in ((rank, "gradient", version), (1, "gradient", 0))
+    )
     shutil.copyfile(source, target)
     with pytest.raises(Corrupt, match=f"rank {rank}, version {version}"):
         exchanges[0].gather(FIRST)

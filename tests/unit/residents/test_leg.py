@@ -371,8 +371,9 @@ def test_the_successor_is_called_once_and_so_early_that_it_can_start(scene: Scen
         assert leg.wishes() is Wish.NONE
     (event,) = scene.sent
     assert event.expires_at == pytest.approx(LIMIT_S)
-    assert event == WorkerEvent(run="r", task="reside", rank=1, leg=1, sent_at=now, lead_s=5.0,
-                                share_s=0.5, expires_at=event.expires_at)  # fmt: skip
+    assert event == WorkerEvent(
+        run="r", task="reside", rank=1, leg=1, sent_at=now, lead_s=5.0, share_s=0.5, expires_at=event.expires_at
+    )
 
 
 def test_it_wishes_to_go_when_its_successor_is_ready(scene: Scene) -> None:
@@ -576,5 +577,10 @@ def test_a_leg_sweeps_what_no_leg_before_it_needs(scene: Scene) -> None:
     scene.mark(f"{LAYOUT.legs}/merge-train-00000000.g00")
     scene.leg("request 4", leg=4).sweep()
     assert scene.names == {
-        claim(3, 0), claim(4, 0), "ready-0001-03", "left-0001-03", "left-0000-00", "merge-train-00000000.g00",
-    }  # fmt: skip
+        claim(3, 0),
+        claim(4, 0),
+        "ready-0001-03",
+        "left-0001-03",
+        "left-0000-00",
+        "merge-train-00000000.g00",
+    }

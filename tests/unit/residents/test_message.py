@@ -103,10 +103,16 @@ def test_the_vector_begins_at_a_cache_line_behind_the_head(message: tuple[Form, 
 
 
 SAID: dict[str, Any] = {
-    "version": 7, "rank": 2, "token": "request/1", "rows": 12, "wishes": Wish.READY | Wish.STOP, "round_s": 0.25,
-    "digests": (1, 2, 3), "sums": (0.5, 2.0),
+    "version": 7,
+    "rank": 2,
+    "token": "request/1",
+    "rows": 12,
+    "wishes": Wish.READY | Wish.STOP,
+    "round_s": 0.25,
+    "digests": (1, 2, 3),
+    "sums": (0.5, 2.0),
     "buffers": {"mean": np.array([1, 2, 3], np.float32), "on": np.array(True)},
-}  # fmt: skip
+}
 SLOTS = (Slot(name="mean", shape=(3,)), Slot(name="on", shape=(), dtype="BOOL"))
 TEN = Form(3, 2, SLOTS, 10)
 LARGE = Form(3, 2, SLOTS, SMALL + 1)

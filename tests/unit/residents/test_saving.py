@@ -66,8 +66,16 @@ class Run:
         publish_weights(self.ring.store, self.ring.layout, first_weights(self.spec), "prepared")
 
     def saver(self, rank: int, saved: int = 0, store: Store | None = None) -> Saver:
-        return Saver(store or self.ring.store, self.ring.layout, self.plan, rank=rank, workers=self.spec.workers,
-                     token=f"token-of-{rank}", saved=saved, recycles=True)  # fmt: skip
+        return Saver(
+            store or self.ring.store,
+            self.ring.layout,
+            self.plan,
+            rank=rank,
+            workers=self.spec.workers,
+            token=f"token-of-{rank}",
+            saved=saved,
+            recycles=True,
+        )
 
     def work(self, rounds: int = ROUNDS) -> None:
         """All ranks do so many rounds from the beginning, and save what is to be saved. Nothing is removed."""
@@ -94,8 +102,7 @@ class Run:
         store = Store(self.ring.store.root, files)
         exchange = self.ring.join(rank, patient=0, files=exchanged)
         try:
-            return restore(self.spec, self.plan, rank, np.full(SIZE, np.nan, np.float32), exchange,
-                           invocation(store))  # fmt: skip
+            return restore(self.spec, self.plan, rank, np.full(SIZE, np.nan, np.float32), exchange, invocation(store))
         finally:
             exchange.close()
 
@@ -312,13 +319,26 @@ def small_replica(version: int, topology: str = "sharded", workers: int = 1, ran
 
 
 def small_saver(
-    tmp_path: Path, topology: str = "sharded", workers: int = 1, rank: int = 0, size: int = 10, recycles: bool = True,
+    tmp_path: Path,
+    topology: str = "sharded",
+    workers: int = 1,
+    rank: int = 0,
+    size: int = 10,
+    recycles: bool = True,
     **store: Any,
-) -> Saver:  # fmt: skip
+) -> Saver:
     spec = resident_spec(topology, workers, {"name": "SGD", "lr": 0.1})
     ring = Ring(tmp_path, workers=workers, size=10)
-    return Saver(Store(tmp_path, **store), ring.layout, plan_of(spec, size), rank=rank, workers=workers, token="t",
-                 saved=0, recycles=recycles)  # fmt: skip
+    return Saver(
+        Store(tmp_path, **store),
+        ring.layout,
+        plan_of(spec, size),
+        rank=rank,
+        workers=workers,
+        token="t",
+        saved=0,
+        recycles=recycles,
+    )
 
 
 def test_the_first_time_is_soon_as_the_cost_is_not_known(tmp_path: Path) -> None:

@@ -157,8 +157,10 @@ def test_a_round_of_files_one_after_the_other(store: Store, waiting: Callable[..
         arrivals.close()
 
     seen: tuple[list[bytes], list[bytes]] = ([], [])
-    threads = [threading.Thread(target=go, args=(*names, result))
-               for names, result in zip((("a", "b"), ("b", "a")), seen, strict=True)]  # fmt: skip
+    threads = [
+        threading.Thread(target=go, args=(*names, result))
+        for names, result in zip((("a", "b"), ("b", "a")), seen, strict=True)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

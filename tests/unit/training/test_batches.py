@@ -37,14 +37,31 @@ def lengths(rows: list[tuple[str, int]]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def data_of(tmp_path: Path, **settings: Any) -> Data:
-    job = Job(**{"model": nn.Identity, "loss": nn.functional.mse_loss, "dataset": arrays, "optimizer": SGD(lr=0.1),
-                 "validation": 0.0, **settings})  # fmt: skip
+    job = Job(
+        **{
+            "model": nn.Identity,
+            "loss": nn.functional.mse_loss,
+            "dataset": arrays,
+            "optimizer": SGD(lr=0.1),
+            "validation": 0.0,
+            **settings,
+        }
+    )
     return Data.open(job, spec_of("plain", validation=0.0), Store(tmp_path))
 
 
 def plan(rows: int = ROWS) -> Plan:
-    return Plan(token="t", train_rows=rows, valid_rows=0, steps_per_epoch=2, total_steps=2, parameters=(), buffers=(),
-                frozen=(), state_dict=())  # fmt: skip
+    return Plan(
+        token="t",
+        train_rows=rows,
+        valid_rows=0,
+        steps_per_epoch=2,
+        total_steps=2,
+        parameters=(),
+        buffers=(),
+        frozen=(),
+        state_dict=(),
+    )
 
 
 def first_batch(data: Data) -> tuple[Any, ...]:

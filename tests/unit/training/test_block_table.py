@@ -99,8 +99,11 @@ def check(table: BlockTable, manifest: Manifest, rows: np.ndarray) -> None:
     np.testing.assert_array_equal(sparse.to_dense(), SPARSE[rows].toarray())
     np.testing.assert_array_equal(target, TARGET[rows])
     assert (numbers.dtype, images.dtype, sparse.dtype, target.dtype) == (
-        torch.float32, torch.uint8, torch.float32, torch.int64,
-    )  # fmt: skip
+        torch.float32,
+        torch.uint8,
+        torch.float32,
+        torch.int64,
+    )
 
 
 @given(

@@ -74,8 +74,11 @@ def test_parameters_are_views_of_one_vector() -> None:
     learner.parameters[:] = np.arange(len(learner.parameters))
     assert torch.equal(nn.utils.parameters_to_vector(learner.model.parameters()), torch.from_numpy(learner.parameters))
     assert [(slot.name, slot.shape, slot.offset) for slot in learner.slots] == [
-        ("0.weight", (12, 6), 0), ("0.bias", (12,), 72), ("2.weight", (3, 12), 84), ("2.bias", (3,), 120),
-    ]  # fmt: skip
+        ("0.weight", (12, 6), 0),
+        ("0.bias", (12,), 72),
+        ("2.weight", (3, 12), 84),
+        ("2.bias", (3,), 120),
+    ]
 
 
 def test_evaluating_leaves_no_gradient_and_no_trace() -> None:

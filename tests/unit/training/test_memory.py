@@ -16,9 +16,17 @@ WORKERS = 4
 def manifest(blocks: int, *, rows: int = 1024, sparse: bool = False) -> Manifest:
     """Blocks of 4 MiB."""
     kind = Kind(name="x", dtype="F32", shape=(1 << 20,) if sparse else (1024,), sparse=sparse)
-    return Manifest(token="t", name="n", created_at=0, estafeta="0", source=(), attempt="a", inputs=(kind,),
-                    target=Kind(name="target", dtype="I64"),
-                    blocks=tuple(Extent(rows=rows, bytes=4 * MIB) for _ in range(blocks)))  # fmt: skip
+    return Manifest(
+        token="t",
+        name="n",
+        created_at=0,
+        estafeta="0",
+        source=(),
+        attempt="a",
+        inputs=(kind,),
+        target=Kind(name="target", dtype="I64"),
+        blocks=tuple(Extent(rows=rows, bytes=4 * MIB) for _ in range(blocks)),
+    )
 
 
 def plan_of(
@@ -78,11 +86,7 @@ def test_a_model_that_does_not_fit(name: str, topology: Choice, less: str) -> No
 
 @pytest.mark.parametrize(
     ("manifests", "window_mb", "windows"),
-    [
-        ((manifest(3),), 128, 12),
-        ((manifest(1000),), 1, 8),
-        ((manifest(1000), manifest(3)), 10, 32),
-    ],
+    [((manifest(3),), 128, 12), ((manifest(1000),), 1, 8), ((manifest(1000), manifest(3)), 10, 32)],
 )
 def test_windows_are_no_larger_than_the_data_and_no_smaller_than_a_block(
     manifests: tuple[Manifest, ...], window_mb: int, windows: int

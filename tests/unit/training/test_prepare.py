@@ -36,9 +36,7 @@ def test_the_plan_knows_buffers_and_frozen_tensors(tmp_path: Path) -> None:
     relay = prepared(tmp_path, "tied")
     plan = read_plan(relay.store, relay.layout)
     assert [slot.name for slot in plan.parameters] == ["encoder.weight", "head.weight", "head.bias"]
-    assert plan.buffers == (
-        Slot(name="seen", shape=(), dtype="F64"), Slot(name="offset", shape=(2,), dtype="I64"),
-    )  # fmt: skip
+    assert plan.buffers == (Slot(name="seen", shape=(), dtype="F64"), Slot(name="offset", shape=(2,), dtype="I64"))
     assert [slot.name for slot in plan.frozen] == ["fixed.weight", "fixed.bias"]
     assert relay.store.exists(relay.layout.frozen)
     assert ("decoder.weight", "parameter", "encoder.weight") in plan.state_dict

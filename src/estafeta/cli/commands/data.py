@@ -103,8 +103,10 @@ def import_(
     console, store = manners.console(), _store()
     there = attach(on) if on.name == "aws" else None
     if there and name in datasets(there):
-        raise UsageError(f"there is a data set named {name!r} on AWS already",
-                         hint=f"choose another name, or remove it: estafeta data rm {name}")  # fmt: skip
+        raise UsageError(
+            f"there is a data set named {name!r} on AWS already",
+            hint=f"choose another name, or remove it: estafeta data rm {name}",
+        )
     choice = Choice(label, options["ignore"], options["target"], options["category"])
     reading = Reading(options["format_"], choice, options["delimiter"], options["zero_based"])
     wishes = Wishes(
@@ -264,9 +266,11 @@ def _list_there(manners: Manners, on: Place) -> int:
     else:
         console.table(
             ("name", "rows", "size", "blocks", "imported"),
-            [(d["name"], f"{d['rows']:,}", size(d["bytes"]), str(d["blocks"]), ago(now - d["created_at"]))
-             for d in found],
-        )  # fmt: skip
+            [
+                (d["name"], f"{d['rows']:,}", size(d["bytes"]), str(d["blocks"]), ago(now - d["created_at"]))
+                for d in found
+            ],
+        )
     return 0
 
 

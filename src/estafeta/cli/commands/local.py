@@ -93,10 +93,12 @@ def status(manners: Manners) -> int:
     elif running is None:
         console.results([("local", f"no service runs in {home()}")])
     else:
-        console.results([
-            ("local", f"{facts['url']}   process {facts['pid']}, in {home()}"),
-            ("busy", f"{facts['invocations']} invocations at work, {facts['events']} events waiting"),
-        ])  # fmt: skip
+        console.results(
+            [
+                ("local", f"{facts['url']}   process {facts['pid']}, in {home()}"),
+                ("busy", f"{facts['invocations']} invocations at work, {facts['events']} events waiting"),
+            ]
+        )
     return 0
 
 

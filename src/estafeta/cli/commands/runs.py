@@ -45,10 +45,20 @@ def runs(manners: Manners, on: Place, everything: bool) -> int:
         return 0
     console.table(
         ("run", "state", "job", "workers", "epoch", "metric", "started"),
-        [(s.spec.run, s.state, s.spec.job, str(s.spec.workers), f"{s.epoch}/{s.spec.epochs}", _metric(s, value),
-          ago(now - s.spec.created_at)) for s, value in zip(shown, latest, strict=True)],
+        [
+            (
+                s.spec.run,
+                s.state,
+                s.spec.job,
+                str(s.spec.workers),
+                f"{s.epoch}/{s.spec.epochs}",
+                _metric(s, value),
+                ago(now - s.spec.created_at),
+            )
+            for s, value in zip(shown, latest, strict=True)
+        ],
         spare=("workers", "job"),
-    )  # fmt: skip
+    )
     if len(shown) < len(found):
         console.talk([("note", f"the oldest {len(found) - len(shown)} are left out: estafeta runs --all")])
     return 0
@@ -247,10 +257,17 @@ def _facts(status: Status, value: float | None) -> dict[str, Any]:
     """A run in the list, for a machine."""
     spec = status.spec
     return {
-        "run": spec.run, "state": status.state, "job": spec.job, "workers": spec.workers, "epoch": status.epoch,
-        "epochs": spec.epochs, "steps": status.version, "monitor": spec.early_stopping.monitor, "value": value,
+        "run": spec.run,
+        "state": status.state,
+        "job": spec.job,
+        "workers": spec.workers,
+        "epoch": status.epoch,
+        "epochs": spec.epochs,
+        "steps": status.version,
+        "monitor": spec.early_stopping.monitor,
+        "value": value,
         "created_at": spec.created_at,
-    }  # fmt: skip
+    }
 
 
 def _metric(status: Status, value: float | None) -> str:

@@ -28,18 +28,25 @@ ASKED_FIRST = "Do not ask."
     "--python", type=click.Choice(["3.12", "3.13", "3.14"]), help="Python of the functions.  [default: yours, or 3.13]"
 )
 @click.option(
-    "--requirements", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
+    "--requirements",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
     help="What jobs need beside PyTorch; PyTorch itself, if it is to be another version than yours.",
-)  # fmt: skip
+)
 @click.option(
-    "--torch-backend", metavar="NAME",
+    "--torch-backend",
+    metavar="NAME",
     help="Index that PyTorch is taken from, as uv has it; none: only what uv is configured to use.  [default: cpu]",
-)  # fmt: skip
+)
 @click.option("--image", metavar="URI", help="A container image in ECR instead of packages; see deploy/Dockerfile.")
 @click.option(
-    "-p", "--parameter", "parameters", multiple=True, metavar="NAME=VALUE",
+    "-p",
+    "--parameter",
+    "parameters",
+    multiple=True,
+    metavar="NAME=VALUE",
     help="A parameter of the template, such as WorkerMemory=3008; may be repeated.",
-)  # fmt: skip
+)
 @click.option("--yes", is_flag=True, help=ASKED_FIRST)
 @json_output
 @quiet

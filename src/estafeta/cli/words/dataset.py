@@ -51,13 +51,22 @@ def columns(manifest: Manifest) -> list[tuple[str, ...]]:
 def facts(manifest: Manifest) -> dict[str, Any]:
     """A data set for a machine."""
     return {
-        "name": manifest.name, "rows": manifest.rows, "bytes": manifest.bytes, "blocks": len(manifest.blocks),
-        "dropped": manifest.dropped, "source": list(manifest.source), "created_at": manifest.created_at,
+        "name": manifest.name,
+        "rows": manifest.rows,
+        "bytes": manifest.bytes,
+        "blocks": len(manifest.blocks),
+        "dropped": manifest.dropped,
+        "source": list(manifest.source),
+        "created_at": manifest.created_at,
         "inputs": [kind.model_dump(mode="json") for kind in manifest.inputs],
-        "target": manifest.target.model_dump(mode="json"), "categories": manifest.categories,
-        "labels": manifest.labels, "validation": manifest.validation, "seed": manifest.seed,
-        "standardize": manifest.standardize, "fill_missing": manifest.fill_missing,
-    }  # fmt: skip
+        "target": manifest.target.model_dump(mode="json"),
+        "categories": manifest.categories,
+        "labels": manifest.labels,
+        "validation": manifest.validation,
+        "seed": manifest.seed,
+        "standardize": manifest.standardize,
+        "fill_missing": manifest.fill_missing,
+    }
 
 
 def _shown(text: str) -> str:

@@ -62,10 +62,15 @@ def versions(found: Inspection) -> Table:
 def legs(found: Inspection) -> Table:
     """A row for each resident rank."""
     rows: list[tuple[str, ...]] = [
-        (str(leg.rank), str(leg.leg), str(leg.generation),
-         "has left" if leg.has_left else "ready" if leg.is_ready else "claimed", leg.holder[:TOKEN])
+        (
+            str(leg.rank),
+            str(leg.leg),
+            str(leg.generation),
+            "has left" if leg.has_left else "ready" if leg.is_ready else "claimed",
+            leg.holder[:TOKEN],
+        )
         for leg in found.legs
-    ]  # fmt: skip
+    ]
     return ("rank", "leg", "gen", "mark", "token"), rows
 
 

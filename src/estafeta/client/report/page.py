@@ -34,14 +34,20 @@ MOST_TEXT = 20_000
 """Characters of a text of the user's, such as a traceback, from its end."""
 
 COSTS = {
-    "compute": "GB-seconds of the functions", "requests": "invocations", "efs": "access to the file system",
-    "logs": "what CloudWatch takes in", "storage": "what lies on the file system, from beginning to end",
-}  # fmt: skip
+    "compute": "GB-seconds of the functions",
+    "requests": "invocations",
+    "efs": "access to the file system",
+    "logs": "what CloudWatch takes in",
+    "storage": "what lies on the file system, from beginning to end",
+}
 
 KEYS = {
-    "cold": "starting cold", "done": "at work", "retry": "a further attempt", "running": "no end in the log",
+    "cold": "starting cold",
+    "done": "at work",
+    "retry": "a further attempt",
+    "running": "no end in the log",
     "failed": "killed, or ended with an error",
-}  # fmt: skip
+}
 """What the colours of the timeline mean."""
 
 
@@ -106,10 +112,14 @@ def _failure(failure: Failure | None) -> str:
     if failure is None:
         return ""
     told = {
-        "what to do": failure.hint, "reason": failure.reason, "function": failure.function,
-        "rank": "" if failure.rank is None else str(failure.rank), "round": failure.round or "",
-        "request": failure.request_id, "log": " ".join(filter(None, (failure.log_group, failure.log_stream))),
-    }  # fmt: skip
+        "what to do": failure.hint,
+        "reason": failure.reason,
+        "function": failure.function,
+        "rank": "" if failure.rank is None else str(failure.rank),
+        "round": failure.round or "",
+        "request": failure.request_id,
+        "log": " ".join(filter(None, (failure.log_group, failure.log_stream))),
+    }
     trace = f"<details><summary>Traceback</summary><pre>{escape(failure.traceback[-MOST_TEXT:])}</pre></details>"
     message = escape(failure.message[-MOST_TEXT:])
     return (
@@ -134,10 +144,14 @@ def _metrics(status: Status) -> str:
     told = f"Best epoch: {best}, {escape(monitor)} {number(value)}." if best and value is not None else ""
     shown = _every(records, best)
     rows = [
-        [f"{r.epoch}{' (best)' if r.epoch == best else ''}", str(r.version),
-         *(number(r.metrics[name]) if name in r.metrics else "" for name in names),
-         clock(r.ended_at - status.spec.created_at)] for r in shown
-    ]  # fmt: skip
+        [
+            f"{r.epoch}{' (best)' if r.epoch == best else ''}",
+            str(r.version),
+            *(number(r.metrics[name]) if name in r.metrics else "" for name in names),
+            clock(r.ended_at - status.spec.created_at),
+        ]
+        for r in shown
+    ]
     note = f"<p>{len(shown)} of {len(records)} epochs are shown.</p>" if len(shown) < len(records) else ""
     table = _table("Epochs", ("epoch", "rounds", *names, "time"), rows)
     return f'<h2>Metrics</h2><p>{told}</p><div class="charts">{charts}</div>{table}{note}'
@@ -177,11 +191,17 @@ def _functions(entries: Sequence[Entry]) -> str:
     rows = []
     for role in dict.fromkeys(entry.role for entry in entries):
         own = [entry for entry in entries if entry.role == role]
-        rows.append([
-            role, str(len(own)), str(sum(entry.init_ms > 0 for entry in own)), str(sum(e.has_failed for e in own)),
-            f"{sum(entry.duration_ms + entry.init_ms for entry in own) / 1000:,.1f}",
-            f"{sum(entry.init_ms for entry in own) / 1000:,.1f}", f"{sum(entry.gb_seconds for entry in own):,.1f}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                role,
+                str(len(own)),
+                str(sum(entry.init_ms > 0 for entry in own)),
+                str(sum(e.has_failed for e in own)),
+                f"{sum(entry.duration_ms + entry.init_ms for entry in own) / 1000:,.1f}",
+                f"{sum(entry.init_ms for entry in own) / 1000:,.1f}",
+                f"{sum(entry.gb_seconds for entry in own):,.1f}",
+            ]
+        )
     columns = ("function", "invocations", "cold starts", "failed", "seconds", "of them starting", "GB-seconds")
     return _table("Functions", columns, rows)
 
@@ -227,17 +247,25 @@ def _costs(summary: Mapping[str, Any]) -> str:
 def _settings(facts: Facts) -> str:
     status, spec = facts.status, facts.status.spec
     told = {
-        "job": spec.job, "on": facts.summary["on"], "estafeta": spec.estafeta, "seed": str(spec.seed),
-        "optimizer": json.dumps(spec.optimizer), "arguments": json.dumps(spec.arguments) if spec.arguments else "",
+        "job": spec.job,
+        "on": facts.summary["on"],
+        "estafeta": spec.estafeta,
+        "seed": str(spec.seed),
+        "optimizer": json.dumps(spec.optimizer),
+        "arguments": json.dumps(spec.arguments) if spec.arguments else "",
         "batch size": f"{spec.batch_size}, at most {spec.micro_batch_size} rows at a time",
         "rows": f"{status.train_rows:,} to train, {status.valid_rows or 0:,} to validate" if status.train_rows else "",
         "parameters": f"{status.parameters:,}" if status.parameters else "",
-        "rounds an epoch": str(status.steps_per_epoch or ""), "drop last": str(spec.drop_last).lower(),
-        "validation": f"{spec.validation:g}", "window": f"{spec.window_mb} MiB", "quorum": str(spec.quorum or ""),
+        "rounds an epoch": str(status.steps_per_epoch or ""),
+        "drop last": str(spec.drop_last).lower(),
+        "validation": f"{spec.validation:g}",
+        "window": f"{spec.window_mb} MiB",
+        "quorum": str(spec.quorum or ""),
         "rounds an invocation": str(spec.rounds_per_invocation or ""),
-        "limits": json.dumps(facts.summary["limits"]) if facts.summary["limits"] else "", "chaos": spec.chaos,
+        "limits": json.dumps(facts.summary["limits"]) if facts.summary["limits"] else "",
+        "chaos": spec.chaos,
         "from": f"version {spec.origin.version} of {spec.origin.run}" if spec.origin else "",
-    }  # fmt: skip
+    }
     functions = [[role, f.name, f"{f.memory_mb} MB", f"{f.timeout_s} s"] for role, f in spec.functions.items()]
     commands = "\n".join(shlex.join(words) for words in commands_of(status, facts.summary["on"]))
     return (
@@ -256,10 +284,16 @@ def commands_of(status: Status, on: str) -> list[list[str]]:
     spec = status.spec
     place = ["--on", on] if on != "local" else []
     options: dict[str, Any] = {
-        "epochs": spec.epochs, "batch_size": spec.batch_size, "micro_batch_size": spec.micro_batch_size,
-        "drop_last": spec.drop_last, "validation": spec.validation, "seed": spec.seed, "window_mb": spec.window_mb,
-        "quorum": spec.quorum, "rounds_per_invocation": spec.rounds_per_invocation,
-    }  # fmt: skip
+        "epochs": spec.epochs,
+        "batch_size": spec.batch_size,
+        "micro_batch_size": spec.micro_batch_size,
+        "drop_last": spec.drop_last,
+        "validation": spec.validation,
+        "seed": spec.seed,
+        "window_mb": spec.window_mb,
+        "quorum": spec.quorum,
+        "rounds_per_invocation": spec.rounds_per_invocation,
+    }
     for part, arguments in [("optimizer", spec.optimizer), *spec.arguments.items()]:
         plain = {k: v for k, v in arguments.items() if part != "optimizer" or isinstance(v, int | float)}
         options |= {f"{part}.{name}": value for name, value in plain.items()}

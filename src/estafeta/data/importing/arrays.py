@@ -72,8 +72,9 @@ class Arrays:
         lengths = {key: member.rows for key, member in self._members.items()}
         if len(set(lengths.values())) > 1:
             counts = ", ".join(f"{key} {rows}" for key, rows in lengths.items())
-            raise UsageError(f"the arrays of {where} have different lengths: {counts}",
-                             hint="each row needs a value of every array")  # fmt: skip
+            raise UsageError(
+                f"the arrays of {where} have different lengths: {counts}", hint="each row needs a value of every array"
+            )
         *self._inputs, self.target = (
             _kind(key if key != name else TARGET, member, where) for key, member in self._members.items()
         )
@@ -114,8 +115,10 @@ def open_arrays(files: list[Path], label: str | None) -> Arrays:
             hint = "write it with numpy.save or numpy.savez, without pickled objects"
             raise UsageError(f"{file} is no whole file of numpy arrays: {error}", hint=hint) from error
         if twice := [name for name in found if name in members]:
-            raise UsageError(f"{file} has the array {twice[0]!r}, and so has a file before it",
-                             hint="each name is one part of a row: join the files' rows first")  # fmt: skip
+            raise UsageError(
+                f"{file} has the array {twice[0]!r}, and so has a file before it",
+                hint="each name is one part of a row: join the files' rows first",
+            )
         members |= found
     return Arrays(members, where, label, size)
 
@@ -159,8 +162,7 @@ def _unpacked(stream: Any, where: str) -> Member:
     if dtype.hasobject:
         raise ValueError(f"{where} holds Python objects")
     if fortran and len(shape) > 1:
-        raise UsageError(f"{where} is stored column by column",
-                         hint="save numpy.ascontiguousarray(array) instead")  # fmt: skip
+        raise UsageError(f"{where} is stored column by column", hint="save numpy.ascontiguousarray(array) instead")
     _check_rows(shape, where)
     row = int(np.prod(shape[1:], dtype=np.int64))
 

@@ -99,7 +99,9 @@ def plain(array: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
             return np.ascontiguousarray(array)
         case "i" | "u":
             if array.dtype.itemsize == 8 and array.dtype.kind == "u" and array.size and array.max() > MOST:
-                raise UsageError(f"{array.max()} does not fit int64, as which whole numbers are stored",
-                                 hint="store them as floating-point numbers, or number the classes from 0")  # fmt: skip
+                raise UsageError(
+                    f"{array.max()} does not fit int64, as which whole numbers are stored",
+                    hint="store them as floating-point numbers, or number the classes from 0",
+                )
             return np.ascontiguousarray(array, "u1" if array.dtype == np.uint8 else "<i8")
     return None

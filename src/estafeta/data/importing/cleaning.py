@@ -67,5 +67,7 @@ def _numbers(chunk: Chunk, kind: Kind, missing: Missing) -> list[tuple[str, Mask
 
 
 def _refusal(chunk: Chunk, name: str, row: int) -> UsageError:
-    return UsageError(f"{chunk.where}, row {chunk.first + row}: {name} has no value, or one that is not finite",
-                      hint="--missing drop leaves such rows out" if name == "the label" else WAYS_OUT)  # fmt: skip
+    return UsageError(
+        f"{chunk.where}, row {chunk.first + row}: {name} has no value, or one that is not finite",
+        hint="--missing drop leaves such rows out" if name == "the label" else WAYS_OUT,
+    )

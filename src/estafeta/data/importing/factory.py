@@ -85,8 +85,10 @@ class MapStyle:
             raise UsageError(f"the rows of {self._where} are no tuples", hint="each row must be (inputs …, target)")
         arrays = [plain(np.asarray(part)) if hasattr(part, "numpy") else None for part in batch]
         if any(array is None for array in arrays):
-            raise UsageError(f"the rows of {self._where} hold something else than numbers",
-                             hint="convert images and texts to tensors in __getitem__")  # fmt: skip
+            raise UsageError(
+                f"the rows of {self._where} hold something else than numbers",
+                hint="convert images and texts to tensors in __getitem__",
+            )
         return [array for array in arrays if array is not None]
 
 

@@ -103,8 +103,10 @@ def import_dataset(
 
 def _explained(error: OSError, store: Store, name: str) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return EnvironmentProblem(f"the disk is full: {store.root} has no room for data set {name!r}",
-                                  hint="make room (estafeta data ls --on local), or import less: --limit")  # fmt: skip
+        return EnvironmentProblem(
+            f"the disk is full: {store.root} has no room for data set {name!r}",
+            hint="make room (estafeta data ls --on local), or import less: --limit",
+        )
     # Whoever publishes the manifest removes the files of all others.
     return _taken(name) if name in names(store) else error
 
@@ -150,17 +152,28 @@ def _write(
         progress(Progress(source.position, source.size, writer.rows))
     writer.finish()
     if not writer.rows:
-        raise UsageError(f"{', '.join(origin)}: no rows are left, of {read}" if read else
-                         f"{', '.join(origin)} has no rows")  # fmt: skip
+        raise UsageError(
+            f"{', '.join(origin)}: no rows are left, of {read}" if read else f"{', '.join(origin)} has no rows"
+        )
     categories = source.categories
     return Manifest(
-        token=new_token(), name=layout.name, created_at=time.time(), estafeta=version("estafeta"), source=origin,
-        attempt=attempt, inputs=tuple(map(survey.described, source.inputs)), target=source.target,
-        fill_missing=wishes.missing == "mean", standardize=wishes.standardize,
-        validation=wishes.validation, seed=wishes.seed, categories=categories,
-        labels=survey.classes.counts(categories.get(_label(source), ())), dropped=read - writer.rows,
+        token=new_token(),
+        name=layout.name,
+        created_at=time.time(),
+        estafeta=version("estafeta"),
+        source=origin,
+        attempt=attempt,
+        inputs=tuple(map(survey.described, source.inputs)),
+        target=source.target,
+        fill_missing=wishes.missing == "mean",
+        standardize=wishes.standardize,
+        validation=wishes.validation,
+        seed=wishes.seed,
+        categories=categories,
+        labels=survey.classes.counts(categories.get(_label(source), ())),
+        dropped=read - writer.rows,
         blocks=tuple(writer.extents),
-    )  # fmt: skip
+    )
 
 
 class _Survey:
@@ -170,8 +183,10 @@ class _Survey:
         self._wishes = wishes
         tables = [kind for kind in inputs if kind.columns and kind.dtype == "F32" and not kind.sparse]
         if (wishes.standardize or wishes.missing == "mean") and not tables:
-            raise UsageError("there are no columns of numbers to standardize or to take a mean of",
-                             hint="leave out --standardize and --missing mean")  # fmt: skip
+            raise UsageError(
+                "there are no columns of numbers to standardize or to take a mean of",
+                hint="leave out --standardize and --missing mean",
+            )
         self._moments = {kind.name: Moments(tuple(column.name for column in kind.columns)) for kind in tables}
         self.classes = Classes()
 
@@ -208,5 +223,7 @@ def _label(source: Source) -> str:
 
 
 def _taken(name: str) -> UsageError:
-    return UsageError(f"there is a data set named {name!r} already",
-                      hint=f"choose another name, or remove it: estafeta data rm {name} --on local")  # fmt: skip
+    return UsageError(
+        f"there is a data set named {name!r} already",
+        hint=f"choose another name, or remove it: estafeta data rm {name} --on local",
+    )

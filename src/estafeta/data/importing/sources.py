@@ -18,14 +18,24 @@ from estafeta.errors import EnvironmentProblem, UsageError
 Format = Literal["csv", "tsv", "parquet", "numpy", "svmlight", "factory"]
 
 SUFFIXES: dict[str, Format] = {
-    ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".parquet": "parquet", ".pq": "parquet", ".npy": "numpy",
-    ".npz": "numpy", ".svm": "svmlight", ".libsvm": "svmlight", ".svmlight": "svmlight",
-}  # fmt: skip
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".npy": "numpy",
+    ".npz": "numpy",
+    ".svm": "svmlight",
+    ".libsvm": "svmlight",
+    ".svmlight": "svmlight",
+}
 
 LIBRARIES: dict[Format, tuple[str, str]] = {
-    "csv": ("pyarrow", "data"), "tsv": ("pyarrow", "data"), "parquet": ("pyarrow", "data"),
+    "csv": ("pyarrow", "data"),
+    "tsv": ("pyarrow", "data"),
+    "parquet": ("pyarrow", "data"),
     "svmlight": ("sklearn", "sklearn"),
-}  # fmt: skip
+}
 """By format, what it is read with, and the extra that brings it."""
 
 
@@ -56,8 +66,9 @@ def open_source(places: Sequence[str], reading: Reading) -> Source:
     format_ = reading.format or _format_of(places)
     if format_ in LIBRARIES and importlib.util.find_spec(LIBRARIES[format_][0]) is None:
         library, extra = LIBRARIES[format_]
-        raise EnvironmentProblem(f"{library}, which reads {format_}, is not installed",
-                                 hint=f"pip install 'estafeta[{extra}]'")  # fmt: skip
+        raise EnvironmentProblem(
+            f"{library}, which reads {format_}, is not installed", hint=f"pip install 'estafeta[{extra}]'"
+        )
     match format_:
         case "factory":
             from estafeta.data.importing.factory import open_factory

@@ -111,8 +111,10 @@ def _parse(lines: list[bytes], where: str, first: int) -> tuple[Csr, Array]:
                 _load([line])
             except (ValueError, OverflowError) as wrong:
                 text = line.decode(errors="replace").strip()[:60]
-                raise UsageError(f"{where}, line {first + number}: {text!r} is no row of svmlight's format ({wrong})",
-                                 hint="label column:value column:value …, columns ascending") from error  # fmt: skip
+                raise UsageError(
+                    f"{where}, line {first + number}: {text!r} is no row of svmlight's format ({wrong})",
+                    hint="label column:value column:value …, columns ascending",
+                ) from error
         raise UsageError(f"{where}, lines {first} to {first + len(lines) - 1} cannot be read: {error}") from error
 
 

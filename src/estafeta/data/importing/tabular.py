@@ -143,8 +143,10 @@ class Encoder:
                 raise _mixed(name, texts[odd[0]], f"{where}, row {row}")
         mapping = [codes.setdefault(text, len(codes)) for text in texts]
         if len(codes) > MOST_CATEGORIES:
-            raise UsageError(f"{where}: column {name!r} has more than {MOST_CATEGORIES:,} different texts",
-                             hint=f"--ignore {name} leaves it out")  # fmt: skip
+            raise UsageError(
+                f"{where}: column {name!r} has more than {MOST_CATEGORIES:,} different texts",
+                hint=f"--ignore {name} leaves it out",
+            )
         return np.array(mapping, np.int64)[np.asarray(column.indices)] if mapping else np.empty(0, np.int64)
 
 
@@ -201,17 +203,22 @@ def _kind(type_: pa.DataType, name: str, where: str) -> Literal["number", "text"
     import pyarrow as pa
 
     types = pa.types
-    if any(test(type_) for test in (types.is_integer, types.is_floating, types.is_decimal, types.is_boolean,
-                                    types.is_null)):  # fmt: skip
+    if any(
+        test(type_) for test in (types.is_integer, types.is_floating, types.is_decimal, types.is_boolean, types.is_null)
+    ):
         return "number"
     value = type_.value_type if types.is_dictionary(type_) else type_
     if types.is_string(value) or types.is_large_string(value) or types.is_string_view(value):
         return "text"
     if types.is_binary(value) or types.is_large_binary(value):
-        raise UsageError(f"column {name!r} of {where} holds bytes that are not text in UTF-8",
-                         hint=f"convert the file to UTF-8; --ignore {name} leaves the column out")  # fmt: skip
-    raise UsageError(f"column {name!r} of {where} holds {type_}, which is neither numbers nor text",
-                     hint=f"--ignore {name} leaves it out")  # fmt: skip
+        raise UsageError(
+            f"column {name!r} of {where} holds bytes that are not text in UTF-8",
+            hint=f"convert the file to UTF-8; --ignore {name} leaves the column out",
+        )
+    raise UsageError(
+        f"column {name!r} of {where} holds {type_}, which is neither numbers nor text",
+        hint=f"--ignore {name} leaves it out",
+    )
 
 
 def _label_kind(
@@ -225,8 +232,10 @@ def _label_kind(
         return "text"
     whole = pa.types.is_integer(type_) or pa.types.is_boolean(type_)
     if target == "class" and not whole:
-        raise UsageError(f"the label {name!r} is {type_}, not a class",
-                         hint=f"leave out --target class; --category {name} takes its values for names")  # fmt: skip
+        raise UsageError(
+            f"the label {name!r} is {type_}, not a class",
+            hint=f"leave out --target class; --category {name} takes its values for names",
+        )
     return "class" if whole and target != "number" else "number"
 
 
@@ -250,8 +259,10 @@ def _is_number(text: str) -> bool:
 
 def _mixed(name: str, text: str, place: str) -> UsageError:
     is_, are = ("a number", "texts") if _is_number(text) else ("text", "numbers")
-    return UsageError(f"{place}, column {name}: {text!r} is {is_}, others before it are {are}",
-                      hint=f"put the value right, or --category {name} takes them all as texts")  # fmt: skip
+    return UsageError(
+        f"{place}, column {name}: {text!r} is {is_}, others before it are {are}",
+        hint=f"put the value right, or --category {name} takes them all as texts",
+    )
 
 
 def _floats(column: pa.Array) -> Any:

@@ -21,8 +21,15 @@ from estafeta.store.store import Store
 
 LEAST_PYTHON = (3, 11)
 
-NEEDED = {"numpy": "", "pydantic": "", "boto3": "", "awslambdaric": "", "httptools": "", "torch": "torch",
-          "safetensors": "torch"}  # fmt: skip
+NEEDED = {
+    "numpy": "",
+    "pydantic": "",
+    "boto3": "",
+    "awslambdaric": "",
+    "httptools": "",
+    "torch": "torch",
+    "safetensors": "torch",
+}
 """Packages that training needs, with the extra of Estafeta that brings each."""
 
 USEFUL = {"scikit-learn": "its data sets and svmlight files", "pyarrow": "CSV and Parquet files"}
@@ -77,8 +84,10 @@ def _port() -> str:
         with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname(), 5):
             return "a port on 127.0.0.1 can be opened and reached"
     except OSError as error:
-        raise Ailment(f"no port on 127.0.0.1 can be opened and reached: {error}",
-                      hint="let programs listen on the loopback interface, or use --on inline") from error  # fmt: skip
+        raise Ailment(
+            f"no port on 127.0.0.1 can be opened and reached: {error}",
+            hint="let programs listen on the loopback interface, or use --on inline",
+        ) from error
 
 
 def _memory() -> str:

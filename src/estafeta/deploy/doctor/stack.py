@@ -87,8 +87,12 @@ def judge_concurrency(limit: int, free: int, reserved: int | None) -> str:
     if reserved is not None:
         detail += ", as MaxWorkers says"
     if workers < LEAST_WORKERS:
-        raise Ailment(detail, hint="ask for more in Service Quotas: Lambda, Concurrent executions" if reserved is None
-                      else "raise the limit, or lift it: estafeta deploy -p MaxWorkers=")  # fmt: skip
+        raise Ailment(
+            detail,
+            hint="ask for more in Service Quotas: Lambda, Concurrent executions"
+            if reserved is None
+            else "raise the limit, or lift it: estafeta deploy -p MaxWorkers=",
+        )
     return detail
 
 
@@ -138,9 +142,11 @@ class _Patient:
                     hint="wait some minutes; after 14 idle days a function has to be woken by a call",
                 )
             if loop != "Allow":
-                raise Ailment(f"{name} has RecursiveLoop: {loop}, so that a run ends after 16 rounds",
-                              hint=f"aws lambda put-function-recursion-config --function-name {name} "
-                                   "--recursive-loop Allow, or deploy again")  # fmt: skip
+                raise Ailment(
+                    f"{name} has RecursiveLoop: {loop}, so that a run ends after 16 rounds",
+                    hint=f"aws lambda put-function-recursion-config --function-name {name} "
+                    "--recursive-loop Allow, or deploy again",
+                )
             described.append(f"{name} {found['MemorySize']} MB, {found['Timeout']} s, {found['Architectures'][0]}")
         return "; ".join(described)
 
@@ -190,8 +196,10 @@ class _Patient:
         began = time.monotonic()
         found = self._probe("worker")
         start = "cold" if found["cold"] else "warm"
-        return (f"PyTorch {found['torch']} on {found['threads']} threads; {start}: the call took "
-                f"{_ms(time.monotonic() - began)}, the import {_ms(found['import_s'])} of it")  # fmt: skip
+        return (
+            f"PyTorch {found['torch']} on {found['threads']} threads; {start}: the call took "
+            f"{_ms(time.monotonic() - began)}, the import {_ms(found['import_s'])} of it"
+        )
 
     def _probe(self, what: str) -> Mapping[str, Any]:
         functions = {role: self._backend.functions[role].model_dump(mode="json") for role in ROLES}

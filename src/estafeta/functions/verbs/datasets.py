@@ -24,8 +24,17 @@ def datasets(store: Store) -> list[dict[str, Any]]:
         Corrupt: A manifest cannot be read.
     """
     manifests = [read_manifest(store, name) for name in names(store)]
-    return [{"name": m.name, "token": m.token, "created_at": m.created_at, "rows": m.rows, "bytes": m.bytes,
-             "blocks": len(m.blocks)} for m in manifests]  # fmt: skip
+    return [
+        {
+            "name": m.name,
+            "token": m.token,
+            "created_at": m.created_at,
+            "rows": m.rows,
+            "bytes": m.bytes,
+            "blocks": len(m.blocks),
+        }
+        for m in manifests
+    ]
 
 
 def describe(verb: DescribeVerb, store: Store) -> dict[str, Any]:
@@ -53,8 +62,10 @@ def verify_some(verb: VerifyVerb, invocation: Invocation) -> dict[str, Any]:
     store = invocation.store
     manifest = read_manifest(store, verb.dataset)
     if manifest.token != verb.token:
-        raise UsageError(f"the data set {verb.dataset!r} has been replaced meanwhile",
-                         hint=f"estafeta data verify {verb.dataset}, once more")  # fmt: skip
+        raise UsageError(
+            f"the data set {verb.dataset!r} has been replaced meanwhile",
+            hint=f"estafeta data verify {verb.dataset}, once more",
+        )
     deadline = Deadline(invocation.remaining_s, now=store.clock.monotonic, longest_s=ANSWER_S)
     checking, checked = verify(store, manifest, verb.first), verb.first
     while checked < len(manifest.blocks) and (checked == verb.first or not deadline.is_near()):

@@ -92,9 +92,17 @@ def _judged(records: Sequence[EpochRecord], spec: RunSpec) -> list[EpochRecord]:
     judged: list[EpochRecord] = []
     for record in records:
         judged.append(
-            judge(spec.early_stopping, judged[-1] if judged else None, epoch=record.epoch, version=record.version,
-                  metrics=record.metrics, missed=record.missed, token=spec.token, now=record.ended_at)
-        )  # fmt: skip
+            judge(
+                spec.early_stopping,
+                judged[-1] if judged else None,
+                epoch=record.epoch,
+                version=record.version,
+                metrics=record.metrics,
+                missed=record.missed,
+                token=spec.token,
+                now=record.ended_at,
+            )
+        )
     return judged
 
 

@@ -243,8 +243,14 @@ class _Inspector:
         def read(reader: Reader) -> Contributed:
             file = TensorFile(reader)
             tally = tally_of(file)
-            return Contributed(rank=rank, rows=tally.rows, is_stand_in=tally.missed, leg=leg,
-                               digest=file.digests.get(GRADIENT, ""), token=file.metadata["token"])  # fmt: skip
+            return Contributed(
+                rank=rank,
+                rows=tally.rows,
+                is_stand_in=tally.missed,
+                leg=leg,
+                digest=file.digests.get(GRADIENT, ""),
+                token=file.metadata["token"],
+            )
 
         return self._read(path, read, lambda damage: Contributed(rank=rank, damage=damage))
 
@@ -257,8 +263,15 @@ class _Inspector:
             head = glance(reader, slices)
             leg, generation = legs.get(head.token, (None, None))
             digest = f"{reduce(xor, head.digests):08x}" if head.digests and head.rows else ""
-            return Contributed(rank=rank, rows=head.rows, is_stand_in=head.is_stand_in, digest=digest,
-                               token=head.token, leg=leg, generation=generation)  # fmt: skip
+            return Contributed(
+                rank=rank,
+                rows=head.rows,
+                is_stand_in=head.is_stand_in,
+                digest=digest,
+                token=head.token,
+                leg=leg,
+                generation=generation,
+            )
 
         return self._read(path, read, lambda damage: Contributed(rank=rank, damage=damage))
 
@@ -278,8 +291,9 @@ class _Inspector:
         for version in sorted({v for name in names if (v := version_of(name)) is not None}, reverse=True):
             ranks: list[int | None] = [*sorted(pieces_in(names, version))]
             parts = tuple(part for rank in ranks or [None] if (part := self._part(version, rank)))
-            yield InspectedVersion(version=version, is_complete=version in complete, is_best=version == best,
-                                   parts=parts)  # fmt: skip
+            yield InspectedVersion(
+                version=version, is_complete=version in complete, is_best=version == best, parts=parts
+            )
 
     def _part(self, version: int, rank: int | None) -> Part | None:
         layout = self._layout

@@ -68,8 +68,12 @@ def probe_torch(invocation: Invocation) -> dict[str, Any]:
     invocation.memory[BEEN_HERE] = True
     began = time.perf_counter()
     torch = importlib.import_module("torch")
-    return {"torch": str(torch.__version__), "import_s": time.perf_counter() - began, "cold": cold,
-            "threads": torch.get_num_threads()}  # fmt: skip
+    return {
+        "torch": str(torch.__version__),
+        "import_s": time.perf_counter() - began,
+        "cold": cold,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def probe_links(store: Store) -> None:
@@ -97,8 +101,9 @@ def _call_worker(verb: ProbeVerb, invocation: Invocation) -> dict[str, Any]:
             event = WorkerEvent(run="", task="probe").model_dump()
             return dict(invocation.connect(verb.functions).call("worker", event))
     except FunctionError as error:
-        raise EnvironmentProblem(f"the worker function failed: {error}",
-                                 hint="see its log; if PyTorch is not there: estafeta deploy") from error  # fmt: skip
+        raise EnvironmentProblem(
+            f"the worker function failed: {error}", hint="see its log; if PyTorch is not there: estafeta deploy"
+        ) from error
 
 
 def _mount(store: Store) -> dict[str, Any]:

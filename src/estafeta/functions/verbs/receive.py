@@ -85,8 +85,10 @@ def _manifest(bucket: Bucket, upload: str) -> Manifest:
 
 
 def _taken(name: str) -> UsageError:
-    return UsageError(f"the store on AWS has another data set named {name!r}",
-                      hint=f"import this one under another name, or: estafeta data rm {name} --on aws")  # fmt: skip
+    return UsageError(
+        f"the store on AWS has another data set named {name!r}",
+        hint=f"import this one under another name, or: estafeta data rm {name} --on aws",
+    )
 
 
 class _Content:

@@ -36,8 +36,10 @@ def check_size(code: Mapping[str, str], bucket: Bucket | None) -> None:
     most = MOST_IN_EVENT if bucket is None else MOST_IN_BUCKET
     size = sum(len(text.encode()) for text in code.values())
     if size > most:
-        raise UsageError(f"the job has {size / 1e6:.1f} MB of imported source, more than {most / 1e6:.1f} MB",
-                         hint="move it to a folder of its own, or install the rest as a package")  # fmt: skip
+        raise UsageError(
+            f"the job has {size / 1e6:.1f} MB of imported source, more than {most / 1e6:.1f} MB",
+            hint="move it to a folder of its own, or install the rest as a package",
+        )
 
 
 def send_source(code: Mapping[str, str], bucket: Bucket) -> Iterator[int]:
@@ -75,8 +77,10 @@ def take_source(files: Mapping[str, str], bucket: Bucket) -> dict[str, str]:
     def take(digest: str) -> str:
         key = SOURCES + digest
         if _digest(content := bucket.read(key)) != digest:
-            raise Corrupt(f"{key} in the bucket {bucket.name} is not the file of that SHA-256",
-                          hint=f"remove it, and start the run again: aws s3 rm s3://{bucket.name}/{key}")  # fmt: skip
+            raise Corrupt(
+                f"{key} in the bucket {bucket.name} is not the file of that SHA-256",
+                hint=f"remove it, and start the run again: aws s3 rm s3://{bucket.name}/{key}",
+            )
         return content.decode()
 
     with ThreadPoolExecutor(FILES_AT_A_TIME) as pool:

@@ -93,11 +93,7 @@ class InvokeApi:
 
 
 def _answer(reply: Reply, request_id: str, version: str, outcome: Outcome) -> None:
-    headers = {
-        "Content-Type": "application/json",
-        "x-amzn-RequestId": request_id,
-        "X-Amz-Executed-Version": version,
-    }
+    headers = {"Content-Type": "application/json", "x-amzn-RequestId": request_id, "X-Amz-Executed-Version": version}
     if outcome.failed:
         headers["X-Amz-Function-Error"] = "Unhandled"
     if outcome.log_tail:

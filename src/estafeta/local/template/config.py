@@ -89,10 +89,4 @@ class FunctionConfig:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """Inverse of `to_json`."""
-        return cls(
-            **{
-                **data,
-                "preload": tuple(data["preload"]),
-                "asynchronous": AsyncConfig(**data["asynchronous"]),
-            }
-        )
+        return cls(**{**data, "preload": tuple(data["preload"]), "asynchronous": AsyncConfig(**data["asynchronous"])})

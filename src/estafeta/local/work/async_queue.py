@@ -201,10 +201,6 @@ def failure_record(event: Event, condition: str, outcome: Outcome | None) -> dic
         "requestPayload": json.loads(event.payload),
     }
     if outcome is not None:
-        record["responseContext"] = {
-            "statusCode": 200,
-            "executedVersion": event.version,
-            "functionError": "Unhandled",
-        }
+        record["responseContext"] = {"statusCode": 200, "executedVersion": event.version, "functionError": "Unhandled"}
         record["responsePayload"] = json.loads(outcome.payload)
     return record
