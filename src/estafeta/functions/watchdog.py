@@ -19,6 +19,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from estafeta import waiting
 from estafeta.errors import EstafetaError, Gone
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import RUNS, RunLayout
@@ -28,12 +29,6 @@ from estafeta.protocol.snapshot import OUTCOMES, Action, Reside, Snapshot, curre
 from estafeta.protocol.spec import Document, Failure, RunSpec
 from estafeta.residents.leg import read_claim, send_for
 from estafeta.store.store import Store
-
-MOST_CALLS = 4
-"""How often a run that stands still is set going again."""
-
-RECENT = 9
-"""Stretches without change from which is learnt how long they are."""
 
 
 class Note(Document):
@@ -71,7 +66,7 @@ def look(note: Note | None, seen: str, now: float) -> tuple[Note, bool]:
     if note is None:
         return Note(seen=seen, since=now), False
     if note.seen != seen:
-        stretches_s = (*note.stretches_s, max(0.0, now - note.since))[-RECENT:]
+        stretches_s = (*note.stretches_s, max(0.0, now - note.since))[-waiting.RECENT_STRETCHES :]
         return Note(seen=seen, since=now, stretches_s=stretches_s), False
     patience = Patience(floor_s=0.0, start_s=0.0)
     for stretch_s in note.stretches_s:
@@ -113,7 +108,7 @@ def tend(spec: RunSpec, invocation: Invocation) -> str:
         return "has ended"
     note, is_time = look(_read_note(store, layout), digest_of(snapshot), now)
     done = "goes on" if not note.looks else "waits"
-    if is_time and note.calls >= MOST_CALLS:
+    if is_time and note.calls >= waiting.MOST_WATCHDOG_CALLS:
         if now - note.called_at > max(function.timeout_s for function in spec.functions.values()):
             _give_up(snapshot, spec, note, invocation)
             return "was ended as failed"

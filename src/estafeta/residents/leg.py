@@ -20,44 +20,18 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from estafeta import waiting
 from estafeta.errors import Gone
 from estafeta.protocol.invocation import Invocation, dispatch
 from estafeta.protocol.layout import RunLayout, claim_of_leg
 from estafeta.protocol.listing import contributions_in, generation_in, leg_of, residents_in
-from estafeta.protocol.patience import RECENT, Patience, floor_s, start_s
+from estafeta.protocol.patience import Patience
 from estafeta.protocol.snapshot import OUTCOMES, Action, Reside
 from estafeta.protocol.spec import RunSpec, WorkerEvent
 from estafeta.residents.exchange import is_stand_in
 from estafeta.residents.message import Wish, round_time_of
-from estafeta.store.arrivals import ALARM_S, Arrivals, is_local
+from estafeta.store.arrivals import Arrivals, is_local
 from estafeta.store.store import Store, claim_name
-
-LEAD_MARGIN = 1.5
-"""A successor may take this much longer to get ready than this leg did."""
-
-ROUND_MARGIN = 1.5
-"""The next round may take this much longer than this rank's longest share and the usual round together."""
-
-SAVE_MARGIN = 2.0
-"""Saving may take this much longer than it did."""
-
-FLOOR_S = 0.2
-"""Kept back in any case, for the marks, an invocation, and the answer to Lambda."""
-
-CHECK_S = 1.0
-"""Between two looks at whether the run has ended, or another incarnation has taken over."""
-
-LOOK_CALLS = 8
-"""Calls to the store, and one for each rank, from one look of who waits to the next, or until its leg has left."""
-
-READY_LOOK_S = 0.02
-"""Between two looks for the successor's mark."""
-
-ROUNDS_OF_PATIENCE = 4.0
-"""A leg that has published nothing for as many of its rounds may be dead."""
-
-STARTS_OF_PATIENCE = 3.0
-"""Starting may take as many times longer elsewhere than it took here, where perhaps everything was warm."""
 
 LOOKING_RANK = 0
 """The one rank whose second deliveries look for signs of life: somebody must, if all are dead or have ended."""
@@ -182,14 +156,14 @@ class Leg:
         self._clock = invocation.store.clock
         self._is_first = generation == event.generation
         self._waits = event.leg > 0 and event.generation == 0
-        self._busy_s: deque[float] = deque([0.0], maxlen=RECENT)
-        local = is_local(self._store, self._layout.outbox(self.rank))
-        self.pace = Patience(floor_s=floor_s(is_local=local), start_s=start_s(is_local=local))
+        self._busy_s: deque[float] = deque([0.0], maxlen=waiting.RECENT_ROUNDS)
+        timing = waiting.timing(is_local=is_local(self._store, self._layout.outbox(self.rank)))
+        self.pace = Patience(floor_s=timing.floor_s, start_s=timing.start_s)
         self._save_s = 0.0
         self._called = False
         self._is_next_ready = False
         self._look_at = 0.0
-        self._check_at = self._clock.monotonic() + CHECK_S
+        self._check_at = self._clock.monotonic() + waiting.CHECK_S
         self._calls_s: deque[float] = deque([0.0], maxlen=2)
         self._stop_seen = False
 
@@ -199,7 +173,7 @@ class Leg:
         """Say that this leg is ready, and wait until the one before has left, or cannot be alive any more."""
         if self._sent_at and self._is_first:  # a leg in place of a dead one has spent its time on being sure of that
             self.lead_s = max(0.0, self._clock.time() - self._sent_at)
-        self.pace.start_s = max(self.pace.start_s, STARTS_OF_PATIENCE * self.lead_s)
+        self.pace.start_s = max(self.pace.start_s, waiting.STARTS_OF_PATIENCE * self.lead_s)
         if not self._waits:
             return
         mark = json.dumps({"token": self.token}).encode()
@@ -250,7 +224,8 @@ class Leg:
     @property
     def margin_s(self) -> float:
         """Seconds that one more round, saving, and leaving may take."""
-        return ROUND_MARGIN * (max(self._busy_s) + self.round_s) + SAVE_MARGIN * self._save_s + FLOOR_S
+        round_s = waiting.ROUND_MARGIN * (max(self._busy_s) + self.round_s)
+        return round_s + waiting.SAVE_MARGIN * self._save_s + waiting.LEG_RESERVE_S
 
     def wishes(self) -> Wish:
         """What to wish in the next contribution; the successor is called if it is time.
@@ -261,9 +236,9 @@ class Leg:
         left_s, limit = self._invocation.remaining_s(), self._spec.rounds_per_invocation
         rounds_left = None if limit is None else limit - self.rounds - 1  # after this one
         if rounds_left is not None:
-            left_s = min(left_s, rounds_left * (self.round_s or FLOOR_S) + self.margin_s)
+            left_s = min(left_s, rounds_left * (self.round_s or waiting.LEG_RESERVE_S) + self.margin_s)
         wishes = Wish.NONE
-        if left_s < LEAD_MARGIN * self.lead_s + self.margin_s:
+        if left_s < waiting.LEAD_MARGIN * self.lead_s + self.margin_s:
             self.call_successor()
             if self._has_successor():
                 wishes |= Wish.READY
@@ -291,8 +266,8 @@ class Leg:
             Leaving: The run has ended, another incarnation has this leg's place, or the time is up.
         """
         # The next look may come that late. Of two the shorter: a call that was held up says nothing of the others.
-        look_s = (LOOK_CALLS + self._spec.workers) * min(self._calls_s)
-        if self._invocation.remaining_s() < ALARM_S + look_s + FLOOR_S:
+        look_s = (waiting.LOOK_CALLS + self._spec.workers) * min(self._calls_s)
+        if self._invocation.remaining_s() < waiting.ALARM_S + look_s + waiting.LEG_RESERVE_S:
             raise Leaving("its time is up")
         if self._clock.monotonic() >= self._check_at:
             self.check_place()
@@ -300,7 +275,7 @@ class Leg:
     def check_place(self) -> None:
         """Look at once whether this leg is still the one; raises as `check` does."""
         began = self._clock.monotonic()
-        self._check_at = began + CHECK_S
+        self._check_at = began + waiting.CHECK_S
         names = self._store.list(self._layout.root)
         if not names.isdisjoint(f"{state}.json" for state in OUTCOMES):
             raise Leaving("the run has ended", silently=True)
@@ -341,7 +316,7 @@ class Leg:
 
     def _has_successor(self) -> bool:
         if not self._is_next_ready and (now := self._clock.monotonic()) >= self._look_at:
-            self._look_at = now + READY_LOOK_S
+            self._look_at = now + waiting.READY_LOOK_S
             self._is_next_ready = self._store.exists(self._layout.ready(self.rank, self.leg + 1))
         return self._is_next_ready
 
@@ -379,16 +354,16 @@ def relieve(request_id: str, run: str, rank: int, leg: int, invocation: Invocati
 def _is_dead(event: WorkerEvent, invocation: Invocation, most_s: float = float("inf")) -> bool:
     """Whether a rank contributes nothing within the time in which it should, or within `most_s` seconds."""
     store, outbox = invocation.store, RunLayout(event.run).outbox(event.rank)
-    before, local = contributions_in(store.list(outbox)), is_local(store, outbox)
+    before, timing = contributions_in(store.list(outbox)), waiting.timing(is_local=is_local(store, outbox))
     if before:
         newest = max(before, key=lambda name: name.rpartition("-")[2])
         try:
-            rounds_s = ROUNDS_OF_PATIENCE * store.reading(f"{outbox}/{newest}", round_time_of)
+            rounds_s = waiting.ROUNDS_OF_PATIENCE * store.reading(f"{outbox}/{newest}", round_time_of)
         except Gone:
             return False
-        patience_s = max(floor_s(is_local=local), rounds_s)
+        patience_s = max(timing.floor_s, rounds_s)
     else:
-        patience_s = start_s(is_local=local)  # it may still be loading
+        patience_s = timing.start_s  # it may still be loading
 
     def shows_life(names: Collection[str]) -> bool:
         return any(not is_stand_in(store, f"{outbox}/{name}") for name in contributions_in(names) - before)

@@ -18,6 +18,7 @@ import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from estafeta import waiting
 from estafeta.errors import Gone
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import Round, RunLayout, claim_of_call
@@ -25,21 +26,8 @@ from estafeta.protocol.listing import calls_in, left_in, residents_in
 from estafeta.protocol.outcome import fail
 from estafeta.protocol.snapshot import replacement
 from estafeta.protocol.spec import Failure, RunSpec
-from estafeta.residents.leg import CHECK_S, Claim, Leaving, Leg, publish_left, read_claim, send_for
+from estafeta.residents.leg import Claim, Leaving, Leg, publish_left, read_claim, send_for
 from estafeta.store.store import Store, claim_name
-
-MOST_CALLS = 5
-"""How often a rank is sent for at one version. If it is still missing then, the run fails."""
-
-SHARES_OF_PATIENCE = 2.0
-"""A peer may take as many times longer than this rank took for its own share of the round."""
-
-GROWTH = 2.0
-"""Each further call waits that many times as long as the one before: the rank may be slow to start, or restore."""
-
-LONGEST, LONGEST_SHARE = 1 / 3, 1 / 2
-"""Of the time that the leg has: the wait before a first look at the calls is not longer, or the one who waits would be
-gone before it was over. Half of it is for a rank whose share may take as long as that."""
 
 
 @dataclass
@@ -92,7 +80,7 @@ class Lookout:
         overdue = [rank for rank in others if wait.missing[rank].seen or self._is_overdue(rank, others, now)]
         if not overdue or now < wait.look_at:
             return
-        wait.look_at = now + CHECK_S
+        wait.look_at = now + waiting.CHECK_S
         names = self._store.list(self._layout.legs)
         for rank in overdue:
             self._look_after(rank, round_, names, now)
@@ -102,8 +90,8 @@ class Lookout:
         limit_s = self._leg.pace.limit_s
         if rank == 0 and len(others) > 1:  # which may itself wait for the others to save
             limit_s = max(limit_s, self._leg.pace.start_s)
-        share_s = min(SHARES_OF_PATIENCE * self._leg.share_s, LONGEST_SHARE * self._leg.time_s)
-        limit_s = max(min(limit_s, LONGEST * self._leg.time_s), share_s)
+        share_s = min(waiting.SHARES_OF_PATIENCE * self._leg.share_s, waiting.LONGEST_WAIT_FOR_SHARE * self._leg.time_s)
+        limit_s = max(min(limit_s, waiting.LONGEST_WAIT * self._leg.time_s), share_s)
         return now - self._wait.missing[rank].since > limit_s
 
     def _look_after(self, rank: int, round_: Round, names: Collection[str], now: float) -> None:
@@ -119,7 +107,7 @@ class Lookout:
                 missing.since = now - self._since_call(rank, round_, calls - 1)
         if calls and now - missing.since <= self._limit_s(calls):
             return
-        if calls >= MOST_CALLS:
+        if calls >= waiting.MOST_CALLS:
             self._give_up(rank, round_, names)
             return
         call = claim_of_call(rank, round_.version)
@@ -132,8 +120,8 @@ class Lookout:
 
         Within its time limit a leg either does, or hands over, which shows.
         """
-        first_s = max(self._leg.pace.start_s, SHARES_OF_PATIENCE * self._leg.share_s)
-        return min(first_s * GROWTH ** (calls - 1), self._spec.functions["worker"].timeout_s)
+        first_s = max(self._leg.pace.start_s, waiting.SHARES_OF_PATIENCE * self._leg.share_s)
+        return min(first_s * waiting.CALL_GROWTH ** (calls - 1), self._spec.functions["worker"].timeout_s)
 
     def _since_call(self, rank: int, round_: Round, number: int) -> float:
         """Seconds since a call was made, perhaps while an earlier leg waited."""
@@ -167,7 +155,7 @@ class Lookout:
                 return
         failure = Failure(
             reason="Lost",
-            message=f"rank {rank} contributed nothing to round {round_.name}, and was sent for {MOST_CALLS} times",
+            message=f"rank {rank} contributed nothing to round {round_.name}, after {waiting.MOST_CALLS} calls for it",
             hint=f"its log may say why: estafeta logs {self._spec.run}; often it is memory: -o worker.memory_mb=…",
             rank=rank,
             round=round_.name,

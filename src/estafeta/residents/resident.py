@@ -25,6 +25,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from functools import partial
 
+from estafeta import waiting
 from estafeta.errors import Corrupt, EstafetaError, Gone
 from estafeta.job.stopping import EpochRecord, judge
 from estafeta.protocol.deadline import Deadline
@@ -46,7 +47,6 @@ from estafeta.residents.message import Wish
 from estafeta.residents.outgoing import Outgoing
 from estafeta.residents.replica import Replica, slices_of
 from estafeta.residents.saving import Saver, restore
-from estafeta.store.arrivals import ALARM_S
 from estafeta.store.store import Backoff
 from estafeta.store.tensorfile import Array
 from estafeta.training.learner import check_gradient
@@ -55,9 +55,6 @@ from estafeta.training.share import Share
 
 STOPPED = "the run is to stop"
 LIMITED = "a limit of the run is reached"
-
-LOOK_S = 0.05
-"""Between two looks whether a round has been closed while this rank still works on its share of it."""
 
 
 def reside(leg: Leg, spec: RunSpec, invocation: Invocation, tab: Tab) -> str:
@@ -366,12 +363,12 @@ class _Resident:
         if self._patience is None or round_.phase != "train":
             return None
         clock, was_late = self._store.clock, self._leg.rank in self._replica.weights.attendance.in_a_row
-        self._look_at = clock.monotonic() + (0.0 if was_late else LOOK_S)
+        self._look_at = clock.monotonic() + (0.0 if was_late else waiting.CLOSED_LOOK_S)
 
         def in_vain() -> bool:
             if clock.monotonic() < self._look_at:
                 return False
-            self._look_at = clock.monotonic() + LOOK_S
+            self._look_at = clock.monotonic() + waiting.CLOSED_LOOK_S
             return self._exchange.is_closed(round_)
 
         return in_vain
@@ -439,7 +436,7 @@ class _Resident:
             self._layout.weights,
             lambda names: not self._saver.missing(version, names),
             timeout_s=float("inf"),
-            backoff=Backoff(longest_s=ALARM_S),
+            backoff=Backoff(longest_s=waiting.ALARM_S),
             alarm=lambda: self._while_missing(self._saver.missing(version, self._store.list(self._layout.weights))),
         )
 

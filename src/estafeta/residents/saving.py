@@ -12,6 +12,7 @@ from functools import partial
 
 import numpy as np
 
+from estafeta import waiting
 from estafeta.errors import Gone
 from estafeta.protocol.clipping import clip_factor, norm_from
 from estafeta.protocol.invocation import Invocation
@@ -27,23 +28,6 @@ from estafeta.residents.outgoing import CHUNK
 from estafeta.residents.replica import Replica, slices_of, squares_of, step_slice
 from estafeta.store.store import Store
 from estafeta.store.tensorfile import Array
-
-SHARE = 0.02
-"""Most of the time that may go into saving."""
-
-FIRST_AFTER = 10
-"""Rounds before the first saving, whose cost is not known yet."""
-
-MOST_REDO = 500
-"""Most rounds between two savings: a polled directory should not have many more names, nor a lost rank more to redo."""
-
-MOST_REDO_BYTES = 1 << 29
-"""Most bytes of a rank's contributions between two savings, where its files are filled again: each that is kept instead
-takes new pages, which the system has to clear, and to write to the disk. With large models that costs more than saving
-more often does."""
-
-ATTEMPTS = 10
-"""How often restoring begins anew because what it was about to read has been replaced by something newer."""
 
 
 class Saver:
@@ -81,12 +65,20 @@ class Saver:
         self._store, self._layout, self._plan = store, layout, plan
         self._rank, self._workers, self._token = rank, workers, token
         self._newest = saved
-        self._most_redo = min(MOST_REDO, max(1, MOST_REDO_BYTES // (4 * plan.size))) if recycles else MOST_REDO
+        self._most_redo = (
+            min(waiting.MOST_REDO, max(1, waiting.MOST_REDO_BYTES // (4 * plan.size)))
+            if recycles
+            else waiting.MOST_REDO
+        )
 
     def wish(self, version: int, round_s: float) -> Wish:
         """Whether it would be cheap enough, by now, to save; it is done when all ranks wish it."""
         rounds = version + 1 - self._newest
-        due = rounds >= FIRST_AFTER if self.cost_s is None else rounds * round_s * SHARE >= self.cost_s
+        due = (
+            rounds >= waiting.FIRST_SAVING
+            if self.cost_s is None
+            else rounds * round_s * waiting.SAVING_FRACTION >= self.cost_s
+        )
         return Wish.CHECKPOINT if due or rounds >= self._most_redo else Wish.NONE
 
     def save(self, replica: Replica) -> None:
@@ -168,7 +160,7 @@ def restore(
     slices = slices_of(spec, plan)
     own = slices[rank] if plan.topology == "sharded" else slices[0]
     names = spec.update_rule.state_slots
-    for attempt in range(ATTEMPTS):
+    for attempt in range(waiting.RESTORE_ATTEMPTS):
         try:
             saved = max(versions_in(store.list(layout.weights), spec.workers))
             weights = read_weights(store, layout, saved, parameters)
@@ -178,7 +170,7 @@ def restore(
             redo.to(weights, own, _reached(store, layout, rank, spec.workers, saved))
             return weights, saved
         except Gone:
-            if attempt == ATTEMPTS - 1:
+            if attempt == waiting.RESTORE_ATTEMPTS - 1:
                 raise
     raise AssertionError("not reached")
 

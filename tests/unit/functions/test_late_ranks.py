@@ -11,12 +11,12 @@ import pytest
 from conformance.clock import VirtualClock
 from core.driver import Relay
 from core.specs import spec_of
-from estafeta.functions.late_ranks import RESERVE_S, await_others, patience_of
+from estafeta import waiting
+from estafeta.functions.late_ranks import await_others, patience_of
 from estafeta.protocol.contribution import Tally, contribution, tally_of
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import Round
 from estafeta.protocol.listing import ranks_in
-from estafeta.protocol.patience import KNOWN
 from estafeta.protocol.weights import read_weights
 from estafeta.store.store import Store
 from estafeta.store.tensorfile import TensorFile
@@ -53,7 +53,7 @@ class Waiting:
         """What rank 0 finds, in an environment where shares have taken so long."""
         options = {"remaining_s": lambda: 900.0, "memory": {}, **changes}
         invocation = Invocation(self.store, lambda functions: self.relay, token, **options)
-        for _ in range(KNOWN if known_s else 0):
+        for _ in range(waiting.KNOWN_ROUNDS if known_s else 0):
             patience_of(self.relay.spec, invocation).note(known_s or 0.0)
         return await_others(ROUND, 0, self.clock.monotonic(), self.relay.spec, invocation)
 
@@ -84,7 +84,7 @@ def test_it_does_not_wait_when_all_come(tmp_path: Path) -> None:
 
 def test_it_does_not_stay_longer_than_its_time_allows(tmp_path: Path) -> None:
     waiting = Waiting(tmp_path)
-    assert waiting.wait(remaining_s=lambda: RESERVE_S + 4.0) == {0, 1, 2}
+    assert waiting.wait(remaining_s=lambda: waiting.CLOSING_RESERVE_S + 4.0) == {0, 1, 2}
     assert waiting.clock.monotonic() == pytest.approx(4.0)
 
 

@@ -12,21 +12,12 @@ import pytest
 from conformance.clock import VirtualClock
 from conformance.faults import Interrupted
 from core.specs import spec_of
+from estafeta import waiting
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import RunLayout, claim_of_leg
-from estafeta.protocol.patience import SHARED_FLOOR_S, SHARED_START_S
 from estafeta.protocol.snapshot import OUTCOMES
 from estafeta.protocol.spec import WorkerEvent
-from estafeta.residents.leg import (
-    CHECK_S,
-    FLOOR_S,
-    LEAD_MARGIN,
-    ROUNDS_OF_PATIENCE,
-    STARTS_OF_PATIENCE,
-    Leaving,
-    Leg,
-    take,
-)
+from estafeta.residents.leg import Leaving, Leg, take
 from estafeta.residents.message import Form, Kind, Wish
 from estafeta.store.files import Files, OsFiles
 from estafeta.store.store import Store, claim_name
@@ -169,7 +160,7 @@ def test_it_takes_the_place_of_a_dead_holder(rank_0: Scene) -> None:
     assert (second.leg, second.generation) == (0, 1)
     assert second.token != first.token, "what each of them publishes can be told apart"
     assert rank_0.names == {claim(0, 0, 0), claim(0, 1, 0)}
-    assert SHARED_FLOOR_S <= rank_0.clock.monotonic() < SHARED_FLOOR_S + 2
+    assert waiting.SHARED.floor_s <= rank_0.clock.monotonic() < waiting.SHARED.floor_s + 2
     third = rank_0.leg()
     assert third.generation == 2
 
@@ -177,7 +168,7 @@ def test_it_takes_the_place_of_a_dead_holder(rank_0: Scene) -> None:
 def test_before_its_first_message_a_holder_has_more_time(rank_0: Scene) -> None:
     rank_0.leg()
     assert rank_0.leg(limit_s=10_000).generation == 1
-    assert rank_0.clock.monotonic() == pytest.approx(SHARED_START_S, abs=2)
+    assert rank_0.clock.monotonic() == pytest.approx(waiting.SHARED.start_s, abs=2)
 
 
 @pytest.mark.parametrize("between", [False, True])
@@ -187,7 +178,7 @@ def test_a_holder_has_the_time_that_its_rounds_take(between: bool, rank_0: Scene
     rank_0.publish(Kind.GRADIENT, 7, round_s=100.0)
     if between:
         rank_0.publish(Kind.SLICE, 8)
-    rank_0.clock.after(ROUNDS_OF_PATIENCE * 100 - 5, lambda: rank_0.publish(Kind.GRADIENT, 8, round_s=100.0))
+    rank_0.clock.after(waiting.ROUNDS_OF_PATIENCE * 100 - 5, lambda: rank_0.publish(Kind.GRADIENT, 8, round_s=100.0))
     assert rank_0.take() == "left: a duplicate of a leg that is at work"
 
 
@@ -288,7 +279,7 @@ def test_a_successor_leaves_when_the_run_has_ended(scene: Scene) -> None:
     with pytest.raises(Leaving, match="the run has ended") as order:
         leg.await_turn()
     assert order.value.silently
-    assert scene.clock.monotonic() <= 5 + CHECK_S + 0.5
+    assert scene.clock.monotonic() <= 5 + waiting.CHECK_S + 0.5
 
 
 def test_who_was_sent_to_take_over_waits_for_nobody(scene: Scene) -> None:
@@ -331,11 +322,11 @@ def test_when_the_leg_before_has_left_a_second_delivery_asks(rank_0: Scene) -> N
 def test_peers_are_given_the_time_that_starting_took(scene: Scene) -> None:
     leg = scene.leg()
     leg.await_turn()
-    assert leg.pace.limit_s == SHARED_START_S
+    assert leg.pace.limit_s == waiting.SHARED.start_s
     scene.clock.sleep(100)
     leg = scene.leg("other", leg=1, generation=1, sent_at=0.1)
     leg.await_turn()
-    assert leg.pace.limit_s == pytest.approx(STARTS_OF_PATIENCE * 99.9)
+    assert leg.pace.limit_s == pytest.approx(waiting.STARTS_OF_PATIENCE * 99.9)
 
 
 # Staying
@@ -362,7 +353,7 @@ def test_the_successor_is_called_once_and_so_early_that_it_can_start(scene: Scen
     leg = scene.leg(lead_s=5.0)
     leg.note_share(0.5)
     leg.note_round(1.0)
-    scene.clock.sleep(LIMIT_S - LEAD_MARGIN * 5 - leg.margin_s - 0.1)
+    scene.clock.sleep(LIMIT_S - waiting.LEAD_MARGIN * 5 - leg.margin_s - 0.1)
     assert leg.wishes() is Wish.NONE
     assert scene.sent == []
     scene.clock.sleep(0.2)
@@ -395,7 +386,7 @@ def test_it_wishes_to_leave_when_two_more_rounds_would_not_fit(scene: Scene) -> 
     leg.note_share(3.0)
     leg.note_round(4.0)
     leg.note_save(2.0)
-    assert leg.margin_s >= 3.0 + 4.0 + 2.0 + FLOOR_S
+    assert leg.margin_s >= 3.0 + 4.0 + 2.0 + waiting.LEG_RESERVE_S
     scene.clock.sleep(LIMIT_S - 2 * leg.margin_s - 0.1)
     assert not leg.wishes() & Wish.LEAVE
     scene.clock.sleep(0.2)
@@ -435,7 +426,7 @@ def test_rank_0_alone_passes_on_that_the_run_is_to_stop(rank: int, wish: Wish, s
     leg = scene.leg(rank=rank)
     scene.mark(LAYOUT.stop)
     assert leg.wishes() is Wish.NONE, "it does not look in every round"
-    scene.clock.sleep(CHECK_S)
+    scene.clock.sleep(waiting.CHECK_S)
     assert leg.wishes() is wish
     assert leg.wishes() is wish
 
@@ -512,7 +503,7 @@ def test_ones_own_successor_is_no_reason_to_leave(scene: Scene) -> None:
 def test_a_leg_whose_time_is_up_says_so(scene: Scene) -> None:
     leg = scene.leg(limit_s=10)
     leg.check()
-    scene.clock.sleep(10 - FLOOR_S / 2)
+    scene.clock.sleep(10 - waiting.LEG_RESERVE_S / 2)
     with pytest.raises(Leaving, match="time is up") as order:
         leg.check()
     assert not order.value.silently
@@ -527,14 +518,14 @@ def test_looks_have_their_pace(scene: Scene, tmp_path: Path) -> None:
     for _ in range(100):
         leg.check()
         scene.clock.sleep(0.1)
-    assert len(set(listed)) == pytest.approx(10 / CHECK_S, abs=1)
+    assert len(set(listed)) == pytest.approx(10 / waiting.CHECK_S, abs=1)
 
 
 def test_who_never_waits_looks_now_and_then_all_the_same(scene: Scene) -> None:
     leg = scene.leg("one")
     scene.leg("other", generation=1)
     assert leg.wishes() is Wish.NONE
-    scene.clock.sleep(CHECK_S)
+    scene.clock.sleep(waiting.CHECK_S)
     with pytest.raises(Leaving, match="another incarnation"):
         leg.wishes()
 

@@ -17,6 +17,7 @@ from conformance.clock import VirtualClock
 from conformance.faults import StaleReader
 from conformance.interposed import Interposed
 from conformance.nfs_server import refusal
+from estafeta import waiting
 from estafeta.client.inline import NO_LIMIT_S
 from estafeta.errors import Gone
 from estafeta.protocol.invocation import Invocation
@@ -25,7 +26,7 @@ from estafeta.protocol.listing import versions_in
 from estafeta.protocol.weights import Weights, publish_weights
 from estafeta.residents.message import Wish
 from estafeta.residents.replica import Replica, slices_of
-from estafeta.residents.saving import ATTEMPTS, FIRST_AFTER, MOST_REDO, MOST_REDO_BYTES, SHARE, Saver, restore
+from estafeta.residents.saving import Saver, restore
 from estafeta.store.files import Buffer, Files, OsFiles, Reader
 from estafeta.store.store import Store
 
@@ -293,7 +294,7 @@ def test_what_is_gone_each_time_is_given_up(tmp_path: Path) -> None:
     run, files = Run(tmp_path, "replicated"), NeverThere()
     with pytest.raises(Gone):
         run.restore(0, files)
-    assert files.opened == ATTEMPTS
+    assert files.opened == waiting.RESTORE_ATTEMPTS
 
 
 # When to save
@@ -343,9 +344,9 @@ def small_saver(
 
 def test_the_first_time_is_soon_as_the_cost_is_not_known(tmp_path: Path) -> None:
     saver = small_saver(tmp_path)
-    wishes = [saver.wish(version, 1e-6) for version in range(2 * FIRST_AFTER)]
-    assert wishes.index(Wish.CHECKPOINT) == FIRST_AFTER - 1
-    assert set(wishes[FIRST_AFTER:]) == {Wish.CHECKPOINT}, "until it is done"
+    wishes = [saver.wish(version, 1e-6) for version in range(2 * waiting.FIRST_SAVING)]
+    assert wishes.index(Wish.CHECKPOINT) == waiting.FIRST_SAVING - 1
+    assert set(wishes[waiting.FIRST_SAVING :]) == {Wish.CHECKPOINT}, "until it is done"
 
 
 @given(cost_s=st.floats(1e-4, 100), round_s=st.floats(1e-4, 100))
@@ -357,24 +358,24 @@ def test_saving_takes_its_share_of_the_time_and_no_more(
     saver = small_saver(tmp_path_factory.mktemp("run"), files=Slow(clock, cost_s), clock=clock)
     saver.save(small_replica(1))
     assert saver.cost_s == pytest.approx(cost_s)
-    rounds = next(n for n in range(1, MOST_REDO + 1) if saver.wish(n, round_s) is Wish.CHECKPOINT)
-    if rounds < MOST_REDO:
-        assert cost_s <= SHARE * rounds * round_s * 1.001
-    assert rounds == 1 or cost_s > SHARE * (rounds - 1) * round_s * 0.999, "and not much less"
+    rounds = next(n for n in range(1, waiting.MOST_REDO + 1) if saver.wish(n, round_s) is Wish.CHECKPOINT)
+    if rounds < waiting.MOST_REDO:
+        assert cost_s <= waiting.SAVING_FRACTION * rounds * round_s * 1.001
+    assert rounds == 1 or cost_s > waiting.SAVING_FRACTION * (rounds - 1) * round_s * 0.999, "and not much less"
 
 
 def test_the_redo_log_has_an_end_however_dear_saving_is(tmp_path: Path) -> None:
     clock = VirtualClock()
     saver = small_saver(tmp_path, files=Slow(clock, 1e6), clock=clock)
     saver.save(small_replica(1))
-    assert saver.wish(MOST_REDO - 1, 1e-3) is Wish.NONE
-    assert saver.wish(MOST_REDO, 1e-3) is Wish.CHECKPOINT
+    assert saver.wish(waiting.MOST_REDO - 1, 1e-3) is Wish.NONE
+    assert saver.wish(waiting.MOST_REDO, 1e-3) is Wish.CHECKPOINT
 
 
-@pytest.mark.parametrize(("recycles", "rounds"), [(True, 5), (False, MOST_REDO)])
+@pytest.mark.parametrize(("recycles", "rounds"), [(True, 5), (False, waiting.MOST_REDO)])
 def test_of_files_that_could_be_filled_again_few_bytes_are_kept(tmp_path: Path, recycles: bool, rounds: int) -> None:
     clock = VirtualClock()
-    size = MOST_REDO_BYTES // (4 * rounds) if recycles else MOST_REDO_BYTES
+    size = waiting.MOST_REDO_BYTES // (4 * rounds) if recycles else waiting.MOST_REDO_BYTES
     saver = small_saver(tmp_path, size=size, recycles=recycles, files=Slow(clock, 1e6), clock=clock)
     saver.save(small_replica(1))
     assert saver.wish(rounds - 1, 1e-3) is Wish.NONE
