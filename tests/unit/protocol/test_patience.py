@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from estafeta import waiting
-from estafeta.protocol import patience
 from estafeta.protocol.patience import Patience
 
 FLOOR_S, START_S = 1.0, 10.0
@@ -66,7 +65,7 @@ def test_it_is_never_below_the_floor_nor_below_half_as_long_again(durations_s: l
 
 def test_on_a_network_it_is_longer_than_a_cache_and_a_fail_over_together() -> None:
     """Measured on two NFS clients: up to 60 s, and 20 to 30 s."""
-    assert patience.floor_s(is_local=False) >= 60 + 30
-    assert patience.floor_s(is_local=True) < patience.floor_s(is_local=False)
-    assert patience.start_s(is_local=False) > patience.floor_s(is_local=False)
-    assert patience.start_s(is_local=True) > patience.floor_s(is_local=True)
+    assert waiting.SHARED.floor_s >= 60 + 30
+    assert waiting.LOCAL.floor_s < waiting.SHARED.floor_s
+    assert waiting.SHARED.start_s > waiting.SHARED.floor_s
+    assert waiting.LOCAL.start_s > waiting.LOCAL.floor_s
