@@ -24,7 +24,7 @@ from estafeta.job.job import Job
 from estafeta.job.user_code import UserCodeError
 from estafeta.protocol import clipping, combine
 from estafeta.protocol.spec import RunSpec, Slot
-from estafeta.residents import leg, replica
+from estafeta.residents import claim, replica
 from estafeta.store import store
 from estafeta.store.tensorfile import Array
 from estafeta.training import batches, session, share
@@ -186,7 +186,7 @@ def stand_ins() -> Iterator[None]:
             (share, "seed_generators", lambda seed: None),
             (batches, "open_table", lambda factory, arguments, collate: Table(arguments["rows"])),
             (store, "secrets", WORDS),
-            (leg, "secrets", WORDS),
+            (claim, "secrets", WORDS),
             (waiting, "SPIN_S", 0.0),
             (waiting, "ALARM_S", ALARM_S),
             (waiting, "CHECK_S", ALARM_S),

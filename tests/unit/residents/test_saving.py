@@ -18,15 +18,15 @@ from conformance.faults import StaleReader
 from conformance.interposed import Interposed
 from conformance.nfs_server import refusal
 from estafeta import waiting
-from estafeta.client.inline import NO_LIMIT_S
 from estafeta.errors import Gone
-from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import Round, RunLayout
 from estafeta.protocol.listing import versions_in
+from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.weights import Weights, publish_weights
 from estafeta.residents.message import Wish
+from estafeta.residents.redo import restore
 from estafeta.residents.replica import Replica, slices_of
-from estafeta.residents.saving import Saver, restore
+from estafeta.residents.saving import Saver
 from estafeta.store.files import Buffer, Files, OsFiles, Reader
 from estafeta.store.store import Store
 
@@ -66,13 +66,13 @@ class Run:
         self.saves = saves
         publish_weights(self.ring.store, self.ring.layout, first_weights(self.spec), "prepared")
 
+    def folder(self, store: Store | None = None) -> RunFolder:
+        return RunFolder(store or self.ring.store, self.ring.layout.run, self.spec, self.plan)
+
     def saver(self, rank: int, saved: int = 0, store: Store | None = None) -> Saver:
         return Saver(
-            store or self.ring.store,
-            self.ring.layout,
-            self.plan,
+            self.folder(store),
             rank=rank,
-            workers=self.spec.workers,
             token=f"token-of-{rank}",
             saved=saved,
             recycles=True,
@@ -103,20 +103,13 @@ class Run:
         store = Store(self.ring.store.root, files)
         exchange = self.ring.join(rank, patient=0, files=exchanged)
         try:
-            return restore(self.spec, self.plan, rank, np.full(SIZE, np.nan, np.float32), exchange, invocation(store))
+            return restore(self.folder(store), rank, np.full(SIZE, np.nan, np.float32), exchange)
         finally:
             exchange.close()
 
     @property
     def saved_names(self) -> set[str]:
         return set(self.ring.store.list(self.ring.layout.weights))
-
-
-def invocation(store: Store) -> Invocation:
-    def nobody(functions: object) -> Any:
-        raise AssertionError("restoring invokes nobody")
-
-    return Invocation(store, nobody, "t", lambda: NO_LIMIT_S, quiet=True)
 
 
 def assert_restored(run: Run, rank: int, found: Weights, optimizer: str = "SGD", version: int = ROUNDS) -> None:
@@ -331,11 +324,8 @@ def small_saver(
     spec = resident_spec(topology, workers, {"name": "SGD", "lr": 0.1})
     ring = Ring(tmp_path, workers=workers, size=10)
     return Saver(
-        Store(tmp_path, **store),
-        ring.layout,
-        plan_of(spec, size),
+        RunFolder(Store(tmp_path, **store), ring.layout.run, spec, plan_of(spec, size)),
         rank=rank,
-        workers=workers,
         token="t",
         saved=0,
         recycles=recycles,
