@@ -19,9 +19,10 @@ from unittest.mock import patch
 import numpy as np
 
 from core import jobs, spending
+from estafeta.errors import Diverged
 from estafeta.job.job import Job
 from estafeta.job.user_code import UserCodeError
-from estafeta.protocol import clipping, combine
+from estafeta.protocol import clipping, partition, step
 from estafeta.protocol.spec import RunSpec, Slot
 from estafeta.residents import leg, lookout, replica, resident
 from estafeta.store import arrivals, store
@@ -165,13 +166,13 @@ MISHAPS = Mishaps()
 
 
 def check_parameters(parameters: Array, version: int, lr: float) -> None:
-    """As `combine.check_parameters`."""
+    """As `step.check_parameters`."""
     if MISHAPS.happens("Diverged"):
-        raise combine.Diverged("the parameters are not finite")
+        raise Diverged("the parameters are not finite")
     _check_parameters(parameters, version, lr)
 
 
-_check_parameters = combine.check_parameters
+_check_parameters = step.check_parameters
 
 
 @contextlib.contextmanager
@@ -192,9 +193,9 @@ def stand_ins() -> Iterator[None]:
             (resident, "ALARM_S", ALARM_S),
             (leg, "CHECK_S", ALARM_S),
             (lookout, "CHECK_S", ALARM_S),
-            (combine, "check_parameters", check_parameters),
-            (replica, "check_parameters", check_parameters),
-            (replica, "GRAIN", GRAIN),
+            (step, "check_parameters", check_parameters),
+            (partition, "GRAIN", GRAIN),
+            (partition, "BLOCK", GRAIN),
             (replica, "BLOCK", GRAIN),
             (clipping, "BLOCK", GRAIN),
         ):

@@ -9,9 +9,9 @@ from __future__ import annotations
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import Round, RunLayout
 from estafeta.protocol.limits import limit_reached, newest_limits
+from estafeta.protocol.message import Wish
 from estafeta.protocol.snapshot import round_after
 from estafeta.protocol.spec import Plan, RunSpec
-from estafeta.residents.message import Wish
 
 
 class Budget:

@@ -24,11 +24,11 @@ from estafeta.errors import Gone
 from estafeta.protocol.invocation import Invocation, dispatch
 from estafeta.protocol.layout import RunLayout, claim_of_leg
 from estafeta.protocol.listing import contributions_in, generation_in, leg_of, residents_in
+from estafeta.protocol.message import Wish, round_time_of
 from estafeta.protocol.patience import RECENT, Patience, floor_s, start_s
 from estafeta.protocol.snapshot import OUTCOMES, Action, Reside
 from estafeta.protocol.spec import RunSpec, WorkerEvent
 from estafeta.residents.exchange import is_stand_in
-from estafeta.residents.message import Wish, round_time_of
 from estafeta.store.arrivals import ALARM_S, Arrivals, is_local
 from estafeta.store.store import Store, claim_name
 

@@ -26,30 +26,30 @@ from contextlib import suppress
 from functools import partial
 
 from estafeta.errors import Corrupt, EstafetaError, Gone
-from estafeta.job.stopping import EpochRecord, judge
+from estafeta.job.stopping import EpochRecord
 from estafeta.protocol.deadline import Deadline
+from estafeta.protocol.epoch import conclude
 from estafeta.protocol.finish import finish
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import Round, RunLayout
 from estafeta.protocol.listing import legs_in, partial_rank, round_of
+from estafeta.protocol.message import Wish
+from estafeta.protocol.partition import slices_of
 from estafeta.protocol.quorum import Closing, may_miss, new_patience
 from estafeta.protocol.snapshot import Finish, current_round, newest_epoch, read_plan, take_snapshot
 from estafeta.protocol.spec import Plan, RunSpec
 from estafeta.protocol.spending import Tab
-from estafeta.protocol.totals import means
+from estafeta.protocol.totals import Totals
 from estafeta.residents.budget import Budget
 from estafeta.residents.exchange import Exchange
 from estafeta.residents.gathered import Gathered
 from estafeta.residents.leg import Leaving, Leg
 from estafeta.residents.lookout import Lookout
-from estafeta.residents.message import Wish
 from estafeta.residents.outgoing import Outgoing
-from estafeta.residents.replica import Replica, slices_of
+from estafeta.residents.replica import Replica
 from estafeta.residents.saving import Saver, restore
 from estafeta.store.arrivals import ALARM_S
 from estafeta.store.store import Backoff
-from estafeta.store.tensorfile import Array
-from estafeta.training.learner import check_gradient
 from estafeta.training.session import Session, open_session
 from estafeta.training.share import Share
 
@@ -210,7 +210,7 @@ class _Resident:
         """Do one round; return why this leg is to end after it, or nothing."""
         began = self._store.clock.monotonic()
         if round_.phase == "valid" and not self._plan.valid_rows:
-            self._conclude_epoch(round_, {})
+            self._conclude_epoch(None)
             return LIMITED if self._is_at_limit() else ""  # otherwise the round before has said so
         is_mine, own = not self._exchange.has_contributed(round_), Wish.NONE
         if is_mine:
@@ -229,9 +229,7 @@ class _Resident:
                 self._replica.advance(gathered, self._exchange)
                 self._missed = self._replica.weights.attendance.missed
             else:
-                totals = gathered.totals
-                self._replica.weights.spent_usd += totals.spent_usd
-                self._conclude_epoch(round_, means("valid", totals.rows, totals.sums))
+                self._conclude_epoch(gathered.totals)
         self._leg.note_round(self._store.clock.monotonic() - began)
         if self._leg.rounds == 1 and self._leg.relieved_at is not None:
             stall_s = self._store.clock.time() - self._leg.relieved_at
@@ -265,17 +263,13 @@ class _Resident:
             array[...] = self._replica.weights.buffers[name]
         share = self._share(round_)
         outgoing = self._exchange.outgoing() if round_.phase == "train" and len(share.parts) else None
-
-        def ship(number: int, first: int, values: Array) -> None:
-            check_gradient(values)
-            assert outgoing is not None
-            outgoing.put(number, first, values)
-
         began = clock.monotonic()
         try:
-            share.work(deadline, ship, self._in_vain(round_))
+            share.work(deadline, outgoing.put if outgoing else None, self._in_vain(round_))
             if not share.is_complete and not self._exchange.has_contributed(round_):
-                self._hand_on(share, deadline)
+                path = self._layout.partial_of(round_, share.rank, leg.leg + 1)
+                share.publish(self._store, path, leg.token, deadline, self._tab)
+                raise Leaving("its share did not fit the time")
         except BaseException:
             if outgoing:
                 self._exchange.drop(outgoing)
@@ -292,6 +286,7 @@ class _Resident:
             round_,
             outgoing,
             rows=learner.rows,
+            parts=share.done,
             wishes=wishes,
             round_s=leg.round_s,
             spent_usd=spent_usd,
@@ -305,16 +300,6 @@ class _Resident:
             self._is_behind = True
             leg.check_place()  # another incarnation was first: with the same bits, but perhaps in our place
         return wishes
-
-    def _hand_on(self, share: Share, deadline: Deadline) -> None:
-        path = self._layout.partial_of(share.round, share.rank, self._leg.leg + 1)
-        spent_usd = self._tab.usd()
-        content = share.content(self._leg.token, spent_usd)
-        with deadline.transfer():
-            if self._store.publish(path, content, self._leg.token):
-                self._tab.said(spent_usd)
-        self._session.transfer_s = deadline.transfer_s
-        raise Leaving("its share did not fit the time")
 
     def _share(self, round_: Round) -> Share:
         share, self._next = self._next, None
@@ -405,26 +390,17 @@ class _Resident:
             return "its time is short"
         return "all successors are ready" if gathered.common & Wish.READY else ""
 
-    def _conclude_epoch(self, round_: Round, valid: dict[str, float]) -> None:
-        """Judge the epoch as everyone does; rank 0 publishes the record."""
-        weights, plan = self._replica.weights, self._plan
-        record = judge(
-            self._spec.early_stopping,
-            self._last_epoch,
-            epoch=round_.version // plan.steps_per_epoch,
-            version=round_.version,
-            metrics={**means("train", weights.rows, weights.sums), **valid},
-            missed=weights.attendance.missed,
-            token=self._leg.token,
-            now=self._store.clock.time(),
-            spent_usd=weights.spent_usd,
-        )
-        ends = record.stop is not None or round_.version >= plan.total_steps
-        if record.best_version == round_.version or ends:
+    def _conclude_epoch(self, valid: Totals | None) -> None:
+        """Judge the epoch as every rank does; rank 0 publishes the record."""
+        weights, plan, now = self._replica.weights, self._plan, self._store.clock.time()
+        record = conclude(self._spec, plan, self._last_epoch, weights, valid, token=self._leg.token, now=now)
+        weights.spent_usd = record.spent_usd
+        ends = record.stop is not None or record.version >= plan.total_steps
+        if record.best_version == record.version or ends:
             self._save()
         if self._leg.rank == 0:
-            if self._saver.is_pending(round_.version):
-                self._await_saved(round_.version)  # a record must not name a version that may be lost
+            if self._saver.is_pending(record.version):
+                self._await_saved(record.version)  # a record must not name a version that may be lost
             self._store.publish(self._layout.epoch(record.epoch), [record.to_json()], self._leg.token)
         self._last_epoch = record
 
@@ -449,7 +425,7 @@ class _Resident:
         if why == LIMITED:
             reached, at, spent_usd = self._budget.reached, self._current_round(), self._replica.weights.spent_usd
             if at and at.phase == "valid" and not self._plan.valid_rows and not self._budget.is_reached(at, spent_usd):
-                self._conclude_epoch(at, {})  # it is complete, and has only rounds to stop for
+                self._conclude_epoch(None)  # it is complete, and has only rounds to stop for
                 at = self._current_round()
             if at is None:  # the valid round has ended the training anyway
                 return self._end(self._last_epoch.stop if self._last_epoch else None)

@@ -14,6 +14,7 @@ from conformance.faults import Interrupted
 from core.specs import spec_of
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import RunLayout, claim_of_leg
+from estafeta.protocol.message import Form, Kind, Wish
 from estafeta.protocol.patience import SHARED_FLOOR_S, SHARED_START_S
 from estafeta.protocol.snapshot import OUTCOMES
 from estafeta.protocol.spec import WorkerEvent
@@ -27,7 +28,6 @@ from estafeta.residents.leg import (
     Leg,
     take,
 )
-from estafeta.residents.message import Form, Kind, Wish
 from estafeta.store.files import Files, OsFiles
 from estafeta.store.store import Store, claim_name
 

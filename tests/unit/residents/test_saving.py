@@ -22,9 +22,10 @@ from estafeta.errors import Gone
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import Round, RunLayout
 from estafeta.protocol.listing import versions_in
+from estafeta.protocol.message import Wish
+from estafeta.protocol.partition import slices_of
 from estafeta.protocol.weights import Weights, publish_weights
-from estafeta.residents.message import Wish
-from estafeta.residents.replica import Replica, slices_of
+from estafeta.residents.replica import Replica
 from estafeta.residents.saving import ATTEMPTS, FIRST_AFTER, MOST_REDO, MOST_REDO_BYTES, SHARE, Saver, restore
 from estafeta.store.files import Buffer, Files, OsFiles, Reader
 from estafeta.store.store import Store
