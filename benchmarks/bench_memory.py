@@ -74,7 +74,7 @@ def trained(home: Home, store: Store, topology: str, memory_mb: int) -> dict[str
     spec = done.run.status().spec
     manifest = read_manifest(store, "large")
     trainable = sum(p.nbytes for p in large.model().parameters())
-    plan = plan_memory(spec, trainable, trainable, [manifest], dense=False)
+    plan = plan_memory(spec, trainable, trainable, [manifest])
     needed = RUNTIME_BYTES + plan.model + plan.gradient + plan.optimizer + plan.windows + plan.batch
     return {
         "case": f"{topology}, {memory_mb} MB",

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from estafeta.job.job import Job
-from estafeta.job.settings import to_dict
+from estafeta.job.optim import to_dict
+from estafeta.job.recipe import numbers_of
 from estafeta.protocol.spec import FunctionSettings, Role, RunSpec
 
 from . import jobs
@@ -32,7 +33,6 @@ def spec_of(name: str, job: Job | None = None, *, workers: int = 2, run: str = "
         changes: Fields of the spec that shall be different.
     """
     job = job or getattr(jobs, name)
-    same = ("seed", "batch_size", "micro_batch_size", "drop_last", "epochs", "validation")
     fields: dict[str, Any] = {
         "token": f"run-{next(_tokens):08d}",
         "run": run,
@@ -43,6 +43,6 @@ def spec_of(name: str, job: Job | None = None, *, workers: int = 2, run: str = "
         "optimizer": to_dict(job.optimizer),
         "early_stopping": job.stopping,
         "functions": FUNCTIONS,
-        **{field: getattr(job, field) for field in same},
+        **numbers_of(job),
     }
     return RunSpec(**{**fields, **changes})

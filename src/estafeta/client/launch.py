@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
@@ -14,14 +14,16 @@ from estafeta.aws.bucket import Bucket
 from estafeta.aws.lambda_api import make_client
 from estafeta.aws.session import STACK, Session, deployment
 from estafeta.client.backend import ROLES, Backend, InlineBackend, LambdaBackend, home
-from estafeta.client.options import check_quorum, override
+from estafeta.client.option_values import as_text, check_quorum
+from estafeta.client.options import override
 from estafeta.client.run import Run, new_name
 from estafeta.client.send_dataset import Show, in_silence, send_missing
 from estafeta.client.source import find_job
 from estafeta.errors import UsageError
 from estafeta.functions.verbs.take_source import check_size, enclosure, send_source
 from estafeta.job.job import Job, On
-from estafeta.job.settings import to_dict
+from estafeta.job.optim import to_dict
+from estafeta.job.recipe import numbers_of
 from estafeta.job.user_code import is_importing
 from estafeta.local.faults import FAULTS, FAULTS_NAME, Faults
 from estafeta.local.template.config import FunctionConfig
@@ -182,6 +184,7 @@ def start(
     options: Mapping[str, Any],
     chaos: str = "",
     limits: Mapping[str, float | None] | None = None,
+    command: Sequence[str] = (),
     show: Show = in_silence,
 ) -> Run:
     """Start a run of a job that has been found, with those of `Limits` that are set; else as `train` does.
@@ -208,6 +211,7 @@ def start(
         options=options,
         chaos=chaos,
         limits=limits or {},
+        command=command,
         first=send,
     )
     backend.call({"verb": "start", "spec": spec.model_dump(mode="json"), **enclosure(code, backend.bucket)})
@@ -224,6 +228,7 @@ def spec_for(
     options: Mapping[str, Any],
     chaos: str = "",
     limits: Mapping[str, float | None],
+    command: Sequence[str] = (),
     first: Callable[[Job], object] = lambda _: None,
 ) -> tuple[RunSpec, Job]:
     """What a job and some choices make of a run, and the job as the options have changed it; raises as `train`.
@@ -248,19 +253,15 @@ def spec_for(
         topology="merge" if backend.on == "inline" else topology,
         rounds_per_invocation=changed.rounds_per_invocation,
         quorum=changed.quorum,
-        seed=job.seed,
-        batch_size=job.batch_size,
-        micro_batch_size=job.micro_batch_size,
-        drop_last=job.drop_last,
-        epochs=job.epochs,
-        validation=0.0 if job.valid_dataset else job.validation,
-        window_mb=job.window_mb,
         optimizer=to_dict(job.optimizer),
         early_stopping=job.stopping,
         limits=limits_after(Limits(), limits, "", now),
         basis=backend.basis,
         functions=backend.with_settings(changed.settings, {FAULTS: chaos, FAULTS_NAME: name} if chaos else None),
         chaos=chaos,
+        options=as_text(options),
+        command=tuple(command),
+        **numbers_of(job) | ({"validation": 0.0} if job.valid_dataset else {}),
     )
     return spec, job
 

@@ -14,11 +14,17 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from estafeta.job.settings import require, require_counts, require_numbers
+from annotated_types import Le
+from pydantic.dataclasses import dataclass as checked
+
+from estafeta.job.checks import CONFIG, Count, Rate, explained, only
 
 Unit = Literal["epoch", "step"]
+
+Factor = Annotated[Rate, Le(1)]
+"""Number in [0, 1]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +58,32 @@ class Progress:
         return self.steps_per_epoch if unit == "epoch" else 1
 
 
-@dataclass(frozen=True)
+@checked(frozen=True, config=CONFIG)
 class Schedule(ABC):
     """Base of the schedules.
 
     Attributes:
         unit: What the schedule counts in: `"epoch"` (as PyTorch users step their schedulers) or `"step"`.
+
+    Raises:
+        UsageError: A value is out of its range, or of another kind.
     """
 
     unit: Unit = field(default="epoch", kw_only=True)
-
-    def __post_init__(self) -> None:
-        require(self, "unit", self.unit in ("epoch", "step"), '"epoch" or "step"')
+    _explained = explained
 
     @abstractmethod
     def factor(self, progress: Progress) -> float:
         """Return what the learning rate is multiplied by for the step that follows `progress`."""
 
 
-@dataclass(frozen=True)
+ScheduleOrNone = Annotated[
+    Schedule | None, only(lambda value: value is None or isinstance(value, Schedule), "a schedule or None")
+]
+"""Schedule, or None for a learning rate that stays."""
+
+
+@checked(frozen=True, config=CONFIG)
 class StepLR(Schedule):
     """Multiply by `gamma` every `step_size` units (`torch.optim.lr_scheduler.StepLR`).
 
@@ -79,20 +92,15 @@ class StepLR(Schedule):
         gamma: Factor of one change, in [0, inf).
     """
 
-    step_size: int
-    gamma: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_counts(self, "step_size")
-        require_numbers(self, "[0, inf)", "gamma")
+    step_size: Count
+    gamma: Rate = 0.1
 
     def factor(self, progress: Progress) -> float:
         """Return `gamma` to the power of the changes so far."""
         return self.gamma ** (progress.done(self.unit) // self.step_size)
 
 
-@dataclass(frozen=True)
+@checked(frozen=True, config=CONFIG)
 class Cosine(Schedule):
     """Fall from 1 to `minimum` along half a cosine (`torch.optim.lr_scheduler.CosineAnnealingLR`).
 
@@ -105,14 +113,8 @@ class Cosine(Schedule):
     Source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2017, eq. 5.
     """
 
-    total: int | None = None
-    minimum: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.total is not None:
-            require_counts(self, "total")
-        require_numbers(self, "[0, 1]", "minimum")
+    total: Count | None = None
+    minimum: Factor = 0.0
 
     def factor(self, progress: Progress) -> float:
         """Return the height of the cosine."""
@@ -123,7 +125,7 @@ class Cosine(Schedule):
         return self.minimum + (1.0 - self.minimum) * (1.0 + math.cos(math.pi * done / total)) / 2.0
 
 
-@dataclass(frozen=True)
+@checked(frozen=True, config=CONFIG)
 class Warmup(Schedule):
     """Rise in a straight line from `start` to 1, then follow another schedule.
 
@@ -136,15 +138,9 @@ class Warmup(Schedule):
         then: What follows; None keeps the factor at 1.
     """
 
-    length: int
-    start: float = 1.0 / 3.0
-    then: Schedule | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_counts(self, "length")
-        require_numbers(self, "[0, 1]", "start")
-        require(self, "then", self.then is None or isinstance(self.then, Schedule), "a schedule or None")
+    length: Count
+    start: Factor = 1.0 / 3.0
+    then: ScheduleOrNone = None
 
     def factor(self, progress: Progress) -> float:
         """Return the height of the ramp, or the factor of what follows it."""

@@ -8,17 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Ge
 from pydantic import BaseModel, ConfigDict
 from pydantic.dataclasses import dataclass
 
 from estafeta.errors import UsageError
+from estafeta.job.checks import CONFIG, explained
 
 Mode = Literal["min", "max"]
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class EarlyStopping:
     """When to stop before the last epoch, and which epoch counts as the best.
 
@@ -28,19 +30,17 @@ class EarlyStopping:
         patience: Stop after this many epochs in a row without improvement; None: never for that reason.
         min_delta: By how much a value must be better to count as an improvement.
         target: Stop as soon as the metric is at least as good as this; None: never for that reason.
+
+    Raises:
+        UsageError: A value is out of its range, or of another kind.
     """
 
     monitor: str = "valid_loss"
     mode: Mode | None = None
-    patience: int | None = None
-    min_delta: float = 0.0
+    patience: Annotated[int, Ge(1)] | None = None
+    min_delta: Annotated[float, Ge(0)] = 0.0
     target: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.patience is not None and self.patience < 1:
-            raise UsageError(f"early_stopping.patience is {self.patience}; it counts epochs, at least 1")
-        if self.min_delta < 0:
-            raise UsageError(f"early_stopping.min_delta is {self.min_delta}; it must not be negative")
+    _explained = explained
 
     def better(self, value: float, than: float) -> bool:
         """Whether `value` improves on `than`; nothing that is not a number improves on anything."""

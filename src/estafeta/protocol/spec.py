@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from estafeta.cost.cost import Basis
 from estafeta.job.optim import Optimizer, from_dict
+from estafeta.job.recipe import Recipe
 from estafeta.job.stopping import EarlyStopping, EpochRecord
 from estafeta.protocol.layout import Phase, Round
 
@@ -85,26 +86,28 @@ class Origin(Document):
     version: int = Field(ge=0)
 
 
-class RunSpec(Document):
+class RunSpec(Document, Recipe):
     """Everything that a run was started with. The bits of its result are a function of this and the user's code.
+
+    The numbers of the training are the fields of `Recipe`.
 
     Attributes:
         job: Where the job is: `module:attribute` in the run's code folder.
         arguments: Keyword arguments for the job's callables, by field name (`model`, `dataset`, `valid_dataset`).
-        batch_size: Rows in a global batch, over all workers.
-        micro_batch_size: Most rows in one forward and backward pass.
         topology: What was asked for; the plan has what became of it.
         rounds_per_invocation: After how many rounds a resident worker hands over at the latest; None: when its time is
             short.
         limits: What ends it before its last epoch, until it is resumed.
         basis: What its price depends on.
         quorum: With how many contributions a round may close when the others are late; None: with those of all.
-        window_mb: MiB of blocks of a stored data set that are shuffled together.
         origin: What it was forked from; None: it begins with a new model.
         chaos: Faults that the local service injects into what the run invokes, as `--chaos` takes them.
+        options: What `-o` was given, or `options=`: values as text, by name. All else has them applied already.
+        command: Words that followed `estafeta train` and that the spec does not say otherwise: the job file, the place,
+            the template. Empty if a Python program started the run.
     """
 
-    format: Literal["estafeta-run/1"] = "estafeta-run/1"
+    format: Literal["estafeta-run/2"] = "estafeta-run/2"
     token: str
     run: str
     created_at: float
@@ -115,13 +118,6 @@ class RunSpec(Document):
     topology: Choice = "merge"
     rounds_per_invocation: int | None = Field(default=None, ge=1)
     quorum: int | None = Field(default=None, ge=1)
-    seed: int = Field(ge=0)
-    batch_size: int = Field(ge=1)
-    micro_batch_size: int = Field(ge=1)
-    drop_last: bool
-    epochs: int = Field(ge=1)
-    validation: float = Field(ge=0, lt=1)
-    window_mb: int = Field(default=128, ge=1)
     optimizer: dict[str, Any]
     early_stopping: EarlyStopping
     limits: Limits = Limits()
@@ -129,6 +125,8 @@ class RunSpec(Document):
     functions: dict[Role, FunctionSettings]
     origin: Origin | None = None
     chaos: str = ""
+    options: dict[str, str] = {}
+    command: tuple[str, ...] = ()
 
     @cached_property
     def update_rule(self) -> Optimizer:

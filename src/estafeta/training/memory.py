@@ -83,7 +83,7 @@ class MemoryPlan:
         return "-o micro_batch_size=…"
 
 
-def plan_memory(spec: RunSpec, model: int, trained: int, manifests: Sequence[Manifest], *, dense: bool) -> MemoryPlan:
+def plan_memory(spec: RunSpec, model: int, trained: int, manifests: Sequence[Manifest]) -> MemoryPlan:
     """Add up what a worker of a run needs.
 
     Args:
@@ -91,7 +91,6 @@ def plan_memory(spec: RunSpec, model: int, trained: int, manifests: Sequence[Man
         model: Bytes of the model.
         trained: Bytes of what is trained of it.
         manifests: The stored data sets; what a job makes itself is in memory already, or read row by row.
-        dense: Whether sparse rows become dense tensors.
     """
     return MemoryPlan(
         size=spec.functions["worker"].memory_mb * MIB,
@@ -100,7 +99,7 @@ def plan_memory(spec: RunSpec, model: int, trained: int, manifests: Sequence[Man
         optimizer=_held(choose(spec.topology, trained // 4, spec.workers), trained // 4, spec.workers)
         * len(spec.update_rule.state_slots),
         windows=sum(_windows(manifest, spec.window_mb * MIB) for manifest in manifests),
-        batch=2 * spec.micro_batch_size * max((_row_bytes(m, dense) for m in manifests), default=0),
+        batch=2 * spec.micro_batch_size * max((_row_bytes(m, spec.dense) for m in manifests), default=0),
     )
 
 

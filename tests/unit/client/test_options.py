@@ -10,7 +10,8 @@ from torch import nn
 
 import estafeta
 from core.specs import spec_of
-from estafeta.client.options import known_names, override, override_spec
+from estafeta.client.option_values import override_spec
+from estafeta.client.options import known_names, override
 from estafeta.errors import UsageError
 from estafeta.job.job import Job
 
@@ -152,7 +153,7 @@ def test_a_fork_changes_what_can_change_in_the_middle_of_a_run() -> None:
         ("batch_size", "5", "batch_size", "micro_batch_size"),
         ("model.hidden", "5", "model.hidden", "epochs"),
         ("optimizer.lrr", "5", "optimizer.lrr", "optimizer.lr"),
-        ("epochs", "0", "epochs=0 does not fit", ""),
+        ("epochs", "0", r"epochs is 0; it must be a whole number in \[1, inf\)", "epochs"),
         ("rounds_per_invocation", "0", "at least 1", ""),
     ],
 )

@@ -148,7 +148,7 @@ def test_values_outside_their_range_are_refused(
     with pytest.raises(UsageError) as caught:
         make()
     message = str(caught.value)
-    assert f"{field}={value}" in message
+    assert f".{field} is {value}; it must be " in message
     assert allowed in message
     assert field in caught.value.hint
 

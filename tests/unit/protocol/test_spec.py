@@ -52,7 +52,7 @@ def test_the_update_rule_is_the_optimizer() -> None:
         {"validation": -0.1},
         {"topology": "ring"},
         {"colour": "red"},
-        {"format": "estafeta-run/2"},
+        {"format": "estafeta-run/1"},
     ],
     ids=str,
 )

@@ -39,9 +39,14 @@ def plan_of(
 ) -> MemoryPlan:
     worker = FunctionSettings(name="w", memory_mb=memory_mb, timeout_s=900)
     spec = spec_of(
-        name, functions={**FUNCTIONS, "worker": worker}, window_mb=window_mb, topology=topology, workers=WORKERS
+        name,
+        functions={**FUNCTIONS, "worker": worker},
+        window_mb=window_mb,
+        dense=dense,
+        topology=topology,
+        workers=WORKERS,
     )
-    return plan_memory(spec, 11 * MIB, 10 * MIB, manifests, dense=dense)
+    return plan_memory(spec, 11 * MIB, 10 * MIB, manifests)
 
 
 def test_the_parts() -> None:
