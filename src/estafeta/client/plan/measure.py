@@ -15,13 +15,15 @@ import numpy as np
 import torch
 
 from estafeta.client.plan.round import Profile
+from estafeta.data.catalog import read_manifest
+from estafeta.job.dataset_name import BUNDLED
 from estafeta.job.job import Job
 from estafeta.protocol.layout import Phase, Round
 from estafeta.protocol.spec import Plan, RunSpec
 from estafeta.store.store import Store
 from estafeta.training.batches import Data
 from estafeta.training.learner import Learner, seed_generators
-from estafeta.training.memory import RUNTIME_BYTES
+from estafeta.training.memory import RUNTIME_BYTES, plan_memory
 from estafeta.training.prepare import plan_of
 from estafeta.training.session import Session
 from estafeta.training.table import Batch
@@ -60,10 +62,14 @@ def profile(job: Job, spec: RunSpec, store: Store) -> Profile:
     if plan.valid_rows:
         held_out, held_out_s = _first(data, spec, plan, "valid")
         valid_s = (_fastest(lambda: learner.evaluate(held_out)) + held_out_s) / len(held_out[-1])
-    used = max(0, _resident_bytes(peak=True) - before - (1 + len(_state(spec))) * learner.parameters.nbytes)
+    stored = [name for name in (job.dataset, job.valid_dataset) if isinstance(name, str) and name not in BUNDLED]
+    memory = plan_memory(
+        spec, learner.bytes, learner.parameters.nbytes, [read_manifest(store, name) for name in stored]
+    )
+    used = _resident_bytes(peak=True) - before - memory.model - memory.gradient // 2  # which is not published here
     return Profile(
         parameters=plan.size,
-        state_vectors=len(_state(spec)),
+        state_vectors=len(spec.update_rule.state_slots),
         train_rows=plan.train_rows,
         valid_rows=plan.valid_rows,
         batch_size=spec.batch_size,
@@ -75,7 +81,8 @@ def profile(job: Job, spec: RunSpec, store: Store) -> Profile:
         valid_row_s=valid_s,
         element_s=_element_s(spec, plan.size),
         parallel=_parallel(lambda: learner.train(batch), PARALLEL_OF_ROWS * rows * row_s / (pass_s + rows * row_s)),
-        worker_bytes=RUNTIME_BYTES + used,
+        model_bytes=memory.model,
+        worker_bytes=RUNTIME_BYTES + max(used, memory.windows + memory.batch),
     )
 
 
@@ -132,10 +139,6 @@ def _element_s(spec: RunSpec, size: int) -> float:
     parameters, gradient = np.zeros(count, np.float32), np.ones(count, np.float32)
     state = spec.update_rule.initial_state(count)
     return _fastest(lambda: spec.update_rule.update(parameters, gradient, state, step=0, lr=1e-3, scale=1.0)) / count
-
-
-def _state(spec: RunSpec) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
-    return spec.update_rule.initial_state(1)
 
 
 def _resident_bytes(*, peak: bool = False) -> int:

@@ -14,11 +14,7 @@ from estafeta.cost.cost import Basis
 from estafeta.cost.metering import Traffic, traffic_of
 from estafeta.protocol.spec import MB_PER_VCPU, Topology
 from estafeta.residents.message import SMALL
-
-VECTOR_ITEM = 4
-"""Bytes of a float32."""
-
-MIB = 1 << 20
+from estafeta.training.memory import MIB, VECTOR_ITEM, vectors
 
 HEAD_BYTES = 512
 """Of what stands before a vector, about; it is metered as much more."""
@@ -45,7 +41,8 @@ class Profile:
         valid_row_s: Seconds of a row, forward alone.
         element_s: Seconds of an element of the parameters, added or updated.
         parallel: Part of the computation that more threads share (Amdahl's law).
-        worker_bytes: Memory of a worker beside what depends on the parameters: Python, PyTorch, data, activations.
+        model_bytes: Memory of the model: parameters, trained or not, and buffers.
+        worker_bytes: Memory of a worker beside model, gradient and optimiser: Python, PyTorch, data, activations.
     """
 
     parameters: int
@@ -61,6 +58,7 @@ class Profile:
     valid_row_s: float
     element_s: float
     parallel: float
+    model_bytes: int
     worker_bytes: int
 
     @property
@@ -258,8 +256,8 @@ def valid_traffic(setting: Setting) -> Traffic:
 def obstacles(profile: Profile, setting: Setting, share: float, aws: Aws) -> tuple[int, tuple[str, ...]]:
     """What a worker needs in MB, and what stands against a setting."""
     vector = profile.vector_bytes
-    kept = {"merge": 0.0, "sharded": 1 / setting.workers}.get(setting.topology, 1.0)  # of the optimiser's state
-    worker_mb = math.ceil((profile.worker_bytes + vector * (2 + profile.state_vectors * kept)) / MIB)
+    held = vectors(setting.topology, profile.parameters, setting.workers, profile.state_vectors)
+    worker_mb = math.ceil((profile.worker_bytes + profile.model_bytes + sum(held)) / MIB)
     merge_mb = math.ceil((aws.merge_bytes + vector * (2 + profile.state_vectors)) / MIB)
     found = []
     if worker_mb > setting.memory_mb:
