@@ -9,6 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
+from pydantic import ValidationError
+
 from estafeta import local
 from estafeta.aws.bucket import Bucket
 from estafeta.aws.lambda_api import make_client
@@ -21,6 +23,7 @@ from estafeta.client.send_dataset import Show, in_silence, send_missing
 from estafeta.client.source import find_job
 from estafeta.errors import UsageError
 from estafeta.functions.verbs.take_source import check_size, enclosure, send_source
+from estafeta.job.checks import usage_error
 from estafeta.job.job import Job, On
 from estafeta.job.optim import to_dict
 from estafeta.job.recipe import numbers_of
@@ -242,7 +245,7 @@ def spec_for(
     check_quorum(changed.quorum, workers)
     first(changed.job)
     job, now, name = changed.job, time.time(), new_name(place)
-    spec = RunSpec(
+    fields: dict[str, Any] = dict(
         token=secrets.token_hex(16),
         run=name,
         created_at=now,
@@ -263,7 +266,10 @@ def spec_for(
         command=tuple(command),
         **numbers_of(job) | ({"validation": 0.0} if job.valid_dataset else {}),
     )
-    return spec, job
+    try:
+        return RunSpec(**fields), job
+    except ValidationError as error:
+        raise usage_error(error, RunSpec) from None
 
 
 def on_stack(session: Session, stack: str) -> LambdaBackend:

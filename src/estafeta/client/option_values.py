@@ -159,7 +159,8 @@ def replaced(part: Any, path: str, value: Any, name: str) -> Any:
     if rest or head not in {entry.name for entry in dataclasses.fields(part)}:
         outer = name.removesuffix(path)
         raise unknown_option(name, [f"{outer}{known}" for known in names_in(part)])
-    return dataclasses.replace(part, **{head: fitted(name, value, hints[head])})
+    is_record = any(map(dataclasses.is_dataclass, typing.get_args(hints[head])))  # such as a schedule
+    return dataclasses.replace(part, **{head: fitted(name, value, type(None) if is_record else hints[head])})
 
 
 def unknown_option(name: str, known: list[str]) -> UsageError:

@@ -88,17 +88,17 @@ explained: Final = model_validator(mode="wrap")(_explain)
 """Validator that a record takes as a class attribute, so that it raises `UsageError` alone."""
 
 
-def usage_error(error: ValidationError, record: type, owner: str = "") -> UsageError:
+def usage_error(error: ValidationError, record: Any, owner: str = "") -> UsageError:
     """Return the first thing that pydantic found, as an error for the user.
 
     Args:
         error: What pydantic raised.
-        record: The class whose fields were checked.
+        record: The pydantic model or dataclass whose fields were checked.
         owner: Name that is put before the field's; empty for none.
     """
     first, *_ = found = error.errors(include_url=False)
     kind, place, value = first["type"], first["loc"], first["input"]
-    fields = typing.get_type_hints(record, include_extras=True)
+    fields: Mapping[str, FieldInfo] = record.__pydantic_fields__
     name = _name_at(place[0], record) if place else ""
     if kind in ("missing", "missing_argument"):
         missing = ", ".join(str(each["loc"][0]) for each in found if each["type"] == kind)
@@ -108,7 +108,7 @@ def usage_error(error: ValidationError, record: type, owner: str = "") -> UsageE
     if name not in fields:
         hint = f"write name=value, with the names {', '.join(fields)}"
         return UsageError(f"{record.__name__} does not take {shown(value)}", hint=hint)
-    allowed = first.get("ctx", {}).get("allowed") or described(fields[name])
+    allowed = first.get("ctx", {}).get("allowed") or described(fields[name].annotation, [fields[name]])
     message = f"{owner}{'.' if owner else ''}{name} is {shown(value)}; it must be {allowed}"
     return UsageError(message, hint=f"set {name} to {allowed}")
 
@@ -142,7 +142,7 @@ def described(kind: Any, constraints: Iterable[Any] = ()) -> str:
     texts = [one.description for one in constraints if isinstance(one, FieldInfo) and one.description]
     names: Mapping[Any, str] = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
     plain = names.get(kind, "None" if kind is type(None) else f"a {getattr(kind, '__name__', kind)}")
-    return texts[0] if texts else plain + (_interval(flat) if kind in (int, float) else "")
+    return texts[0] if texts else plain + (_interval(flat) if flat and kind in (int, float) else "")
 
 
 def _interval(constraints: Iterable[Any]) -> str:
@@ -162,7 +162,7 @@ def _interval(constraints: Iterable[Any]) -> str:
 
 def shown(value: Any) -> str:
     """Return a value as a message names it: numbers and text as they are, all else by its kind."""
-    items = value if isinstance(value, list | tuple) else [value]
+    items = value if isinstance(value, list | tuple) and len(value) <= 4 else [value]
     if isinstance(value, str | None) or all(isinstance(item, Real) for item in items):
         return repr(value)
     return value.__name__ if isinstance(value, type) else f"a {type(value).__name__}"

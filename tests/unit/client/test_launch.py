@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from estafeta.client import launch
 from estafeta.client.backend import ROLES, Backend, Functions, LambdaBackend, Settings
 from estafeta.errors import EnvironmentProblem, UsageError
 from estafeta.job.job import On
+from estafeta.job.recipe import numbers_of
 
 JOB = estafeta.Job(
     model=lambda: nn.Linear(64, 10),
@@ -79,6 +81,30 @@ def test_nothing_is_sent_for_choices_that_do_not_fit(
     with pytest.raises(UsageError):
         launch.start(JOB, "jobs:job", {}, backend=backend, workers=workers, options=options)
     assert seen == []
+
+
+def test_the_spec_has_the_numbers_of_the_job_and_the_words_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, _ = recorded(tmp_path, monkeypatch)
+    job = dataclasses.replace(JOB, seed=5, valid_dataset="digits", dense=True)
+    choices: dict[str, Any] = {"backend": backend, "workers": 2, "topology": "auto", "limits": {}}
+    options = {"epochs": "3", "optimizer.lr": 0.5}
+    spec, changed = launch.spec_for(job, "jobs:job", options=options, command=("jobs.py", "--on", "inline"), **choices)
+    assert numbers_of(spec) == {**numbers_of(changed), "validation": 0.0}, "the job has validation data of its own"
+    assert (spec.seed, spec.epochs, spec.dense) == (5, 3, True)
+    assert spec.options == {"epochs": "3", "optimizer.lr": "0.5"}
+    assert spec.command == ("jobs.py", "--on", "inline")
+
+
+def test_a_choice_that_is_none_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, _ = recorded(tmp_path, monkeypatch)
+    monkeypatch.setattr(backend, "on", "local")
+    with pytest.raises(UsageError, match='topology is \'ring\'; it must be "auto" or "merge"') as caught:
+        launch.start(JOB, "jobs:job", {}, backend=backend, workers=2, topology="ring", options={})  # type: ignore[arg-type]
+    assert caught.value.hint.startswith("set topology to")
+    with pytest.raises(UsageError, match=r"max_rounds is 0; it must be a whole number in \[1, inf\)"):
+        launch.start(JOB, "jobs:job", {}, backend=backend, workers=2, options={}, limits={"max_rounds": 0})
 
 
 @pytest.mark.parametrize(("on", "hint"), [("local", "estafeta resume RUN"), ("aws", "region, credentials")])
