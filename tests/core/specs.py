@@ -1,4 +1,4 @@
-"""What the client makes of a job: the spec of a run, and the code that goes with it."""
+"""Specs of runs, as the client makes them of jobs, and the code that goes with them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _tokens = itertools.count()
 
 
 def spec_of(name: str, job: Job | None = None, *, workers: int = 2, run: str = "r", **changes: Any) -> RunSpec:
-    """What the client makes of a job.
+    """Return the spec that the client makes of a job.
 
     Args:
         name: The job's name in `jobs.py`, or `module:name` elsewhere.

@@ -36,10 +36,10 @@ from estafeta.protocol.spec import MOST_WORKERS, Choice, FunctionSettings, Limit
 from estafeta.store.store import Store
 
 TEMPLATE = Path(__file__).parents[1] / "aws/stack.yaml"
-"""The template that is deployed, and that the local service reads."""
+"""Path of the template that `deploy` deploys, and that the local service reads."""
 
 SERVED = "served.json"
-"""File beside the local service's own, while it is served in the foreground: its options."""
+"""Name of the file with the options of a local service that runs in the foreground."""
 
 
 def train(
@@ -62,12 +62,12 @@ def train(
 
     Args:
         job: The job; assigned at the top level of a module or in a notebook cell, so that it can be imported.
-        workers: How many worker functions share each batch.
+        workers: Number of worker functions that share each batch.
         on: `local`: on this machine, under Lambda's rules; `inline`: in this process, for the debugger;
             `aws`: on AWS Lambda.
-        topology: Who combines the gradients. `merge`: a merge function; `sharded`: each worker a slice of them;
-            `replicated`: each worker all of them; `auto`: one of the last two. An inline run has one process, so it
-            merges; the bits are the same.
+        topology: `merge`: a merge function combines the gradients; `sharded`: each worker combines a slice of them;
+            `replicated`: each worker combines all of them; `auto`: one of the last two. An inline run has one process,
+            so it merges; the bits are the same.
         options: Overrides by name, as `-o` takes them: `{"epochs": 5, "optimizer.lr": 0.01, "worker.timeout_s": 60}`.
         max_cost: Stop when the run has cost so many dollars, or locally when it would have on AWS.
         max_hours: Stop after so many hours.
@@ -76,9 +76,9 @@ def train(
             probabilities of `duplicate`, `drop` and `delay` for each event, of `kill` for each invocation, of `slow`
             for each execution environment. The bits stay the same.
         wait: Wait for the end; otherwise return at once. An inline run always waits.
-        stack: Of `aws`: name of the stack that was deployed.
-        region: Of `aws`: where it was deployed; by default what every AWS tool would take.
-        profile: Of `aws`: of the AWS configuration files; likewise.
+        stack: Name of the deployed stack, for `aws`.
+        region: Region of the stack, for `aws`; by default the one that every AWS tool would take.
+        profile: Profile of the AWS configuration files, for `aws`; likewise.
 
     Returns:
         The run's handle.
@@ -110,7 +110,7 @@ def train(
 def connect(
     on: On, *, template: Path | None = None, stack: str = STACK, region: str | None = None, profile: str | None = None
 ) -> Backend:
-    """The place to run; the local service is started if it does not run.
+    """Return the place to run; the local service is started if it does not run.
 
     Args:
         on: As in `train`.
@@ -138,7 +138,7 @@ def connect(
 
 
 def attach(on: On, *, stack: str = STACK, region: str | None = None, profile: str | None = None) -> Backend:
-    """The place where runs are; a local service that runs is taken as it is, whatever it was started with.
+    """Return the place where runs are; a local service that runs is taken as it is, whatever it was started with.
 
     Args:
         on: As in `train`; so are the others.
@@ -158,7 +158,7 @@ def serve(options: local.Options, say: Callable[[str], None]) -> None:
     """Run the local service in the foreground until it is interrupted; `connect` respects its options meanwhile.
 
     Args:
-        options: What it is to be like.
+        options: Its options.
         say: Receives the lines for the user.
 
     Raises:
@@ -192,8 +192,8 @@ def start(
 ) -> Run:
     """Start a run of a job that has been found, with those of `Limits` that are set; else as `train` does.
 
-    What it needs of the data sets of this machine is sent along first, then its source, where there is a bucket; `show`
-    is told how far that is.
+    The client first sends the data sets of this machine that the run needs, and the source if there is a bucket. `show`
+    is told how much of it is sent. `command` has the words of the command line that the spec keeps.
     """
     check_chaos(chaos, backend.on)
     check_size(code, backend.bucket)
@@ -234,7 +234,7 @@ def spec_for(
     command: Sequence[str] = (),
     first: Callable[[Job], object] = lambda _: None,
 ) -> tuple[RunSpec, Job]:
-    """What a job and some choices make of a run, and the job as the options have changed it; raises as `train`.
+    """Return the spec of a run, and the job as the options have changed it; raises as `train`.
 
     `first` is called with that job when the choices have been checked, before the run's time begins and versions of
     functions are published for it.
@@ -273,7 +273,7 @@ def spec_for(
 
 
 def on_stack(session: Session, stack: str) -> LambdaBackend:
-    """A stack on AWS as a place to run.
+    """Return a stack on AWS as a place to run.
 
     Args:
         session: Account and Region.
@@ -289,7 +289,7 @@ def on_stack(session: Session, stack: str) -> LambdaBackend:
 
 
 def on_service(endpoint: local.Endpoint) -> Backend:
-    """A local service as a place to run."""
+    """Return a local service as a place to run."""
     options = endpoint.client_options()
     names: dict[Role, str] = {role: f"{STACK}-{role}" for role in ROLES}
     return LambdaBackend("local", names, make_client("lambda", **options), make_client("logs", **options))
@@ -307,7 +307,7 @@ def check_chaos(chaos: str, on: str) -> None:
 
 
 def _functions(options: local.Options) -> dict[Role, FunctionConfig]:
-    """The functions of a template by role; they have the names that Estafeta's own template gives them."""
+    """Return the functions of a template by role; they have the names that Estafeta's own template gives them."""
     found = {function.name: function for function in read_template(options.template, region=options.region)}
     names: dict[Role, str] = {role: f"{STACK}-{role}" for role in ROLES}
     if missing := [name for name in names.values() if name not in found]:
@@ -319,11 +319,11 @@ def _functions(options: local.Options) -> dict[Role, FunctionConfig]:
 
 
 def _options(template: Path | None, root: Path) -> local.Options:
-    """What the local service is to be like: the usual, or as `serve` was told while that is at work."""
+    """Return the options of the local service: the usual ones, or those of `serve` while it runs."""
     running, served = local.find(home()), home() / SERVED
     if template is None and running and served.exists():
         options = local.Options.from_json(served.read_text())
-        if options.digest() == running.digest:  # the file of a service that was killed describes another one
+        if options.digest() == running.digest:  # a service that was killed leaves the file of another one
             return options
     return local.Options(template=template or TEMPLATE, root=root)
 

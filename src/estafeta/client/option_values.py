@@ -1,6 +1,6 @@
-"""Values of `-o key=value`: text becomes a value of the right type, and a field of a record is replaced by it.
+"""Values of `-o key=value`: text becomes a value of the right type, which replaces a field of a record.
 
-What a run's spec alone decides is here, too: the options of a fork. `options.py` applies options to a job.
+The options of a fork are here, too, since they change a run's spec alone. `options.py` applies options to a job.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from estafeta.job.recipe import Recipe
 from estafeta.protocol.spec import MemoryMb, Role, RunSpec, TimeoutS
 
 NUMBERS: Mapping[str, Any] = typing.get_type_hints(Recipe)
-"""Types of the job's numbers, by name. Ranges are checked by the job: only it knows whether a fork may change one."""
+"""Types of the job's numbers, by name. The job and the spec check their ranges."""
 
 OF_A_FORK = ("epochs", "micro_batch_size")
-"""Numbers that may change in the middle of a run: the others say which rows make up a step."""
+"""Names of the numbers that may change in the middle of a run: the others decide which rows make up a step."""
 
 COUNTS = {"rounds_per_invocation": "a worker does at least 1", "quorum": "a round needs at least 1 contribution"}
-"""Limits of the run, none by default, and why they are not 0."""
+"""Reasons why a limit of the run is not 0, by name. By default there is no limit."""
 
 ROLES: tuple[Role, ...] = ("worker", "merge", "control")
 SETTINGS: Mapping[str, Any] = {"memory_mb": MemoryMb, "timeout_s": TimeoutS}

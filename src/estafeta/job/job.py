@@ -1,4 +1,4 @@
-"""What to train: the one object that a user writes."""
+"""The job: the one object that a user writes."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ class Job(Recipe):
         model: Makes the model; called with the overrides `-o model.NAME=VALUE` as keyword arguments.
         loss: `loss(output, target)`: the mean over the batch (PyTorch's default reduction), or one value for each row.
         dataset: Makes the data: a tuple of arrays or tensors of equal length (inputs …, target), or a map-style
-            `torch.utils.data.Dataset` of such tuples; or the name of a data set, one that was imported into the store
-            or one that comes with scikit-learn.
-        optimizer: For instance `estafeta.AdamW(lr=3e-3)`.
+            `torch.utils.data.Dataset` of such tuples. It may also be the name of a data set that was imported into the
+            store, or that comes with scikit-learn.
+        optimizer: One of Estafeta's, for instance `estafeta.AdamW(lr=3e-3)`.
         valid_dataset: Makes data for validation instead; then nothing is held out.
         collate: Makes a batch of a list of rows, instead of PyTorch's `default_collate`.
-        transform: `transform(inputs …, target)`: makes of a batch what the model sees, such a tuple again.
+        transform: `transform(inputs …, target)`: turns a batch into the tuple that the model and the loss get.
         metrics: By name, `metric(output, target)`: the mean over the batch, or one value for each row.
-        early_stopping: When to stop early, and which epoch is the best.
+        early_stopping: Rule for stopping early, and for the best epoch.
 
     Raises:
         UsageError: A value is out of its range, or of another kind.
@@ -117,7 +117,7 @@ class Job(Recipe):
 
     @property
     def stopping(self) -> EarlyStopping:
-        """The rule for stopping early; by default only the best epoch is told apart."""
+        """The rule for stopping early; the default rule only finds the best epoch."""
         if self.early_stopping is not None:
             return self.early_stopping
         return EarlyStopping(monitor="valid_loss" if self.validation or self.valid_dataset else "train_loss")

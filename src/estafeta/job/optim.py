@@ -42,8 +42,8 @@ def _pair(value: Any) -> tuple[float, ...]:
 
 
 CHUNK: Final = 65_536
-"""Elements updated at a time, 256 KiB of each vector: few enough to stay in cache from one operation to the next,
-enough to make the calls cheap. No part of the result."""
+"""Elements updated at a time, 256 KiB of each vector. So few stay in cache from one operation to the next; so many make
+the calls cheap. The result does not depend on it."""
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -52,7 +52,7 @@ class Optimizer(ABC):
 
     Attributes:
         lr: Learning rate, in [0, inf).
-        schedule: How the learning rate changes over the run; None keeps it.
+        schedule: Change of the learning rate over the run; None keeps it.
         clip_norm: Longest norm that the mean gradient of all parameters may have, in (0, inf); None is no limit.
 
     Raises:
@@ -71,7 +71,7 @@ class Optimizer(ABC):
 
     def initial_state(self, size: int) -> dict[str, Vector]:
         """Return the state before step 0 of `size` parameters: slot name to float32 vector."""
-        # Zeros take no memory until they are changed: whoever prepares a run only publishes them.
+        # Zeros take no memory until they are changed, and the worker that prepares a run only publishes them.
         return {
             slot: np.full(size, value, np.float32) if value else np.zeros(size, np.float32)
             for slot, value in self._slots().items()
@@ -84,8 +84,8 @@ class Optimizer(ABC):
     def update(self, params: Vector, grad: Vector, state: State, *, step: int, lr: float, scale: float = 1.0) -> None:
         """Do one step on a slice, in place.
 
-        Numbers that are not finite go through without a warning, as in PyTorch. Beside the vectors, memory for one
-        chunk is used.
+        Numbers that are not finite go through without a warning, as in PyTorch. The step uses memory for one chunk
+        beside the vectors.
 
         Args:
             params: Parameters, float32 of shape (n,).
@@ -93,7 +93,7 @@ class Optimizer(ABC):
             state: A float32 vector of shape (n,) for each of `state_slots`.
             step: Steps done before this one.
             lr: Learning rate of this step, `lr_at`.
-            scale: What the gradient is multiplied by first, `clipping.clip_factor`.
+            scale: Factor that the gradient is multiplied by first, `clipping.clip_factor`.
 
         Raises:
             KeyError: If `state` lacks a slot.
@@ -117,7 +117,7 @@ class Optimizer(ABC):
     def update_chunk(
         self, params: Vector, grad: Vector, state: State, scratch: Vector, *, step: int, lr: float, scale: float
     ) -> None:
-        """Do one step on a chunk, without the checks of `update`: for those who walk over the vectors themselves.
+        """Do one step on a chunk, without the checks of `update`: for callers that walk over the vectors themselves.
 
         The arguments are as there: vectors of up to `CHUNK` elements, `scratch` float32 and at least as long, `lr` and
         `scale` Python floats.
@@ -137,7 +137,7 @@ class Optimizer(ABC):
 
 @dataclass(frozen=True, config=CONFIG)
 class SGD(Optimizer):
-    """Gradient descent, with momentum if wanted (`torch.optim.SGD`).
+    """Gradient descent, with or without momentum (`torch.optim.SGD`).
 
     Attributes:
         momentum: Share of the last step that is kept, in [0, inf).
@@ -295,7 +295,7 @@ class Adagrad(Optimizer):
     Attributes:
         lr_decay: Step *t* (from 0) uses `lr / (1 + t * lr_decay)`; in [0, inf).
         weight_decay: L2 penalty, in [0, inf).
-        initial_accumulator_value: What the sum starts with, in [0, inf).
+        initial_accumulator_value: First value of the sum, in [0, inf).
         eps: Added to the denominator, in [0, inf).
 
     Source: Duchi, Hazan and Singer, "Adaptive Subgradient Methods for Online Learning", 2011.

@@ -1,9 +1,9 @@
-"""Learning-rate schedules: what the learning rate is multiplied by at each point of a run.
+"""Learning-rate schedules: the factor of the learning rate at each point of a run.
 
 Role: say how the learning rate changes, as `optimizer.lr * schedule.factor(progress)`.
-Must not know: which optimiser it serves, how many workers there are, where the run is stored.
+Must not know: the optimiser that it serves, the number of workers, the place of the run.
 Invariant: a factor is a pure function of `Progress`. A schedule remembers nothing, so a resumed, repeated
-or handed-over step gets the learning rate it would have had anyway.
+or handed-over step gets the same learning rate.
 
 The formulas are the closed forms of `torch.optim.lr_scheduler`, stepped once per epoch unless `unit` says otherwise.
 """
@@ -29,7 +29,7 @@ Factor = Annotated[Rate, Le(1)]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run, or the part of it that one schedule rules, has come.
+    """The steps done of a run, or of the part of it that one schedule rules.
 
     Attributes:
         step: Optimiser steps done.
@@ -50,7 +50,7 @@ class Progress:
         return self.total_steps / self._steps_in(unit)
 
     def after(self, length: int, unit: Unit) -> Progress:
-        """Return the progress of what begins `length` units later: its own clock, ending at the same moment."""
+        """Return the progress of a part that begins `length` units later: its own clock, ending at the same moment."""
         skipped = length * self._steps_in(unit)
         return Progress(self.step - skipped, self.total_steps - skipped, self.steps_per_epoch)
 
@@ -63,7 +63,7 @@ class Schedule(ABC):
     """Base of the schedules.
 
     Attributes:
-        unit: What the schedule counts in: `"epoch"` (as PyTorch users step their schedulers) or `"step"`.
+        unit: Unit that the schedule counts in: `"epoch"` (as PyTorch users step their schedulers) or `"step"`.
 
     Raises:
         UsageError: A value is out of its range, or of another kind.
@@ -74,7 +74,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def factor(self, progress: Progress) -> float:
-        """Return what the learning rate is multiplied by for the step that follows `progress`."""
+        """Return the factor of the learning rate for the step that follows `progress`."""
 
 
 ScheduleOrNone = Annotated[
@@ -129,13 +129,13 @@ class Cosine(Schedule):
 class Warmup(Schedule):
     """Rise in a straight line from `start` to 1, then follow another schedule.
 
-    `then` begins, at its own zero, where the warm-up ends, and a `Cosine()` without a total fills what is left of
-    the run. The two may count in different units. In PyTorch: `SequentialLR([LinearLR(...), then], [length])`.
+    `then` begins at its own zero when the warm-up ends. A `Cosine()` without a total fills the rest of the run. The two
+    may count in different units. In PyTorch: `SequentialLR([LinearLR(...), then], [length])`.
 
     Attributes:
         length: Units until the factor is 1, at least 1.
         start: First factor, in [0, 1].
-        then: What follows; None keeps the factor at 1.
+        then: Schedule that follows; None keeps the factor at 1.
     """
 
     length: Count
@@ -143,7 +143,7 @@ class Warmup(Schedule):
     then: ScheduleOrNone = None
 
     def factor(self, progress: Progress) -> float:
-        """Return the height of the ramp, or the factor of what follows it."""
+        """Return the height of the ramp, or the factor of the schedule that follows it."""
         done = progress.done(self.unit)
         if done < self.length:
             return self.start + (1.0 - self.start) * done / self.length

@@ -1,4 +1,4 @@
-"""Predictions worked out by hand, and what must hold of all of them."""
+"""Predictions worked out by hand, and properties of all of them."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_credit_that_runs_out() -> None:
     assert estimate(profile, setting, Basis(throughput="elastic"), poor).binds != "burst credit"
 
 
-def test_what_cannot_be_done() -> None:
+def test_settings_that_cannot_train_the_job() -> None:
     huge = replace(PROFILE, parameters=150_000_000, model_bytes=600_000_000)
     assert estimate(huge, Setting(4, 1769, "replicated"), Basis()).obstacles == ("a worker needs 3,262 MB",)
     assert estimate(huge, Setting(4, 3538, "replicated"), Basis()).obstacles == ()
@@ -173,7 +173,7 @@ def test_a_machine_by_hand() -> None:
     assert two.usd == pytest.approx(61.53 / 3600 * 0.0816)
 
 
-# What must hold of all predictions
+# Properties of all predictions
 
 PROFILES = st.builds(
     Profile,

@@ -1,4 +1,4 @@
-"""Starting a run: what comes before what."""
+"""Starting a run: the order of its steps, and the spec that it sends."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ JOB = estafeta.Job(
 
 
 def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, upload_s: float = 0.0) -> tuple[Backend, list[Any]]:
-    """A backend in this process, and what happens to it, in order; sending data takes so many seconds of its clock."""
+    """Return a backend in this process, and its events in order; sending data takes `upload_s` seconds of its clock."""
     monkeypatch.setenv("ESTAFETA_HOME", str(tmp_path))
     backend, seen, now = launch.connect("inline"), cast("list[Any]", []), [1000.0]
     versions = backend.with_settings
@@ -56,7 +56,7 @@ def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, upload_s: float = 
 
 
 def test_the_data_is_there_before_the_run_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An upload may take an hour: the limits of the run do not count it, and if it fails nothing else was made."""
+    """An upload may take an hour: the limits of the run do not count it, and a failed one leaves nothing behind."""
     backend, seen = recorded(tmp_path, monkeypatch, upload_s=3600.0)
     backend.bucket = Bucket("b", None)  # type: ignore[arg-type]
     launch.start(JOB, "jobs:job", {"jobs.py": ""}, backend=backend, workers=2, options={}, limits={"max_hours": 0.5})
@@ -108,7 +108,7 @@ def test_a_choice_that_is_none_is_refused_by_name(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(("on", "hint"), [("local", "estafeta resume RUN"), ("aws", "region, credentials")])
-def test_what_helps_if_the_functions_cannot_be_reached(on: On, hint: str) -> None:
+def test_functions_that_cannot_be_reached_get_a_hint(on: On, hint: str) -> None:
     class Gone:
         def get_function_configuration(self, **_: str) -> None:
             raise EndpointConnectionError(endpoint_url="http://127.0.0.1:1")
@@ -118,7 +118,7 @@ def test_what_helps_if_the_functions_cannot_be_reached(on: On, hint: str) -> Non
     assert hint in caught.value.hint
 
 
-def test_a_place_that_there_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_place_that_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ESTAFETA_HOME", str(tmp_path))
     with pytest.raises(UsageError, match="no place 'lambda'") as caught:
         estafeta.train(JOB, on="lambda")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""`-o key=value`: what can be changed, how text becomes a value, and what a wrong name is told."""
+"""`-o key=value` changes a job: text becomes a value, and a wrong name is told the right ones."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_value_of_the_wrong_kind_is_refused(name: str, text: str) -> None:
         override(JOB, {name: text})
 
 
-def test_a_value_out_of_range_is_refused_by_what_it_belongs_to() -> None:
+def test_a_value_out_of_range_is_refused_by_its_owner() -> None:
     with pytest.raises(UsageError, match="epochs is 0"):
         override(JOB, {"epochs": "0"})
     with pytest.raises(UsageError, match="rounds_per_invocation is 0"):
@@ -157,7 +157,7 @@ def test_a_callable_that_takes_anything_is_given_anything() -> None:
     assert override(job, {"model.whatever": "x"}).arguments == {"model": {"whatever": "x"}}
 
 
-def test_a_fork_changes_what_can_change_in_the_middle_of_a_run() -> None:
+def test_a_fork_changes_options_that_may_change_in_the_middle_of_a_run() -> None:
     spec = spec_of("adam")
     changed, settings = override_spec(
         spec,

@@ -1,4 +1,4 @@
-"""What a job refuses, and what it does when little is said."""
+"""A job refuses wrong values, and has defaults for what the user leaves out."""
 
 from __future__ import annotations
 

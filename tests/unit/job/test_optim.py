@@ -28,7 +28,7 @@ STEPS = 60
 STEPS_PER_EPOCH = 6
 ULPS = 64
 """Allowed distance from PyTorch during `STEPS` steps, in units in the last place of the largest magnitude that the
-element has had. Measured over six seeds: at most 27, mostly below 8. Other processors may round PyTorch otherwise."""
+element has had. Over six seeds it was at most 27, mostly below 8. PyTorch may round differently on other processors."""
 
 VARIANTS: tuple[Optimizer, ...] = (
     SGD(),
@@ -129,7 +129,7 @@ def test_follows_pytorch(optimizer: Optimizer) -> None:
 
 @ALL_VARIANTS
 def test_follows_pytorch_with_small_gradients(optimizer: Optimizer) -> None:
-    """Without a penalty: where it cancels the gradient, only rounding errors are left to be scaled up."""
+    """No penalty is used: one that cancels the gradient would leave only rounding errors to be scaled up."""
     assert follow_pytorch(replace(optimizer, weight_decay=0.0), seed=1, scale=1e-4) <= ULPS
 
 

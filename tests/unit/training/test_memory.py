@@ -1,4 +1,4 @@
-"""What a worker holds is added up, and refused with its numbers if it is too much."""
+"""The memory of a worker is added up, and refused with its numbers if it is too much."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_without_stored_data_there_are_no_windows() -> None:
     [("adam", "merge", "a smaller model"), ("adam", "replicated", "more --workers with --topology sharded")],
 )
 def test_a_model_that_does_not_fit(name: str, topology: Choice, less: str) -> None:
-    """What helps is named by what takes most."""
+    """The hint names the part that takes most."""
     with pytest.raises(UsageError) as caught:
         plan_of(name=name, topology=topology, memory_mb=330).check(1)
     assert less in caught.value.hint
@@ -116,7 +116,7 @@ def test_blocks_have_room_for_two_windows_at_least() -> None:
     assert plan.room == plan.windows
 
 
-def test_what_does_not_fit_is_refused_with_two_ways_out() -> None:
+def test_too_little_memory_is_refused_with_two_ways_out() -> None:
     with pytest.raises(
         UsageError, match=r"a worker needs 629 MB and has 512: .*the optimiser 20, two windows"
     ) as caught:

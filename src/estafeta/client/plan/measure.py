@@ -1,7 +1,7 @@
-"""A job, measured here: how long rows, passes and updates take, what it needs in memory. For `planning.py`.
+"""A job, measured on this machine: seconds of rows, passes and updates, and the memory that it needs.
 
-A few micro-batches of the run's first rounds are really trained, by the run's own learner on the run's own rows, on one
-thread. Of each measurement the fastest counts: what else goes on at this machine only adds to it.
+The run's own learner really trains a few micro-batches of the run's first rounds, on one thread. The fastest time of
+each measurement counts, since other work on this machine only adds to it.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ REPEATS = 5
 """Times that a micro-batch is trained."""
 
 MOST_S = 5.0
-"""Seconds after which no further one is."""
+"""Seconds after which no further micro-batch is trained."""
 
 MOST_ELEMENTS = 1 << 20
-"""Of the parameters, to update."""
+"""Most elements of the parameters that are updated to measure the optimiser."""
 
 PARALLEL_OF_ROWS = 0.9
-"""Part of the time of rows that threads share, where that cannot be measured: one processor, or others at work here."""
+"""Part of the time of rows that threads share, if it cannot be measured: one processor, or other work on it."""
 
 
 def profile(job: Job, spec: RunSpec, store: Store) -> Profile:
@@ -87,7 +87,7 @@ def profile(job: Job, spec: RunSpec, store: Store) -> Profile:
 
 
 def _first(data: Data, spec: RunSpec, plan: Plan, phase: Phase) -> tuple[Batch, float]:
-    """The first micro-batch of a phase, and how long reading it takes."""
+    """Return the first micro-batch of a phase, and the seconds that reading it takes."""
     parts = data.micro_batches(Round(0, phase), 0, spec, plan)
     seed_generators(spec.seed)
     data.batch(phase, parts, 0)
@@ -97,7 +97,7 @@ def _first(data: Data, spec: RunSpec, plan: Plan, phase: Phase) -> tuple[Batch, 
 
 
 def _line(train: Callable[[Batch], None], batch: Batch) -> tuple[float, float]:
-    """Seconds of a pass whatever its rows, and of each row: the line through a whole micro-batch and a part of it."""
+    """Return the seconds of a pass without rows, and of each row: the line through a whole micro-batch and a part."""
     rows = len(batch[-1])
     whole_s = _fastest(lambda: train(batch))
     few = rows // 4
@@ -110,7 +110,7 @@ def _line(train: Callable[[Batch], None], batch: Batch) -> tuple[float, float]:
 
 
 def _fastest(work: Callable[[], None]) -> float:
-    """Seconds, after one time that does not count."""
+    """Return the fewest seconds that the work takes, after one time that does not count."""
     work()
     found: list[float] = []
     ends_at = time.perf_counter() + MOST_S
@@ -122,7 +122,7 @@ def _fastest(work: Callable[[], None]) -> float:
 
 
 def _parallel(work: Callable[[], None], assumed: float) -> float:
-    """What two threads share of the work, by how much faster they are; what is assumed, if two have no room here."""
+    """Return the part of the work that two threads share; `assumed` if this machine has no room for two."""
     processors = len(os.sched_getaffinity(0))
     if processors < 2 or os.getloadavg()[0] > processors:
         return assumed
@@ -134,7 +134,7 @@ def _parallel(work: Callable[[], None], assumed: float) -> float:
 
 
 def _element_s(spec: RunSpec, size: int) -> float:
-    """Seconds in which the optimiser updates an element."""
+    """Return the seconds in which the optimiser updates an element."""
     count = min(size, MOST_ELEMENTS)
     parameters, gradient = np.zeros(count, np.float32), np.ones(count, np.float32)
     state = spec.update_rule.initial_state(count)
@@ -142,7 +142,7 @@ def _element_s(spec: RunSpec, size: int) -> float:
 
 
 def _resident_bytes(*, peak: bool = False) -> int:
-    """Memory of this process now, or the most that it has had."""
+    """Return the bytes of memory of this process now, or the most that it has had."""
     if peak:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     with open("/proc/self/statm", encoding="ascii") as file:
