@@ -90,7 +90,7 @@ def train(
     """
     if is_importing():
         raise UsageError(
-            "the job's module trains while a function imports it", hint='put the call under: if __name__ == "__main__":'
+            "The job's module trains while a function imports it", hint='put the call under: if __name__ == "__main__":'
         )
     check_chaos(chaos, on)
     limits = {"max_cost_usd": max_cost, "max_hours": max_hours, "max_rounds": max_rounds}
@@ -124,7 +124,7 @@ def connect(
         EnvironmentProblem: It cannot be reached.
     """
     if on not in get_args(On):
-        raise UsageError(f"there is no place {on!r} to run", hint=f"one of {', '.join(get_args(On))}")
+        raise UsageError(f"There is no place {on!r} to run", hint=f"one of {', '.join(get_args(On))}")
     root = home() / "store"
     if on == "inline":
         functions = _functions(local.Options(template or TEMPLATE, root))
@@ -302,7 +302,7 @@ def check_chaos(chaos: str, on: str) -> None:
         UsageError: They cannot be read, or the run does not take place under the local service.
     """
     if chaos and on != "local":
-        raise UsageError("only the local service injects faults", hint="leave out --chaos, or run it --on local")
+        raise UsageError("Only the local service injects faults", hint="leave out --chaos, or run it --on local")
     Faults.parse(chaos)
 
 
@@ -312,7 +312,7 @@ def _functions(options: local.Options) -> dict[Role, FunctionConfig]:
     names: dict[Role, str] = {role: f"{STACK}-{role}" for role in ROLES}
     if missing := [name for name in names.values() if name not in found]:
         raise UsageError(
-            f"template {options.template} has no function {missing[0]}",
+            f"Template {options.template} has no function {missing[0]}",
             hint="keep the names of the functions in Estafeta's own template",
         )
     return {role: found[name] for role, name in names.items()}

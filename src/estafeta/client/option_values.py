@@ -168,4 +168,4 @@ def unknown_option(name: str, known: list[str]) -> UsageError:
     close = difflib.get_close_matches(name, known, 1)
     suggestion = f"did you mean {close[0]}? " if close else ""
     listing = f"known are {', '.join(known)}" if known else "there is nothing to set here"
-    return UsageError(f"no option is named {name!r}", hint=suggestion + listing)
+    return UsageError(f"No option is named {name!r}", hint=suggestion + listing)

@@ -60,7 +60,7 @@ def load_job(directory: str, place: str) -> Job:
     except UserCodeError as error:
         if isinstance(error.__cause__, ModuleNotFoundError) and error.__cause__.name == module_name:
             there = ", ".join(sorted(found.name for found in pkgutil.iter_modules([directory])))
-            raise UsageError(f"the run's code has no module {module_name!r}", hint=f"there is: {there}") from None
+            raise UsageError(f"The run's code has no module {module_name!r}", hint=f"there is: {there}") from None
         raise
     return job_in(module, attribute)
 

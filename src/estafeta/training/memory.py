@@ -77,7 +77,7 @@ class MemoryPlan:
         listing = ", ".join(f"{what} {_mb(size)}" for what, size in parts.items() if size)
         enough = -(-self.needed * 5 // 4 // MIB)  # a quarter for the activations
         raise UsageError(
-            f"a worker needs {_mb(self.needed)} MB and has {_mb(self.size)}: {listing}",
+            f"A worker needs {_mb(self.needed)} MB and has {_mb(self.size)}: {listing}",
             hint=f"-o worker.memory_mb={enough}, or {self._smaller(window_mb)}",
         )
 

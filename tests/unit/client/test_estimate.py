@@ -147,7 +147,7 @@ def test_plan_and_worker_say_the_same_of_the_memory(topology: Topology, workers:
         predicted = estimate(profile, Setting(workers, memory_mb, topology), Basis()).obstacles
         if memory_mb < needed:
             assert f"a worker needs {needed:,} MB" in predicted
-            with pytest.raises(UsageError, match=f"a worker needs {needed:,} MB"):
+            with pytest.raises(UsageError, match=f"A worker needs {needed:,} MB"):
                 plan_memory(spec, model, 4 * parameters, ()).check(128)
         else:
             assert not any("a worker needs" in obstacle for obstacle in predicted)

@@ -81,7 +81,7 @@ def test_the_job_itself_stays_as_it_is() -> None:
     ],
 )
 def test_a_wrong_name_is_told_the_right_ones(name: str, suggestion: str) -> None:
-    with pytest.raises(UsageError, match=f"no option is named '{name}'") as caught:
+    with pytest.raises(UsageError, match=f"No option is named '{name}'") as caught:
         override(JOB, {name: "1"})
     assert suggestion in caught.value.hint
 
@@ -149,7 +149,7 @@ def test_every_known_name_can_be_set() -> None:
             override(JOB, {name: "0.5"})
         except UsageError as error:
             problem = str(error)
-        assert "no option is named" not in problem
+        assert "No option is named" not in problem
 
 
 def test_a_callable_that_takes_anything_is_given_anything() -> None:

@@ -65,7 +65,7 @@ def test_no_number_at_all(name: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("make", "message", "hint"),
     [
-        (lambda: SGD(momentun=0.9), "unknown field 'momentun' of SGD", "did you mean momentum? valid: lr, "),  # type: ignore[call-arg]
+        (lambda: SGD(momentun=0.9), "Unknown field 'momentun' of SGD", "did you mean momentum? valid: lr, "),  # type: ignore[call-arg]
         (lambda: SGD(0.1, -1), "SGD.momentum is -1; it must be a number in [0, inf)", "set momentum to"),
         (lambda: SGD(1, 1, 0, 0, True, 6), "SGD does not take 6", "write name=value, with the names lr, "),  # type: ignore[misc]
         (lambda: StepLR(), "StepLR lacks step_size", "give StepLR a value for each"),  # type: ignore[call-arg]

@@ -118,7 +118,7 @@ def test_blocks_have_room_for_two_windows_at_least() -> None:
 
 def test_too_little_memory_is_refused_with_two_ways_out() -> None:
     with pytest.raises(
-        UsageError, match=r"a worker needs 629 MB and has 512: .*the optimiser 20, two windows"
+        UsageError, match=r"A worker needs 629 MB and has 512: .*the optimiser 20, two windows"
     ) as caught:
         plan_of(manifest(1000), memory_mb=512).check(128)
     assert caught.value.hint == "-o worker.memory_mb=786, or -o window_mb=32"
