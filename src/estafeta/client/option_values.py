@@ -6,16 +6,16 @@ The options of a fork are here, too, since they change a run's spec alone. `opti
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Ge
 from pydantic import TypeAdapter, ValidationError
 
 from estafeta.errors import UsageError
-from estafeta.job.checks import described, usage_error
+from estafeta.job.checks import described, unknown, usage_error
 from estafeta.job.optim import to_dict
 from estafeta.job.recipe import Recipe
 from estafeta.protocol.spec import MemoryMb, Role, RunSpec, TimeoutS
@@ -26,8 +26,8 @@ NUMBERS: Mapping[str, Any] = typing.get_type_hints(Recipe)
 OF_A_FORK = ("epochs", "micro_batch_size")
 """Names of the numbers that may change in the middle of a run: the others decide which rows make up a step."""
 
-COUNTS = {"rounds_per_invocation": "a worker does at least 1", "quorum": "a round needs at least 1 contribution"}
-"""Reasons why a limit of the run is not 0, by name. By default there is no limit."""
+LIMITS: Mapping[str, Any] = dict.fromkeys(("rounds_per_invocation", "quorum"), Annotated[int, Ge(1)] | None)
+"""Types of the run's limits, by name. By default there is no limit."""
 
 ROLES: tuple[Role, ...] = ("worker", "merge", "control")
 SETTINGS: Mapping[str, Any] = {"memory_mb": MemoryMb, "timeout_s": TimeoutS}
@@ -56,15 +56,15 @@ def override_spec(spec: RunSpec, options: Mapping[str, Any]) -> tuple[RunSpec, d
         value = parsed(text)
         if name in OF_A_FORK:
             changes[name] = fitted(name, value, NUMBERS[name])
-        elif name in COUNTS:
-            changes[name] = count(name, value)
+        elif name in LIMITS:
+            changes[name] = fitted(name, value, LIMITS[name])
         elif head in parts and rest:
             parts[head] = replaced(parts[head], rest, value, name)
         elif head in ROLES and rest in SETTINGS:
             settings[head][rest] = fitted(name, value, SETTINGS[rest])
         else:
             fields = [f"{part}.{known}" for part, record in parts.items() for known in names_in(record)]
-            raise unknown_option(name, [*OF_A_FORK, *fields, *COUNTS, *FUNCTION_NAMES])
+            raise unknown(f"option {name!r}", name, [*OF_A_FORK, *fields, *LIMITS, *FUNCTION_NAMES])
     check_quorum(changes.get("quorum"), spec.workers)
     changes |= {**parts, "optimizer": to_dict(parts["optimizer"]), "options": as_text(options), "command": ()}
     try:  # model_copy would check nothing, and keep the cached update rule
@@ -118,18 +118,6 @@ def fitted(name: str, value: Any, kind: Any) -> Any:
         ) from None
 
 
-def count(name: str, value: Any) -> int | None:
-    """Return a limit of the run, at least 1 or None.
-
-    Raises:
-        UsageError: The value is no whole number, or less than 1.
-    """
-    limit: int | None = fitted(name, value, int | None)
-    if limit is not None and limit < 1:
-        raise UsageError(f"{name} is {limit}; {COUNTS[name]}", hint=f"-o {name}=1 or more, or leave it out")
-    return limit
-
-
 def names_in(part: Any, prefix: str = "") -> Iterable[str]:
     """Return the names of a record's fields; those of a record in it follow a dot."""
     for entry in dataclasses.fields(part):
@@ -158,14 +146,6 @@ def replaced(part: Any, path: str, value: Any, name: str) -> Any:
     hints = typing.get_type_hints(type(part))
     if rest or head not in {entry.name for entry in dataclasses.fields(part)}:
         outer = name.removesuffix(path)
-        raise unknown_option(name, [f"{outer}{known}" for known in names_in(part)])
+        raise unknown(f"option {name!r}", name, [f"{outer}{known}" for known in names_in(part)])
     is_record = any(map(dataclasses.is_dataclass, typing.get_args(hints[head])))  # such as a schedule
     return dataclasses.replace(part, **{head: fitted(name, value, type(None) if is_record else hints[head])})
-
-
-def unknown_option(name: str, known: list[str]) -> UsageError:
-    """Return the error for an option that is not known; its hint lists those that are."""
-    close = difflib.get_close_matches(name, known, 1)
-    suggestion = f"did you mean {close[0]}? " if close else ""
-    listing = f"known are {', '.join(known)}" if known else "there is nothing to set here"
-    return UsageError(f"No option is named {name!r}", hint=suggestion + listing)

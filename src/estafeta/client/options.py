@@ -15,18 +15,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from estafeta.client.option_values import (
-    COUNTS,
     FUNCTION_NAMES,
+    LIMITS,
     NUMBERS,
     ROLES,
     SETTINGS,
-    count,
     fitted,
     names_in,
     parsed,
     replaced,
-    unknown_option,
 )
+from estafeta.job.checks import unknown
 from estafeta.job.job import Job
 from estafeta.protocol.spec import Role
 
@@ -69,8 +68,8 @@ def override(job: Job, options: Mapping[str, Any]) -> Overridden:
         value = parsed(text)
         if name in NUMBERS:
             result.job = dataclasses.replace(result.job, **{name: fitted(name, value, NUMBERS[name])})
-        elif name in COUNTS:
-            setattr(result, name, count(name, value))
+        elif name in LIMITS:
+            setattr(result, name, fitted(name, value, LIMITS[name]))
         elif head in PARTS and rest:
             result.job = dataclasses.replace(result.job, **{head: replaced(_part(result.job, head), rest, value, name)})
         elif head in CALLABLES and rest:
@@ -78,7 +77,7 @@ def override(job: Job, options: Mapping[str, Any]) -> Overridden:
         elif head in ROLES and rest in SETTINGS:
             result.settings.setdefault(head, {})[rest] = fitted(name, value, SETTINGS[rest])
         else:
-            raise unknown_option(name, known_names(result.job))
+            raise unknown(f"option {name!r}", name, known_names(result.job))
     return result
 
 
@@ -86,7 +85,7 @@ def known_names(job: Job) -> list[str]:
     """Return every name that can be overridden in a job."""
     fields = [f"{part}.{name}" for part in PARTS for name in names_in(_part(job, part))]
     arguments = [f"{role}.{name}" for role in CALLABLES for name in _parameters(getattr(job, role)) or ()]
-    return [*NUMBERS, *fields, *arguments, *COUNTS, *FUNCTION_NAMES]
+    return [*NUMBERS, *fields, *arguments, *LIMITS, *FUNCTION_NAMES]
 
 
 def _part(job: Job, name: str) -> Any:
@@ -97,7 +96,7 @@ def _argument(function: Any, argument: str, name: str) -> str:
     known = _parameters(function)
     if known is not None and argument not in known:
         head = name.partition(".")[0]
-        raise unknown_option(name, [f"{head}.{parameter}" for parameter in known])
+        raise unknown(f"option {name!r}", name, [f"{head}.{parameter}" for parameter in known])
     return argument
 
 

@@ -126,7 +126,8 @@ def unknown(what: str, given: str, valid: Iterable[str]) -> UsageError:
     by_lower = {name.lower(): name for name in valid}
     close = difflib.get_close_matches(given.lower(), by_lower, n=1)
     guess = f"did you mean {by_lower[close[0]]}? " if close else ""
-    return UsageError(f"Unknown {what}", hint=f"{guess}valid: {', '.join(by_lower.values())}")
+    listing = f"valid: {', '.join(by_lower.values())}" if by_lower else "there is nothing to set here"
+    return UsageError(f"Unknown {what}", hint=guess + listing)
 
 
 def described(kind: Any, constraints: Iterable[Any] = ()) -> str:
