@@ -1,0 +1,70 @@
+"""Install Estafeta in `.venv`, and show what pip is doing: `make demo` and `make test` begin with it.
+
+`python scripts/install.py demo` takes PyTorch and scikit-learn, `python scripts/install.py dev` adds the tools of the
+tests and checks to the same environment.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import selectors
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+SILENCE_S = 10.0
+"""Seconds without a line of pip after which a line of ours says that it is still at work."""
+
+PIP = (".venv/bin/python", "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off")
+
+DOWNLOAD = re.compile(r"\s*(?:Downloading|Using cached|Processing) (?:\S*/)?([\w.]+)-(\d[^-]*)-\S+\.whl(.*)")
+
+
+def install(extra: str) -> int:
+    """Make the environment if it is not there, and install one extra of Estafeta in it; return pip's exit code."""
+    began = time.monotonic()
+    if not Path(".venv/bin/python").exists():
+        print("Making the environment .venv", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", ".venv"], check=True)
+    print(f"Installing estafeta[{extra}] in .venv; the first time this takes minutes, PyTorch most of them", flush=True)
+    command = [*PIP, "--constraint", "constraints.txt", "--editable", f".[{extra}]"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as pip:
+        for line in lines(pip.stdout):
+            show(line, time.monotonic() - began)
+    if not (code := pip.returncode):
+        print(f"Installed in {time.monotonic() - began:.0f} s\n", flush=True)
+    return code
+
+
+def lines(output: IO[bytes] | None) -> Iterator[str]:
+    """The lines of a pipe as they come, and an empty one for each SILENCE_S without any."""
+    if output is None:
+        return
+    rest, selector = b"", selectors.DefaultSelector()
+    selector.register(output, selectors.EVENT_READ)
+    while True:
+        if not selector.select(SILENCE_S):
+            yield ""
+        elif chunk := os.read(output.fileno(), 1 << 16):
+            *whole, rest = (rest + chunk).split(b"\n")
+            yield from (line.decode(errors="replace") for line in whole if line)
+        else:
+            return
+
+
+def show(line: str, seconds: float) -> None:
+    """Print one line of ours for those of pip's that tell how far it is."""
+    if not line:
+        print(f"  … {seconds:.0f} s", flush=True)
+    elif found := DOWNLOAD.match(line):
+        print(f"  {found[1]} {found[2]}{found[3].rstrip()}", flush=True)
+    elif line.startswith("Installing collected packages: "):
+        print(f"  copying {line.count(',') + 1} packages to .venv", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(install(sys.argv[1]))
