@@ -21,7 +21,7 @@ SILENCE_S = 10.0
 
 PIP = (".venv/bin/python", "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off")
 
-DOWNLOAD = re.compile(r"\s*(?:Downloading|Using cached|Processing) (?:\S*/)?([\w.]+)-(\d[^-]*)-\S+\.whl(.*)")
+DOWNLOAD = re.compile(r"\s*(?:Downloading|Using cached|Processing) (?:\S*/)?([\w.]+)-(\d[^-]*)-\S+\.whl( \([\d.]+ [kMG]?B\))?")
 
 
 def install(extra: str) -> int:
@@ -61,7 +61,7 @@ def show(line: str, seconds: float) -> None:
     if not line:
         print(f"  … {seconds:.0f} s", flush=True)
     elif found := DOWNLOAD.match(line):
-        print(f"  {found[1]} {found[2]}{found[3].rstrip()}", flush=True)
+        print(f"  {found[1]} {found[2]}{found[3] or ''}", flush=True)
     elif line.startswith("Installing collected packages: "):
         print(f"  copying {line.count(',') + 1} packages to .venv", flush=True)
 

@@ -89,8 +89,8 @@ def test_a_client_never_repeats_a_call() -> None:
     [
         (NoRegionError(), "check region"),
         (ClientError({"Error": {"Code": "ExpiredTokenException"}}, "Invoke"), "check region, credentials"),
-        (ClientError({"Error": {"Code": "AccessDeniedException"}}, "Invoke"), "docs/aws-permissions.md"),
-        (ClientError({"Error": {"Code": "403"}}, "HeadBucket"), "docs/aws-permissions.md"),
+        (ClientError({"Error": {"Code": "AccessDeniedException"}}, "Invoke"), "docs/aws.md"),
+        (ClientError({"Error": {"Code": "403"}}, "HeadBucket"), "docs/aws.md"),
     ],
 )
 def test_what_the_network_says_becomes_a_problem_of_the_environment(error: Exception, hint: str) -> None:
