@@ -80,7 +80,7 @@ NOT_DONE = (
     "lambda:GetLayerVersion",
     "lambda:GetCodeSigningConfig",
 )
-"""What handlers do for properties that the templates do not have, by patterns of actions."""
+"""Patterns of actions that handlers do for properties that the templates do not have."""
 
 
 @cache
