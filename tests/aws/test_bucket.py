@@ -16,7 +16,7 @@ from estafeta.aws.bucket import Bucket
 from estafeta.errors import EnvironmentProblem, UsageError
 
 SMALLEST_PART = 5 << 20
-"""Size of the smallest part of a multipart upload, the last one aside (S3 User Guide, "Amazon S3 multipart upload limits")."""
+"""Smallest size of a part that is not the last (S3 User Guide, "Amazon S3 multipart upload limits")."""
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ NOT_NARROWER = {
     "ec2:DescribeSubnets",
     "ec2:UnassignPrivateIpAddresses",
 }
-"""Actions that Lambda needs on `*` to attach a function to a VPC (Lambda Developer Guide, "Giving Lambda functions access")."""
+"""Actions on `*` that attach a function to a VPC (Lambda Developer Guide, "Giving Lambda functions access")."""
 
 
 def resources() -> Resources:
