@@ -6,15 +6,14 @@ import contextlib
 from collections.abc import Iterator
 
 from estafeta.job import user_code
-from estafeta.protocol.invocation import PROCESS_MEMORY, read_spec
-from estafeta.protocol.snapshot import read_plan
+from estafeta.protocol.invocation import PROCESS_MEMORY
+from estafeta.protocol.run_folder import open_folder
 
 
 def forget() -> None:
     """Make this process a new execution environment: nothing of earlier invocations is in memory."""
     PROCESS_MEMORY.clear()
-    read_spec.cache_clear()
-    read_plan.cache_clear()
+    open_folder.cache_clear()
     user_code._leave()
 
 

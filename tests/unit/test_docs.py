@@ -238,7 +238,17 @@ def test_targets_of_make_exist(line: str) -> None:
 
 def test_the_protocol_has_its_parts_in_order() -> None:
     parts = re.findall(r"^## (\w+)", PROTOCOL, re.MULTILINE)
-    assert parts == ["Terms", "Invariants", "Directory", "File", "Writer", "Reader", "Assumptions", "Appendix"]
+    assert parts == [
+        "Terms",
+        "Invariants",
+        "Directory",
+        "File",
+        "Writer",
+        "Reader",
+        "Assumptions",
+        "Waiting",
+        "Appendix",
+    ]
 
 
 def test_the_protocol_knows_the_formats() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from math import inf
 
+from estafeta import waiting
 from estafeta.protocol.contribution import stand_in, tally_of
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import Round, RunLayout, closing_of, contribution_name
@@ -20,9 +21,6 @@ from estafeta.protocol.weights import attendance_at
 from estafeta.store.arrivals import is_local
 from estafeta.store.store import Store
 from estafeta.store.tensorfile import TensorFile
-
-RESERVE_S = 2.0
-"""Kept back of the time limit, for the stand-ins, the claim, and the invocation of the merge."""
 
 WARM = "patience"
 """Under which an environment keeps (the run's token, its patience)."""
@@ -59,7 +57,7 @@ def await_others(round_: Round, rank: int, began: float, spec: RunSpec, invocati
     over = store.wait(
         layout.contributions,
         lambda names: own not in names or ranks_in(names, round_) == everybody,
-        timeout_s=max(0.0, min(left_s, invocation.remaining_s() - RESERVE_S)),
+        timeout_s=max(0.0, min(left_s, invocation.remaining_s() - waiting.CLOSING_RESERVE_S)),
     )
     if over is None:
         there = ranks_in(store.list(layout.contributions), round_)

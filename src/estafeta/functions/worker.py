@@ -26,10 +26,12 @@ from estafeta.protocol.invocation import Invocation, dispatch, read_spec
 from estafeta.protocol.layout import RunLayout, claim_of, contribution_name
 from estafeta.protocol.listing import ranks_in
 from estafeta.protocol.outcome import fail
+from estafeta.protocol.run_folder import open_folder
 from estafeta.protocol.snapshot import Merge, Work, is_current, read_plan
 from estafeta.protocol.spec import Failure, Plan, RunSpec, WorkerEvent
 from estafeta.protocol.spending import Tab
-from estafeta.residents.leg import take
+from estafeta.residents.claim import take
+from estafeta.residents.ending import Refusal
 
 
 def handler(event: Any, context: Any) -> dict[str, Any]:
@@ -76,13 +78,14 @@ def work(event: WorkerEvent, invocation: Invocation) -> dict[str, Any]:
 
 
 def _reside(event: WorkerEvent, spec: RunSpec, invocation: Invocation, tab: Tab) -> str:
-    """Be a leg of a resident rank; who finds that there is nothing to do has not imported torch for it."""
-    leg = take(event, spec, invocation)
-    if isinstance(leg, str):
-        return leg
+    """Run one leg of a resident rank. torch is imported only after the leg has been claimed."""
+    folder = open_folder(invocation.store, spec.run)
+    leg = take(event, folder, invocation)
+    if isinstance(leg, Refusal):
+        return leg.value
     from estafeta.residents.resident import reside
 
-    return reside(leg, spec, invocation, tab)
+    return reside(leg, folder, invocation, tab)
 
 
 def contribute(event: WorkerEvent, spec: RunSpec, invocation: Invocation, tab: Tab) -> str:

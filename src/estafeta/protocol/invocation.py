@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from typing import Any, Protocol
 
 from estafeta.cost.metering import Meter
-from estafeta.protocol.layout import RunLayout
+from estafeta.protocol.run_folder import open_folder
 from estafeta.protocol.snapshot import Action, Finish, Merge, Prepare, Reside, Work
 from estafeta.protocol.spec import FunctionSettings, MergeEvent, Role, RunSpec, WorkerEvent
 from estafeta.store.store import Store
@@ -109,11 +108,10 @@ def dispatch(actions: tuple[Action, ...], spec: RunSpec, invocation: Invocation,
                 invoker.send("merge", MergeEvent(run=spec.run, generation=generation).model_dump())
 
 
-@lru_cache(maxsize=8)
 def read_spec(store: Store, run: str) -> RunSpec:
     """The spec of a run; it never changes, so a warm environment reads it once.
 
     Raises:
         Gone: There is no such run.
     """
-    return RunSpec.model_validate_json(store.read(RunLayout(run).spec))
+    return open_folder(store, run).spec
