@@ -1,4 +1,4 @@
-"""Install Estafeta in `.venv`, and show what pip is doing: `make demo` and `make test` begin with it.
+"""Install Estafeta in `.venv`, and show how far pip is: `make demo` and `make test` begin with it.
 
 `python scripts/install.py demo` takes PyTorch and scikit-learn, `python scripts/install.py dev` adds the tools of the
 tests and checks to the same environment.
@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import IO
 
 SILENCE_S = 10.0
-"""Seconds without a line of pip after which a line of ours says that it is still at work."""
+"""Seconds without a line on the terminal after which a line says that pip is still at work."""
 
 PIP = (".venv/bin/python", "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off")
 
-DOWNLOAD = re.compile(r"\s*(?:Downloading|Using cached|Processing) (?:\S*/)?([\w.]+)-(\d[^-]*)-\S+\.whl( \([\d.]+ [kMG]?B\))?")
+DOWNLOAD = re.compile(
+    r"\s*(?:Downloading|Using cached|Processing) (?:\S*/)?([\w.]+)-(\d[^-]*)-\S+\.whl( \([\d.]+ [kMG]?B\))?"
+)
 
 
 def install(extra: str) -> int:
@@ -30,11 +32,15 @@ def install(extra: str) -> int:
     if not Path(".venv/bin/python").exists():
         print("Making the environment .venv", flush=True)
         subprocess.run([sys.executable, "-m", "venv", ".venv"], check=True)
-    print(f"Installing estafeta[{extra}] in .venv; the first time this takes minutes, PyTorch most of them", flush=True)
+    print(f"Installing estafeta[{extra}] in .venv; the first time takes minutes, most of them for PyTorch", flush=True)
     command = [*PIP, "--constraint", "constraints.txt", "--editable", f".[{extra}]"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as pip:
+        spoken = began
         for line in lines(pip.stdout):
-            show(line, time.monotonic() - began)
+            now = time.monotonic()
+            if text := progress(line) or (f"… {now - began:.0f} s" if now - spoken >= SILENCE_S else ""):
+                print(f"  {text}", flush=True)
+                spoken = now
     if not (code := pip.returncode):
         print(f"Installed in {time.monotonic() - began:.0f} s\n", flush=True)
     return code
@@ -56,14 +62,13 @@ def lines(output: IO[bytes] | None) -> Iterator[str]:
             return
 
 
-def show(line: str, seconds: float) -> None:
-    """Print one line of ours for those of pip's that tell how far it is."""
-    if not line:
-        print(f"  … {seconds:.0f} s", flush=True)
-    elif found := DOWNLOAD.match(line):
-        print(f"  {found[1]} {found[2]}{found[3] or ''}", flush=True)
-    elif line.startswith("Installing collected packages: "):
-        print(f"  copying {line.count(',') + 1} packages to .venv", flush=True)
+def progress(line: str) -> str:
+    """Say how far pip is by one line of its output; most lines tell nothing."""
+    if found := DOWNLOAD.match(line):
+        return f"{found[1]} {found[2]}{found[3] or ''}"
+    if line.startswith("Installing collected packages: "):
+        return f"copying {line.count(',') + 1} packages to .venv"
+    return ""
 
 
 if __name__ == "__main__":
