@@ -22,7 +22,7 @@ SILENCE_S = 10.0
 PIP = (".venv/bin/python", "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off")
 
 DOWNLOAD = re.compile(
-    r"\s*(?:Downloading|Using cached|Processing) (?:\S*/)?([\w.]+)-(\d[^-]*)-\S+\.whl( \([\d.]+ [kMG]?B\))?"
+    r"\s*(?:Downloading|Using cached|Processing) (?:\S*/)?([\w.]+)-(\d[^-]*)-\S+\.whl(?!\.metadata)( \([\d.]+ [kMG]?B\))?"
 )
 
 
