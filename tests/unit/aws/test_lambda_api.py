@@ -93,7 +93,7 @@ def test_a_client_never_repeats_a_call() -> None:
         (ClientError({"Error": {"Code": "403"}}, "HeadBucket"), "docs/aws.md"),
     ],
 )
-def test_what_the_network_says_becomes_a_problem_of_the_environment(error: Exception, hint: str) -> None:
+def test_network_errors_become_environment_problems(error: Exception, hint: str) -> None:
     with pytest.raises(EnvironmentProblem, match="the service cannot be reached") as caught, reaching("the service"):
         raise error
     assert caught.value.exit_code == 3
