@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from estafeta.cost.cost import Basis
 from estafeta.cost.metering import Traffic, traffic_of
+from estafeta.protocol.message import SMALL
 from estafeta.protocol.spec import MB_PER_VCPU, Topology
-from estafeta.residents.message import SMALL
 
 VECTOR_ITEM = 4
 """Bytes of a float32."""
