@@ -98,7 +98,7 @@ def test_the_alarm_rings_while_nothing_comes(two_clients: TwoClients, outboxes: 
     assert a.store.list("a") == {"1"}
 
 
-def test_what_was_retired_is_gone(two_clients: TwoClients, outboxes: list[str]) -> None:
+def test_retired_message_is_gone(two_clients: TwoClients, outboxes: list[str]) -> None:
     a, b = two_clients
     publish(a, "a/1")
     publish(a, "b/1")

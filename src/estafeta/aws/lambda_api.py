@@ -50,7 +50,7 @@ REFUSED_PAUSE = Backoff(first_s=0.5, factor=2.0, longest_s=8.0)
 DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403"})
 """Codes of what AWS does not allow: of most services, of Lambda and EFS, of EC2, and of S3 where there is no body."""
 
-DENIED_HINT = "these credentials may not do that: docs/aws-permissions.md has what a user must be allowed"
+DENIED_HINT = "these credentials may not do that: docs/aws.md has what a user must be allowed"
 
 
 class LambdaInvoker:

@@ -70,7 +70,7 @@ def test_logs() -> None:
     assert invocation_usd(US) == pytest.approx(0.4793968e-6, rel=1e-5)
 
 
-def test_what_is_kept_is_paid_by_the_month_and_a_run_has_its_share() -> None:
+def test_storage_is_paid_by_the_month_and_a_run_has_its_share() -> None:
     """10 GiB at $0.30 are $3 a month, whosever they are; for half a month, $1.50; for an hour of 720, $0.0041667."""
     kept = Kept(run_bytes=4 * GIB, data_bytes=6 * GIB)
     half = billed(used(), kept=kept, seconds=MONTH_S / 2)
@@ -89,7 +89,7 @@ def test_data_comes_in_through_s3_once() -> None:
     assert costs.total == pytest.approx(3 * 0.2e-6)
 
 
-def test_what_a_kept_file_is_metered_as() -> None:
+def test_kept_files_are_metered_in_steps() -> None:
     """2 KiB for its inode, and its data in steps of 4 KiB, one at least."""
     for size, kib in ((0, 6), (1, 6), (4 * KIB, 6), (4 * KIB + 1, 10), (1 << 20, 1026)):
         assert kept_bytes(size) == kib * KIB

@@ -108,7 +108,7 @@ def arrivals_of(store: Store) -> Iterator[Callable[..., Arrivals]]:
 
 
 @pytest.mark.parametrize("writers", [1, 10_000], ids=["a processor each", "taking turns"])
-def test_what_another_publishes_is_found(
+def test_message_of_another_writer_is_found(
     writers: int, store: Store, arrivals_of: Callable[..., Arrivals], tmp_path: Path
 ) -> None:
     """The writer begins when the reader has looked in vain; what the wait is ended by is the kernel's word."""
@@ -170,7 +170,7 @@ def test_a_round_of_files_one_after_the_other(store: Store, arrivals_of: Callabl
     assert seen[0] == [f"b/{number}".encode() for number in range(rounds)]
 
 
-def test_what_is_there_is_found_without_waiting(store: Store, arrivals_of: Callable[..., Arrivals]) -> None:
+def test_present_messages_are_found_without_waiting(store: Store, arrivals_of: Callable[..., Arrivals]) -> None:
     publish(store, "a/1", "b/1")
     found = arrivals_of(store, give_up).collect(["b/1", "a/1"])
     assert [content(reader) for reader in found] == [b"b/1", b"a/1"]
@@ -201,7 +201,7 @@ def test_the_alarm_hears_what_is_missing(store: Store, arrivals_of: Callable[...
 # By listing
 
 
-def test_what_is_listed_is_found_and_looks_are_counted(
+def test_listed_messages_are_found_and_looks_are_counted(
     store: Store, shared: Store, files: Listed, clock: VirtualClock, arrivals_of: Callable[..., Arrivals]
 ) -> None:
     arrivals = arrivals_of(shared)
@@ -308,7 +308,7 @@ def test_an_alarm_that_raises_closes_what_was_opened(
 
 
 @pytest.mark.parametrize("of", ["store", "shared"])
-def test_what_has_been_listed_is_opened_or_gone(
+def test_listed_messages_are_opened_or_gone(
     of: str, request: pytest.FixtureRequest, arrivals_of: Callable[..., Arrivals], store: Store
 ) -> None:
     publish(store, "a/1", "b/1")

@@ -1,7 +1,7 @@
 """Checks of a stack on AWS: the account, what is deployed, and what only functions can find out from inside.
 
 The same checks run against the local service and a server that imitates the rest of AWS. What they find there says
-nothing of EFS or of Lambda's network; `docs/aws-untried.md` says which line answers which open question.
+nothing of EFS or of Lambda's network; `docs/aws.md` says which line answers which open question.
 """
 
 from __future__ import annotations
