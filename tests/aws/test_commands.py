@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from estafeta.aws.account import patient_client
 from estafeta.aws.bucket import Bucket, Progress
-from estafeta.aws.session import patient_client
 from estafeta.errors import EnvironmentProblem
 from estafeta.functions.verbs.take_source import MOST_IN_EVENT, SOURCES
 

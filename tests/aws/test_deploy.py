@@ -14,9 +14,9 @@ import pytest
 from moto.cloudformation.models import cloudformation_backends
 
 from conformance.clock import VirtualClock
+from estafeta.aws.account import Account, Deployment
 from estafeta.aws.bucket import Bucket
 from estafeta.aws.library import install
-from estafeta.aws.session import Deployment, Session
 from estafeta.deploy import deploy as deploying
 from estafeta.deploy import plan as planning
 from estafeta.deploy.change_sets import Event
@@ -60,7 +60,7 @@ class Journal:
 class World:
     """An account, and the file system that `control` would have."""
 
-    def __init__(self, root: Path, session: Session, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, root: Path, session: Account, patch: pytest.MonkeyPatch) -> None:
         self.root, self.patch = root, patch
         self.store, self.session, self.journal = Store(root), session, Journal()
         self.fetched: list[tuple[str, ...]] = []
@@ -101,20 +101,20 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def session(moto: str) -> Iterator[Session]:
+def session(moto: str) -> Iterator[Account]:
     """Making clients takes longer than most tests do."""
     with pytest.MonkeyPatch.context() as patch:
         point_at(moto, patch)
         for service in ("EFS", "EC2", "CLOUDWATCH_LOGS"):
             patch.setenv(f"AWS_ENDPOINT_URL_{service}", moto)
-        session = Session(REGION)
+        session = Account(REGION)
         for service in ("cloudformation", "s3", "sts", "efs", "ec2", "logs"):
             session.client(service)
         yield session
 
 
 @pytest.fixture
-def world(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def world(session: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     complete(monkeypatch)
     world = World(tmp_path, session, monkeypatch)
     yield world

@@ -15,7 +15,7 @@ from estafeta.data.catalog import read_manifest, remove
 from estafeta.data.importing.arrays import Arrays, from_array
 from estafeta.data.importing.importer import Wishes, import_dataset
 from estafeta.data.manifest import Manifest
-from estafeta.data.sampling import held_out, steps_per_epoch
+from estafeta.data.sampler import held_out, steps_per_epoch
 from estafeta.data.windows import BlockRows, Deal
 from estafeta.job.job import Job
 from estafeta.job.optim import SGD

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from estafeta.data.sampling import batch_of, share_of, split_rows
+from estafeta.data.sampler import batch_of, share_of, split_rows
 from estafeta.job.stopping import EarlyStopping
 from estafeta.protocol.spec import Failure
 

@@ -65,7 +65,7 @@ class Bucket:
 
     Args:
         name: Its name.
-        client: A boto3 S3 client (`Session.client("s3")`).
+        client: A boto3 S3 client (`Account.client("s3")`).
 
     All methods raise `EnvironmentProblem` if the bucket cannot be reached or does not allow what is asked.
     """

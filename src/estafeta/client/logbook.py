@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from estafeta.cost.cost import Usage
-from estafeta.cost.metering import Traffic
+from estafeta.cost.meter import Traffic
 from estafeta.protocol.spec import FunctionSettings, Role
 
 _REQUEST = re.compile(r"(START|END|REPORT) RequestId: (\S+)")

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as document
 
-from estafeta.cost.metering import Traffic
+from estafeta.cost.meter import Traffic
 from estafeta.cost.prices import PRICES_AS_OF, Prices, prices_of
 
 GIB = 1 << 30

@@ -59,11 +59,11 @@ def stack(parts: Iterable[Csr]) -> Csr:
     )
 
 
-Part = Array | Csr
+RowArray = Array | Csr
 """One part of some rows."""
 
 
-def encode_block(parts: Mapping[str, Part], number: int, attempt: str) -> list[Buffer]:
+def encode_block(parts: Mapping[str, RowArray], number: int, attempt: str) -> list[Buffer]:
     """Content of a block's file, ready to be published."""
     tensors: dict[str, Array] = {}
     for name, part in parts.items():
@@ -74,7 +74,7 @@ def encode_block(parts: Mapping[str, Part], number: int, attempt: str) -> list[B
     return encode(tensors, {"format": FORMAT, "token": attempt, "block": str(number)})
 
 
-def read_rows(reader: Reader, manifest: Manifest, number: int, room: Sequence[Array]) -> list[Part]:
+def read_rows(reader: Reader, manifest: Manifest, number: int, room: Sequence[Array]) -> list[RowArray]:
     """The rows of a block, checked against their digests. The file is read by one call: each may be a round trip.
 
     Args:
@@ -99,7 +99,7 @@ def read_rows(reader: Reader, manifest: Manifest, number: int, room: Sequence[Ar
         raise Corrupt(f"block {number} of data set {manifest.name!r} is damaged: {error}") from error
 
 
-def _read_dense(reader: Reader, manifest: Manifest, number: int, room: Sequence[Array]) -> list[Part]:
+def _read_dense(reader: Reader, manifest: Manifest, number: int, room: Sequence[Array]) -> list[RowArray]:
     """The lengths of all tensors are known, so that of the header is: no byte is moved twice."""
     head = bytearray(max(0, reader.size - sum(part.nbytes for part in room)))
     reader.scatter([head, *(part.data for part in room)], 0)
@@ -110,11 +110,11 @@ def _read_dense(reader: Reader, manifest: Manifest, number: int, room: Sequence[
     return list(room)
 
 
-def _read_mixed(reader: Reader, manifest: Manifest, number: int, room: Sequence[Array]) -> list[Part]:
+def _read_mixed(reader: Reader, manifest: Manifest, number: int, room: Sequence[Array]) -> list[RowArray]:
     content = bytearray(reader.size)
     reader.readinto(content, 0)
     file, left = _opened(_Beginning(content, reader.size), manifest, number), iter(room)
-    parts: list[Part] = []
+    parts: list[RowArray] = []
     for kind in manifest.kinds:
         if kind.sparse:
             parts.append(Csr(*(file.read(f"{kind.name}.{array}") for array in ("starts", "columns", "values"))))

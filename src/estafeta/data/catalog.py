@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 from pydantic import ValidationError
 
-from estafeta.data.blocks import Part, read_rows
+from estafeta.data.blocks import RowArray, read_rows
 from estafeta.data.manifest import Manifest
 from estafeta.errors import Corrupt, Gone, UsageError
 from estafeta.job.dataset_name import DATASET_NAME
@@ -68,7 +68,7 @@ def read_manifest(store: Store, name: str) -> Manifest:
         raise Corrupt(f"the manifest of data set {name!r} cannot be read: {error}") from error
 
 
-def read_block(store: Store, manifest: Manifest, number: int) -> list[Part]:
+def read_block(store: Store, manifest: Manifest, number: int) -> list[RowArray]:
     """All parts of the rows of one block, checked against their digests, as they were stored."""
     path = DatasetLayout(manifest.name).block(manifest.attempt, number)
     return store.reading(path, partial(_parts, manifest=manifest, number=number))
@@ -117,7 +117,7 @@ def sweep_blocks(store: Store, name: str, wanted: Callable[[str], bool]) -> None
     store.sweep(folder, [file for file, attempt in found if attempt and wanted(attempt)])
 
 
-def _parts(reader: Reader, manifest: Manifest, number: int) -> list[Part]:
+def _parts(reader: Reader, manifest: Manifest, number: int) -> list[RowArray]:
     rows = manifest.blocks[number].rows
     room = [np.empty((rows, *kind.shape), DTYPES[kind.dtype]) for kind in manifest.kinds if not kind.sparse]
     return read_rows(reader, manifest, number, room)

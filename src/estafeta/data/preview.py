@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from estafeta.data.blocks import Csr, Part
+from estafeta.data.blocks import Csr, RowArray
 from estafeta.data.manifest import Manifest
 
 MOST_COLUMNS = 12
@@ -18,7 +18,7 @@ MOST_NUMBERS = 6
 """Numbers of a value that are shown in it."""
 
 
-def preview(manifest: Manifest, parts: Sequence[Part], rows: int) -> tuple[list[str], list[list[str]]]:
+def preview(manifest: Manifest, parts: Sequence[RowArray], rows: int) -> tuple[list[str], list[list[str]]]:
     """Names of columns and the first rows of a block, as they were imported."""
     names: list[str] = []
     cells: list[list[str]] = []
@@ -38,7 +38,7 @@ def preview(manifest: Manifest, parts: Sequence[Part], rows: int) -> tuple[list[
     return names, [list(row) for row in zip(*cells, strict=True)]
 
 
-def _value(part: Part, row: int) -> str:
+def _value(part: RowArray, row: int) -> str:
     if isinstance(part, Csr):
         span = slice(part.starts[row], part.starts[row + 1])
         pairs = [f"{c}:{v:.6g}" for c, v in zip(part.columns[span], part.values[span], strict=True)]

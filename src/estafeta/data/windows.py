@@ -5,7 +5,7 @@
     → a step takes the next of them
 
 So a worker needs the blocks of one window at a time, and reads each block once in an epoch (the one at a border twice).
-Global batches are as large as those of `sampling.py`; which rows meet in one depends on the number of workers.
+Global batches are as large as those of `sampler.py`; which rows meet in one depends on the number of workers.
 Invariant: in an epoch every row falls to one rank and one step; but those of a last batch that is left out.
 """
 
@@ -19,7 +19,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from estafeta.data.sampling import Rows, generator, held_out
+from estafeta.data.sampler import Rows, generator, held_out
 
 PARTS = 8
 """Parts that are remembered: each is as long as the list of blocks."""
@@ -68,7 +68,7 @@ class BlockRows:
         return first + np.flatnonzero(held_out(first, last, self.fraction, self.seed) == self.held)
 
 
-class Sequence:
+class RowSequence:
     """The rows of some blocks, one block after the other.
 
     Args:
@@ -101,10 +101,10 @@ class Sequence:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class EpochPart:
     """A rank's part of an epoch: its windows, and the order of the rows in each."""
 
-    sequence: Sequence
+    sequence: RowSequence
     windows: tuple[tuple[int, int], ...]
     key: tuple[int, ...]
 
@@ -134,13 +134,13 @@ class Part:
 
 
 @lru_cache(maxsize=SHUFFLED)
-def _shuffled(part: Part, window: int) -> Rows:
+def _shuffled(part: EpochPart, window: int) -> Rows:
     rows = part.sequence.rows(*part.windows[window])
     return rows[generator("window", *part.key, window).permutation(len(rows))]
 
 
 @dataclass(frozen=True)
-class Share:
+class RankRows:
     """The micro-batches of one share, made when they are asked for.
 
     Attributes:
@@ -194,22 +194,22 @@ class Deal:
     micro_batch_size: int
     window_bytes: int
     seed: int
-    _parts: dict[tuple[int, int], Part] = field(default_factory=dict, repr=False)
+    _parts: dict[tuple[int, int], EpochPart] = field(default_factory=dict, repr=False)
     _at_hand: tuple[tuple[int, int, int], Rows] = field(default=((-1, -1, -1), _NOTHING), repr=False)
 
-    def train(self, step: int, rank: int) -> Share:
+    def train(self, step: int, rank: int) -> RankRows:
         """A rank's share of a step, counted from the beginning of the run."""
         epoch, index = divmod(step, self.steps)
         part = self._part(epoch, rank)
         first = index * self._share(0, rank)  # all steps before this one are as large as the first
         last = first + self._share(index, rank)
-        return Share(part.rows, first, last, self.micro_batch_size, partial(self._ahead, epoch, rank))
+        return RankRows(part.rows, first, last, self.micro_batch_size, partial(self._ahead, epoch, rank))
 
-    def valid(self, rank: int) -> Share:
+    def valid(self, rank: int) -> RankRows:
         """A rank's share of a valid round: its part of the rows in their order."""
-        sequence = Sequence(self.rows, np.arange(len(self.rows.sizes)))
+        sequence = RowSequence(self.rows, np.arange(len(self.rows.sizes)))
         first, last = (len(self.rows) * r // self.workers for r in (rank, rank + 1))
-        return Share(sequence.rows, first, last, self.micro_batch_size, lambda start: sequence.blocks(start, last))
+        return RankRows(sequence.rows, first, last, self.micro_batch_size, lambda start: sequence.blocks(start, last))
 
     def _ahead(self, epoch: int, rank: int, position: int) -> Rows:
         """The blocks of the window at a position of a rank's part, and of the one after it.
@@ -235,19 +235,19 @@ class Deal:
         short = len(self.rows) - full * self.batch_size if full < self.steps else 0
         return full * (self.batch_size * rank // self.workers) + short * rank // self.workers
 
-    def _part(self, epoch: int, rank: int) -> Part:
+    def _part(self, epoch: int, rank: int) -> EpochPart:
         """A rank's part of an epoch. Some are kept: an environment may work for several ranks."""
         if (epoch, rank) not in self._parts:
             if len(self._parts) >= PARTS:
                 del self._parts[min(self._parts)]
             order = generator("blocks", self.seed, epoch).permutation(len(self.rows.sizes))
             order = order[self.rows.counts[order] > 0]
-            sequence = Sequence(self.rows, order)
+            sequence = RowSequence(self.rows, order)
             windows = self._windows(sequence, order, self._bound(rank), self._bound(rank + 1))
-            self._parts[epoch, rank] = Part(sequence, windows, (self.seed, epoch, rank))
+            self._parts[epoch, rank] = EpochPart(sequence, windows, (self.seed, epoch, rank))
         return self._parts[epoch, rank]
 
-    def _windows(self, sequence: Sequence, order: Rows, first: int, last: int) -> tuple[tuple[int, int], ...]:
+    def _windows(self, sequence: RowSequence, order: Rows, first: int, last: int) -> tuple[tuple[int, int], ...]:
         """Cut positions `first` to `last` - 1 between blocks."""
         windows: list[tuple[int, int]] = []
         begin, size = first, 0

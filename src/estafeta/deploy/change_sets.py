@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from estafeta.aws.account import describe_stack
 from estafeta.aws.lambda_api import reaching
-from estafeta.aws.session import describe_stack
 from estafeta.errors import EnvironmentProblem, UsageError
 from estafeta.store.files import Clock
 

@@ -14,9 +14,9 @@ import tempfile
 from pathlib import Path
 from typing import Protocol
 
+from estafeta.aws.account import Account, Deployment, deployment
 from estafeta.aws.bucket import Bucket
 from estafeta.aws.library import LibraryManifest, Progress
-from estafeta.aws.session import Deployment, Session, deployment
 from estafeta.client.launch import TEMPLATE, on_stack
 from estafeta.deploy.change_sets import Event, Stacks
 from estafeta.deploy.library_build import Library, fetch, send
@@ -42,7 +42,7 @@ class Deployer:
     """Deploys one stack.
 
     Args:
-        session: Account and Region.
+        account: Account and Region.
         wishes: What is to be deployed.
         reporter: Is told how it goes on.
         clock: For pauses.
@@ -51,20 +51,20 @@ class Deployer:
 
     def __init__(
         self,
-        session: Session,
+        account: Account,
         wishes: Wishes,
         reporter: Reporter,
         clock: Clock | None = None,
         template: Path = TEMPLATE,
     ) -> None:
-        self._session, self._wishes, self._reporter = session, wishes, reporter
+        self._account, self._wishes, self._reporter = account, wishes, reporter
         self._clock = clock or SystemClock()
         self._template = template
-        self._stacks = Stacks(session.client("cloudformation"), self._clock, reporter.event)
+        self._stacks = Stacks(account.client("cloudformation"), self._clock, reporter.event)
 
     def prepare(self, folder: Path) -> Plan:
         """Find out what is to be done; as `plan.make_plan`."""
-        return make_plan(self._session, self._stacks, self._wishes, folder, self._reporter.step, self._template)
+        return make_plan(self._account, self._stacks, self._wishes, folder, self._reporter.step, self._template)
 
     def discard(self, plan: Plan) -> None:
         """Withdraw what was proposed."""
@@ -103,7 +103,7 @@ class Deployer:
         self._stacks.carry_out(changes)
         if plan.library is not None:
             self._install(plan.library.digest, bucket)
-        return deployment(self._session, stack)
+        return deployment(self._account, stack)
 
     def _bring_bucket(self, plan: Plan) -> Bucket:
         changes = plan.bucket_changes
@@ -112,7 +112,7 @@ class Deployer:
             self._stacks.delete(bucket_stack(plan.wishes.stack))  # if its creation has failed before
             changes = propose_bucket(self._stacks, plan.wishes.stack, plan.bucket, creates=True)
         self._stacks.carry_out(changes)
-        return Bucket(plan.bucket, self._session.client("s3"))
+        return Bucket(plan.bucket, self._account.client("s3"))
 
     def _bring_library(self, library: Library, bucket: Bucket) -> None:
         self._reporter.step(f"fetching {', '.join(library.requirements)} for {library.target.architecture}")
@@ -127,7 +127,7 @@ class Deployer:
 
     def _install(self, digest: str, bucket: Bucket) -> None:
         """Have `control` unpack the library, one call after the other, until it is ready."""
-        backend = on_stack(self._session, self._wishes.stack)
+        backend = on_stack(self._account, self._wishes.stack)
         verb = {"verb": "install", "bucket": bucket.name, "library": digest}
         while True:
             progress = Progress.model_validate(backend.call(verb))

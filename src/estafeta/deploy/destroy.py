@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from estafeta.aws.account import Account, describe_stack
 from estafeta.aws.bucket import Bucket
 from estafeta.aws.lambda_api import reaching
-from estafeta.aws.session import Session, describe_stack
 from estafeta.deploy.change_sets import Stacks
 from estafeta.deploy.deploy import Reporter
 from estafeta.deploy.names import bucket_name, bucket_stack, file_systems
@@ -65,17 +65,17 @@ class Destroyer:
     """Takes one stack away.
 
     Args:
-        session: Account and Region.
+        account: Account and Region.
         stack: Name.
         reporter: Is told how it goes on.
         clock: For pauses.
     """
 
-    def __init__(self, session: Session, stack: str, reporter: Reporter, clock: Clock | None = None) -> None:
-        self._session, self._stack, self._reporter = session, stack, reporter
-        self._client = session.client("cloudformation")
+    def __init__(self, account: Account, stack: str, reporter: Reporter, clock: Clock | None = None) -> None:
+        self._account, self._stack, self._reporter = account, stack, reporter
+        self._client = account.client("cloudformation")
         self._stacks = Stacks(self._client, clock or SystemClock(), reporter.event)
-        self._bucket = Bucket(bucket_name(stack, session.account(), session.region), session.client("s3"))
+        self._bucket = Bucket(bucket_name(stack, account.number(), account.region), account.client("s3"))
 
     def look(self) -> Standing:
         """What there is.
@@ -94,7 +94,7 @@ class Destroyer:
             bytes=sum(found.size for found in objects),
             file_systems={
                 str(system["FileSystemId"]): int(system["SizeInBytes"]["Value"])
-                for system in file_systems(self._session, self._stack)
+                for system in file_systems(self._account, self._stack)
             },
             deletes_data=parameters.get("DataPolicy") == "Delete" and not parameters.get("ExistingFileSystem"),
         )
@@ -117,10 +117,10 @@ class Destroyer:
             self._bucket.remove("")
         self._stacks.delete(bucket_stack(self._stack))
         if delete_data:
-            for system in file_systems(self._session, self._stack):
+            for system in file_systems(self._account, self._stack):
                 self._reporter.step(f"deleting the file system {system['FileSystemId']}")
                 with reaching("EFS"):
-                    self._session.client("efs").delete_file_system(FileSystemId=system["FileSystemId"])
+                    self._account.client("efs").delete_file_system(FileSystemId=system["FileSystemId"])
 
     def leftovers(self) -> list[Leftover]:
         """What is still there, file systems apart."""
@@ -128,7 +128,7 @@ class Destroyer:
 
     def kept(self) -> list[str]:
         """Ids of the file systems that stay."""
-        return [str(system["FileSystemId"]) for system in file_systems(self._session, self._stack)]
+        return [str(system["FileSystemId"]) for system in file_systems(self._account, self._stack)]
 
     def _left_stacks(self) -> list[Leftover]:
         found = [name for name in (self._stack, bucket_stack(self._stack)) if describe_stack(self._client, name)]
@@ -138,7 +138,7 @@ class Destroyer:
         """Lambda names an interface for the function that it was first made for."""
         wanted = [{"Name": "description", "Values": [f"AWS Lambda VPC ENI-{self._stack}-{role}-*" for role in ROLES]}]
         with reaching("EC2"):
-            pages = self._session.client("ec2").get_paginator("describe_network_interfaces").paginate(Filters=wanted)
+            pages = self._account.client("ec2").get_paginator("describe_network_interfaces").paginate(Filters=wanted)
             found = [interface["NetworkInterfaceId"] for page in pages for interface in page["NetworkInterfaces"]]
         command = "aws ec2 delete-network-interface --network-interface-id"
         return [Leftover("network interface", name, f"{command} {name}") for name in found]
@@ -147,7 +147,7 @@ class Destroyer:
         """A function that writes its last lines after its log group was deleted makes a new one."""
         ours = {f"/aws/lambda/{self._stack}-{role}" for role in ROLES}
         with reaching("CloudWatch Logs"):
-            pages: Any = self._session.client("logs").get_paginator("describe_log_groups")
+            pages: Any = self._account.client("logs").get_paginator("describe_log_groups")
             found = [
                 group["logGroupName"]
                 for page in pages.paginate(logGroupNamePrefix=f"/aws/lambda/{self._stack}-")

@@ -26,7 +26,7 @@ from estafeta.errors import EnvironmentProblem
 
 TORCH = "torch"
 
-PART_BYTES = 32 << 20
+LIBRARY_PART_BYTES = 32 << 20
 """About how much a part has unpacked; a larger file is a part by itself."""
 
 PART_FILES = 400
@@ -165,7 +165,7 @@ def parts_of(folder: Path, paths: Sequence[str]) -> Iterator[list[str]]:
     filled = 0
     for path in paths:
         size = (folder / path).stat().st_size
-        if part and (filled + size > PART_BYTES or len(part) == PART_FILES):
+        if part and (filled + size > LIBRARY_PART_BYTES or len(part) == PART_FILES):
             yield part
             part, filled = [], 0
         part.append(path)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from estafeta.aws.account import Account
 from estafeta.aws.lambda_api import reaching
-from estafeta.aws.session import Session
 from estafeta.errors import UsageError
 
 TAG = "estafeta:stack"
@@ -39,10 +39,10 @@ def bucket_stack(stack: str) -> str:
     return f"{stack}-bucket"
 
 
-def file_systems(session: Session, stack: str) -> list[dict[str, Any]]:
+def file_systems(account: Account, stack: str) -> list[dict[str, Any]]:
     """The file systems of the stacks of a name, those that are deleted already left out; the newest first."""
     with reaching("EFS"):
-        pages = session.client("efs").get_paginator("describe_file_systems").paginate()
+        pages = account.client("efs").get_paginator("describe_file_systems").paginate()
         found = [dict(system) for page in pages for system in page["FileSystems"] if _is_of(system, stack)]
     return sorted(found, key=lambda system: system["CreationTime"], reverse=True)
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from estafeta.aws.account import STACK, Account
 from estafeta.aws.bucket import CODE, Bucket
 from estafeta.aws.library import LibraryManifest, manifest_key
-from estafeta.aws.session import STACK, Session
 from estafeta.client.launch import TEMPLATE
 from estafeta.deploy.change_sets import REMAINS, Change, ChangeSet, Stacks
 from estafeta.deploy.code_zip import CodePackage, build_code
@@ -59,7 +59,7 @@ class Plan:
 
     Attributes:
         wishes: What was asked for.
-        account: The account's number.
+        account: Number of the AWS account.
         bucket: Name of the bucket.
         target: Python and processor.
         code: The code package; None for an image.
@@ -107,7 +107,7 @@ class Plan:
 
 
 def make_plan(
-    session: Session,
+    account: Account,
     stacks: Stacks,
     wishes: Wishes,
     folder: Path,
@@ -117,7 +117,7 @@ def make_plan(
     """Find out what is to be done.
 
     Args:
-        session: Account and Region.
+        account: Account and Region.
         stacks: Its stacks.
         wishes: What was asked for.
         folder: For the code package; it has to stay until the plan is carried out.
@@ -128,13 +128,13 @@ def make_plan(
         UsageError: What was asked for does not fit together.
         EnvironmentProblem: The account cannot be reached, or the stack is being changed.
     """
-    stack, account = wishes.stack, session.account()
+    stack, number = wishes.stack, account.number()
     state = stacks.state(stack)
     remains = state if state in REMAINS else None
     before = stacks.parameters(stack) if state and not remains else {}
     _check(wishes, before)
     target = _target(wishes, before)
-    bucket = Bucket(bucket_name(stack, account, session.region), session.client("s3"))
+    bucket = Bucket(bucket_name(stack, number, account.region), account.client("s3"))
     has_bucket = (bucket_state := stacks.state(bucket_stack(stack))) is not None and bucket_state not in REMAINS
     given = {
         **wishes.parameters,
@@ -150,12 +150,12 @@ def make_plan(
         code = build_code(folder, target)
         library = _library(wishes, target, _deployed(before, bucket) if has_bucket else None)
         given |= {"CodeKey": code_key(code), "Library": library.digest}
-    kept = before.get("ExistingFileSystem", "") if before else _left_behind(session, stack)
+    kept = before.get("ExistingFileSystem", "") if before else _left_behind(account, stack)
     given["ExistingFileSystem"] = kept
     if kept:
-        given["ThroughputMode"] = _throughput_mode(session, wishes, kept)
+        given["ThroughputMode"] = _throughput_mode(account, wishes, kept)
     checked = open_template(
-        template, session.region, given, stack
+        template, account.region, given, stack
     )  # which refuses names that the template does not have
     parameters = {**{name: None for name in before if name in checked.parameters}, **given}
     bucket_changes = changes = None
@@ -167,7 +167,7 @@ def make_plan(
     additions = () if before else tuple(_additions(checked))
     return Plan(
         wishes,
-        account,
+        number,
         bucket.name,
         target,
         code,
@@ -231,15 +231,15 @@ def _deployed(before: Mapping[str, str], bucket: Bucket) -> LibraryManifest | No
     return LibraryManifest.model_validate_json(bucket.read(key))
 
 
-def _left_behind(session: Session, stack: str) -> str:
+def _left_behind(account: Account, stack: str) -> str:
     """Id of the file system that a stack of the name has left, the newest of them; empty if there is none."""
-    found = [system for system in file_systems(session, stack) if system["NumberOfMountTargets"] == 0]
+    found = [system for system in file_systems(account, stack) if system["NumberOfMountTargets"] == 0]
     return str(found[0]["FileSystemId"]) if found else ""
 
 
-def _throughput_mode(session: Session, wishes: Wishes, file_system: str) -> str:
+def _throughput_mode(account: Account, wishes: Wishes, file_system: str) -> str:
     """That of a file system which is not the stack's to change; prices are worked out by it."""
-    modes = {found["FileSystemId"]: str(found["ThroughputMode"]) for found in file_systems(session, wishes.stack)}
+    modes = {found["FileSystemId"]: str(found["ThroughputMode"]) for found in file_systems(account, wishes.stack)}
     wish = wishes.parameters.get("ThroughputMode")
     mode = modes.get(file_system, "")
     if wish and mode and wish != mode:

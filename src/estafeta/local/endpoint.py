@@ -16,8 +16,6 @@ from typing import Any, TypedDict
 from urllib.parse import urlsplit
 
 from estafeta.errors import EnvironmentProblem
-from estafeta.local.api.http import Request
-from estafeta.local.api.sigv4 import sign
 
 STATUS_PATH = "/estafeta/service"
 ANSWER_LIMIT_S = 10.0  # the service is one process and may be starved of processor time by its own functions
@@ -115,12 +113,15 @@ def ask(endpoint: Endpoint, method: str) -> dict[str, Any]:
     Raises:
         EnvironmentProblem: It does not answer.
     """
-    address = urlsplit(endpoint.url)
-    request = Request(method, STATUS_PATH, "", {"host": address.netloc}, b"")
-    sign(request, endpoint.access_key, endpoint.secret_key, endpoint.region, "lambda")
-    connection = http.client.HTTPConnection(address.netloc, timeout=ANSWER_LIMIT_S)
+    from botocore.auth import SigV4Auth
+    from botocore.awsrequest import AWSRequest
+    from botocore.credentials import Credentials
+
+    request = AWSRequest(method, endpoint.url + STATUS_PATH)
+    SigV4Auth(Credentials(endpoint.access_key, endpoint.secret_key), "lambda", endpoint.region).add_auth(request)
+    connection = http.client.HTTPConnection(urlsplit(endpoint.url).netloc, timeout=ANSWER_LIMIT_S)
     try:
-        connection.request(method, STATUS_PATH, headers=request.headers)
+        connection.request(method, STATUS_PATH, headers=dict(request.headers))
         response = connection.getresponse()
         body = response.read()
     except (OSError, http.client.HTTPException) as error:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
 
-from estafeta.cost.metering import Meter
+from estafeta.cost.meter import Meter
 from estafeta.protocol.layout import RunLayout
 from estafeta.protocol.snapshot import Action, Finish, Merge, Prepare, Reside, Work
 from estafeta.protocol.spec import FunctionSettings, MergeEvent, Role, RunSpec, WorkerEvent

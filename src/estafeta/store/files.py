@@ -16,7 +16,7 @@ from typing import Protocol, Self
 
 import numpy as np
 
-from estafeta.cost.metering import SETTLE_AFTER, Meter
+from estafeta.cost.meter import SETTLE_AFTER, Meter
 from estafeta.store.inotify import LOCAL, filesystem_of, watch
 
 Buffer = bytes | bytearray | memoryview

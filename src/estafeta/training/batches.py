@@ -14,8 +14,8 @@ import numpy as np
 
 from estafeta.data.catalog import read_manifest
 from estafeta.data.manifest import Manifest
-from estafeta.data.sampling import Rows, batch_of, micro_batches, share_of, split_rows
-from estafeta.data.windows import BlockRows, Deal, Share
+from estafeta.data.sampler import Rows, batch_of, micro_batches, share_of, split_rows
+from estafeta.data.windows import BlockRows, Deal, RankRows
 from estafeta.errors import UsageError
 from estafeta.job.dataset_name import BUNDLED
 from estafeta.job.job import Job
@@ -27,7 +27,7 @@ from estafeta.training.block_table import BlockTable
 from estafeta.training.memory import MIB, plan_memory
 from estafeta.training.table import Batch, Table, open_table
 
-MicroBatches = Share | Sequence[Rows]
+MicroBatches = RankRows | Sequence[Rows]
 """The rows of each micro-batch of a share."""
 
 
@@ -125,7 +125,7 @@ class Data:
             UserCodeError: The data set, or the job's `collate` or `transform`, raised.
         """
         table = self.tables[phase]
-        if isinstance(share, Share) and isinstance(table, BlockTable):
+        if isinstance(share, RankRows) and isinstance(table, BlockTable):
             table.expect(share.blocks(part))
         batch: Any = table.batch(share[part])
         if self.collate and not (isinstance(table, Table) and table.collated):

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from estafeta.data.blocks import Csr, Part, read_rows, stack
+from estafeta.data.blocks import Csr, RowArray, read_rows, stack
 from estafeta.data.manifest import Kind, Manifest
-from estafeta.data.sampling import Rows
+from estafeta.data.sampler import Rows
 from estafeta.errors import Gone, UsageError
 from estafeta.protocol.layout import DatasetLayout
 from estafeta.store.files import Reader
@@ -175,7 +175,7 @@ class BlockTable:
         rows = self._manifest.blocks[block].rows
         room = [shelf.room(slot, rows) for shelf in self._shelves if isinstance(shelf, _Dense)]
 
-        def read(reader: Reader) -> list[Part]:
+        def read(reader: Reader) -> list[RowArray]:
             return read_rows(reader, self._manifest, block, room)
 
         try:

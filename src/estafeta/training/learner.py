@@ -90,7 +90,7 @@ class Learner:
         self.slots = self._flatten(trained)
         self._ship: Ship | None = None
         self._shipped: set[int] = set()
-        self._has_lost = False
+        self._loss_checked = False
         self.frozen = {n: p.detach().numpy() for n, p in self.model.named_parameters() if not p.requires_grad}
         self.reset()
 
@@ -232,9 +232,9 @@ class Learner:
         *inputs, target = batch
         rows = len(target)
         output = self.model(*inputs)
-        with contextlib.nullcontext() if self._has_lost else _shapes_compared(output, target):
+        with contextlib.nullcontext() if self._loss_checked else _shapes_compared(output, target):
             loss = self._loss(output, target)
-        self._has_lost = True
+        self._loss_checked = True
         return output, _total(loss, rows, "the loss"), rows
 
     def _backward(self, loss: torch.Tensor, ship: Ship | None) -> None:

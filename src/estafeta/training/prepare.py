@@ -6,7 +6,7 @@ second preparation publishes nothing new.
 
 from __future__ import annotations
 
-from estafeta.data.sampling import steps_per_epoch
+from estafeta.data.sampler import steps_per_epoch
 from estafeta.protocol.invocation import Invocation, dispatch
 from estafeta.protocol.layout import RunLayout
 from estafeta.protocol.snapshot import next_actions, take_snapshot

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from estafeta.data.sampling import seed_of
+from estafeta.data.sampler import seed_of
 from estafeta.protocol.contribution import BUFFER, GRADIENT, Tally, contribution, tally_of
 from estafeta.protocol.deadline import Deadline
 from estafeta.protocol.layout import Round

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, TensorDataset, default_collate
 
-from estafeta.data.sampling import Rows
+from estafeta.data.sampler import Rows
 from estafeta.errors import UsageError
 from estafeta.job.user_code import user_code
 

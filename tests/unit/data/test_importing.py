@@ -14,13 +14,13 @@ from pyarrow import parquet
 from scipy.sparse import csr_matrix, random_array
 from sklearn.datasets import dump_svmlight_file, load_svmlight_file
 
-from estafeta.data.blocks import Csr, Part, stack
+from estafeta.data.blocks import Csr, RowArray, stack
 from estafeta.data.catalog import names, read_block, read_manifest, verify
 from estafeta.data.importing.importer import Progress, Wishes, import_dataset
 from estafeta.data.importing.sources import Reading, open_source
 from estafeta.data.importing.tabular import Choice
 from estafeta.data.manifest import Manifest
-from estafeta.data.sampling import held_out
+from estafeta.data.sampler import held_out
 from estafeta.errors import EnvironmentProblem, EstafetaError, UsageError
 from estafeta.store.store import Store
 
@@ -54,7 +54,7 @@ def bring(store: Store) -> Import:
     return bring
 
 
-def whole(store: Store, manifest: Manifest) -> list[Part]:
+def whole(store: Store, manifest: Manifest) -> list[RowArray]:
     """All rows of a data set."""
     blocks = [read_block(store, manifest, number) for number in range(len(manifest.blocks))]
     return [stack(p) if isinstance(p[0], Csr) else np.concatenate(p) for p in map(list, zip(*blocks, strict=True))]

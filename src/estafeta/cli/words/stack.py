@@ -13,7 +13,7 @@ from estafeta.cli.words.run import Lines
 from estafeta.client.units import count, size
 
 if TYPE_CHECKING:
-    from estafeta.aws.session import Deployment
+    from estafeta.aws.account import Deployment
     from estafeta.deploy.change_sets import Change
     from estafeta.deploy.destroy import Leftover, Standing
     from estafeta.deploy.plan import Plan

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from estafeta.cost.cost import Basis
-from estafeta.cost.metering import Traffic, traffic_of
+from estafeta.cost.meter import Traffic, traffic_of
 from estafeta.protocol.spec import MB_PER_VCPU, Topology
 from estafeta.residents.message import SMALL
+from estafeta.training.memory import MIB
 
 VECTOR_ITEM = 4
 """Bytes of a float32."""
-
-MIB = 1 << 20
 
 HEAD_BYTES = 512
 """Of what stands before a vector, about; it is metered as much more."""

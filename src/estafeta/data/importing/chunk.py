@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from estafeta.data.blocks import Part
+from estafeta.data.blocks import RowArray
 from estafeta.data.manifest import Kind
 from estafeta.errors import UsageError
 
@@ -31,7 +31,7 @@ class Chunk:
         unlabelled: The rows that have no target.
     """
 
-    parts: Mapping[str, Part]
+    parts: Mapping[str, RowArray]
     where: str
     first: int
     gaps: Mapping[str, Mask] = field(default_factory=dict)

@@ -17,14 +17,14 @@ from importlib.metadata import version
 
 import numpy as np
 
-from estafeta.data.blocks import Part
+from estafeta.data.blocks import RowArray
 from estafeta.data.catalog import check_name, names, read_manifest, remove, sweep_blocks
 from estafeta.data.importing.chunk import Chunk, Source
-from estafeta.data.importing.cleaning import clean
+from estafeta.data.importing.missing import clean
 from estafeta.data.importing.statistics import Classes, Moments
 from estafeta.data.importing.writer import BLOCK_BYTES, BlockWriter
 from estafeta.data.manifest import TARGET, Kind, Manifest, Missing
-from estafeta.data.sampling import held_out
+from estafeta.data.sampler import held_out
 from estafeta.errors import EnvironmentProblem, UsageError
 from estafeta.job.dataset_name import BUNDLED
 from estafeta.protocol.layout import DatasetLayout
@@ -190,7 +190,7 @@ class _Survey:
         self._moments = {kind.name: Moments(tuple(column.name for column in kind.columns)) for kind in tables}
         self.classes = Classes()
 
-    def see(self, parts: Mapping[str, Part], first: int) -> None:
+    def see(self, parts: Mapping[str, RowArray], first: int) -> None:
         target = parts[TARGET]
         assert isinstance(target, np.ndarray)
         self.classes.add(target)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from estafeta.data.blocks import Csr, Part, encode_block, stack
+from estafeta.data.blocks import Csr, RowArray, encode_block, stack
 from estafeta.data.importing.chunk import Chunk
 from estafeta.data.manifest import Extent
 from estafeta.protocol.layout import DatasetLayout
@@ -20,7 +20,7 @@ from estafeta.store.tensorfile import Array
 BLOCK_BYTES = 4 << 20
 """Size of a block (`docs/decisions/0010-blocks-of-data-sets.md`)."""
 
-Observe = Callable[[Mapping[str, Part], int], None]
+Observe = Callable[[Mapping[str, RowArray], int], None]
 """Sees the rows of each block before they are published, and the number of the first."""
 
 
@@ -89,7 +89,7 @@ class BlockWriter:
         self._filled += count
 
     def _flush(self) -> None:
-        parts: dict[str, Part] = {name: array[: self._filled] for name, array in self._dense.items()}
+        parts: dict[str, RowArray] = {name: array[: self._filled] for name, array in self._dense.items()}
         parts |= {name: stack(pieces) for name, pieces in self._sparse.items()}
         self._observe(parts, sum(extent.rows for extent in self.extents))
         number = len(self.extents)
@@ -100,7 +100,7 @@ class BlockWriter:
         self._sparse = {name: [] for name in self._sparse}
 
 
-def _bytes(part: Part) -> int:
+def _bytes(part: RowArray) -> int:
     return (
         part.nbytes if isinstance(part, np.ndarray) else part.starts.nbytes + part.columns.nbytes + part.values.nbytes
     )

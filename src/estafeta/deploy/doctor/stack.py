@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+from estafeta.aws.account import STACK, Account, deployment, describe_stack
 from estafeta.aws.bucket import EXPORTS
 from estafeta.aws.lambda_api import reaching
-from estafeta.aws.session import STACK, Session, deployment, describe_stack
 from estafeta.client.backend import ROLES, Backend
 from estafeta.client.launch import on_stack
 from estafeta.deploy.doctor.check import Ailment, Check
@@ -104,34 +104,34 @@ class _Patient:
         self._met: dict[str, Any] = {}
 
     @cached_property
-    def _session(self) -> Session:
-        return Session(self._region, self._profile)
+    def _account(self) -> Account:
+        return Account(self._region, self._profile)
 
     @cached_property
     def _backend(self) -> Backend:
-        return on_stack(self._session, self._stack)
+        return on_stack(self._account, self._stack)
 
     @cached_property
     def _lambda(self) -> Any:
-        return self._session.client("lambda")  # these calls read: they may be repeated
+        return self._account.client("lambda")  # these calls read: they may be repeated
 
     def credentials(self) -> str:
-        return f"account {self._session.account()} in {self._session.region}"
+        return f"account {self._account.number()} in {self._account.region}"
 
     def deployed(self) -> str:
-        found = describe_stack(self._session.client("cloudformation"), self._stack)
-        cure = f"estafeta deploy --stack {self._stack} --region {self._session.region}"
+        found = describe_stack(self._account.client("cloudformation"), self._stack)
+        cure = f"estafeta deploy --stack {self._stack} --region {self._account.region}"
         if found is None:
-            raise Ailment(f"there is no stack {self._stack!r} in {self._session.region}", hint=cure)
+            raise Ailment(f"there is no stack {self._stack!r} in {self._account.region}", hint=cure)
         if found["StackStatus"] not in WHOLE:
             raise Ailment(f"the stack {self._stack!r} is in the state {found['StackStatus']}", hint=cure)
-        outputs = deployment(self._session, self._stack)
+        outputs = deployment(self._account, self._stack)
         return f"{self._stack}, {found['StackStatus']}, file system {outputs.file_system}, bucket {outputs.bucket}"
 
     def functions(self) -> str:
         """Active, with the last change carried out, and allowed to invoke each other in a loop."""
         described = []
-        for name in deployment(self._session, self._stack).functions.values():
+        for name in deployment(self._account, self._stack).functions.values():
             with reaching(f"the function {name}"):
                 found = self._lambda.get_function_configuration(FunctionName=name)
                 loop = self._lambda.get_function_recursion_config(FunctionName=name)["RecursiveLoop"]
@@ -151,7 +151,7 @@ class _Patient:
         return "; ".join(described)
 
     def concurrency(self) -> str:
-        worker = deployment(self._session, self._stack).functions["worker"]
+        worker = deployment(self._account, self._stack).functions["worker"]
         with reaching("Lambda"):
             limits = self._lambda.get_account_settings()["AccountLimit"]
             reserved = self._lambda.get_function_concurrency(FunctionName=worker).get("ReservedConcurrentExecutions")

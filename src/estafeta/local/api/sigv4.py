@@ -1,4 +1,4 @@
-"""AWS Signature Version 4: check a request's signature, or make one.
+"""Check of a request's signature, by AWS Signature Version 4.
 
 Knows HTTP requests and keys, nothing of Lambda. Invariant: a request passes only if the holder of
 the secret key signed this very method, path, query, set of headers and body, within the last five
@@ -21,7 +21,6 @@ from estafeta.local.api.http import Request
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 MAX_AGE_S = 300
-_TIME_FORMAT = "%Y%m%dT%H%M%SZ"
 _STAMP = re.compile(r"(\d{4})(0[1-9]|1[0-2])([0-2]\d|3[01])T([01]\d|2[0-3])([0-5]\d)([0-5]\d|60)Z")
 
 
@@ -68,19 +67,6 @@ class Verifier:
         )
         if not hmac.compare_digest(expected, signature):
             raise _wrong("The request signature we calculated does not match the signature you provided.")
-
-
-def sign(request: Request, access_key: str, secret_key: str, region: str, service: str) -> None:
-    """Add `X-Amz-Date` and `Authorization` to a request's headers, which hold `host` already."""
-    stamp = time.strftime(_TIME_FORMAT, time.gmtime())
-    request.headers["x-amz-date"] = stamp
-    names = sorted(request.headers)
-    scope = f"{stamp[:8]}/{region}/{service}/aws4_request"
-    keyed_mac = _keyed_mac(secret_key, stamp[:8], region, service)
-    signature = _signature(keyed_mac, stamp, scope, _canonical(request, names))
-    request.headers["authorization"] = (
-        f"{ALGORITHM} Credential={access_key}/{scope}, SignedHeaders={';'.join(names)}, Signature={signature}"
-    )
 
 
 def _wrong(message: str) -> ApiError:

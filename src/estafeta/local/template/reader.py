@@ -29,8 +29,6 @@ from estafeta.local.template.language import NO_VALUE, Template
 from estafeta.local.work.functions import ACCOUNT, LATEST, function_arn
 from estafeta.local.work.variables import is_reserved
 
-STACK = "estafeta"
-
 _FUNCTION = "AWS::Lambda::Function"
 _EVENT_CONFIG = "AWS::Lambda::EventInvokeConfig"
 _LOG_GROUP = "AWS::Logs::LogGroup"
@@ -67,7 +65,7 @@ def read_template(
     return tuple(functions)
 
 
-def open_template(path: Path, region: str, parameters: Mapping[str, str], stack: str = STACK) -> Template:
+def open_template(path: Path, region: str, parameters: Mapping[str, str], stack: str = "estafeta") -> Template:
     """A template as it is deployed in a Region under a stack's name; arguments and errors as `read_template`."""
     pseudo = {
         "AWS::AccountId": ACCOUNT,

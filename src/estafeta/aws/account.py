@@ -17,12 +17,12 @@ STACK = "estafeta"
 """Default name of the CloudFormation stack; its functions are `estafeta-worker` and so on."""
 
 ATTEMPTS = 5
-"""Of one call of a client that `Session.client` makes, with growing pauses between them."""
+"""Of one call of a client that `Account.client` makes, with growing pauses between them."""
 
 READ_TIMEOUT_S = 60
 
 
-class Session:
+class Account:
     """An account and a Region, found where every AWS tool looks for them.
 
     Args:
@@ -58,7 +58,7 @@ class Session:
             self._clients[service] = patient_client(service, self.boto)
         return self._clients[service]
 
-    def account(self) -> str:
+    def number(self) -> str:
         """The account's number: the first call that needs credentials.
 
         Raises:
@@ -85,16 +85,16 @@ class Deployment:
     file_system: str
 
 
-def deployment(session: Session, stack: str = STACK) -> Deployment:
+def deployment(account: Account, stack: str = STACK) -> Deployment:
     """Look up a deployed stack.
 
     Raises:
         EnvironmentProblem: There is none of that name in the Region, or it was never completed.
     """
-    outputs = stack_outputs(session.client("cloudformation"), stack)
-    cure = f"estafeta deploy --stack {stack} --region {session.region}"
+    outputs = stack_outputs(account.client("cloudformation"), stack)
+    cure = f"estafeta deploy --stack {stack} --region {account.region}"
     if outputs is None:
-        raise EnvironmentProblem(f"there is no stack {stack!r} in {session.region}", hint=cure)
+        raise EnvironmentProblem(f"there is no stack {stack!r} in {account.region}", hint=cure)
     try:
         return Deployment(
             stack=stack,
