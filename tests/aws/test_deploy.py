@@ -181,7 +181,7 @@ def test_what_a_failed_attempt_has_left_is_removed_first(world: World) -> None:
     next(stack for stack in stacks.values() if stack.name == "demo").status = "ROLLBACK_COMPLETE"
     plan, deployed = world.deploy()
     assert plan.remains == "ROLLBACK_COMPLETE"
-    assert any("removing what a failed attempt has left" in line for line in world.journal.lines)
+    assert any("removing the remains of a failed attempt" in line for line in world.journal.lines)
     assert deployed.stack == "demo"
 
 
@@ -206,7 +206,7 @@ def test_what_cannot_be_is_refused(world: World) -> None:
         world.deploy(parameters={"Bucket": "mine"})
     with pytest.raises(UsageError, match="no parameter WorkerMemry"):
         world.deploy(parameters={"WorkerMemry": "3008"})
-    with pytest.raises(UsageError, match="cannot name a stack"):
+    with pytest.raises(UsageError, match="cannot be the name of a stack"):
         Deployer(world.session, Wishes(stack="De_mo"), world.journal).prepare(world.root)
     assert world.destroyer().look().is_gone
     world.deploy()

@@ -102,7 +102,7 @@ def test_the_commands_of_the_readme(
                 run = json.loads(command("status", "last", "--on", "aws", "--json"))
             command(*words, *BESIDES.get(words[0], []))
         opener.join()
-        assert "there is no stack 'estafeta'" in command("runs", "--on", "aws", code=3)
+        assert "There is no stack 'estafeta'" in command("runs", "--on", "aws", code=3)
     assert (run["state"], run["on"], run["topology"]) == ("done", "aws", "replicated")
     assert run["weights_sha256"] == expected["weights_sha256"]
     assert list((efs / "runs" / run["run"]).glob("stopped-*.json")), "it was not stopped before its end"

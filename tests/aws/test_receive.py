@@ -109,7 +109,7 @@ def test_what_arrives_damaged_is_refused(
         "another block": here.read(layout.block(manifest.attempt, 5)),
     }[damage]
     bucket.upload(upload_of(manifest.token) + layout.block(manifest.attempt, 4).rpartition("/")[2], wrong)
-    with pytest.raises(Corrupt, match="block 4 of data set 'numbers'"):
+    with pytest.raises(Corrupt, match="Block 4 of data set 'numbers'"):
         receive(bucket, manifest.token, invocation(there))
     assert names(there) == []
     assert layout.block(manifest.attempt, 4).rpartition("/")[2] not in there.list(layout.root)
@@ -119,7 +119,7 @@ def test_a_manifest_that_is_none(bucket: Bucket, there: Store) -> None:
     bucket.upload(upload_of("t") + MANIFEST, b"{}")
     with pytest.raises(Corrupt, match="cannot be read"):
         receive(bucket, "t", invocation(there))
-    with pytest.raises(UsageError, match="there is no uploads/none/"):
+    with pytest.raises(UsageError, match="There is no uploads/none/"):
         receive(bucket, "none", invocation(there))
 
 

@@ -1,7 +1,7 @@
-"""The first rows of a data set as texts, however wide they are: what `estafeta data show` ends with.
+"""The first rows of a data set as texts, for the end of `estafeta data show`.
 
-Pure: from a manifest and the parts of a block to texts, made where the block is, since a row may be larger than what
-`control` can answer.
+Pure: it turns a manifest and the arrays of a block into texts. `control` calls it beside the block, since a row may be
+larger than an answer of `control`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from estafeta.data.blocks import Csr, RowArray
 from estafeta.data.manifest import Manifest
 
 MOST_COLUMNS = 12
-"""Columns of the preview."""
+"""Number of columns in a preview."""
 
 MOST_NUMBERS = 6
-"""Numbers of a value that are shown in it."""
+"""Number of numbers that a preview shows of one value."""
 
 
 def preview(manifest: Manifest, parts: Sequence[RowArray], rows: int) -> tuple[list[str], list[list[str]]]:

@@ -2,10 +2,10 @@
 
     prepare    code package made, stack looked up, change worked out (`plan.py`)
     carry_out  remains of a failed attempt removed → bucket → code and library sent
-               → stack changed; the library unpacked by `control`, where that can be before the functions that need it
+               → stack changed; `control` unpacks the library, if possible before the functions that need it exist
 
-Every step may be repeated: packages and libraries are named by their digests, a stack without changes is left alone,
-and an installation goes on where it was. Whoever is interrupted deploys once more.
+Every step may be repeated: packages and libraries have their digests as names, a stack without changes stays as it is,
+and an installation continues from its last part. After an interruption, the user deploys once more.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from estafeta.store.files import Clock, SystemClock
 
 
 class Reporter(Protocol):
-    """Is told how a deployment goes on."""
+    """The receiver of a deployment's progress."""
 
     def step(self, what: str) -> None:
-        """Something begins."""
+        """A step begins."""
 
     def portion(self, what: str, done: int, total: int, unit: str) -> None:
-        """So much of it is done."""
+        """A part of the step is done."""
 
     def event(self, event: Event) -> None:
-        """Something has happened to a resource of a stack."""
+        """A resource of a stack has a new state."""
 
 
 class Deployer:
-    """Deploys one stack.
+    """The deployment of one stack.
 
     Args:
         account: Account and Region.
-        wishes: What is to be deployed.
-        reporter: Is told how it goes on.
-        clock: For pauses.
+        wishes: The user's wishes.
+        reporter: Receiver of the progress.
+        clock: Clock for pauses.
         template: The stack's template.
     """
 
@@ -63,24 +63,24 @@ class Deployer:
         self._stacks = Stacks(account.client("cloudformation"), self._clock, reporter.event)
 
     def prepare(self, folder: Path) -> Plan:
-        """Find out what is to be done; as `plan.make_plan`."""
+        """Work out the plan; arguments and errors are those of `plan.make_plan`."""
         return make_plan(self._account, self._stacks, self._wishes, folder, self._reporter.step, self._template)
 
     def discard(self, plan: Plan) -> None:
-        """Withdraw what was proposed."""
+        """Withdraw the plan's proposals."""
         for proposed in (plan.bucket_changes, plan.changes):
             if proposed is not None and proposed.changes:
                 self._stacks.discard(proposed)
 
     def carry_out(self, plan: Plan) -> Deployment:
-        """Do what was planned.
+        """Carry out a plan.
 
         Raises:
-            EnvironmentProblem: A stack could not be changed; it says in which state it is, and what to do.
+            EnvironmentProblem: A stack could not be changed; the message says its state, the hint the next step.
         """
         stack = plan.wishes.stack
         if plan.remains:
-            self._reporter.step(f"removing what a failed attempt has left ({plan.remains})")
+            self._reporter.step(f"removing the remains of a failed attempt ({plan.remains})")
             self._stacks.delete(stack)
         bucket = self._bring_bucket(plan)
         if plan.code is not None and bucket.size(code_key(plan.code)) != plan.code.zipped_bytes:
@@ -88,7 +88,7 @@ class Deployer:
             bucket.upload(code_key(plan.code), plan.code.path)
         if plan.library is not None and not plan.library_stored:
             self._bring_library(plan.library, bucket)
-        # The functions that are deployed unpack the library before those come that need it.
+        # The functions that are deployed now unpack the library before the new functions need it.
         early = plan.before and plan.library is not None and plan.before.get("Library") not in ("", plan.library.digest)
         if early and plan.library is not None:
             self._install(plan.library.digest, bucket)
@@ -109,7 +109,7 @@ class Deployer:
         changes = plan.bucket_changes
         if changes is None:
             self._reporter.step(f"making the bucket {plan.bucket}")
-            self._stacks.delete(bucket_stack(plan.wishes.stack))  # if its creation has failed before
+            self._stacks.delete(bucket_stack(plan.wishes.stack))  # its creation may have failed before
             changes = propose_bucket(self._stacks, plan.wishes.stack, plan.bucket, creates=True)
         self._stacks.carry_out(changes)
         return Bucket(plan.bucket, self._account.client("s3"))

@@ -91,8 +91,8 @@ def beyond_the_disk(path: Path) -> None:
         ("t.csv", text(TABLE.replace("buys", " buys")), (), 2, ("no column 'buys'", "age, city, ' buys'")),
         ("t.csv", text(TABLE), ("--label", "buys", "--delimiter", ",,"), 2, ("',,' cannot stand", "one character")),
         ("t.csv", text(TABLE + '"22,Oslo,1\n'), (), 2, ("t.csv, line 5, column city: the value is missing",)),
-        ("t.csv.gz", text(TABLE), (), 2, ("t.csv.gz is no whole gzip file", "anew")),
-        ("t.csv.gz", cut_short, (), 2, ("t.csv.gz is no whole gzip file", "anew")),
+        ("t.csv.gz", text(TABLE), (), 2, ("t.csv.gz is not a complete gzip file", "again")),
+        ("t.csv.gz", cut_short, (), 2, ("t.csv.gz is not a complete gzip file", "again")),
         (
             "t.csv",
             text(TABLE.replace("1\n", "1.0\n")),
@@ -100,9 +100,9 @@ def beyond_the_disk(path: Path) -> None:
             2,
             ("'buys' is double", "--category buys"),
         ),
-        ("t.csv", not_text, (), 2, ("column 'age' of t.csv holds bytes", "UTF-8")),
-        ("t.parquet", table(cut=9), (), 2, ("t.parquet is no whole Parquet file", "anew")),
-        ("t.parquet", table(cut=2000), (), 2, ("t.parquet is no whole Parquet file", "anew")),
+        ("t.csv", not_text, (), 2, ("Column 'age' of t.csv holds bytes", "UTF-8")),
+        ("t.parquet", table(cut=9), (), 2, ("t.parquet is not a complete Parquet file", "again")),
+        ("t.parquet", table(cut=2000), (), 2, ("t.parquet is not a complete Parquet file", "again")),
         ("t.csv", beyond_the_disk, (), 3, ("GB, the disk of", "ESTAFETA_HOME")),
     ],
 )

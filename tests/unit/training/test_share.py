@@ -157,7 +157,7 @@ def test_a_gradient_that_is_no_number_is_not_published(tmp_path: Path) -> None:
     gradient[3] = np.nan
     learner = bench.session.learner
     learner.resume(gradient, learner.absent, learner.rows, learner.sums)
-    with pytest.raises(NotFinite, match="the gradient"):
+    with pytest.raises(NotFinite, match="The gradient"):
         share.content("t", 0.0)
 
 

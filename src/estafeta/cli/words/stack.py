@@ -29,7 +29,7 @@ def plan(plan: Plan, region: str) -> Lines:
     wishes, target = plan.wishes, plan.target
     lines = [("stack", f"{wishes.stack}   account {plan.account}, {region}, {target.architecture}")]
     if plan.remains:
-        lines.append(("first", f"remove what a failed attempt has left ({plan.remains})"))
+        lines.append(("first", f"remove the remains of a failed attempt ({plan.remains})"))
     if plan.code is not None:
         sizes = f"{size(plan.code.zipped_bytes)} zipped, {size(plan.code.unzipped_bytes)} unzipped"
         compiled = "" if plan.code.compiled else ", not precompiled"

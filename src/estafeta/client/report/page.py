@@ -26,13 +26,13 @@ from estafeta.job.stopping import EpochRecord
 from estafeta.protocol.spec import Failure, Status
 
 MOST_EPOCHS = 300
-"""Rows of the table of epochs; of more, every second, third … is shown."""
+"""Number of rows in the table of epochs; of more, the page shows every second, third …"""
 
 MOST_EVENTS = 100
-"""Rows of the table of what happened, the first ones."""
+"""Number of rows in the table of events, the first ones."""
 
 MOST_TEXT = 20_000
-"""Characters of a text of the user's, such as a traceback, from its end."""
+"""Number of characters of a user's text, such as a traceback, from its end."""
 
 COSTS = {
     "compute": "GB-seconds of the functions",
@@ -45,11 +45,11 @@ COSTS = {
 KEYS = {
     "cold": "starting cold",
     "done": "at work",
-    "retry": "a further attempt",
+    "retry": "a retry",
     "running": "no end in the log",
     "failed": "killed, or ended with an error",
 }
-"""What the colours of the timeline mean."""
+"""Meanings of the timeline's colours."""
 
 
 FUNCTION_COLUMNS = ("function", "invocations", "cold starts", "failed", "seconds", "of them starting", "GB-seconds")
@@ -57,13 +57,13 @@ FUNCTION_COLUMNS = ("function", "invocations", "cold starts", "failed", "seconds
 
 @dataclass(frozen=True)
 class Facts:
-    """What a report is made of.
+    """The facts for a report.
 
     Attributes:
-        status: The run, with the records of all its epochs.
-        summary: As `Run.summary` has it.
-        entries: Its invocations, in the order of their start; None where no log is written.
-        now: When it was looked at, in seconds since 1970.
+        status: Status of the run, with the records of all its epochs.
+        summary: Summary from `Run.summary`.
+        entries: Its invocations, in the order of their start; None for a run without logs.
+        now: Time of the report, in seconds since 1970.
     """
 
     status: Status
@@ -160,7 +160,7 @@ def _metrics(status: Status) -> dict[str, Any]:
 
 
 def _every(records: Sequence[EpochRecord], best: int | None) -> list[EpochRecord]:
-    """The last epoch, the best, and of the rest as many as fit."""
+    """The last epoch, the best, and as many of the rest as fit."""
     step = math.ceil(len(records) / MOST_EPOCHS)
     return [r for i, r in enumerate(records) if (len(records) - 1 - i) % step == 0 or r.epoch == best]
 
@@ -168,8 +168,8 @@ def _every(records: Sequence[EpochRecord], best: int | None) -> list[EpochRecord
 def _work(facts: Facts) -> dict[str, Any]:
     if not facts.entries:
         return {}
-    # Looking at a run that has ended is an invocation, too, maybe days later: it is counted, but not drawn. One of
-    # before the end has no REPORT line only if it was cut off: it is not drawn beyond the end.
+    # A look at a run is an invocation, too, maybe days after the run's end: the page counts it, but does not draw it.
+    # An earlier invocation without a REPORT line was cut off: its box ends with the run.
     ended_at = 1000 * (facts.status.outcome.ended_at if facts.status.outcome else facts.now)
     drawn = [entry for entry in facts.entries if entry.started_at <= ended_at]
     return {
@@ -202,13 +202,13 @@ def _functions(entries: Sequence[Entry]) -> list[list[str]]:
 
 
 def _events(entries: Sequence[Entry]) -> Iterable[tuple[str, str, str]]:
-    """Failures, further attempts, handovers, stalls and calls for lost ranks, in the order of the invocations."""
+    """Failures, retries, handovers, stalls and calls for lost ranks, in the order of the invocations."""
     began, seen = min(entry.started_at - entry.init_ms for entry in entries), set()
     for entry in entries:
         after, leg = f"{(entry.started_at - began) / 1000:.2f} s", entry.note.get("leg")
         who = lane_of(entry) + (f" leg {leg}" if leg is not None else "")
         if entry.request_id in seen:
-            yield after, who, "a further attempt at the same event"
+            yield after, who, "a retry of the same event"
         seen.add(entry.request_id)
         for note in entry.notes:
             if "left_at" in note:

@@ -1,8 +1,8 @@
 """Check of a request's signature, by AWS Signature Version 4.
 
-Knows HTTP requests and keys, nothing of Lambda. Invariant: a request passes only if the holder of
-the secret key signed this very method, path, query, set of headers and body, within the last five
-minutes. Source: AWS IAM User Guide, "Create a signed AWS API request".
+It knows HTTP requests and keys, nothing of Lambda. Invariant: a request passes only if the holder of the secret key has
+signed this very method, path, query, set of headers and body, within the last five minutes. Source: AWS IAM User
+Guide, "Create a signed AWS API request".
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _STAMP = re.compile(r"(\d{4})(0[1-9]|1[0-2])([0-2]\d|3[01])T([01]\d|2[0-3])([0-5
 
 
 class Verifier:
-    """Checks requests against one pair of keys.
+    """The check of requests against one pair of keys.
 
     Args:
-        access_key: The only access key that is known.
-        secret_key: Its secret.
-        region: The only region that signatures may be for.
+        access_key: The only access key that passes.
+        secret_key: Secret of that key.
+        region: The only Region that signatures may be for.
     """
 
     def __init__(self, access_key: str, secret_key: str, region: str) -> None:
@@ -73,12 +73,12 @@ def _wrong(message: str) -> ApiError:
     return ApiError(403, "InvalidSignatureException", message)
 
 
-# Kept, since a caller's requests differ in little more than body and time.
+# The next functions remember their results: a caller's requests differ in little more than body and time.
 
 
 @lru_cache(maxsize=64)
 def _read_claim(claim: str) -> tuple[str, str, str, str, tuple[str, ...]]:
-    """Read what precedes the signature in an Authorization header; nothing follows it, as in AWS's documentation.
+    """Read the part of an Authorization header before the signature; the signature comes last, as AWS documents.
 
     Returns:
         Access key, day, region, service, names of the signed headers.
@@ -103,13 +103,13 @@ def _read_stamp(stamp: str) -> int:
 
 @lru_cache(maxsize=64)
 def _encoded_again(target: str) -> str:
-    """The path as sent is encoded once more, for every service but S3."""
+    """The path, encoded once more: every service but S3 signs it so."""
     return quote(target, safe="/~")
 
 
 @lru_cache(maxsize=16)
 def _keyed_mac(secret_key: str, day: str, region: str, service: str) -> hmac.HMAC:
-    """The HMAC, with its key set, for every request of a day, region and service; to be copied."""
+    """HMAC with its key set, for every request of a day, Region and service; callers copy it."""
     key = ("AWS4" + secret_key).encode()
     for part in (day, region, service, "aws4_request"):
         key = hmac.digest(key, part.encode(), "sha256")

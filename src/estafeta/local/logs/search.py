@@ -1,8 +1,8 @@
 """Search in log streams for the events that have all words of a pattern.
 
-Pure reading of files. Invariant: events come in the order (time, stream, offset), and a page's
-token names the last event it gave, so pages neither repeat nor miss events while the logs grow.
-Source: CloudWatch Logs User Guide, "Filter pattern syntax".
+It only reads files. Invariant: events come in the order (time, stream, offset), and a page's token names its last
+event, so pages neither repeat nor miss events while the logs grow. Source: CloudWatch Logs User Guide, "Filter pattern
+syntax".
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ def search(
         end_ms: Last moment, included.
         matches: Test for messages.
         limit: Most events of a page.
-        token: Of the page before.
+        token: Token of the page before.
 
     Raises:
-        ValueError: The token is not one of this function's.
+        ValueError: The token is not from this function.
     """
     after = _decode(token) if token else None
     events: list[LogEvent] = []
@@ -82,7 +82,7 @@ def search(
 
 def _within(root: Path, group: str, stream: str, start_ms: int, end_ms: int) -> Iterator[LogEvent]:
     marks = read_marks(root, group, stream)
-    if marks and marks[-1][1] < start_ms:  # no line is newer than the last mark: what is old is not read
+    if marks and marks[-1][1] < start_ms:  # no line is newer than the last mark
         return
     yield from (event for event in read_events(root, group, stream) if start_ms <= event.timestamp_ms <= end_ms)
 
