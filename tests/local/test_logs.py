@@ -1,4 +1,4 @@
-"""Logs, through boto3's CloudWatch Logs client, and the search language by itself."""
+"""Logs, through boto3's CloudWatch Logs client, and the search by itself."""
 
 import os
 import time
@@ -83,7 +83,7 @@ def test_streams_of_earlier_runs_are_not_read(tmp_path: Path, monkeypatch: pytes
     assert [event.message for event in page.events] == ["new"]
 
 
-def test_what_is_old_is_removed(tmp_path: Path) -> None:
+def test_old_streams_are_removed(tmp_path: Path) -> None:
     old, new = LogStream(tmp_path, "/group", "1"), LogStream(tmp_path, "/group", "2")
     for stream in (old, new):
         stream.write("line\n")

@@ -1,4 +1,4 @@
-"""What is counted while a run goes on, and what that costs on AWS.
+"""Counts of a run's work, and their cost on AWS.
 
 It must not know how a run works.
 """

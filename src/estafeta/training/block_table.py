@@ -1,4 +1,5 @@
 """Rows of a stored data set by number, as batches of tensors; blocks are read whole, and kept while there is room.
+
 The room is divided into slots of one block each, so a batch is one selection from memory, wherever its rows come from.
 Threads read the next blocks ahead. Losing a block costs time, never bits: the content of a slot depends on the file and
 the manifest alone.

@@ -156,10 +156,8 @@ def test_tables_that_are_refused(
         ("1\n", r"line 200002, column label: the value is missing"),
     ],
 )
-def test_what_is_wrong_far_behind_is_found(
-    late: str, message: str, store: Store, bring: Import, tmp_path: Path
-) -> None:
-    """Behind the first megabyte, where types are not guessed any more and blocks have been published."""
+def test_errors_far_into_a_file_are_found(late: str, message: str, store: Store, bring: Import, tmp_path: Path) -> None:
+    """The error comes after the first megabyte, when Arrow has guessed the types and blocks are published."""
     content = "a,label\n" + "12345678,1\n" * 200_000 + late
     with pytest.raises(UsageError, match=message):
         bring(file(tmp_path, content), label="label", block_bytes=1 << 16)

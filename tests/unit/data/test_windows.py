@@ -94,7 +94,7 @@ def test_a_window_is_all_that_is_needed_at_once(lengths: list[int], workers: int
 
 
 def test_each_block_is_read_in_one_stretch() -> None:
-    """Per rank and epoch: what has left the window does not come back."""
+    """Blocks that have left a rank's window do not come back in the epoch."""
     rows = block_rows([10] * 40)
     deal = deal_of(rows, workers=3, batch=30, window=400)
     for rank in range(3):
@@ -130,7 +130,7 @@ def test_rows_are_shuffled_in_their_window() -> None:
     assert abs(np.corrcoef(positions, np.arange(300))[0, 1]) < 0.2
 
 
-def test_what_there_is_not() -> None:
+def test_missing_data_sets_are_named() -> None:
     share = deal_of(block_rows([10])).train(0, 0)
     with pytest.raises(IndexError):
         share[len(share)]
