@@ -8,13 +8,13 @@ from typing import Any
 import click
 import pytest
 
+from estafeta import waiting
 from estafeta.cli.commands.data import show
 from estafeta.client.backend import unwrap
 from estafeta.data.catalog import read_manifest, remove
 from estafeta.data.manifest import Manifest
 from estafeta.errors import Corrupt, UsageError
 from estafeta.functions.control import control
-from estafeta.protocol.deadline import ANSWER_S
 from estafeta.protocol.layout import DatasetLayout
 from estafeta.protocol.verbs import MOST_ROWS
 from estafeta.store.store import Store
@@ -69,7 +69,7 @@ def test_verifying_goes_on_from_leg_to_leg(
 def test_a_leg_is_no_longer_than_a_client_waits(
     here: Store, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    times = iter(float(ANSWER_S / 3 * tick) for tick in range(1000))
+    times = iter(float(waiting.LONGEST_ANSWER_S / 3 * tick) for tick in range(1000))
     monkeypatch.setattr(here.clock, "monotonic", lambda: next(times))
     ends = legs(here, manifest, 900.0)
     assert 1 < len(ends) <= BLOCKS

@@ -174,7 +174,7 @@ def test_a_deployment_that_is_declined_leaves_nothing(world: World) -> None:
     assert world.session.client("cloudformation").describe_stacks()["Stacks"] == []
 
 
-def test_what_a_failed_attempt_has_left_is_removed_first(world: World) -> None:
+def test_deploy_first_removes_remains_of_a_failed_attempt(world: World) -> None:
     """GIVEN a creation that was rolled back WHEN it is repeated THEN it succeeds."""
     world.deploy()
     stacks = cloudformation_backends[ACCOUNT][REGION].stacks
@@ -201,7 +201,7 @@ def test_a_deployment_that_was_broken_off_is_completed_by_the_next(
     assert there(world) == set(PACKAGES) - {"torch/include/ATen.h"}
 
 
-def test_what_cannot_be_is_refused(world: World) -> None:
+def test_impossible_wishes_are_refused(world: World) -> None:
     with pytest.raises(UsageError, match="Estafeta's own"):
         world.deploy(parameters={"Bucket": "mine"})
     with pytest.raises(UsageError, match="no parameter WorkerMemry"):
@@ -245,7 +245,7 @@ def test_data_is_deleted_if_that_is_asked_for(world: World) -> None:
     assert world.destroyer().kept() == []
 
 
-def test_what_is_left_over_is_listed_with_its_cure(world: World) -> None:
+def test_leftovers_are_listed_with_their_cure(world: World) -> None:
     """GIVEN a log group that a late function has made again, an interface, and strangers WHEN looked for THEN ours."""
     logs, ec2 = world.session.client("logs"), world.session.client("ec2")
     for name in ("/aws/lambda/demo-worker", "/aws/lambda/demo-other"):

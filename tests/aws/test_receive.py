@@ -98,9 +98,7 @@ def test_a_leg_that_dies_at_any_call_is_repeated(
 
 
 @pytest.mark.parametrize("damage", ["a bit", "cut short", "another block"])
-def test_what_arrives_damaged_is_refused(
-    damage: str, manifest: Manifest, bucket: Bucket, here: Store, there: Store
-) -> None:
+def test_damaged_block_is_refused(damage: str, manifest: Manifest, bucket: Bucket, here: Store, there: Store) -> None:
     layout = DatasetLayout(NAME)
     content = here.read(layout.block(manifest.attempt, 4))
     wrong = {

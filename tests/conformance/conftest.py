@@ -26,7 +26,7 @@ from .nfs_server import NfsServer
 from .turns import Paced, pause
 
 ROOT = "/efs"
-"""Path at which the imitated server is mounted."""
+"""Mount point of the imitated server."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def directory(two_clients: TwoClients) -> str:
     return "d"
 
 
-def test_others_read_the_published_content(two_clients: TwoClients, directory: str) -> None:
+def test_other_clients_read_what_was_published(two_clients: TwoClients, directory: str) -> None:
     a, b = two_clients
     assert b.store.list("d") == frozenset()
     assert not b.looks_up("d/f")
@@ -49,7 +49,7 @@ def test_others_read_the_published_content(two_clients: TwoClients, directory: s
     assert b.store.read("d/f") == content("A")
 
 
-def test_a_filled_draft_is_not_published_yet(two_clients: TwoClients, directory: str) -> None:
+def test_filling_a_draft_publishes_nothing(two_clients: TwoClients, directory: str) -> None:
     a, b = two_clients
     drafts = drafts_of(a.store)
     drafts.take().write(chunks("A"), 0)
@@ -58,7 +58,7 @@ def test_a_filled_draft_is_not_published_yet(two_clients: TwoClients, directory:
     assert a.all_names("d") == []
 
 
-def test_the_second_publisher_loses_and_reads_the_first(two_clients: TwoClients, directory: str) -> None:
+def test_second_publisher_loses_and_reads_the_first(two_clients: TwoClients, directory: str) -> None:
     a, b = two_clients
     drafts = drafts_of(b.store)
     publish(drafts_of(a.store), "f", "A")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from estafeta.errors import Gone
 from estafeta.protocol.layout import Round, RunLayout
-from estafeta.protocol.slices import cut
+from estafeta.protocol.partition import cut
 from estafeta.residents.exchange import Exchange
 from estafeta.store.files import Reader
 from estafeta.store.store import Store
@@ -97,7 +97,7 @@ def test_two_ranks_come_to_the_same_bits(
 
 @settings(PROPERTY, max_examples=20)
 @given(order=ORDERS)
-def test_each_publication_is_by_one_of_two_incarnations_of_a_rank(
+def test_two_incarnations_of_a_rank_publish_each_message_once(
     two_clients: TwoClients, new_directory: Callable[[], str], order: list[int]
 ) -> None:
     """One incarnation is slow, and has been replaced on the other machine. In the first round both are at work."""

@@ -30,7 +30,7 @@ def content(token: str) -> bytes:
     return b"".join(chunks(token))
 
 
-def test_others_read_the_published_content(two_clients: TwoClients) -> None:
+def test_other_clients_read_what_was_published(two_clients: TwoClients) -> None:
     a, b = two_clients
     a.store.make_directories("runs/r")
     assert a.store.publish("runs/r/f", chunks("A"), "A")
@@ -38,7 +38,7 @@ def test_others_read_the_published_content(two_clients: TwoClients) -> None:
     assert b.store.read("runs/r/f") == content("A")
 
 
-def test_the_second_publisher_loses_and_reads_the_first(two_clients: TwoClients) -> None:
+def test_second_publisher_loses_and_reads_the_first(two_clients: TwoClients) -> None:
     a, b = two_clients
     assert not b.looks_up("f")
     assert a.store.publish("f", chunks("A"), "A")

@@ -96,7 +96,7 @@ def test_names_that_begin_with_a_dot_are_not_published(two_clients: TwoClients) 
     assert b.store.list("") == {"f"}
 
 
-def test_swept_files_are_not_listed(two_clients: TwoClients) -> None:
+def test_swept_file_is_not_listed(two_clients: TwoClients) -> None:
     a, b = two_clients
     a.store.publish("f", [b"A"], "A")
     assert b.store.exists("f")

@@ -20,7 +20,7 @@ EPOCHS = 12
 
 
 @pytest.mark.parametrize("topology", ["merge", "sharded", "replicated"])
-def test_what_is_predicted_is_what_is_metered(topology: Any, tmp_path: Path) -> None:
+def test_predicted_traffic_is_close_to_the_metered(topology: Any, tmp_path: Path) -> None:
     """To a third, since preparing, saving, ending, and looking again while one waits are not foreseen.
 
     Environments are taken to be warm; on a stage, those of the merge are often not.

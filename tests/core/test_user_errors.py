@@ -120,9 +120,7 @@ def failing(tmp_path: Path, tail: str, *, place: str = "mine:job", **changes: An
         ("job = Job(**settings | {'valid_dataset': lambda: None})", "UsageError", "The data set is a NoneType", ""),
     ],
 )
-def test_what_comes_out_while_the_run_is_prepared(
-    tail: str, reason: str, message: str, hint: str, tmp_path: Path
-) -> None:
+def test_user_errors_in_preparing_end_the_run(tail: str, reason: str, message: str, hint: str, tmp_path: Path) -> None:
     relay, failure = failing(tmp_path, tail)
     assert failure.reason == reason
     assert message in failure.message
@@ -216,7 +214,7 @@ def test_a_monitor_that_is_no_metric(validation: float, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_comes_out_in_a_round(tail: str, reason: str, message: str, tmp_path: Path) -> None:
+def test_user_errors_in_a_round_end_the_run(tail: str, reason: str, message: str, tmp_path: Path) -> None:
     _, failure = failing(tmp_path, tail, batch_size=16, micro_batch_size=4)
     assert failure.reason == reason
     assert failure.message.startswith(message)
@@ -281,7 +279,7 @@ def test_the_merge_refuses_weights_that_are_not_finite(tmp_path: Path) -> None:
     tail = "def loss(output, target):\n    return 1e30 * output.mean()\njob = Job(**settings | {'loss': loss})"
     relay, failure = failing(tmp_path, tail, optimizer={"name": "SGD", "lr": 1e20})
     assert failure.reason == "Diverged"
-    assert "step 1 made parameters that are not finite" in failure.message
+    assert "Step 1 made parameters that are not finite" in failure.message
     assert "lower the learning rate" in failure.hint
     assert failure.function == "merge"
     assert relay.control("status")["version"] == 0
@@ -311,7 +309,7 @@ job = Job(**settings | {"dataset": data})
 
 
 @pytest.mark.parametrize(("error", "reason"), [("OSError(5, 'gone')", "OSError"), ("MemoryError('no')", "OutOfMemory")])
-def test_what_may_pass_is_tried_again(error: str, reason: str, tmp_path: Path) -> None:
+def test_passing_errors_are_retried(error: str, reason: str, tmp_path: Path) -> None:
     tail = f"def data():\n    raise {error}\njob = Job(**settings | {{'dataset': data}})"
     relay = Relay(tmp_path, spec_of("mine:job", jobs.plain), {"mine.py": HEAD + tail})
     relay.run_to_failure()

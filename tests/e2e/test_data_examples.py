@@ -43,7 +43,7 @@ job = estafeta.Job(model=model, loss=nn.functional.cross_entropy, dataset="numbe
 """
 
 MEMORY_MB = 340
-"""Of a worker; 20 MB more than Python and PyTorch take."""
+"""Memory of a worker; 20 MB more than Python and PyTorch take."""
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -105,7 +105,7 @@ def test_versions_of_one_name_draw_from_one_injector_and_the_others_from_the_ser
         ((0.5, 1.0), ["delay", "duplicate"]),
     ],
 )
-def test_faults_in_a_decision(deliveries: tuple[float, ...], faults: list[str]) -> None:
+def test_decisions_become_deliveries(deliveries: tuple[float, ...], faults: list[str]) -> None:
     assert kinds(deliveries) == faults
 
 

@@ -50,7 +50,7 @@ REFUSED_PAUSE = Backoff(first_s=0.5, factor=2.0, longest_s=8.0)
 DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403"})
 """Error codes of calls that AWS does not allow: most services, Lambda and EFS, EC2, and S3 without a body."""
 
-DENIED_HINT = "these credentials may not do that: docs/aws-permissions.md has what a user must be allowed"
+DENIED_HINT = "these credentials may not do that: docs/aws.md has what a user must be allowed"
 
 
 class LambdaInvoker:

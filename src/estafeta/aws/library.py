@@ -22,9 +22,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Literal
 
+from estafeta import waiting
 from estafeta.aws.bucket import LIBRARIES, Bucket
 from estafeta.errors import Corrupt, EnvironmentProblem
-from estafeta.protocol.deadline import ANSWER_S
 from estafeta.protocol.layout import LibraryLayout
 from estafeta.protocol.spec import Document
 from estafeta.store.store import Store, new_token
@@ -123,7 +123,7 @@ def install(digest: str, store: Store, bucket: Bucket, remaining_s: Callable[[],
     if not store.exists(layout.ready):
         for directory in (layout.files, layout.parts):
             store.make_directories(directory)
-        ends_at = store.clock.monotonic() + min(ANSWER_S, remaining_s() - MARGIN_S)
+        ends_at = store.clock.monotonic() + min(waiting.LONGEST_ANSWER_S, remaining_s() - MARGIN_S)
 
         def watch_time() -> None:
             if store.clock.monotonic() >= ends_at:

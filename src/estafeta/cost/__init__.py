@@ -1,4 +1,4 @@
-"""Counts of a run's work, and their cost on AWS.
+"""Counters of what a run uses, and what that costs on AWS.
 
 It must not know how a run works.
 """

@@ -1,4 +1,4 @@
 """Deployment of a stack on AWS, and its removal: packages, the library, CloudFormation, leftovers.
 
-It must not know how a run works.
+It must not know what a run is, nor how anything is shown on a terminal.
 """

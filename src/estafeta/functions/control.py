@@ -38,6 +38,7 @@ from estafeta.protocol.layout import RUN_NAME, RUNS, RunLayout
 from estafeta.protocol.limits import limit_reached, limits_after, newest_limits, spent_so_far
 from estafeta.protocol.listing import all_calls_in, limits_in
 from estafeta.protocol.outcome import RESERVE_BYTES, fail
+from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.snapshot import (
     OUTCOMES,
     Prepare,
@@ -72,7 +73,8 @@ from estafeta.protocol.verbs import (
     TendVerb,
     VerifyVerb,
 )
-from estafeta.residents.leg import read_claim, relieve, send_for
+from estafeta.residents.claim import relieve
+from estafeta.residents.marks import read_claim, send_for
 from estafeta.store.store import Store
 
 LISTING_BYTES = 4 << 20
@@ -290,7 +292,7 @@ def _renew_limits(verb: ResumeVerb, snapshot: Snapshot, spec: RunSpec, invocatio
 def _take_over(spec: RunSpec, invocation: Invocation) -> None:
     """Set a run going whose functions may all be dead, or only seem to be."""
     snapshot = take_snapshot(invocation.store, RunLayout(spec.run), spec)
-    send_for(takeovers(snapshot), spec, invocation)
+    send_for(takeovers(snapshot), RunFolder(invocation.store, spec.run, spec), invocation)
 
 
 def _reopen(spec: RunSpec, invocation: Invocation) -> None:
@@ -340,7 +342,7 @@ def _give_up(record: Any, invocation: Invocation) -> dict[str, Any]:
         has_made = _maker_of(snapshot, invocation.store, RunLayout(run)) == failure.request_id
         dispatch(follow_up(event, snapshot, has_made=has_made), spec, invocation)
         if event.get("task") == "reside" and not snapshot.outcome:
-            relieve(failure.request_id, run, event["rank"], event["leg"], invocation)
+            relieve(failure.request_id, RunFolder(invocation.store, run, spec), event["rank"], event["leg"], invocation)
     return {"run": run}
 
 
@@ -356,7 +358,7 @@ def _is_replaced(event: Any, request_id: str, snapshot: Snapshot, invocation: In
     if event.get("task") != "reside" or claimed is None or claimed < (event["leg"], event["generation"]):
         return False
     try:
-        claim = read_claim(invocation.store, RunLayout(event["run"]), event["rank"], *claimed)
+        claim = read_claim(RunFolder(invocation.store, event["run"]), event["rank"], *claimed)
     except Gone:
         return True
     return claim.request_id != request_id

@@ -18,28 +18,10 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
+from estafeta import waiting
 from estafeta.errors import Gone
 from estafeta.store.files import Reader
 from estafeta.store.store import Backoff, Store
-
-SPIN_S = 100e-6
-"""Seconds in the loop, where every writer has a processor of its own. A longer loop takes time from the others; a
-kernel wake-up costs about as much."""
-
-ALARM_S = 0.5
-"""Longest pause between two calls of `alarm`."""
-
-FIRST_ALARM = 1 / 8
-"""Longest pause before the first call, as a fraction of `ALARM_S`: the waiting leg may be close to its deadline."""
-
-EAGERNESS = 0.8
-"""Factor on a wait in which the first look was enough: it may have been that much shorter."""
-
-AGAIN = 0.125
-"""Pause before the second look, as a fraction of the expected wait; the next pauses are ever longer."""
-
-RECENT = 9
-"""Number of waits that decide on the expected one."""
 
 Late = Callable[[Mapping[str, Reader]], float]
 """Function that is called with the files found so far, after each look that was not enough. It may publish the missing
@@ -66,9 +48,9 @@ class Arrivals:
         self._store = store
         self._alarm = alarm
         self._watch = store.files.watch([store.absolute(directory) for directory in directories])
-        self._spin_s = SPIN_S if writers <= len(os.sched_getaffinity(0)) else 0.0
+        self._spin_s = waiting.SPIN_S if writers <= len(os.sched_getaffinity(0)) else 0.0
         self._expected_s = 0.0
-        self._waits_s: deque[float] = deque(maxlen=RECENT)
+        self._waits_s: deque[float] = deque(maxlen=waiting.RECENT_WAITS)
 
     @property
     def is_local(self) -> bool:
@@ -124,7 +106,7 @@ class Arrivals:
         if not pending:
             return
         began = clock.monotonic()
-        alarm_at = began + FIRST_ALARM * ALARM_S
+        alarm_at = began + waiting.FIRST_ALARM * waiting.ALARM_S
         while pending:
             now = clock.monotonic()
             until = alarm_at if late is None else min(alarm_at, now + late(found))
@@ -134,7 +116,7 @@ class Arrivals:
                 pass  # not sched_yield: with other work on the machine it gives the processor away for milliseconds
             elif now >= alarm_at:
                 self._alarm(pending)
-                alarm_at = now + ALARM_S
+                alarm_at = now + waiting.ALARM_S
             else:
                 self._watch.wait(until - now)
             pending = [path for path in pending if not self._try(path, found)]
@@ -144,10 +126,10 @@ class Arrivals:
     ) -> None:
         began = self._store.clock.monotonic()
         expected_s = self._expected_s if given_s is None else given_s
-        if expected_s > FIRST_ALARM * ALARM_S:
+        if expected_s > waiting.FIRST_ALARM * waiting.ALARM_S:
             self._alarm(())  # before the first look nobody knows what is missing
         self._pause(expected_s, ())
-        pause, looks = max(Backoff.first_s, expected_s * AGAIN), 0
+        pause, looks = max(Backoff.first_s, expected_s * waiting.SECOND_LOOK), 0
         pending = list(paths)
         while True:
             for directory in dict.fromkeys(path.rpartition("/")[0] for path in pending):
@@ -163,19 +145,19 @@ class Arrivals:
             pending = [path for path in paths if path not in found]
             self._alarm(pending)
             self._pause(pause if late is None else min(pause, late(found)), pending)
-            pause = min(pause * Backoff.factor, ALARM_S)
+            pause = min(pause * Backoff.factor, waiting.ALARM_S)
         if given_s is None:
             self._learn(self._store.clock.monotonic() - began, looks)
 
     def _learn(self, waited_s: float, looks: int) -> None:
         """Expect the next files after the median of the last waits: a single long one tells little."""
-        self._waits_s.append(waited_s * EAGERNESS if looks == 1 else waited_s)
+        self._waits_s.append(waited_s * waiting.EAGERNESS if looks == 1 else waited_s)
         self._expected_s = median(self._waits_s)
 
     def _pause(self, seconds: float, pending: Sequence[str]) -> None:
         """Sleep, but not through an alarm."""
         while seconds > 0:
-            part = min(seconds, ALARM_S)
+            part = min(seconds, waiting.ALARM_S)
             self._store.clock.sleep(part)
             seconds -= part
             if seconds > 0:

@@ -15,14 +15,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from estafeta import waiting
+
 LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "tmpfs", "overlay"})
 """Types of file systems that one machine has for itself; all other types count as shared."""
 
 IN_MOVED_TO, IN_CREATE = 0x80, 0x100  # inotify(7); `link` is reported as a creation
 READ_BYTES = 65_536
-
-POLL_S = 0.0005
-"""Seconds of a pause without reports: half a round of a small model, and a twentieth of a processor."""
 
 
 class Inotify:
@@ -62,7 +61,7 @@ class Polling:
 
     def wait(self, timeout_s: float) -> None:
         """See `Watch.wait`."""
-        time.sleep(min(timeout_s, POLL_S))
+        time.sleep(min(timeout_s, waiting.POLL_S))
 
     def close(self) -> None:
         """See `Watch.close`."""

@@ -89,8 +89,8 @@ def test_a_client_never_repeats_a_call() -> None:
     [
         (NoRegionError(), "check region"),
         (ClientError({"Error": {"Code": "ExpiredTokenException"}}, "Invoke"), "check region, credentials"),
-        (ClientError({"Error": {"Code": "AccessDeniedException"}}, "Invoke"), "docs/aws-permissions.md"),
-        (ClientError({"Error": {"Code": "403"}}, "HeadBucket"), "docs/aws-permissions.md"),
+        (ClientError({"Error": {"Code": "AccessDeniedException"}}, "Invoke"), "docs/aws.md"),
+        (ClientError({"Error": {"Code": "403"}}, "HeadBucket"), "docs/aws.md"),
     ],
 )
 def test_network_errors_become_environment_problems(error: Exception, hint: str) -> None:

@@ -89,7 +89,7 @@ def test_data_comes_in_through_s3_once() -> None:
     assert costs.total == pytest.approx(3 * 0.2e-6)
 
 
-def test_metered_bytes_of_a_kept_file() -> None:
+def test_kept_files_are_metered_in_steps() -> None:
     """2 KiB for its inode, and its data in steps of 4 KiB, one at least."""
     for size, kib in ((0, 6), (1, 6), (4 * KIB, 6), (4 * KIB + 1, 10), (1 << 20, 1026)):
         assert kept_bytes(size) == kib * KIB

@@ -100,7 +100,7 @@ def test_a_file_that_is_filled_piece_by_piece_is_one_transfer_each_time_that_it_
     assert (traffic.write_bytes, traffic.elastic_write_bytes) == (40_012, (32 + 40 + 2 * 4 + 2 * 4) * KIB)
 
 
-def test_failed_calls_are_not_counted_and_a_reset_forgets(tmp_path: Path) -> None:
+def test_failed_calls_are_not_counted_and_a_reset_begins_anew(tmp_path: Path) -> None:
     meter = Meter()
     store = Store(tmp_path, OsFiles(meter))
     assert not store.list("nowhere")

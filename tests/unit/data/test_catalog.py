@@ -125,7 +125,7 @@ def test_an_import_that_is_killed_anywhere_is_not_seen(at: int, store: Store) ->
         assert len([name for name in files(store) if ".tmp-" not in name]) == BLOCKS + 1
 
 
-def test_one_of_two_imports_at_once_wins(store: Store) -> None:
+def test_one_of_two_concurrent_imports_wins(store: Store) -> None:
     won: list[Manifest] = []
     with pytest.raises(UsageError, match="There is a data set named 'n' already"):
         bring(store, Numbers(lambda: won.append(bring(store))))
@@ -173,7 +173,7 @@ def test_blocks_that_are_not_even_are_no_data_set(store: Store) -> None:
             read_manifest(store, "n")
 
 
-def test_a_missing_name_lists_the_existing_ones(store: Store) -> None:
+def test_missing_data_set_is_named_beside_those_there(store: Store) -> None:
     with pytest.raises(UsageError, match="which is empty") as caught:
         read_manifest(store, "people")
     assert "estafeta data import people" in caught.value.hint

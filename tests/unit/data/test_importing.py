@@ -156,7 +156,7 @@ def test_tables_that_are_refused(
         ("1\n", r"line 200002, column label: the value is missing"),
     ],
 )
-def test_errors_far_into_a_file_are_found(late: str, message: str, store: Store, bring: Import, tmp_path: Path) -> None:
+def test_late_errors_in_a_file_are_found(late: str, message: str, store: Store, bring: Import, tmp_path: Path) -> None:
     """The error comes after the first megabyte, when Arrow has guessed the types and blocks are published."""
     content = "a,label\n" + "12345678,1\n" * 200_000 + late
     with pytest.raises(UsageError, match=message):

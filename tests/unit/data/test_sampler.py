@@ -125,7 +125,9 @@ def test_the_streams_are_those_of_the_first_release() -> None:
 
 
 @given(st.integers(0, 3000), st.floats(0, 0.99), st.integers(0, 5), st.data())
-def test_held_out_rows_do_not_depend_on_the_stretch(rows: int, fraction: float, seed: int, data: st.DataObject) -> None:
+def test_held_out_rows_do_not_depend_on_the_asked_range(
+    rows: int, fraction: float, seed: int, data: st.DataObject
+) -> None:
     whole = held_out(0, rows, fraction, seed)
     assert abs(whole.sum() - rows * fraction) < 1 + 1e-6
     first = data.draw(st.integers(0, rows))

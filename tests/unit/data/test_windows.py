@@ -130,7 +130,7 @@ def test_rows_are_shuffled_in_their_window() -> None:
     assert abs(np.corrcoef(positions, np.arange(300))[0, 1]) < 0.2
 
 
-def test_missing_data_sets_are_named() -> None:
+def test_rows_beyond_the_end_and_empty_shares() -> None:
     share = deal_of(block_rows([10])).train(0, 0)
     with pytest.raises(IndexError):
         share[len(share)]

@@ -43,7 +43,7 @@ def test_each_check_passes_or_fails_with_its_cure() -> None:
     assert "docs/troubleshooting.md" in unknown.cure
 
 
-def test_a_check_whose_need_has_failed_is_not_tried() -> None:
+def test_checks_with_failed_needs_are_not_tried() -> None:
     def never() -> str:
         raise AssertionError
 

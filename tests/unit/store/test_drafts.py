@@ -45,7 +45,7 @@ def private_names(store: Store) -> list[str]:
 
 
 @LOCAL
-def test_a_draft_filled_piece_by_piece_is_published_as_one(store: Store, reuse: bool) -> None:
+def test_draft_filled_piece_by_piece_is_published_as_one(store: Store, reuse: bool) -> None:
     drafts = Drafts(store, "d", reuse=reuse)
     draft = drafts.take()
     fill(draft, "A")
@@ -56,7 +56,7 @@ def test_a_draft_filled_piece_by_piece_is_published_as_one(store: Store, reuse: 
 
 
 @LOCAL
-def test_the_first_of_two_drafts_for_one_name_wins(store: Store, reuse: bool) -> None:
+def test_first_of_two_drafts_for_one_name_wins(store: Store, reuse: bool) -> None:
     one, other = Drafts(store, "d", reuse=reuse), Drafts(store, "d", reuse=reuse)
     assert publish(one, "f", "A", b"first..")[1]
     loser, mine = publish(other, "f", "B", b"second.")
@@ -130,7 +130,7 @@ def test_on_a_shared_file_system_nothing_is_written_twice(store: Store) -> None:
 
 
 @LOCAL
-def test_a_discarded_draft_stays_published(store: Store, reuse: bool) -> None:
+def test_closing_drafts_keeps_the_published(store: Store, reuse: bool) -> None:
     drafts = Drafts(store, "d", reuse=reuse)
     publish(drafts, "f", "A")
     retired, _ = publish(drafts, "g", "A")

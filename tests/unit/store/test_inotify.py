@@ -74,7 +74,7 @@ def test_the_type_of_a_file_system_is_known() -> None:
     assert not any(name.startswith(("nfs", "fuse")) for name in LOCAL)
 
 
-def test_a_shared_file_system_is_not_watched(directories: list[str]) -> None:
+def test_file_systems_of_other_machines_are_not_watched(directories: list[str]) -> None:
     files = OsFiles()
     assert files.watch(["/proc"]) is None
     assert files.watch([*directories, "/proc"]) is None

@@ -1,7 +1,7 @@
 """Checks of a stack on AWS: the account, the deployed resources, and facts that only functions can find out.
 
 The same checks run against the local service and a server that imitates the rest of AWS. Their results there tell
-nothing about EFS or Lambda's network; `docs/aws-untried.md` says which line answers which open question.
+nothing about EFS or Lambda's network; `docs/aws.md` says which line answers which open question.
 """
 
 from __future__ import annotations

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from estafeta import waiting
 from estafeta.data.catalog import names, read_block, read_manifest, verify
 from estafeta.data.preview import preview
 from estafeta.errors import UsageError
-from estafeta.protocol.deadline import ANSWER_S, Deadline
+from estafeta.protocol.deadline import Deadline
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.verbs import DescribeVerb, VerifyVerb
 from estafeta.store.store import Store
@@ -66,7 +67,7 @@ def verify_some(verb: VerifyVerb, invocation: Invocation) -> dict[str, Any]:
             f"the data set {verb.dataset!r} has been replaced meanwhile",
             hint=f"estafeta data verify {verb.dataset}, once more",
         )
-    deadline = Deadline(invocation.remaining_s, now=store.clock.monotonic, longest_s=ANSWER_S)
+    deadline = Deadline(invocation.remaining_s, now=store.clock.monotonic, longest_s=waiting.LONGEST_ANSWER_S)
     checking, checked = verify(store, manifest, verb.first), verb.first
     while checked < len(manifest.blocks) and (checked == verb.first or not deadline.is_near()):
         with deadline.step():
