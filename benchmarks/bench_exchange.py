@@ -210,10 +210,11 @@ def _by_files(
     from estafeta.job.recipe import Recipe, numbers_of
     from estafeta.job.stopping import EarlyStopping
     from estafeta.protocol.layout import Round, RunLayout
+    from estafeta.protocol.partition import slices_of
     from estafeta.protocol.spec import Plan, RunSpec, Slot
     from estafeta.protocol.weights import Weights
     from estafeta.residents.exchange import Exchange
-    from estafeta.residents.replica import Replica, slices_of
+    from estafeta.residents.replica import Replica
     from estafeta.store.files import OsFiles
     from estafeta.store.store import Store
 
@@ -238,6 +239,7 @@ def _by_files(
         functions={},
     )
     plan = Plan(
+        sums=("loss",),
         token="bench",
         topology=way.topology,
         train_rows=member.ranks,

@@ -6,6 +6,8 @@
     ├── RunFailed                 exit code 1: the run has ended with `failed.json`
     ├── RunNotFound               exit code 2
     ├── FunctionError             exit code 1: a function that was called raised or was killed
+    ├── NotFinite                 exit code 1: a loss or a gradient is NaN or infinite
+    ├── Diverged                  exit code 1: a step made parameters that are NaN or infinite
     └── StoreError                exit code 3: the shared directory broke a promise
         ├── Conflict              a name is published already, with other content
         ├── Corrupt               a file's content does not fit its header
@@ -73,6 +75,14 @@ class FunctionError(EstafetaError):
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(f"{kind}: {message}" if message else kind)
         self.kind = kind
+
+
+class NotFinite(EstafetaError):
+    """The loss or the gradient is NaN or infinite."""
+
+
+class Diverged(EstafetaError):
+    """The optimiser's step gave parameters that are not finite."""
 
 
 class StoreError(EstafetaError):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from estafeta.errors import Gone
 from estafeta.protocol.layout import Round, RunLayout
-from estafeta.protocol.slices import cut
+from estafeta.protocol.partition import cut
 from estafeta.residents.exchange import Exchange
 from estafeta.store.files import Reader
 from estafeta.store.store import Store

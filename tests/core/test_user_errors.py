@@ -212,7 +212,7 @@ def test_a_monitor_that_is_no_metric(validation: float, tmp_path: Path) -> None:
             "        return (super().forward(inputs) * 0).sqrt()\n"
             "job = Job(**settings | {'model': lambda: Root(3, 2)})",
             "NotFinite",
-            "the gradient has elements that are not finite on rank 0 in round train-00000000",
+            "The gradient has elements that are not finite on rank 0 in round train-00000000",
         ),
     ],
 )
@@ -281,7 +281,7 @@ def test_the_merge_refuses_weights_that_are_not_finite(tmp_path: Path) -> None:
     tail = "def loss(output, target):\n    return 1e30 * output.mean()\njob = Job(**settings | {'loss': loss})"
     relay, failure = failing(tmp_path, tail, optimizer={"name": "SGD", "lr": 1e20})
     assert failure.reason == "Diverged"
-    assert "step 1 made parameters that are not finite" in failure.message
+    assert "Step 1 made parameters that are not finite" in failure.message
     assert "lower the learning rate" in failure.hint
     assert failure.function == "merge"
     assert relay.control("status")["version"] == 0

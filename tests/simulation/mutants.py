@@ -13,7 +13,8 @@ from typing import Any
 from unittest.mock import patch
 
 from estafeta.functions import merge, watchdog
-from estafeta.residents import claim, gathered, leg
+from estafeta.protocol.message import Head
+from estafeta.residents import claim, leg
 from estafeta.residents.exchange import Exchange
 from estafeta.residents.saving import Saver
 from estafeta.store.arrivals import Arrivals
@@ -104,7 +105,7 @@ def _redo_log() -> AbstractContextManager[object]:
 
 @contextlib.contextmanager
 def _digest_check() -> Iterator[None]:
-    with patch.object(TensorFile, "_check", lambda *_: None), patch.object(gathered.Source, "check", lambda *_: None):
+    with patch.object(TensorFile, "_check", lambda *_: None), patch.object(Head, "check_slice", lambda *_: None):
         yield
 
 

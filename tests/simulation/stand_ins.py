@@ -20,9 +20,10 @@ import numpy as np
 
 from core import jobs, spending
 from estafeta import waiting
+from estafeta.errors import Diverged
 from estafeta.job.job import Job
 from estafeta.job.user_code import UserCodeError
-from estafeta.protocol import clipping, combine
+from estafeta.protocol import clipping, partition, step
 from estafeta.protocol.spec import RunSpec, Slot
 from estafeta.residents import claim, replica
 from estafeta.store import store
@@ -166,13 +167,13 @@ MISHAPS = Mishaps()
 
 
 def check_parameters(parameters: Array, version: int, lr: float) -> None:
-    """As `combine.check_parameters`."""
+    """As `step.check_parameters`."""
     if MISHAPS.happens("Diverged"):
-        raise combine.Diverged("the parameters are not finite")
+        raise Diverged("the parameters are not finite")
     _check_parameters(parameters, version, lr)
 
 
-_check_parameters = combine.check_parameters
+_check_parameters = step.check_parameters
 
 
 @contextlib.contextmanager
@@ -190,9 +191,9 @@ def stand_ins() -> Iterator[None]:
             (waiting, "SPIN_S", 0.0),
             (waiting, "ALARM_S", ALARM_S),
             (waiting, "CHECK_S", ALARM_S),
-            (combine, "check_parameters", check_parameters),
-            (replica, "check_parameters", check_parameters),
-            (replica, "GRAIN", GRAIN),
+            (step, "check_parameters", check_parameters),
+            (partition, "GRAIN", GRAIN),
+            (partition, "BLOCK", GRAIN),
             (replica, "BLOCK", GRAIN),
             (clipping, "BLOCK", GRAIN),
         ):

@@ -162,13 +162,14 @@ class Plan(Document):
     Attributes:
         topology: Topology of the run.
         data: Tokens of the stored data sets; a data set that was imported since has another.
+        sums: Names of what every rank sums over its rows: `loss`, then the metrics in the job's order.
         parameters: Trained parameters, in the order of the flat vector (that of `named_parameters()`).
         buffers: Buffers that belong to the state dict.
         frozen: Parameters that do not require a gradient.
         state_dict: The model's state dict in its order: (key, kind, name of the slot). Tied tensors share a slot.
     """
 
-    format: Literal["estafeta-plan/1"] = "estafeta-plan/1"
+    format: Literal["estafeta-plan/2"] = "estafeta-plan/2"
     token: str
     topology: Topology = "merge"
     train_rows: int
@@ -176,6 +177,7 @@ class Plan(Document):
     steps_per_epoch: int
     total_steps: int
     data: tuple[str, ...] = ()
+    sums: tuple[str, ...]
     parameters: tuple[Slot, ...]
     buffers: tuple[Slot, ...]
     frozen: tuple[Slot, ...]

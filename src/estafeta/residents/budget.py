@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from estafeta.protocol.layout import Round
 from estafeta.protocol.limits import limit_reached, newest_limits
+from estafeta.protocol.message import Wish
 from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.snapshot import round_after
-from estafeta.residents.message import Wish
 
 
 class Budget:

@@ -13,13 +13,13 @@ from estafeta.errors import Gone
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import claim_of_leg
 from estafeta.protocol.listing import contributions_in, generation_in, residents_in
+from estafeta.protocol.message import round_time_of
 from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.spec import WorkerEvent
 from estafeta.residents.ending import Refusal
 from estafeta.residents.exchange import is_stand_in
 from estafeta.residents.leg import Leg
 from estafeta.residents.marks import has_left, publish_left, read_claim
-from estafeta.residents.message import round_time_of
 from estafeta.store.arrivals import is_local
 
 LOOKING_RANK = 0

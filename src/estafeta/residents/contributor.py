@@ -12,18 +12,16 @@ from estafeta.protocol.deadline import Deadline
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import Round
 from estafeta.protocol.listing import legs_in, partial_rank, round_of
+from estafeta.protocol.message import Wish
 from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.spending import Tab
 from estafeta.residents.budget import Budget
 from estafeta.residents.ending import Leaving
 from estafeta.residents.exchange import Exchange
 from estafeta.residents.leg import Leg
-from estafeta.residents.message import Wish
 from estafeta.residents.replica import Replica
 from estafeta.residents.round_closer import RoundCloser
 from estafeta.residents.saving import Saver
-from estafeta.store.tensorfile import Array
-from estafeta.training.learner import check_gradient
 from estafeta.training.session import Session
 from estafeta.training.share import Share
 
@@ -92,17 +90,13 @@ class Contributor:
         share = self._share(round_)
         is_train = round_.phase == "train"
         outgoing = self._exchange.outgoing() if is_train and len(share.parts) else None
-
-        def ship(number: int, first: int, values: Array) -> None:
-            check_gradient(values)
-            assert outgoing is not None
-            outgoing.put(number, first, values)
-
         began = clock.monotonic()
         try:
-            share.work(deadline, ship, self._closer.watch(round_))
+            share.work(deadline, outgoing.put if outgoing else None, self._closer.watch(round_))
             if not share.is_complete and not self._exchange.has_contributed(round_):
-                self._hand_on(share, deadline)
+                path = self._layout.partial_of(round_, share.rank, leg.leg + 1)
+                share.publish(self._store, path, leg.token, deadline, self._tab)
+                raise Leaving("its share did not fit the time")
         except BaseException:
             if outgoing:
                 self._exchange.drop(outgoing)
@@ -123,6 +117,7 @@ class Contributor:
             round_,
             outgoing,
             rows=learner.rows,
+            parts=share.done,
             wishes=wishes,
             round_s=leg.round_s,
             spent_usd=spent_usd,
@@ -158,16 +153,6 @@ class Contributor:
                 with suppress(Gone):
                     share.resume(self._store, self._layout.partial_of(round_, share.rank, legs[self._leg.rank]))
         return share
-
-    def _hand_on(self, share: Share, deadline: Deadline) -> None:
-        path = self._layout.partial_of(share.round, share.rank, self._leg.leg + 1)
-        spent_usd = self._tab.usd()
-        content = share.content(self._leg.token, spent_usd)
-        with deadline.transfer():
-            if self._store.publish(path, content, self._leg.token):
-                self._tab.said(spent_usd)
-        self._session.transfer_s = deadline.transfer_s
-        raise Leaving("its share did not fit the time")
 
     def _sweep_partials(self, round_: Round) -> None:
         """Remove how far earlier legs had got with a share, now that all of it is published."""

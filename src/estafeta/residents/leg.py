@@ -23,13 +23,13 @@ from estafeta.errors import Gone
 from estafeta.protocol.invocation import Invocation, dispatch
 from estafeta.protocol.layout import claim_of_leg
 from estafeta.protocol.listing import generation_in, leg_of
+from estafeta.protocol.message import Wish
 from estafeta.protocol.patience import Patience
 from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.snapshot import OUTCOMES, Reside
 from estafeta.protocol.spec import WorkerEvent
 from estafeta.residents.ending import Leaving
 from estafeta.residents.marks import has_left, publish_left
-from estafeta.residents.message import Wish
 from estafeta.store.arrivals import Arrivals, is_local
 from estafeta.store.store import claim_name
 

@@ -13,16 +13,14 @@ import numpy as np
 
 from estafeta import waiting
 from estafeta.errors import Gone
-from estafeta.protocol.clipping import clip_factor, norm_from
 from estafeta.protocol.layout import Round
 from estafeta.protocol.listing import messages_in, versions_in
+from estafeta.protocol.partition import Slice, slices_of
 from estafeta.protocol.run_folder import RunFolder
-from estafeta.protocol.slices import Slice
+from estafeta.protocol.step import Step
 from estafeta.protocol.totals import Totals
 from estafeta.protocol.weights import Weights, read_state, read_weights
 from estafeta.residents.exchange import Exchange, is_stand_in
-from estafeta.residents.outgoing import CHUNK
-from estafeta.residents.replica import slices_of, squares_of, step_slice
 from estafeta.store.tensorfile import Array
 
 
@@ -70,9 +68,8 @@ class _Redo:
     """
 
     def __init__(self, folder: RunFolder, exchange: Exchange, state_of: Callable[[Slice], dict[str, Array]]) -> None:
-        self._spec, self._plan, self._exchange, self._state_of = folder.spec, folder.plan, exchange, state_of
-        self._slices = slices_of(folder.spec, folder.plan)
-        self._room: Array = np.empty((2, CHUNK), np.float32)
+        self._plan, self._exchange, self._state_of = folder.plan, exchange, state_of
+        self._step = Step(folder.spec, folder.plan)
 
     def to(self, weights: Weights, own: Slice, version: int) -> None:
         """Bring all parameters, and the state of one slice, to a later version, in place.
@@ -84,24 +81,24 @@ class _Redo:
         if not rounds:
             return
         scales = self._scales(rounds)
-        for index, part in enumerate(self._slices):
+        for index, part in enumerate(self._step.slices):
             state = weights.state if part == own else self._state_of(part)
             view = Weights(weights.version, weights.parameters, {}, state)
             for view.version in rounds:
                 with self._exchange.gather(Round(view.version, "train"), wait=False) as gathered:
-                    step_slice(self._spec, self._plan, view, gathered, index, part, self._room, scales[view.version])
+                    self._step.take(view, gathered, index, scales[view.version])
         for number in rounds:
             weights.advance(self._totals(number), self._plan)
 
     def _scales(self, rounds: Sequence[int]) -> dict[int, float]:
-        clip_norm = self._spec.update_rule.clip_norm
-        if clip_norm is None:
+        step = self._step
+        if not step.clips:
             return dict.fromkeys(rounds, 1.0)
         scales: dict[int, float] = {}
         for number in rounds:
             with self._exchange.gather(Round(number, "train"), wait=False) as gathered:
-                squares = [squares_of(gathered, i, part, self._room) for i, part in enumerate(self._slices)]
-            scales[number] = clip_factor(norm_from(np.concatenate(squares)), clip_norm)
+                squares = [step.squares(gathered, index) for index in range(len(step.slices))]
+            scales[number] = step.scale(np.concatenate(squares))
         return scales
 
     def _totals(self, number: int) -> Totals:

@@ -26,14 +26,16 @@ from contextlib import contextmanager
 
 from estafeta import waiting
 from estafeta.errors import Corrupt, EstafetaError, Gone
-from estafeta.job.stopping import judge
+from estafeta.protocol.epoch import conclude
 from estafeta.protocol.finish import finish
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import Round
+from estafeta.protocol.message import Wish
+from estafeta.protocol.partition import slices_of
 from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.snapshot import Finish, current_round, newest_epoch, take_snapshot
 from estafeta.protocol.spending import Tab
-from estafeta.protocol.totals import means
+from estafeta.protocol.totals import Totals
 from estafeta.residents.budget import Budget
 from estafeta.residents.contributor import Contributor
 from estafeta.residents.ending import Ending, Leaving
@@ -41,9 +43,8 @@ from estafeta.residents.exchange import Exchange
 from estafeta.residents.gathered import Gathered
 from estafeta.residents.leg import Leg
 from estafeta.residents.lookout import Lookout
-from estafeta.residents.message import Wish
 from estafeta.residents.redo import restore
-from estafeta.residents.replica import Replica, slices_of
+from estafeta.residents.replica import Replica
 from estafeta.residents.round_closer import closer_of
 from estafeta.residents.saving import Saver
 from estafeta.store.store import Backoff
@@ -195,7 +196,7 @@ class _Resident:
         """Do one round; return why this leg is to end after it, if it is."""
         began = self._store.clock.monotonic()
         if round_.phase == "valid" and not self._plan.valid_rows:
-            self._conclude_epoch(round_, {})
+            self._conclude_epoch(None)
             return Ending.LIMITED if self._is_at_limit() else None  # otherwise the round before has said so
         is_mine, own = not self._exchange.has_contributed(round_), Wish.NONE
         if is_mine:
@@ -211,9 +212,7 @@ class _Resident:
                 self._replica.advance(gathered, self._exchange)
                 self.missed = self._replica.weights.attendance.missed
             else:
-                totals = gathered.totals
-                self._replica.weights.spent_usd += totals.spent_usd
-                self._conclude_epoch(round_, means("valid", totals.rows, totals.sums))
+                self._conclude_epoch(gathered.totals)
         self._leg.note_round(self._store.clock.monotonic() - began)
         if self._leg.rounds == 1 and self._leg.relieved_at is not None:
             stall_s = self._store.clock.time() - self._leg.relieved_at
@@ -223,26 +222,17 @@ class _Resident:
         # A contribution of an earlier leg of this rank ended that leg, and does not end this one.
         return ending if ending and (is_mine or ending.is_of_run) else None
 
-    def _conclude_epoch(self, round_: Round, valid: dict[str, float]) -> None:
+    def _conclude_epoch(self, valid: Totals | None) -> None:
         """Judge the epoch as every rank does; rank 0 publishes the record."""
-        weights, plan = self._replica.weights, self._plan
-        record = judge(
-            self._spec.early_stopping,
-            self._last_epoch,
-            epoch=round_.version // plan.steps_per_epoch,
-            version=round_.version,
-            metrics={**means("train", weights.rows, weights.sums), **valid},
-            missed=weights.attendance.missed,
-            token=self._leg.token,
-            now=self._store.clock.time(),
-            spent_usd=weights.spent_usd,
-        )
-        ends = record.stop is not None or round_.version >= plan.total_steps
-        if record.best_version == round_.version or ends:
+        weights, plan, now = self._replica.weights, self._plan, self._store.clock.time()
+        record = conclude(self._spec, plan, self._last_epoch, weights, valid, token=self._leg.token, now=now)
+        weights.spent_usd = record.spent_usd
+        ends = record.stop is not None or record.version >= plan.total_steps
+        if record.best_version == record.version or ends:
             self._save()
         if self._leg.rank == 0:
-            if self._saver.is_pending(round_.version):
-                self._await_saved(round_.version)  # a record must not name a version that may be lost
+            if self._saver.is_pending(record.version):
+                self._await_saved(record.version)  # a record must not name a version that may be lost
             self._store.publish(self._layout.epoch(record.epoch), [record.to_json()], self._leg.token)
         self._last_epoch = record
 
@@ -291,7 +281,7 @@ class _Resident:
             return f"handed over at version {self._version}: {ending.value}"
         reached, at, spent_usd = self._budget.reached, self._current_round(), self._replica.weights.spent_usd
         if at and at.phase == "valid" and not self._plan.valid_rows and not self._budget.is_reached(at, spent_usd):
-            self._conclude_epoch(at, {})  # it is complete, and has only rounds to stop for
+            self._conclude_epoch(None)  # it is complete, and has only rounds to stop for
             at = self._current_round()
         if at is None:  # the valid round has ended the training anyway
             return self._end(self._last_epoch.stop if self._last_epoch else None)

@@ -10,9 +10,9 @@ from collections.abc import Collection
 
 from estafeta import waiting
 from estafeta.protocol.listing import pieces_in, version_of, versions_in
+from estafeta.protocol.message import Wish
 from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.weights import publish_piece, publish_weights
-from estafeta.residents.message import Wish
 from estafeta.residents.replica import Replica
 
 

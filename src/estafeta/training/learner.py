@@ -22,12 +22,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from estafeta.errors import EstafetaError, UsageError
+from estafeta.errors import NotFinite, UsageError
 from estafeta.job.job import Job
 from estafeta.job.user_code import user_code
 from estafeta.protocol.spec import RunSpec, Slot
 from estafeta.store.tensorfile import CODES, Array
-from estafeta.store.vectors import is_finite
 from estafeta.training.table import Batch
 
 Sums = dict[str, float]
@@ -47,10 +46,6 @@ class Ship(Protocol):
             first: Its first element in the flat vector.
             values: float32[n], valid during the call.
         """
-
-
-class NotFinite(EstafetaError):
-    """The loss or the gradient is NaN or infinite."""
 
 
 class Learner:
@@ -280,16 +275,6 @@ def seed_generators(seed: int) -> None:
     torch.default_generator.manual_seed(seed)  # not torch.manual_seed: it formats a stack trace for CUDA each time
     np.random.seed(seed % 2**32)
     random.seed(seed)
-
-
-def check_gradient(values: Array) -> None:
-    """Make sure that a gradient can be used.
-
-    Raises:
-        NotFinite: It has an element that is NaN or infinite.
-    """
-    if not is_finite(values):
-        raise NotFinite("the gradient has elements that are not finite")
 
 
 def _vector(gradient: torch.Tensor) -> Array:

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from estafeta.data.manifest import Manifest
 from estafeta.errors import UsageError
 from estafeta.protocol.clipping import BLOCK
-from estafeta.protocol.slices import cut
+from estafeta.protocol.partition import choose, cut
 from estafeta.protocol.spec import RunSpec, Topology
-from estafeta.protocol.topology import choose
 
 MIB = 1 << 20
 

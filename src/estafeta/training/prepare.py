@@ -9,10 +9,10 @@ from __future__ import annotations
 from estafeta.data.sampling import steps_per_epoch
 from estafeta.protocol.invocation import Invocation, dispatch
 from estafeta.protocol.layout import RunLayout
+from estafeta.protocol.partition import choose
 from estafeta.protocol.snapshot import next_actions, take_snapshot
 from estafeta.protocol.spec import Plan, RunSpec, Slot
 from estafeta.protocol.spending import Tab
-from estafeta.protocol.topology import choose
 from estafeta.protocol.weights import Weights, publish_weights
 from estafeta.store.tensorfile import CODES, Array, encode
 from estafeta.training.session import Session, check_rows, open_session
@@ -59,6 +59,7 @@ def plan_of(session: Session, spec: RunSpec, token: str) -> Plan:
         steps_per_epoch=steps,
         total_steps=steps * spec.epochs,
         data=session.data.tokens,
+        sums=tuple(learner.sums),
         parameters=learner.slots,
         buffers=tuple(_slot(name, array) for name, array in learner.buffers.items()),
         frozen=tuple(_slot(name, array) for name, array in learner.frozen.items()),

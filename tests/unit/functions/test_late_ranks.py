@@ -13,13 +13,13 @@ from core.driver import Relay
 from core.specs import spec_of
 from estafeta import waiting
 from estafeta.functions.late_ranks import await_others, patience_of
-from estafeta.protocol.contribution import Tally, contribution, tally_of
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import Round
 from estafeta.protocol.listing import ranks_in
-from estafeta.protocol.weights import read_weights
+from estafeta.protocol.message import Kind, form_of, glance
+from estafeta.protocol.snapshot import read_plan
+from estafeta.protocol.warm import Warm
 from estafeta.store.store import Store
-from estafeta.store.tensorfile import TensorFile
 
 ROUND = Round(1, "train")
 
@@ -44,14 +44,15 @@ class Waiting:
             self.contribute(rank, rows)
 
     def contribute(self, rank: int, rows: int = 1) -> None:
-        size = read_weights(self.store, self.relay.layout, 1).parameters.size
-        gradient = np.ones(size, np.float32) if rows else None
-        content = contribution(ROUND, rank, Tally(rows, {"loss": 1.0, "accuracy": 1.0}, 1), gradient, {}, "t")
+        plan = read_plan(self.store, self.relay.layout)
+        gradient = np.ones(plan.size, np.float32) if rows else None
+        head = {"version": ROUND.version, "rank": rank, "rows": rows, "sums": (1.0, 1.0), "token": "t"}
+        content = form_of(plan, "train").content(Kind.GRADIENT, gradient, **head)
         self.store.publish(self.relay.layout.contribution(ROUND, rank), content, "t")
 
     def wait(self, *, known_s: float | None = 10.0, token: str = "waits", **changes: Any) -> frozenset[int]:
         """What rank 0 finds, in an environment where shares have taken so long."""
-        options = {"remaining_s": lambda: 900.0, "memory": {}, **changes}
+        options = {"remaining_s": lambda: 900.0, "warm": Warm(), **changes}
         invocation = Invocation(self.store, lambda functions: self.relay, token, **options)
         for _ in range(waiting.KNOWN_ROUNDS if known_s else 0):
             patience_of(self.relay.spec, invocation).note(known_s or 0.0)
@@ -63,7 +64,7 @@ class Waiting:
         return {
             rank
             for rank in ranks_in(self.store.list(layout.contributions), ROUND)
-            if self.store.reading(layout.contribution(ROUND, rank), lambda r: tally_of(TensorFile(r)).missed)
+            if self.store.reading(layout.contribution(ROUND, rank), lambda reader: glance(reader).is_stand_in)
         }
 
 

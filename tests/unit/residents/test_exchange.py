@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from conformance.interposed import Interposed
 from estafeta.errors import Corrupt, Gone
 from estafeta.protocol.layout import Round
-from estafeta.protocol.slices import cut
+from estafeta.protocol.message import SMALL, Wish
+from estafeta.protocol.partition import cut
 from estafeta.protocol.spec import Slot
 from estafeta.residents.exchange import Exchange
-from estafeta.residents.message import SMALL, Wish
 from estafeta.store.files import OsFiles, Reader
 from estafeta.store.store import TEMPORARY
 

@@ -15,13 +15,13 @@ from core.specs import spec_of
 from estafeta import waiting
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import RunLayout, claim_of_leg
+from estafeta.protocol.message import Form, Kind, Wish
 from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.snapshot import OUTCOMES
 from estafeta.protocol.spec import WorkerEvent
 from estafeta.residents.claim import take
 from estafeta.residents.ending import Leaving, Refusal
 from estafeta.residents.leg import Leg
-from estafeta.residents.message import Form, Kind, Wish
 from estafeta.store.files import Files, OsFiles
 from estafeta.store.store import Store, claim_name
 

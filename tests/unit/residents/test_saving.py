@@ -21,11 +21,12 @@ from estafeta import waiting
 from estafeta.errors import Gone
 from estafeta.protocol.layout import Round, RunLayout
 from estafeta.protocol.listing import versions_in
+from estafeta.protocol.message import Wish
+from estafeta.protocol.partition import slices_of
 from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.weights import Weights, publish_weights
-from estafeta.residents.message import Wish
 from estafeta.residents.redo import restore
-from estafeta.residents.replica import Replica, slices_of
+from estafeta.residents.replica import Replica
 from estafeta.residents.saving import Saver
 from estafeta.store.files import Buffer, Files, OsFiles, Reader
 from estafeta.store.store import Store

@@ -57,6 +57,7 @@ def plan(rows: int = ROWS) -> Plan:
         valid_rows=0,
         steps_per_epoch=2,
         total_steps=2,
+        sums=("loss",),
         parameters=(),
         buffers=(),
         frozen=(),

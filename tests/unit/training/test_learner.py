@@ -16,10 +16,11 @@ from torch.utils.checkpoint import checkpoint
 
 from core import jobs
 from core.specs import spec_of
-from estafeta.errors import UsageError
+from estafeta.errors import NotFinite, UsageError
 from estafeta.job.job import Job
 from estafeta.job.user_code import UserCodeError
-from estafeta.training.learner import Learner, NotFinite, check_gradient, seed_generators
+from estafeta.protocol.step import check_gradient
+from estafeta.training.learner import Learner, seed_generators
 from estafeta.training.table import Batch
 
 INPUTS, TARGET = (torch.as_tensor(array) for array in jobs.table())
@@ -161,7 +162,7 @@ def test_a_gradient_that_is_no_number(value: float) -> None:
     gradient = learner.gradient()
     check_gradient(gradient)
     gradient[-1] = value
-    with pytest.raises(NotFinite, match="the gradient"):
+    with pytest.raises(NotFinite, match="The gradient"):
         check_gradient(gradient)
 
 

@@ -12,14 +12,14 @@ import pytest
 from core.driver import Relay
 from core.specs import spec_of
 from estafeta.client.inline import NO_LIMIT_S
-from estafeta.errors import Gone, UsageError
+from estafeta.errors import Gone, NotFinite, UsageError
 from estafeta.protocol.deadline import Deadline
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import Round
 from estafeta.protocol.snapshot import read_plan
 from estafeta.protocol.spec import Plan
+from estafeta.protocol.warm import Warm
 from estafeta.store.tensorfile import Array
-from estafeta.training.learner import NotFinite
 from estafeta.training.session import Session, open_session
 from estafeta.training.share import Share
 
@@ -38,7 +38,7 @@ class Bench:
 
     def open_session(self) -> Session:
         """A worker's memory of its own, with version 0 loaded."""
-        invocation = Invocation(self.relay.store, lambda functions: self.relay, "t", lambda: NO_LIMIT_S, memory={})
+        invocation = Invocation(self.relay.store, lambda functions: self.relay, "t", lambda: NO_LIMIT_S, warm=Warm())
         session = open_session(self.relay.spec, invocation)
         session.load(self.relay.store, self.relay.layout, 0)
         return session
@@ -157,7 +157,7 @@ def test_a_gradient_that_is_no_number_is_not_published(tmp_path: Path) -> None:
     gradient[3] = np.nan
     learner = bench.session.learner
     learner.resume(gradient, learner.absent, learner.rows, learner.sums)
-    with pytest.raises(NotFinite, match="the gradient"):
+    with pytest.raises(NotFinite, match="The gradient"):
         share.content("t", 0.0)
 
 

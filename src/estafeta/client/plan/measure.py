@@ -52,7 +52,7 @@ def profile(job: Job, spec: RunSpec, store: Store) -> Profile:
     before = _resident_bytes()
     learner = Learner(job, spec)
     data = Data.open(job, spec, store, learner.bytes, learner.parameters.nbytes)
-    plan = plan_of(Session(spec.token, data, learner), spec, spec.token)
+    plan = plan_of(Session(data, learner), spec, spec.token)
     learner.check_metrics(spec.early_stopping.monitor, validates=plan.valid_rows > 0)
     torch.set_num_threads(1)
     batch, read_s = _first(data, spec, plan, "train")

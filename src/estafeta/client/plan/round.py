@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from estafeta.cost.cost import Basis
 from estafeta.cost.metering import Traffic, traffic_of
+from estafeta.protocol.message import SMALL
 from estafeta.protocol.spec import MB_PER_VCPU, Topology
-from estafeta.residents.message import SMALL
 from estafeta.training.memory import MIB, VECTOR_ITEM, vectors
 
 HEAD_BYTES = 512
@@ -241,7 +241,7 @@ def traffic(profile: Profile, setting: Setting) -> Traffic:
         total += traffic_of(
             calls, {max(1, profile.vector_bytes): workers}, {max(1, round(written / versions)): versions}
         )
-        total += traffic_of({}, {HEAD_BYTES: heads}, {})
+        total += traffic_of({}, {HEAD_BYTES: workers * (profile.parameters > SMALL)}, {})
     return total
 
 
@@ -253,8 +253,7 @@ def valid_traffic(setting: Setting) -> Traffic:
     workers = setting.workers
     readers = 1 if setting.merges else workers
     calls = {"list": 4 * workers, "open": workers * readers, "create": workers, "link": workers, "unlink": 2 * workers}
-    reads = workers * readers * (TENSOR_FILE_HEADS if setting.merges else 1)
-    return traffic_of(calls, {HEAD_BYTES: reads}, {HEAD_BYTES: workers})
+    return traffic_of(calls, {HEAD_BYTES: workers * readers}, {HEAD_BYTES: workers})
 
 
 def obstacles(profile: Profile, setting: Setting, share: float, aws: Aws) -> tuple[int, tuple[str, ...]]:
