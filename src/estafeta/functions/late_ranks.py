@@ -11,26 +11,25 @@ from math import inf
 
 from estafeta import waiting
 from estafeta.protocol.invocation import Invocation
-from estafeta.protocol.layout import Round, RunLayout, closing_of, contribution_name
+from estafeta.protocol.layout import Round, closing_of, contribution_name
 from estafeta.protocol.listing import ranks_in
 from estafeta.protocol.message import form_of, glance
 from estafeta.protocol.patience import Patience
 from estafeta.protocol.quorum import may_miss, new_patience
-from estafeta.protocol.snapshot import is_current, read_plan
-from estafeta.protocol.spec import RunSpec
+from estafeta.protocol.run_folder import RunFolder
+from estafeta.protocol.snapshot import is_current
 from estafeta.protocol.weights import attendance_at
 from estafeta.store.arrivals import is_local
-from estafeta.store.store import Store
 
 
-def await_others(round_: Round, rank: int, began: float, spec: RunSpec, invocation: Invocation) -> frozenset[int]:
+def await_others(round_: Round, rank: int, began: float, folder: RunFolder, invocation: Invocation) -> frozenset[int]:
     """Wait for the late ranks, if a quorum is there and no other worker waits; then close the round without them.
 
     Args:
         round_: A round that some ranks have not contributed to.
         rank: A rank that has.
         began: When its work began, by the store's clock.
-        spec: The run's spec.
+        folder: The run's folder.
         invocation: This invocation. It does not stay longer than its time allows.
 
     Returns:
@@ -39,14 +38,11 @@ def await_others(round_: Round, rank: int, began: float, spec: RunSpec, invocati
     Raises:
         Gone: The run has moved past the round.
     """
-    store, layout, everybody = invocation.store, RunLayout(spec.run), frozenset(range(spec.workers))
+    store, layout, spec = folder.store, folder.layout, folder.spec
+    everybody = frozenset(range(spec.workers))
     there = ranks_in(store.list(layout.contributions), round_)
-    left_s = patience_of(spec, invocation).limit_s - (store.clock.monotonic() - began)
-    if (
-        len(there) < (spec.quorum or spec.workers)
-        or left_s == inf
-        or not _may_close(round_, everybody - there, spec, store)
-    ):
+    left_s = patience_of(folder, invocation).limit_s - (store.clock.monotonic() - began)
+    if len(there) < (spec.quorum or spec.workers) or left_s == inf or not _may_close(round_, everybody - there, folder):
         return there
     if not store.claim(layout.legs, closing_of(round_), generation=0, token=invocation.token):
         return there
@@ -60,28 +56,27 @@ def await_others(round_: Round, rank: int, began: float, spec: RunSpec, invocati
         there = ranks_in(store.list(layout.contributions), round_)
         # This look comes after the listing: when a round is over, the merge may have swept contributions of ranks that
         # were in time.
-        is_open = is_current(round_, store, spec)
-        if is_open and any(_rows(round_, member, layout, store) for member in there):  # there is no mean of none
-            form = form_of(read_plan(store, layout), round_.phase)
+        is_open = is_current(round_, folder)
+        if is_open and any(_rows(round_, member, folder) for member in there):  # there is no mean of none
+            form = form_of(folder.plan, round_.phase)
             for late in sorted(everybody - there):
                 content = form.stand_in(round_.version, late, invocation.token)
                 store.publish(layout.contribution(round_, late), content, invocation.token)
     return ranks_in(store.list(layout.contributions), round_)
 
 
-def patience_of(spec: RunSpec, invocation: Invocation) -> Patience:
+def patience_of(folder: RunFolder, invocation: Invocation) -> Patience:
     """Return what this environment has learnt of how long the shares of a run take."""
-    memory = invocation.warm.of(spec.token)
+    memory = invocation.warm.of(folder.spec.token)
     if memory.patience is None:
-        directory = RunLayout(spec.run).contributions
-        memory.patience = new_patience(is_local=is_local(invocation.store, directory))
+        local = is_local(folder.store, folder.layout.contributions)
+        memory.patience = new_patience(is_local=local)
     return memory.patience
 
 
-def _may_close(round_: Round, missing: frozenset[int], spec: RunSpec, store: Store) -> bool:
-    layout = RunLayout(spec.run)
-    return may_miss(spec, read_plan(store, layout), round_, missing, attendance_at(store, layout, round_.version))
+def _may_close(round_: Round, missing: frozenset[int], folder: RunFolder) -> bool:
+    return may_miss(folder.spec, folder.plan, round_, missing, attendance_at(folder, round_.version))
 
 
-def _rows(round_: Round, rank: int, layout: RunLayout, store: Store) -> int:
-    return store.reading(layout.contribution(round_, rank), lambda reader: glance(reader).rows)
+def _rows(round_: Round, rank: int, folder: RunFolder) -> int:
+    return folder.store.reading(folder.layout.contribution(round_, rank), lambda reader: glance(reader).rows)

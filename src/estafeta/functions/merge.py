@@ -21,12 +21,12 @@ from typing import Any
 from estafeta.errors import EstafetaError, Gone
 from estafeta.functions.entry import invocation_of
 from estafeta.job.optim import CHUNK
+from estafeta.protocol.ending import fail, finish
 from estafeta.protocol.epoch import conclude
-from estafeta.protocol.finish import finish
-from estafeta.protocol.invocation import Invocation, dispatch, read_spec
-from estafeta.protocol.layout import Round, RunLayout
+from estafeta.protocol.invocation import Invocation, dispatch
+from estafeta.protocol.layout import Round
 from estafeta.protocol.listing import round_of, version_of
-from estafeta.protocol.outcome import fail
+from estafeta.protocol.run_folder import RunFolder, open_folder
 from estafeta.protocol.snapshot import (
     Finish,
     Merge,
@@ -35,7 +35,6 @@ from estafeta.protocol.snapshot import (
     is_current,
     maker_of,
     next_actions,
-    read_plan,
     take_snapshot,
 )
 from estafeta.protocol.spec import Failure, MergeEvent, Plan, RunSpec
@@ -43,7 +42,6 @@ from estafeta.protocol.spending import Tab
 from estafeta.protocol.step import Step
 from estafeta.protocol.streamed import Streamed
 from estafeta.protocol.weights import Weights, publish_weights, read_state, read_weights
-from estafeta.store.store import Store
 
 
 def handler(event: Any, context: Any) -> dict[str, Any]:
@@ -54,78 +52,73 @@ def handler(event: Any, context: Any) -> dict[str, Any]:
 def merge(event: MergeEvent, invocation: Invocation) -> dict[str, Any]:
     """Carry out one event. The merge deals with errors as `worker.work` does."""
     invocation.note(event.run, **event.model_dump(exclude={"run"}))
-    layout = RunLayout(event.run)
-    spec = read_spec(invocation.store, event.run)
-    tab = Tab("merge", spec, invocation)
+    folder = open_folder(invocation.store, event.run)
+    tab = Tab("merge", folder.spec, invocation)
     try:
-        done = _proceed(spec, invocation, tab)
+        done = _proceed(folder, invocation, tab)
     except Gone as error:
-        if is_current(round_of(event.round), invocation.store, spec):
+        if is_current(round_of(event.round), folder):
             raise
         done = f"left: {error}"
     except EstafetaError as error:
         done = f"failed: {error}"
-        fail(
-            invocation,
-            layout,
-            Failure(
-                reason=type(error).__name__,
-                message=str(error),
-                hint=error.hint,
-                exit_code=error.exit_code,
-                round=event.round or None,
-            ),
+        failure = Failure(
+            reason=type(error).__name__,
+            message=str(error),
+            hint=error.hint,
+            exit_code=error.exit_code,
+            round=event.round or None,
         )
+        fail(folder, invocation, failure)
     finally:
         tab.close()
     invocation.note_end(event.run, done)
     return {"done": done}
 
 
-def _proceed(spec: RunSpec, invocation: Invocation, tab: Tab) -> str:
+def _proceed(folder: RunFolder, invocation: Invocation, tab: Tab) -> str:
     """Do what is next, again and again, until it is the workers' turn or the run has ended."""
-    store, layout = invocation.store, RunLayout(spec.run)
+    spec = folder.spec
     steps: list[str] = []
     while True:
-        snapshot = take_snapshot(store, layout, spec)
+        snapshot = take_snapshot(folder)
         actions = next_actions(snapshot)
         match actions:
             case (Merge(round_),):
-                if not _merge_round(round_, snapshot, spec, invocation, tab):
+                if not _merge_round(round_, snapshot, folder, invocation, tab):
                     return "left: another merge was first"
                 steps.append(f"merged {round_.name}")
             case (Finish() as end,):
-                finish(end, snapshot, spec, invocation)
+                finish(end, snapshot, folder, invocation.token)
                 return ", ".join([*steps, f"finished: {end.why}"])
             case (Work(round_), *_):
                 memory = invocation.warm.of(spec.token)
-                if not steps and (memory.invoked == round_ or not _concluded(snapshot, spec, invocation)):
+                if not steps and (memory.invoked == round_ or not _concluded(snapshot, folder, invocation)):
                     return "left: the workers are at it"
                 dispatch(actions, spec, invocation)
                 memory.invoked = round_
-                _sweep(store, layout, snapshot)
+                _sweep(folder, snapshot)
                 return ", ".join([*steps, f"invoked {len(actions)} workers"])
             case _:
                 return ", ".join([*steps, "left: nothing to do"])
 
 
-def _merge_round(round_: Round, snapshot: Snapshot, spec: RunSpec, invocation: Invocation, tab: Tab) -> bool:
+def _merge_round(round_: Round, snapshot: Snapshot, folder: RunFolder, invocation: Invocation, tab: Tab) -> bool:
     """Conclude a complete round; return whether this invocation was the first to do so."""
     if round_.phase == "valid":
-        return _publish_epoch(round_, snapshot, spec, invocation, tab)
-    store, layout = invocation.store, RunLayout(spec.run)
-    weights = _weights_at(round_.version, spec, invocation)
+        return _publish_epoch(round_, snapshot, folder, invocation, tab)
+    spec, plan = folder.spec, folder.plan
+    weights = _weights_at(round_.version, folder, invocation)
     memory = invocation.warm.of(spec.token)
     memory.weights = None  # they are ahead of the store until the merge has published the next version
     if not weights.state and spec.update_rule.state_slots:
-        weights.state = read_state(store, layout, round_.version)
+        weights.state = read_state(folder, round_.version)
     if snapshot.last_epoch:  # the record knows what the valid round has cost
         weights.spent_usd = max(weights.spent_usd, snapshot.last_epoch.spent_usd)
-    plan = read_plan(store, layout)
-    advance(weights, Streamed(store, layout, plan, round_, spec.workers), spec, plan)
+    advance(weights, Streamed(folder, round_), spec, plan)
     spent_usd = tab.usd()
     weights.spent_usd += spent_usd
-    mine = publish_weights(store, layout, weights, invocation.token)
+    mine = publish_weights(folder, weights, invocation.token)
     if mine:
         tab.said(spent_usd)
     else:
@@ -146,52 +139,51 @@ def advance(weights: Weights, contributions: Streamed, spec: RunSpec, plan: Plan
     weights.advance(contributions.totals, plan)
 
 
-def _publish_epoch(round_: Round, snapshot: Snapshot, spec: RunSpec, invocation: Invocation, tab: Tab) -> bool:
+def _publish_epoch(round_: Round, snapshot: Snapshot, folder: RunFolder, invocation: Invocation, tab: Tab) -> bool:
     """Publish the record of the epoch that ended with the round's version."""
-    store, layout = invocation.store, RunLayout(spec.run)
-    plan, trained, spent_usd = read_plan(store, layout), _weights_at(round_.version, spec, invocation), tab.usd()
-    valid = Streamed(store, layout, plan, round_, spec.workers).totals if plan.valid_rows else None
+    plan, trained, spent_usd = folder.plan, _weights_at(round_.version, folder, invocation), tab.usd()
+    valid = Streamed(folder, round_).totals if plan.valid_rows else None
     record = conclude(
-        spec,
+        folder.spec,
         plan,
         snapshot.last_epoch,
         trained,
         valid,
         token=invocation.token,
-        now=store.clock.time(),
+        now=folder.store.clock.time(),
         unsaid_usd=spent_usd,
     )
-    mine = store.publish(layout.epoch(record.epoch), [record.to_json()], invocation.token)
+    mine = folder.store.publish(folder.layout.epoch(record.epoch), [record.to_json()], invocation.token)
     if mine:
         tab.said(spent_usd)
     return mine
 
 
-def _weights_at(version: int, spec: RunSpec, invocation: Invocation) -> Weights:
+def _weights_at(version: int, folder: RunFolder, invocation: Invocation) -> Weights:
     """Return a version, from memory if this environment has made it."""
-    memory = invocation.warm.of(spec.token)
+    memory = invocation.warm.of(folder.spec.token)
     if memory.weights is None or memory.weights.version != version:
         memory.weights = None  # two versions may not fit the memory
-        memory.weights = read_weights(invocation.store, RunLayout(spec.run), version)
+        memory.weights = read_weights(folder, version)
     return memory.weights
 
 
-def _concluded(snapshot: Snapshot, spec: RunSpec, invocation: Invocation) -> bool:
+def _concluded(snapshot: Snapshot, folder: RunFolder, invocation: Invocation) -> bool:
     """Whether an earlier attempt at this event made what the current round starts from, and may not have invoked all.
 
     The current round need not be the event's: a merge goes on as long as the next round is complete already.
     """
-    return maker_of(snapshot, invocation.store, RunLayout(spec.run)) == invocation.token
+    return maker_of(snapshot, folder) == invocation.token
 
 
-def _sweep(store: Store, layout: RunLayout, snapshot: Snapshot) -> None:
+def _sweep(folder: RunFolder, snapshot: Snapshot) -> None:
     """Remove what no later step can need.
 
     The run needs contributions until a version includes them. It needs the newest version, and the best one for the
     export. The merge keeps the version before the newest for functions that are still reading it. By now the run may be
     further than the snapshot, so the merge removes nothing that is not older than it.
     """
-    version = snapshot.version or 0
+    store, layout, version = folder.store, folder.layout, snapshot.version or 0
     for directory in (layout.contributions, layout.partial, layout.legs):
         names = store.list(directory)
         store.sweep(directory, [n for n in names if (r := round_of(n)) and r.version < version])

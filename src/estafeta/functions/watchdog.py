@@ -21,15 +21,14 @@ from pydantic import ValidationError
 
 from estafeta import waiting
 from estafeta.errors import EstafetaError, Gone
+from estafeta.protocol.ending import fail
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import RUNS, RunLayout
-from estafeta.protocol.outcome import fail
 from estafeta.protocol.patience import Patience
 from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.snapshot import OUTCOMES, Action, Reside, Snapshot, current_round, take_snapshot, takeovers
-from estafeta.protocol.spec import Document, Failure, RunSpec
+from estafeta.protocol.spec import Document, Failure
 from estafeta.residents.marks import read_claim, send_for
-from estafeta.store.store import Store
 
 
 class Note(Document):
@@ -92,7 +91,7 @@ def tend_all(invocation: Invocation) -> dict[str, str]:
         if "run.json" not in names or any(f"{state}.json" in names for state in OUTCOMES):
             continue
         try:
-            done[run] = tend(RunSpec.model_validate_json(store.read(RunLayout(run).spec)), invocation)
+            done[run] = tend(RunFolder(store, run), invocation)
         except (
             EstafetaError,
             ValidationError,
@@ -101,29 +100,29 @@ def tend_all(invocation: Invocation) -> dict[str, str]:
     return done
 
 
-def tend(spec: RunSpec, invocation: Invocation) -> str:
+def tend(folder: RunFolder, invocation: Invocation) -> str:
     """Look after a run; return what was done."""
-    store, layout, now = invocation.store, RunLayout(spec.run), invocation.store.clock.time()
-    snapshot = take_snapshot(store, layout, spec)
+    now, functions = folder.store.clock.time(), folder.spec.functions
+    snapshot = take_snapshot(folder)
     if snapshot.outcome:
         return "has ended"
-    note, is_time = look(_read_note(store, layout), digest_of(snapshot), now)
+    note, is_time = look(_read_note(folder), digest_of(snapshot), now)
     done = "goes on" if not note.looks else "waits"
     if is_time and note.calls >= waiting.MOST_WATCHDOG_CALLS:
-        if now - note.called_at > max(function.timeout_s for function in spec.functions.values()):
-            _give_up(snapshot, spec, note, invocation)
+        if now - note.called_at > max(function.timeout_s for function in functions.values()):
+            _give_up(snapshot, folder, note, invocation)
             return "was ended as failed"
-    elif is_time and (actions := _without_the_living(takeovers(snapshot), spec, invocation)):
-        send_for(actions, RunFolder(store, spec.run, spec), invocation)
+    elif is_time and (actions := _without_the_living(takeovers(snapshot), folder)):
+        send_for(actions, folder, invocation)
         note = note.model_copy(update={"looks": 0, "calls": note.calls + 1, "called_at": now})
         done = f"was set going again: {len(actions)} events"
-    store.replace(layout.watch, [note.to_json()])
+    folder.store.replace(folder.layout.watch, [note.to_json()])
     return done
 
 
-def _without_the_living(actions: tuple[Action, ...], spec: RunSpec, invocation: Invocation) -> tuple[Action, ...]:
+def _without_the_living(actions: tuple[Action, ...], folder: RunFolder) -> tuple[Action, ...]:
     """Leave out residents in place of others that may be alive: to replace one in a long round would begin it anew."""
-    folder, now = RunFolder(invocation.store, spec.run, spec), invocation.store.clock.time()
+    now = folder.store.clock.time()
 
     def may_live(action: Action) -> bool:
         if not isinstance(action, Reside) or not action.generation:
@@ -137,26 +136,23 @@ def _without_the_living(actions: tuple[Action, ...], spec: RunSpec, invocation: 
     return tuple(action for action in actions if not may_live(action))
 
 
-def _give_up(snapshot: Snapshot, spec: RunSpec, note: Note, invocation: Invocation) -> None:
+def _give_up(snapshot: Snapshot, folder: RunFolder, note: Note, invocation: Invocation) -> None:
     round_ = None
     if snapshot.plan and snapshot.version is not None:
         round_ = current_round(snapshot.plan, max(snapshot.version, snapshot.reached), snapshot.last_epoch)
     where = f" at {round_.name}" if round_ else ", before its first round" if snapshot.plan is None else ""
-    fail(
-        invocation,
-        RunLayout(spec.run),
-        Failure(
-            reason="StoodStill",
-            message=f"the run stands still{where}, though it was set going again {note.calls} times",
-            hint=f"see what its functions wrote last: estafeta logs {spec.run}; then: estafeta resume {spec.run}",
-            round=round_.name if round_ else None,
-            function=spec.functions["worker"].name,
-            log_group=f"/aws/lambda/{spec.functions['worker'].name}",
-        ),
+    worker = folder.spec.functions["worker"].name
+    failure = Failure(
+        reason="StoodStill",
+        message=f"the run stands still{where}, though it was set going again {note.calls} times",
+        hint=f"see what its functions wrote last: estafeta logs {folder.run}; then: estafeta resume {folder.run}",
+        round=round_.name if round_ else None,
+        function=worker,
+        log_group=f"/aws/lambda/{worker}",
     )
+    fail(folder, invocation, failure)
 
 
-def _read_note(store: Store, layout: RunLayout) -> Note | None:
-    if not store.exists(layout.watch):
-        return None
-    return Note.model_validate_json(store.read(layout.watch))
+def _read_note(folder: RunFolder) -> Note | None:
+    path = folder.layout.watch
+    return Note.model_validate_json(folder.store.read(path)) if folder.store.exists(path) else None

@@ -22,13 +22,13 @@ from estafeta.errors import EstafetaError, Gone
 from estafeta.functions.entry import invocation_of
 from estafeta.functions.late_ranks import await_others, patience_of
 from estafeta.protocol.deadline import Deadline
-from estafeta.protocol.invocation import Invocation, dispatch, read_spec
-from estafeta.protocol.layout import RunLayout, claim_of, contribution_name
+from estafeta.protocol.ending import fail
+from estafeta.protocol.invocation import Invocation, dispatch
+from estafeta.protocol.layout import claim_of, contribution_name
 from estafeta.protocol.listing import ranks_in
-from estafeta.protocol.outcome import fail
-from estafeta.protocol.run_folder import open_folder
-from estafeta.protocol.snapshot import Merge, Work, is_current, read_plan
-from estafeta.protocol.spec import Failure, Plan, RunSpec, WorkerEvent
+from estafeta.protocol.run_folder import RunFolder, open_folder
+from estafeta.protocol.snapshot import Merge, Work, is_current
+from estafeta.protocol.spec import Failure, WorkerEvent
 from estafeta.protocol.spending import Tab
 from estafeta.residents.claim import take
 from estafeta.residents.ending import Refusal
@@ -52,34 +52,32 @@ def work(event: WorkerEvent, invocation: Invocation) -> dict[str, Any]:
 
         return probe_torch(invocation)
     invocation.note(event.run, **event.model_dump(exclude={"run", "sent_at", "lead_s", "share_s", "expires_at"}))
-    layout = RunLayout(event.run)
-    spec = read_spec(invocation.store, event.run)
-    tab = Tab("worker", spec, invocation)
+    folder = open_folder(invocation.store, event.run)
+    tab = Tab("worker", folder.spec, invocation)
     try:
         if event.task == "prepare":
             from estafeta.training.prepare import prepare
 
-            done = prepare(spec, invocation, tab)
+            done = prepare(folder, invocation, tab)
         elif event.task == "reside":
-            done = _reside(event, spec, invocation, tab)
+            done = _reside(event, folder, invocation, tab)
         else:
-            done = contribute(event, spec, invocation, tab)
+            done = contribute(event, folder, invocation, tab)
     except Gone as error:
-        if event.task in ("prepare", "reside") or is_current(event.round, invocation.store, spec):
+        if event.task in ("prepare", "reside") or is_current(event.round, folder):
             raise
         done = f"left: {error}"
     except EstafetaError as error:
         done = f"failed: {error}"
-        fail(invocation, layout, _failure(error, event))
+        fail(folder, invocation, _failure(error, event))
     finally:
         tab.close()
     invocation.note_end(event.run, done)
     return {"done": done}
 
 
-def _reside(event: WorkerEvent, spec: RunSpec, invocation: Invocation, tab: Tab) -> str:
+def _reside(event: WorkerEvent, folder: RunFolder, invocation: Invocation, tab: Tab) -> str:
     """Run one leg of a resident rank. torch is imported only after the leg has been claimed."""
-    folder = open_folder(invocation.store, spec.run)
     leg = take(event, folder, invocation)
     if isinstance(leg, Refusal):
         return leg.value
@@ -88,7 +86,7 @@ def _reside(event: WorkerEvent, spec: RunSpec, invocation: Invocation, tab: Tab)
     return reside(leg, folder, invocation, tab)
 
 
-def contribute(event: WorkerEvent, spec: RunSpec, invocation: Invocation, tab: Tab) -> str:
+def contribute(event: WorkerEvent, folder: RunFolder, invocation: Invocation, tab: Tab) -> str:
     """Publish a rank's contribution to a round, or as much of it as the time allows.
 
     Returns:
@@ -99,11 +97,10 @@ def contribute(event: WorkerEvent, spec: RunSpec, invocation: Invocation, tab: T
         UserCodeError: The job's code raised.
         NotFinite: The loss or the gradient is NaN or infinite.
     """
-    store, layout, round_ = invocation.store, RunLayout(event.run), event.round
+    store, layout, spec, round_ = folder.store, folder.layout, folder.spec, event.round
     began, done = store.clock.monotonic(), "a duplicate"
     if contribution_name(round_, event.rank) not in store.list(layout.contributions):
-        plan = read_plan(store, layout)
-        reached = _publish_share(event, spec, plan, invocation, tab)
+        reached = _publish_share(event, folder, invocation, tab)
         if reached == "overtaken":
             return "left: a duplicate has got to the next leg"
         if reached == "unfinished":
@@ -112,11 +109,11 @@ def contribute(event: WorkerEvent, spec: RunSpec, invocation: Invocation, tab: T
             return f"handed over to leg {following.leg}"
         done = "contributed"
         if spec.closes_early and not event.leg:
-            patience_of(spec, invocation).note(store.clock.monotonic() - began)
+            patience_of(folder, invocation).note(store.clock.monotonic() - began)
     # Each rank publishes first and lists afterwards, so at least the last rank sees the round complete.
     ranks = ranks_in(store.list(layout.contributions), round_)
     if spec.closes_early and len(ranks) < spec.workers and not invocation.is_alone:
-        ranks = await_others(round_, event.rank, began, spec, invocation)
+        ranks = await_others(round_, event.rank, began, folder, invocation)
     if len(ranks) == spec.workers and store.claim(layout.legs, claim_of(round_), generation=0, token=invocation.token):
         dispatch((Merge(round_),), spec, invocation)
         done += ", invoked the merge"
@@ -124,7 +121,7 @@ def contribute(event: WorkerEvent, spec: RunSpec, invocation: Invocation, tab: T
 
 
 def _publish_share(
-    event: WorkerEvent, spec: RunSpec, plan: Plan, invocation: Invocation, tab: Tab
+    event: WorkerEvent, folder: RunFolder, invocation: Invocation, tab: Tab
 ) -> Literal["complete", "unfinished", "overtaken"]:
     """Go on with a rank's share; publish all of it, or how far this leg has got.
 
@@ -135,12 +132,12 @@ def _publish_share(
     from estafeta.training.session import open_session
     from estafeta.training.share import Share
 
-    store, layout, round_, rank = invocation.store, RunLayout(event.run), event.round, event.rank
-    session = open_session(spec, invocation)
+    store, layout, round_, rank = folder.store, folder.layout, event.round, event.rank
+    session = open_session(folder, invocation)
     deadline = Deadline(invocation.remaining_s, session.transfer_s, store.clock.monotonic)
     with deadline.transfer():
-        session.load(store, layout, event.version)
-    share = Share.of(session, spec, plan, round_, rank)
+        session.load(folder, event.version)
+    share = Share.of(session, folder, round_, rank)
     if event.leg:
         share.resume(store, layout.partial_of(round_, rank, event.leg))
     share.work(deadline)

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from estafeta.cost.meter import Meter
-from estafeta.protocol.run_folder import open_folder
 from estafeta.protocol.snapshot import Action, Finish, Merge, Prepare, Reside, Work
 from estafeta.protocol.spec import FunctionSettings, MergeEvent, Role, RunSpec, WorkerEvent
 from estafeta.protocol.warm import Warm
@@ -107,12 +106,3 @@ def dispatch(actions: tuple[Action, ...], spec: RunSpec, invocation: Invocation,
                 invoker.send("merge", event_.model_dump())
             case Finish():
                 invoker.send("merge", MergeEvent(run=spec.run, generation=generation).model_dump())
-
-
-def read_spec(store: Store, run: str) -> RunSpec:
-    """The spec of a run; it never changes, so a warm environment reads it once.
-
-    Raises:
-        Gone: There is no such run.
-    """
-    return open_folder(store, run).spec

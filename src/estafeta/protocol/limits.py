@@ -14,26 +14,24 @@ from pydantic import ValidationError
 from estafeta.errors import Gone
 from estafeta.job.checks import usage_error
 from estafeta.job.stopping import EpochRecord
-from estafeta.protocol.layout import Round, RunLayout
+from estafeta.protocol.layout import Round
 from estafeta.protocol.listing import limits_in
-from estafeta.protocol.spec import Limits, RunSpec
+from estafeta.protocol.run_folder import RunFolder
+from estafeta.protocol.spec import Limits
 from estafeta.protocol.weights import spent_at
-from estafeta.store.store import Store
 
 HOUR_S = 3600.0
 
 
-def newest_limits(store: Store, layout: RunLayout, spec: RunSpec, names: Collection[str]) -> Limits:
+def newest_limits(folder: RunFolder, names: Collection[str]) -> Limits:
     """The limits that hold now.
 
     Args:
-        store: The store.
-        layout: The run's paths.
-        spec: The run's spec.
+        folder: The run's folder.
         names: A listing of the run's folder.
     """
     number = max(limits_in(names), default=0)
-    return Limits.model_validate_json(store.read(layout.limits(number))) if number else spec.limits
+    return Limits.model_validate_json(folder.store.read(folder.layout.limits(number))) if number else folder.spec.limits
 
 
 def limits_after(before: Limits, changes: Mapping[str, float | None], token: str, now: float) -> Limits:
@@ -74,26 +72,24 @@ def limit_reached(limits: Limits, following: Round | None, *, spent_usd: float, 
     return ""
 
 
-def spent_so_far(store: Store, layout: RunLayout, version: int, last_epoch: EpochRecord | None) -> float:
+def spent_so_far(folder: RunFolder, version: int, last_epoch: EpochRecord | None) -> float:
     """Dollars that a run has cost, by its newest version and its newest epoch record."""
     recorded = last_epoch.spent_usd if last_epoch else 0.0
     try:
-        return max(recorded, spent_at(store, layout, version))
+        return max(recorded, spent_at(folder, version))
     except Gone:  # the run has moved on, and whoever moved it knows better
         return recorded
 
 
 def limit_at(
-    store: Store,
-    layout: RunLayout,
-    spec: RunSpec,
+    folder: RunFolder,
     names: Collection[str],
     following: Round | None,
     last_epoch: EpochRecord | None,
 ) -> str:
     """Which limit a run has reached whose folder shows which round is next; the arguments are as above."""
-    limits = newest_limits(store, layout, spec, names)
+    limits = newest_limits(folder, names)
     spent_usd = 0.0
     if limits.max_cost_usd is not None and following is not None:
-        spent_usd = spent_so_far(store, layout, following.version, last_epoch)
-    return limit_reached(limits, following, spent_usd=spent_usd, now=store.clock.time())
+        spent_usd = spent_so_far(folder, following.version, last_epoch)
+    return limit_reached(limits, following, spent_usd=spent_usd, now=folder.store.clock.time())

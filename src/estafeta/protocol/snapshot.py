@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from estafeta.job.stopping import EpochRecord
-from estafeta.protocol.layout import Round, RunLayout
+from estafeta.protocol.layout import Round
 from estafeta.protocol.limits import limit_at
 from estafeta.protocol.listing import epochs_in, left_in, legs_in, messages_in, ranks_in, residents_in, versions_in
-from estafeta.protocol.run_folder import open_folder
-from estafeta.protocol.spec import Plan, RunSpec
+from estafeta.protocol.run_folder import RunFolder
+from estafeta.protocol.spec import Plan
 from estafeta.protocol.weights import token_of_version
-from estafeta.store.store import Store
 
 Ended = Literal["done", "stopped", "failed"]
 OUTCOMES: tuple[Ended, ...] = ("done", "stopped", "failed")
@@ -191,32 +190,25 @@ def ranks_of(plan: Plan, round_: Round, workers: int) -> range:
     return range(workers if round_.phase == "train" or plan.valid_rows else 0)
 
 
-def take_snapshot(store: Store, layout: RunLayout, spec: RunSpec, plan: Plan | None = None) -> Snapshot:
-    """List a run's folder and read its newest epoch record.
-
-    Args:
-        store: The store.
-        layout: The run's paths.
-        spec: The run's spec.
-        plan: The run's plan if it is known; it never changes.
-    """
+def take_snapshot(folder: RunFolder) -> Snapshot:
+    """List a run's folder and read its newest epoch record."""
+    store, layout, workers = folder.store, folder.layout, folder.spec.workers
     top = store.list(layout.root)
     outcome = next((state for state in OUTCOMES if f"{state}.json" in top), None)
     stop_requested = layout.stop.rpartition("/")[2] in top
-    if plan is None and layout.plan.rpartition("/")[2] in top:
-        plan = read_plan(store, layout)
+    plan = folder.plan if layout.plan.rpartition("/")[2] in top else None
     # Epochs before weights: a version is published before its epoch's record, so no verdict is newer than the version.
     epoch = max(epochs_in(store.list(layout.epochs)), default=0)
-    version = max(versions_in(store.list(layout.weights), spec.workers), default=None)
-    last_epoch = read_epoch(store, layout, epoch)
+    version = max(versions_in(store.list(layout.weights), workers), default=None)
+    last_epoch = read_epoch(folder, epoch)
     if plan is None or version is None:
-        return Snapshot(spec.workers, outcome, stop_requested, plan, None, last_epoch)
+        return Snapshot(workers, outcome, stop_requested, plan, None, last_epoch)
     if plan.is_resident:
         newest = max(messages_in(store.list(layout.outbox(0)), "gradient"), default=0)
         marks = store.list(layout.legs)
         residents = tuple(sorted(residents_in(marks).items()))
         return Snapshot(
-            spec.workers,
+            workers,
             outcome,
             stop_requested,
             plan,
@@ -232,7 +224,7 @@ def take_snapshot(store: Store, layout: RunLayout, spec: RunSpec, plan: Plan | N
         ranks = ranks_in(store.list(layout.contributions), round_)
         legs = legs_in(store.list(layout.partial), round_)
     return Snapshot(
-        spec.workers,
+        workers,
         outcome,
         stop_requested,
         plan,
@@ -241,19 +233,19 @@ def take_snapshot(store: Store, layout: RunLayout, spec: RunSpec, plan: Plan | N
         ranks,
         tuple(sorted(legs.items())),
         reached=version,
-        limit=limit_at(store, layout, spec, top, round_, last_epoch),
+        limit=limit_at(folder, top, round_, last_epoch),
     )
 
 
-def is_current(round_: Round | None, store: Store, spec: RunSpec) -> bool:
+def is_current(round_: Round | None, folder: RunFolder) -> bool:
     """Whether a run is still at a round: then a file that its functions miss is lost, and not merely swept."""
-    snapshot = take_snapshot(store, RunLayout(spec.run), spec)
+    snapshot = take_snapshot(folder)
     if snapshot.outcome or snapshot.plan is None or snapshot.version is None:
         return False
     return round_ == current_round(snapshot.plan, snapshot.version, snapshot.last_epoch)
 
 
-def maker_of(snapshot: Snapshot, store: Store, layout: RunLayout) -> str:
+def maker_of(snapshot: Snapshot, folder: RunFolder) -> str:
     """Token of who made what the current round starts from: the newest version, or the record of the epoch it ended.
 
     Raises:
@@ -262,23 +254,16 @@ def maker_of(snapshot: Snapshot, store: Store, layout: RunLayout) -> str:
     version, last = snapshot.version, snapshot.last_epoch
     if last is not None and last.version == version:
         return last.token
-    return "" if version is None else token_of_version(store, layout, version)
+    return "" if version is None else token_of_version(folder, version)
 
 
-def newest_epoch(store: Store, layout: RunLayout, most: int) -> EpochRecord | None:
-    """The newest record of the first `most` epochs, if there is one."""
-    return read_epoch(store, layout, max((e for e in epochs_in(store.list(layout.epochs)) if e <= most), default=0))
+def newest_epoch(folder: RunFolder, most: int) -> EpochRecord | None:
+    """Read the newest record of the first `most` epochs, if there is one."""
+    epochs = epochs_in(folder.store.list(folder.layout.epochs))
+    return read_epoch(folder, max((epoch for epoch in epochs if epoch <= most), default=0))
 
 
-def read_epoch(store: Store, layout: RunLayout, epoch: int) -> EpochRecord | None:
-    """The record of an epoch, or None for epoch 0, which has none."""
-    return EpochRecord.model_validate_json(store.read(layout.epoch(epoch))) if epoch else None
-
-
-def read_plan(store: Store, layout: RunLayout) -> Plan:
-    """The plan of a run; it never changes, so a warm environment reads it once.
-
-    Raises:
-        Gone: The run has not been prepared.
-    """
-    return open_folder(store, layout.run).plan
+def read_epoch(folder: RunFolder, epoch: int) -> EpochRecord | None:
+    """Read the record of an epoch; None for epoch 0, which has none."""
+    path = folder.layout.epoch(epoch)
+    return EpochRecord.model_validate_json(folder.store.read(path)) if epoch else None

@@ -8,13 +8,12 @@ from __future__ import annotations
 import numpy as np
 
 from estafeta.errors import Corrupt
-from estafeta.protocol.layout import Round, RunLayout
+from estafeta.protocol.layout import Round
 from estafeta.protocol.message import CHUNK, Head, form_of, kind_of
-from estafeta.protocol.spec import Plan
+from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.step import add_in_order
 from estafeta.protocol.totals import Totals
 from estafeta.store.files import Reader
-from estafeta.store.store import Store
 from estafeta.store.tensorfile import Array
 
 
@@ -22,11 +21,8 @@ class Streamed:
     """The contributions of all ranks to a round; it is a source for `step.Step`.
 
     Args:
-        store: The store.
-        layout: The run's paths.
-        plan: The run's plan.
+        folder: The run's folder.
         round_: Which round.
-        workers: World size.
 
     Attributes:
         totals: Rows, sums and buffers of all ranks.
@@ -36,13 +32,14 @@ class Streamed:
         Corrupt: A contribution's bytes are not those that were published.
     """
 
-    def __init__(self, store: Store, layout: RunLayout, plan: Plan, round_: Round, workers: int) -> None:
+    def __init__(self, folder: RunFolder, round_: Round) -> None:
+        plan = folder.plan
         self.totals = Totals(plan.sums)
         size = plan.size if round_.phase == "train" else 0
         self._sum: Array = np.zeros(size, np.float32)
         scratch: Array = np.empty(max(1, min(CHUNK, size)), np.float32)
         form, kind = form_of(plan, round_.phase), kind_of(round_.phase)
-        for rank in range(workers):
+        for rank in range(folder.spec.workers):
             added = 0  # elements; the store may begin a reading once more, and they stay
 
             def read(reader: Reader, rank: int = rank) -> Head:
@@ -56,10 +53,10 @@ class Streamed:
                         added = first + piece.size
                 return head
 
-            path = layout.contribution(round_, rank)
+            path = folder.layout.contribution(round_, rank)
             try:
                 with np.errstate(all="ignore"):  # as in PyTorch; the step finds what is not finite
-                    self.totals.add(store.reading(path, read))
+                    self.totals.add(folder.store.reading(path, read))
             except Corrupt as error:
                 raise Corrupt(f"{path} is damaged: {error}") from error
 

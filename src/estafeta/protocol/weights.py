@@ -25,13 +25,12 @@ import numpy as np
 
 from estafeta.errors import Gone
 from estafeta.protocol.attendance import NOTHING_MISSED, Attendance
-from estafeta.protocol.layout import RunLayout
 from estafeta.protocol.listing import pieces_in
 from estafeta.protocol.partition import Slice
+from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.spec import Plan
 from estafeta.protocol.totals import Totals
 from estafeta.store.files import Reader
-from estafeta.store.store import Store
 from estafeta.store.tensorfile import Array, TensorFile, encode, scratch_buffer
 
 FORMAT = "estafeta-weights/1"
@@ -76,7 +75,7 @@ class Weights:
         self.version += 1
 
 
-def publish_weights(store: Store, layout: RunLayout, weights: Weights, token: str) -> bool:
+def publish_weights(folder: RunFolder, weights: Weights, token: str) -> bool:
     """Publish a version, the optimiser's state first.
 
     Returns:
@@ -84,36 +83,33 @@ def publish_weights(store: Store, layout: RunLayout, weights: Weights, token: st
     """
     header = _header(weights, token)
     if weights.state:
-        store.publish(layout.optimizer(weights.version), encode(weights.state, header), token)
+        folder.store.publish(folder.layout.optimizer(weights.version), encode(weights.state, header), token)
     buffers = {BUFFER + name: array for name, array in weights.buffers.items()}
     content = encode({PARAMETERS: weights.parameters, **buffers}, {**header, **_tally(weights)})
-    return store.publish(layout.version(weights.version), content, token)
+    return folder.store.publish(folder.layout.version(weights.version), content, token)
 
 
-def publish_piece(
-    store: Store, layout: RunLayout, weights: Weights, own: Slice, *, rank: int, workers: int, token: str
-) -> bool:
+def publish_piece(folder: RunFolder, weights: Weights, own: Slice, *, rank: int, token: str) -> bool:
     """Publish a rank's slice of a version; `weights.state` is of that slice. Returns as `publish_weights`."""
     metadata = {
         **_header(weights, token),
         **_tally(weights),
         "first": str(own.first),
         "size": str(weights.parameters.size),
-        "pieces": str(workers),
+        "pieces": str(folder.spec.workers),
     }
     tensors = {PARAMETERS: weights.parameters[own.first : own.last]}
     tensors.update({STATE + name: vector for name, vector in weights.state.items()})
     if rank == 0:
         tensors.update({BUFFER + name: array for name, array in weights.buffers.items()})
-    return store.publish(layout.piece(weights.version, rank), encode(tensors, metadata), token)
+    return folder.store.publish(folder.layout.piece(weights.version, rank), encode(tensors, metadata), token)
 
 
-def read_weights(store: Store, layout: RunLayout, version: int, parameters: Array | None = None) -> Weights:
+def read_weights(folder: RunFolder, version: int, parameters: Array | None = None) -> Weights:
     """Read parameters and buffers of a version.
 
     Args:
-        store: The store.
-        layout: The run's paths.
+        folder: The run's folder.
         version: Steps done.
         parameters: float32[P] to read into; None: a new vector.
 
@@ -140,19 +136,18 @@ def read_weights(store: Store, layout: RunLayout, version: int, parameters: Arra
         nonlocal whole
         whole = read(reader)
 
-    _read(store, layout, version, layout.version(version), read_next)
+    _read(folder, version, folder.layout.version(version), read_next)
     assert whole is not None
     return whole
 
 
 def read_state(
-    store: Store, layout: RunLayout, version: int, span: Slice | None = None, names: Sequence[str] = ()
+    folder: RunFolder, version: int, span: Slice | None = None, names: Sequence[str] = ()
 ) -> dict[str, Array]:
     """Read the optimiser's state vectors of a version, or a slice of each.
 
     Args:
-        store: The store.
-        layout: The run's paths.
+        folder: The run's folder.
         version: Steps done.
         span: The slice; None: whole vectors.
         names: The vectors' names; for whole vectors from one file the caller need not know them.
@@ -186,47 +181,46 @@ def read_state(
                     out[low - wanted.first : high - wanted.first] = piece[low - start - at : high - start - at]
 
     scratch = scratch_buffer()
-    _read(store, layout, version, layout.optimizer(version), read)
+    _read(folder, version, folder.layout.optimizer(version), read)
     return state
 
 
-def token_of_version(store: Store, layout: RunLayout, version: int) -> str:
+def token_of_version(folder: RunFolder, version: int) -> str:
     """Return the token of the function that published a version; raises `Gone` as `read_weights` does."""
-    return store.reading(layout.version(version), lambda reader: TensorFile(reader).metadata["token"])
+    return folder.store.reading(folder.layout.version(version), lambda reader: TensorFile(reader).metadata["token"])
 
 
-def spent_at(store: Store, layout: RunLayout, version: int) -> float:
+def spent_at(folder: RunFolder, version: int) -> float:
     """Return the dollars that a run had cost at a version; raises `Gone` as `read_weights` does."""
     spent: list[float] = []
     _read(
-        store,
-        layout,
+        folder,
         version,
-        layout.version(version),
+        folder.layout.version(version),
         lambda reader: spent.append(float(TensorFile(reader).metadata["spent"])),
     )
     return max(spent)
 
 
-def attendance_at(store: Store, layout: RunLayout, version: int) -> Attendance:
+def attendance_at(folder: RunFolder, version: int) -> Attendance:
     """Return which ranks had missed rounds at a version in one file; raises `Gone` as `read_weights` does."""
-    return store.reading(layout.version(version), lambda reader: _attendance(TensorFile(reader)))
+    return folder.store.reading(folder.layout.version(version), lambda reader: _attendance(TensorFile(reader)))
 
 
-def _read(store: Store, layout: RunLayout, version: int, whole: str, read: Callable[[Reader], None]) -> None:
+def _read(folder: RunFolder, version: int, whole: str, read: Callable[[Reader], None]) -> None:
     """Read the one file of a version, or all pieces.
 
     Raises:
         Gone: The file is not there, and a piece is missing: ranks sweep pieces one by one.
     """
     try:
-        store.reading(whole, read)
+        folder.store.reading(whole, read)
     except Gone:
-        ranks = pieces_in(store.list(layout.weights), version)
-        if not ranks or len(ranks) < store.reading(layout.piece(version, min(ranks)), _pieces):
+        ranks = pieces_in(folder.store.list(folder.layout.weights), version)
+        if not ranks or len(ranks) < folder.store.reading(folder.layout.piece(version, min(ranks)), _pieces):
             raise
         for rank in sorted(ranks):
-            store.reading(layout.piece(version, rank), read)
+            folder.store.reading(folder.layout.piece(version, rank), read)
 
 
 def _pieces(reader: Reader) -> int:

@@ -31,7 +31,7 @@ class Budget:
         self._looks = rank == 0 or folder.spec.quorum is not None
         if self._looks:
             names = folder.store.list(folder.layout.root)
-            self._limits = newest_limits(folder.store, folder.layout, folder.spec, names)
+            self._limits = newest_limits(folder, names)
 
     def is_reached(self, following: Round | None, spent_usd: float) -> bool:
         """Tell whether a limit ends the run before its next round.

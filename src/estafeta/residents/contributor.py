@@ -140,7 +140,7 @@ class Contributor:
             self._next.prefetch()
 
     def _share_of(self, round_: Round) -> Share:
-        return Share.of(self._session, self._folder.spec, self._folder.plan, round_, self._leg.rank)
+        return Share.of(self._session, self._folder, round_, self._leg.rank)
 
     def _share(self, round_: Round) -> Share:
         share, self._next = self._next, None

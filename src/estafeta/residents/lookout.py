@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 
 from estafeta import waiting
 from estafeta.errors import Gone
+from estafeta.protocol.ending import fail
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import Round, claim_of_call
 from estafeta.protocol.listing import calls_in, left_in, residents_in
-from estafeta.protocol.outcome import fail
 from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.snapshot import replacement
 from estafeta.protocol.spec import Failure
@@ -179,7 +179,7 @@ class Lookout:
         if claim is not None:
             place = {"request_id": claim.request_id, "log_group": claim.log_group, "log_stream": claim.log_stream}
             failure = failure.model_copy(update=place)
-        fail(self._invocation, self._layout, failure)
+        fail(self._folder, self._invocation, failure)
         raise Leaving("the run has ended", silently=True)
 
 

@@ -39,15 +39,15 @@ def restore(folder: RunFolder, rank: int, parameters: Array, exchange: Exchange)
     Raises:
         Gone: The listed files were swept again, in each attempt.
     """
-    spec, plan, store, layout = folder.spec, folder.plan, folder.store, folder.layout
+    spec, plan = folder.spec, folder.plan
     slices = slices_of(spec, plan)
     own = slices[rank] if plan.topology == "sharded" else slices[0]
     names = spec.update_rule.state_slots
     for attempt in range(waiting.RESTORE_ATTEMPTS):
         try:
-            saved = max(versions_in(store.list(layout.weights), spec.workers))
-            weights = read_weights(store, layout, saved, parameters)
-            state_of = partial(read_state, store, layout, saved, names=names) if names else _no_state
+            saved = max(versions_in(folder.store.list(folder.layout.weights), spec.workers))
+            weights = read_weights(folder, saved, parameters)
+            state_of = partial(read_state, folder, saved, names=names) if names else _no_state
             weights.state = state_of(own)
             redo = _Redo(folder, exchange, state_of)
             redo.to(weights, own, _reached(folder, rank, saved))

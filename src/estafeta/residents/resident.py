@@ -26,8 +26,8 @@ from contextlib import contextmanager
 
 from estafeta import waiting
 from estafeta.errors import Corrupt, EstafetaError, Gone
+from estafeta.protocol.ending import finish
 from estafeta.protocol.epoch import conclude
-from estafeta.protocol.finish import finish
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import Round
 from estafeta.protocol.message import Wish
@@ -60,7 +60,7 @@ def reside(leg: Leg, folder: RunFolder, invocation: Invocation, tab: Tab) -> str
     Raises:
         UserCodeError, NotFinite, Diverged, UsageError, Corrupt: What fails every time.
     """
-    session = open_session(folder.spec, invocation)
+    session = open_session(folder, invocation)
     session.version = None  # its parameters will be those of no saved version
     try:
         leg.await_turn()
@@ -137,7 +137,7 @@ class _Resident:
         with _in_place(leg):
             weights, saved = restore(folder, leg.rank, session.learner.parameters, exchange)
             epochs = weights.version // self._plan.steps_per_epoch
-            self._last_epoch = newest_epoch(self._store, self._layout, epochs)
+            self._last_epoch = newest_epoch(folder, epochs)
             self._budget = Budget(folder, leg.rank)
         if self._last_epoch:  # it knows what the valid round has cost
             weights.spent_usd = max(weights.spent_usd, self._last_epoch.spent_usd)
@@ -299,7 +299,7 @@ class _Resident:
             # from then on the run can be resumed, and have new files there.
             exchanged = {outbox: self._store.list(outbox) for outbox in outboxes}
             self._leg.check_place()  # a late leg must not end a run that has ended and is being resumed
-            finish(end, take_snapshot(self._store, self._layout, self._spec), self._spec, self._invocation)
+            finish(end, take_snapshot(self._folder), self._folder, self._invocation.token)
             for outbox, names in exchanged.items():
                 self._store.sweep(outbox, names)
         return f"ended at version {self._version}"

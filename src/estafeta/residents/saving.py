@@ -34,7 +34,8 @@ class Saver:
     def __init__(self, folder: RunFolder, *, rank: int, token: str, saved: int, recycles: bool) -> None:
         self.redo_from = saved
         self.cost_s: float | None = None
-        self._store, self._layout, self._plan = folder.store, folder.layout, folder.plan
+        self._folder, self._plan = folder, folder.plan
+        self._store, self._layout = folder.store, folder.layout
         self._rank, self._workers, self._token = rank, folder.spec.workers, token
         self._newest = saved
         self._most_redo = (
@@ -61,16 +62,14 @@ class Saver:
         began = self._store.clock.monotonic()
         if self._plan.topology == "sharded":
             publish_piece(
-                self._store,
-                self._layout,
+                self._folder,
                 weights,
                 replica.own,
                 rank=self._rank,
-                workers=self._workers,
                 token=self._token,
             )
         elif weights.version % self._workers == self._rank:
-            publish_weights(self._store, self._layout, weights, self._token)
+            publish_weights(self._folder, weights, self._token)
         self._newest = weights.version
         self.cost_s = max(self.cost_s or 0.0, self._store.clock.monotonic() - began)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from estafeta.data.sampler import steps_per_epoch
 from estafeta.protocol.invocation import Invocation, dispatch
-from estafeta.protocol.layout import RunLayout
 from estafeta.protocol.partition import choose
+from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.snapshot import next_actions, take_snapshot
 from estafeta.protocol.spec import Plan, RunSpec, Slot
 from estafeta.protocol.spending import Tab
@@ -18,7 +18,7 @@ from estafeta.store.tensorfile import CODES, Array, encode
 from estafeta.training.session import Session, check_rows, open_session
 
 
-def prepare(spec: RunSpec, invocation: Invocation, tab: Tab) -> str:
+def prepare(folder: RunFolder, invocation: Invocation, tab: Tab) -> str:
     """Publish the first weights and the plan, then dispatch the next actions.
 
     Returns:
@@ -28,9 +28,9 @@ def prepare(spec: RunSpec, invocation: Invocation, tab: Tab) -> str:
         UserCodeError: The job's code raised.
         UsageError: The model or the data cannot be trained, or there are fewer rows than workers.
     """
-    store, layout, token = invocation.store, RunLayout(spec.run), invocation.token
+    store, layout, spec, token = folder.store, folder.layout, folder.spec, invocation.token
     if not store.exists(layout.plan):
-        session = open_session(spec, invocation)
+        session = open_session(folder, invocation)
         plan = plan_of(session, spec, token)
         learner = session.learner
         learner.check_metrics(spec.early_stopping.monitor, validates=plan.valid_rows > 0)
@@ -38,10 +38,10 @@ def prepare(spec: RunSpec, invocation: Invocation, tab: Tab) -> str:
             store.publish(layout.frozen, encode(learner.frozen, {"token": token}), token)
         state = spec.update_rule.initial_state(plan.size)
         first = Weights(0, learner.parameters, dict(learner.buffers), state, spent_usd=tab.usd())
-        if publish_weights(store, layout, first, token):
+        if publish_weights(folder, first, token):
             tab.said(first.spent_usd)
         store.publish(layout.plan, [plan.to_json()], token)
-    actions = next_actions(take_snapshot(store, layout, spec))
+    actions = next_actions(take_snapshot(folder))
     dispatch(actions, spec, invocation)
     return f"prepared, dispatched {len(actions)}"
 

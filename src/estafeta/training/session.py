@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from estafeta.errors import UsageError
 from estafeta.job.user_code import load_job
 from estafeta.protocol.invocation import Invocation
-from estafeta.protocol.layout import RunLayout
+from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.spec import RunSpec
 from estafeta.protocol.weights import read_weights
-from estafeta.store.store import Store
 from estafeta.store.tensorfile import Array, TensorFile
 from estafeta.training.batches import Data
 from estafeta.training.learner import Learner, seed_generators
@@ -37,7 +36,7 @@ class Session:
     buffers: dict[str, Array] = field(default_factory=dict)
     prefetched: tuple[tuple[object, ...], Batch] = ((), ())
 
-    def load(self, store: Store, layout: RunLayout, version: int) -> None:
+    def load(self, folder: RunFolder, version: int) -> None:
         """Put a weights version into the model; its parameters are read only if they are not there already.
 
         Raises:
@@ -45,27 +44,28 @@ class Session:
         """
         if self.version != version:
             self.version = None
-            self.buffers = read_weights(store, layout, version, self.learner.parameters).buffers
+            self.buffers = read_weights(folder, version, self.learner.parameters).buffers
             self.version = version
         for name, array in self.learner.buffers.items():
             array[...] = self.buffers[name]
 
 
-def open_session(spec: RunSpec, invocation: Invocation) -> Session:
+def open_session(folder: RunFolder, invocation: Invocation) -> Session:
     """The run's session: the warm one, or a new one in its place.
 
     Raises:
         UserCodeError: The job's code raised.
         UsageError: The job cannot be trained.
     """
-    store, layout, memory = invocation.store, RunLayout(spec.run), invocation.warm.of(spec.token)
+    store, layout, spec = folder.store, folder.layout, folder.spec
+    memory = invocation.warm.of(spec.token)
     if isinstance(memory.session, Session):
         return memory.session
     seed_generators(spec.seed)
     job = load_job(f"{store.root}/{layout.code}", spec.job)
     learner = Learner(job, spec)
     if learner.frozen and store.exists(layout.frozen):
-        _load_frozen(store, layout, learner)
+        _load_frozen(folder, learner)
     session = Session(Data.open(job, spec, store, learner.bytes, learner.parameters.nbytes), learner)
     memory.session = session
     return session
@@ -91,10 +91,10 @@ def check_rows(data: Data, spec: RunSpec, steps: int) -> None:
         )
 
 
-def _load_frozen(store: Store, layout: RunLayout, learner: Learner) -> None:
+def _load_frozen(folder: RunFolder, learner: Learner) -> None:
     def use(reader: object) -> None:
         file = TensorFile(reader)  # type: ignore[arg-type]
         for name, array in learner.frozen.items():
             file.read_into(name, array)
 
-    store.reading(layout.frozen, use)
+    folder.store.reading(folder.layout.frozen, use)

@@ -15,6 +15,7 @@ from estafeta.data.sampler import seed_of
 from estafeta.protocol.deadline import Deadline
 from estafeta.protocol.layout import Round
 from estafeta.protocol.message import ABSENT, Head, form_of, kind_of
+from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.spec import Plan, RunSpec
 from estafeta.protocol.spending import Tab
 from estafeta.protocol.step import check_gradient
@@ -47,14 +48,15 @@ class Share:
     spent_usd: float = 0.0
 
     @classmethod
-    def of(cls, session: Session, spec: RunSpec, plan: Plan, round_: Round, rank: int) -> Share:
+    def of(cls, session: Session, folder: RunFolder, round_: Round, rank: int) -> Share:
         """Return the share that falls to a rank. The session's learner begins a new sum.
 
         Raises:
             UsageError: The data set has changed since the run was prepared.
         """
         session.learner.reset()
-        return cls(session, spec, plan, round_, rank, session.data.micro_batches(round_, rank, spec, plan))
+        rows = session.data.micro_batches(round_, rank, folder.spec, folder.plan)
+        return cls(session, folder.spec, folder.plan, round_, rank, rows)
 
     @property
     def is_complete(self) -> bool:
