@@ -33,7 +33,8 @@ from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import RunLayout
 from estafeta.protocol.listing import round_of
 from estafeta.protocol.message import form_of, glance
-from estafeta.protocol.snapshot import OUTCOMES, read_plan
+from estafeta.protocol.run_folder import RunFolder
+from estafeta.protocol.snapshot import OUTCOMES
 from estafeta.protocol.spec import MergeEvent, Outcome, Role, RunSpec, WorkerEvent
 from estafeta.store.files import Files, Reader
 from estafeta.store.store import Store
@@ -124,6 +125,11 @@ class Relay:
         forget()
 
     # The client's side
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run's folder, as somebody sees it who has read nothing yet but the spec."""
+        return RunFolder(self.store, self.spec.run, self.spec)
 
     def run(self) -> Result:
         """Start the run, carry out all events, and return how it ended."""
@@ -301,7 +307,7 @@ class Relay:
 
     def _assert_message_is_whole(self, path: str) -> None:
         _, folder, name = path.rsplit("/", 2)
-        plan, round_ = read_plan(self.store, self.layout), round_of(name)
+        plan, round_ = self.folder.plan, round_of(name)
         assert round_ is not None
         form = form_of(plan, round_.phase, unfinished=folder == "partial")
 

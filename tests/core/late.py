@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 from conformance.interposed import Interposed
 from estafeta.protocol.layout import Round
 from estafeta.protocol.message import form_of, glance
-from estafeta.protocol.snapshot import read_plan
 from estafeta.protocol.spec import RunSpec
 from estafeta.store.files import OsFiles, OsReader, Watch
 
@@ -104,7 +103,7 @@ def replayed(stage: Uneven) -> Result:
         relay = Relay(Path(root), spec)
         relay.start()
         relay.drain_until(lambda: relay.store.exists(relay.layout.plan))
-        form = form_of(read_plan(relay.store, relay.layout), "train")
+        form = form_of(relay.folder.plan, "train")
         for version, rank in stage.witness.missed:
             path = relay.layout.contribution(Round(version, "train"), rank)
             relay.store.publish(path, form.stand_in(version, rank, "given"), "given")

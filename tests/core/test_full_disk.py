@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from estafeta.protocol.outcome import RESERVE_BYTES
+from estafeta.protocol.ending import RESERVE_BYTES
 
 from .driver import Relay, Result
 from .faults import Disk

@@ -42,7 +42,7 @@ def quorate(topology: str, **limits: Any) -> RunSpec:
 def spent(relay: Relay) -> float:
     """What a run says that it has cost, when it has ended."""
     version = max(versions_in(relay.store.list(relay.layout.weights), relay.spec.workers))
-    return max(spent_at(relay.store, relay.layout, version), *(record.spent_usd for record in relay.epochs()), 0.0)
+    return max(spent_at(relay.folder, version), *(record.spent_usd for record in relay.epochs()), 0.0)
 
 
 def on_stage(folder: Path, spec: RunSpec, seed: int) -> Stage:

@@ -14,6 +14,7 @@ from estafeta.functions.merge import merge
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import Round
 from estafeta.protocol.message import Kind, form_of
+from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.spec import MergeEvent, Plan, Slot
 from estafeta.protocol.weights import Weights, publish_weights, read_weights
 from estafeta.store.tensorfile import CHUNK_BYTES
@@ -54,7 +55,9 @@ def ready_to_merge(tmp_path: Path, workers: int) -> Relay:
         state_dict=(("w", "parameter", "w"),),
     )
     vector = np.zeros(SIZE, np.float32)
-    publish_weights(store, layout, Weights(0, vector, {}, {"exp_avg": vector, "exp_avg_sq": vector}), "t")
+    publish_weights(
+        RunFolder(store, layout.run), Weights(0, vector, {}, {"exp_avg": vector, "exp_avg_sq": vector}), "t"
+    )
     store.publish(layout.plan, [plan.to_json()], "t")
     first, form = Round(0, "train"), form_of(plan, "train")
     for rank in range(workers):
@@ -76,6 +79,6 @@ def test_memory_is_that_of_one_model(workers: int, tmp_path: Path) -> None:
         tracemalloc.stop()
     parameters, gradient, state = VECTOR_BYTES, VECTOR_BYTES, 2 * VECTOR_BYTES
     assert peak < parameters + gradient + state + CHUNK_BYTES + BOOKKEEPING_BYTES
-    stepped = read_weights(relay.store, relay.layout, 1)
+    stepped = read_weights(relay.folder, 1)
     assert stepped.rows == workers
     np.testing.assert_allclose(stepped.parameters, -0.02, rtol=1e-5)

@@ -77,7 +77,7 @@ def test_running_statistics_are_averaged_by_rows(workers: int, tmp_path: Path) -
     relay = Relay(tmp_path, spec)
     relay.start()
     relay.drain_until(lambda: relay.control("status")["version"] == 2)
-    before, after = (read_weights(relay.store, relay.layout, version) for version in (1, 2))
+    before, after = (read_weights(relay.folder, version) for version in (1, 2))
     train, _ = split_rows(48, spec.validation, spec.seed)
     batch = train[batch_of(1, train_rows=36, batch_size=16, steps=2, seed=spec.seed)]
     shares = [share_of(batch, rank, workers) for rank in range(workers)]

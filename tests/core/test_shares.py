@@ -13,7 +13,6 @@ from estafeta.job.stopping import EarlyStopping
 from estafeta.protocol.layout import Round
 from estafeta.protocol.listing import ranks_in
 from estafeta.protocol.message import Head, form_of
-from estafeta.protocol.snapshot import read_plan
 from estafeta.store.files import Reader
 
 from . import jobs
@@ -25,7 +24,7 @@ from .test_agreement import SERIAL, assert_agree
 
 def heads(relay: Relay, round_: Round) -> list[tuple[Head, bool]]:
     """By rank, the head of the contribution to a round, and whether there is a gradient."""
-    form = form_of(read_plan(relay.store, relay.layout), round_.phase)
+    form = form_of(relay.folder.plan, round_.phase)
 
     def read(reader: Reader) -> tuple[Head, bool]:
         head, _ = form.read(reader)

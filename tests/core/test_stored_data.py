@@ -107,7 +107,7 @@ def test_the_bits_do_not_depend_on_room_or_accidents(workers: int, tmp_path: Pat
     assert expected.state == "done"
     little = relay_of(tmp_path / "b", workers=workers, **memory(data_mb=2))
     assert little.run() == expected
-    session = open_session(little.spec, invocation_of(little))
+    session = open_session(little.folder, invocation_of(little))
     assert session.data.tables["train"].slots < len(manifest.blocks)  # type: ignore[union-attr]
     legs = relay_of(tmp_path / "c", workers=workers, remaining_s=lambda: 0.0, cold=True, **memory(data_mb=2))
     assert legs.run() == expected
@@ -196,10 +196,10 @@ def test_blocks_stay_in_memory_from_round_to_round(tmp_path: Path) -> None:
     relay = relay_of(tmp_path, workers=1)
     relay.start()
     relay.drain_until(lambda: relay.store.exists(relay.layout.version(2)))
-    session = open_session(relay.spec, invocation_of(relay))
+    session = open_session(relay.folder, invocation_of(relay))
     table = session.data.tables["train"]
     relay.drain()
-    assert open_session(relay.spec, invocation_of(relay)).data.tables["train"] is table
+    assert open_session(relay.folder, invocation_of(relay)).data.tables["train"] is table
     assert table.slots == len(read_manifest(relay.store, "numbers").blocks)  # type: ignore[union-attr]
 
 

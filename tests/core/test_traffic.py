@@ -28,7 +28,7 @@ def test_predicted_traffic_is_close_to_the_metered(topology: Any, tmp_path: Path
     meter, spec = Meter(), spec_of("adamw", topology=topology, workers=3, epochs=EPOCHS)
     stage = (Relay if topology == "merge" else Stage)(tmp_path, spec, files=OsFiles(meter))
     stage.run()
-    plan = take_snapshot(stage.store, stage.layout, stage.spec).plan
+    plan = take_snapshot(stage.folder).plan
     assert plan is not None
     profile = Profile(
         parameters=plan.size,

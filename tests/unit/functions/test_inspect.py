@@ -64,7 +64,7 @@ def test_who_has_contributed_what_and_who_is_missing(tmp_path: Path) -> None:
         assert entry.digest == f"{digest(vector):08x}"
         assert entry.token == glance(reader).token
     assert (entry.rank, entry.leg, entry.generation) == (0, 0, None)
-    snapshot = take_snapshot(relay.store, relay.layout, relay.spec)
+    snapshot = take_snapshot(relay.folder)
     expected = [a for a in next_actions(snapshot) if isinstance(a, Work)]
     assert [(a["round"], a["rank"]) for a in found.next] == [(a.round.name, a.rank) for a in expected]
     assert found.resuming == found.next
@@ -115,7 +115,7 @@ def test_residents_show_their_legs_generations_and_messages(topology: str, tmp_p
     assert {leg.holder for leg in found.legs} <= {content["holder"] for content in claims.values()}
     assert [leg.rank for leg in found.legs] == [0, 1, 2]
     assert found.next == ()
-    expected = takeovers(take_snapshot(stage.store, stage.layout, stage.spec))
+    expected = takeovers(take_snapshot(stage.folder))
     assert [(a["rank"], a["leg"], a["generation"]) for a in found.resuming] == [
         (action.rank, action.leg, action.generation) for action in expected if isinstance(action, Reside)
     ]
@@ -131,7 +131,7 @@ def marks_of(relay: Relay) -> list[str]:
 
 
 def found_size(relay: Relay) -> int:
-    plan = take_snapshot(relay.store, relay.layout, relay.spec).plan
+    plan = take_snapshot(relay.folder).plan
     assert plan is not None
     return plan.size
 

@@ -15,7 +15,6 @@ from estafeta.data.catalog import read_manifest
 from estafeta.data.importing.importer import import_dataset
 from estafeta.functions.verbs import kept as module
 from estafeta.functions.verbs.kept import kept
-from estafeta.protocol.layout import RunLayout
 from estafeta.protocol.snapshot import take_snapshot
 from estafeta.protocol.spec import Plan
 
@@ -53,7 +52,7 @@ def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
 def test_the_data_sets_of_the_plan_are_counted_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     relay = Relay(tmp_path, spec_of("plain"))
     relay.run()
-    plan = take_snapshot(relay.store, RunLayout("r"), relay.spec).plan
+    plan = take_snapshot(relay.folder).plan
     assert isinstance(plan, Plan)
     for name in ("mine", "other"):
         import_dataset(relay.store, name, Numbers(), (name,), WISHES)

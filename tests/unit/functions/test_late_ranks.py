@@ -17,7 +17,7 @@ from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import Round
 from estafeta.protocol.listing import ranks_in
 from estafeta.protocol.message import Kind, form_of, glance
-from estafeta.protocol.snapshot import read_plan
+from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.warm import Warm
 from estafeta.store.store import Store
 
@@ -40,11 +40,12 @@ class Waiting:
             self.relay.drop()
         self.clock = VirtualClock()
         self.store = Store(root, clock=self.clock)
+        self.folder = RunFolder(self.store, "r", self.relay.spec)
         for rank in (0, 2):
             self.contribute(rank, rows)
 
     def contribute(self, rank: int, rows: int = 1) -> None:
-        plan = read_plan(self.store, self.relay.layout)
+        plan = self.relay.folder.plan
         gradient = np.ones(plan.size, np.float32) if rows else None
         head = {"version": ROUND.version, "rank": rank, "rows": rows, "sums": (1.0, 1.0), "token": "t"}
         content = form_of(plan, "train").content(Kind.GRADIENT, gradient, **head)
@@ -55,8 +56,8 @@ class Waiting:
         options = {"remaining_s": lambda: 900.0, "warm": Warm(), **changes}
         invocation = Invocation(self.store, lambda functions: self.relay, token, **options)
         for _ in range(waiting.KNOWN_ROUNDS if known_s else 0):
-            patience_of(self.relay.spec, invocation).note(known_s or 0.0)
-        return await_others(ROUND, 0, self.clock.monotonic(), self.relay.spec, invocation)
+            patience_of(self.folder, invocation).note(known_s or 0.0)
+        return await_others(ROUND, 0, self.clock.monotonic(), self.folder, invocation)
 
     def missed(self) -> set[int]:
         """Ranks that have a stand-in."""

@@ -17,7 +17,6 @@ from estafeta.functions.worker import handler
 from estafeta.protocol.layout import Round, claim_of
 from estafeta.protocol.listing import legs_in, ranks_in
 from estafeta.protocol.message import form_of, glance
-from estafeta.protocol.snapshot import read_plan
 from estafeta.protocol.spec import WorkerEvent
 from estafeta.store.store import claim_name
 
@@ -115,7 +114,7 @@ def test_a_share_without_rows(tmp_path: Path) -> None:
     relay.drain_until(lambda: relay.store.exists(relay.layout.version(2)))
     assert work(relay, task="train", version=2, rank=0) == "contributed"
     path = relay.layout.contribution(Round(2, "train"), 0)
-    form = form_of(read_plan(relay.store, relay.layout), "train")
+    form = form_of(relay.folder.plan, "train")
     head, size = relay.store.reading(path, lambda reader: (form.read(reader)[0], reader.size))
     assert (head.rows, size) == (0, form.vector_at)
 
@@ -142,7 +141,7 @@ def test_validation_publishes_sums_alone(tmp_path: Path) -> None:
     relay.drain_until(lambda: bool(ranks_in(relay.store.list(relay.layout.contributions), valid)))
     (rank,) = ranks_in(relay.store.list(relay.layout.contributions), valid)
 
-    form = form_of(read_plan(relay.store, relay.layout), "valid")
+    form = form_of(relay.folder.plan, "valid")
     path = relay.layout.contribution(valid, rank)
     head, size = relay.store.reading(path, lambda reader: (form.read(reader)[0], reader.size))
     assert (head.rows, size) == (6, form.vector_at)

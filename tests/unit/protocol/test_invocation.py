@@ -18,8 +18,9 @@ from core.specs import spec_of
 from estafeta.aws.lambda_api import LambdaInvoker
 from estafeta.errors import Gone
 from estafeta.functions.entry import invocation_of
-from estafeta.protocol.invocation import Invocation, dispatch, read_spec
+from estafeta.protocol.invocation import Invocation, dispatch
 from estafeta.protocol.layout import Round
+from estafeta.protocol.run_folder import open_folder
 from estafeta.protocol.snapshot import Action, Finish, Merge, Prepare, Reside, Work
 from estafeta.protocol.spec import MergeEvent, Role, WorkerEvent
 from estafeta.store.store import Store
@@ -130,11 +131,11 @@ def test_a_note_is_a_line_that_ties_the_request_to_its_run(tmp_path: Path, capsy
 def test_a_spec_is_read_once(tmp_path: Path) -> None:
     relay = Relay(tmp_path, spec_of("plain"))
     with pytest.raises(Gone):
-        read_spec(relay.store, "r")
+        _ = open_folder(relay.store, "r").spec
     relay.start()
-    assert read_spec(relay.store, "r") == relay.spec
+    assert open_folder(relay.store, "r").spec == relay.spec
     os.unlink(tmp_path / relay.layout.spec)
-    assert read_spec(relay.store, "r") == relay.spec
+    assert open_folder(relay.store, "r").spec == relay.spec
     forget()
     with pytest.raises(Gone):
-        read_spec(relay.store, "r")
+        _ = open_folder(relay.store, "r").spec

@@ -17,6 +17,7 @@ from core.faults import HeldUp
 from core.specs import spec_of
 from estafeta.job.stopping import EarlyStopping, EpochRecord
 from estafeta.protocol.layout import Round, claim_of_leg
+from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.snapshot import (
     Action,
     Finish,
@@ -172,35 +173,35 @@ def test_any_order_of_actions_comes_to_the_end(
 def test_a_snapshot_says_what_the_folder_shows(tmp_path: Path) -> None:
     relay = Relay(tmp_path, spec_of("plain", workers=WORKERS, micro_batch_size=2), remaining_s=lambda: 0.0)
     relay.start()
-    store, layout, spec = relay.store, relay.layout, relay.spec
-    assert take_snapshot(store, layout, spec) == Snapshot(WORKERS)
+    store, spec = relay.store, relay.spec
+    assert take_snapshot(RunFolder(store, spec.run, spec)) == Snapshot(WORKERS)
     relay.step()
-    prepared = take_snapshot(store, layout, spec)
+    prepared = take_snapshot(RunFolder(store, spec.run, spec))
     assert prepared.plan is not None
     assert prepared == Snapshot(WORKERS, plan=prepared.plan, version=0)
-    relay.drain_until(lambda: len(take_snapshot(store, layout, spec).legs) == WORKERS)
-    assert take_snapshot(store, layout, spec).legs == ((0, 1), (1, 1), (2, 1))
-    relay.drain_until(lambda: bool(take_snapshot(store, layout, spec).ranks))
-    assert take_snapshot(store, layout, spec).ranks == {0}
+    relay.drain_until(lambda: len(take_snapshot(RunFolder(store, spec.run, spec)).legs) == WORKERS)
+    assert take_snapshot(RunFolder(store, spec.run, spec)).legs == ((0, 1), (1, 1), (2, 1))
+    relay.drain_until(lambda: bool(take_snapshot(RunFolder(store, spec.run, spec)).ranks))
+    assert take_snapshot(RunFolder(store, spec.run, spec)).ranks == {0}
     relay.control("stop")
-    assert take_snapshot(store, layout, spec).stop_requested
+    assert take_snapshot(RunFolder(store, spec.run, spec)).stop_requested
     relay.drain()
-    assert take_snapshot(store, layout, spec).outcome == "stopped"
+    assert take_snapshot(RunFolder(store, spec.run, spec)).outcome == "stopped"
 
 
 def test_a_round_is_current_until_it_is_merged(tmp_path: Path) -> None:
     relay = Relay(tmp_path, spec_of("plain"))
     relay.start()
     first = Round(0, "train")
-    assert not is_current(first, relay.store, relay.spec), "not before the run is prepared"
+    assert not is_current(first, relay.folder), "not before the run is prepared"
     relay.step()
-    assert is_current(first, relay.store, relay.spec)
-    assert not is_current(Round(0, "valid"), relay.store, relay.spec)
-    assert not is_current(None, relay.store, relay.spec)
+    assert is_current(first, relay.folder)
+    assert not is_current(Round(0, "valid"), relay.folder)
+    assert not is_current(None, relay.folder)
     relay.drain_until(lambda: relay.store.exists(relay.layout.version(1)))
-    assert not is_current(first, relay.store, relay.spec)
+    assert not is_current(first, relay.folder)
     relay.drain()
-    assert not is_current(Round(6, "train"), relay.store, relay.spec), "not after the end"
+    assert not is_current(Round(6, "train"), relay.folder), "not after the end"
 
 
 @pytest.mark.parametrize("calls", range(8))
@@ -217,7 +218,7 @@ def test_no_verdict_is_newer_than_the_version(calls: int, tmp_path: Path) -> Non
     relay.start()
     relay.step()
     files.start(calls)
-    snapshot = take_snapshot(Store(tmp_path, files), relay.layout, relay.spec)
+    snapshot = take_snapshot(RunFolder(Store(tmp_path, files), "r", relay.spec))
     assert snapshot.version is not None
     if snapshot.last_epoch:
         assert snapshot.version >= snapshot.last_epoch.version
@@ -233,7 +234,7 @@ def test_the_round_after_the_last_is_none() -> None:
 
 
 def test_there_is_no_record_of_epoch_0(tmp_path: Path) -> None:
-    assert read_epoch(Store(os.fspath(tmp_path)), Relay(tmp_path, spec_of("plain")).layout, 0) is None
+    assert read_epoch(RunFolder(Store(os.fspath(tmp_path)), "r"), 0) is None
 
 
 # Residents
@@ -293,7 +294,7 @@ def test_a_snapshot_of_residents(tmp_path: Path) -> None:
     relay.start()
     relay.step()
     store, layout, spec = relay.store, relay.layout, relay.spec
-    before = take_snapshot(store, layout, spec)
+    before = take_snapshot(RunFolder(store, spec.run, spec))
     assert (before.version, before.reached, before.residents) == (0, 0, ())
     assert [event.payload["rank"] for event in relay.queued()] == [0, 1, 2]
     for name in (
@@ -307,11 +308,11 @@ def test_a_snapshot_of_residents(tmp_path: Path) -> None:
     store.publish(layout.message(0, "scores", 9), [b"t"], "t")
     for rank, version in ((0, 4), (1, 4), (2, 4), (0, 6), (1, 6)):
         store.publish(layout.piece(version, rank), [b"t"], "t")
-    after = take_snapshot(store, layout, spec)
+    after = take_snapshot(RunFolder(store, spec.run, spec))
     assert after.residents == ((0, (3, 0)), (1, (2, 1)))
     assert after.version == 4, "of version 6 a piece is missing"
     assert after.reached == 6
-    assert take_snapshot(store, layout, spec, after.plan) == after
+    assert take_snapshot(RunFolder(store, spec.run, spec, after.plan)) == after
 
 
 def test_of_the_records_one_may_want_an_older_one(tmp_path: Path) -> None:
@@ -319,5 +320,5 @@ def test_of_the_records_one_may_want_an_older_one(tmp_path: Path) -> None:
     relay = Relay(tmp_path, spec_of("plain"))
     relay.run()
     store, layout = relay.store, relay.layout
-    found = [newest_epoch(store, layout, most) for most in range(4)]
+    found = [newest_epoch(RunFolder(store, layout.run), most) for most in range(4)]
     assert [record.epoch if record else None for record in found] == [None, 1, 2, 2]

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from conformance.interposed import Interposed
+from core.specs import spec_of
 from estafeta.errors import Corrupt, Gone
 from estafeta.protocol.layout import Round, RunLayout
 from estafeta.protocol.message import CHUNK, Kind, form_of
+from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.spec import Plan, Slot
 from estafeta.protocol.streamed import Streamed
 from estafeta.protocol.totals import means
@@ -58,7 +60,7 @@ def publish(
 
 def summed(store: Store, plan: Plan, workers: int) -> tuple[Array, Streamed]:
     """The sum of all gradients, and what it came from."""
-    total = Streamed(store, LAYOUT, plan, ROUND, workers)
+    total = Streamed(RunFolder(store, "r", spec_of("plain", workers=workers), plan), ROUND)
     gradient = np.full(plan.size, np.nan, np.float32)
     for first in range(0, plan.size, 100_000):
         total.add_up(0, first, gradient[first : first + 100_000])
@@ -111,7 +113,7 @@ def test_a_valid_round_has_sums_alone(tmp_path: Path) -> None:
     for rank in range(2):
         head = {"version": 4, "rank": rank, "rows": rank + 1, "sums": (0.25,), "token": "t"}
         store.publish(LAYOUT.contribution(valid, rank), form_of(plan, "valid").content(Kind.SCORES, None, **head), "t")
-    totals = Streamed(store, LAYOUT, plan, valid, 2).totals
+    totals = Streamed(RunFolder(store, "r", spec_of("plain", workers=2), plan), valid).totals
     assert (totals.rows, totals.sums) == (3, {"loss": 0.5})
 
 

@@ -14,6 +14,7 @@ from estafeta.protocol.layout import RunLayout
 from estafeta.protocol.listing import versions_in
 from estafeta.protocol.message import Head, Kind
 from estafeta.protocol.partition import Slice, cut
+from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.spec import Plan
 from estafeta.protocol.totals import Totals
 from estafeta.protocol.weights import (
@@ -50,31 +51,31 @@ def store(tmp_path: Path) -> Store:
 
 def test_a_version_is_read_back(store: Store) -> None:
     one = weights()
-    assert publish_weights(store, LAYOUT, one, "the token")
-    again = read_weights(store, LAYOUT, 3)
+    assert publish_weights(RunFolder(store, "r"), one, "the token")
+    again = read_weights(RunFolder(store, "r"), 3)
     np.testing.assert_array_equal(again.parameters, one.parameters)
     assert {name: array.tolist() for name, array in again.buffers.items()} == {
         name: array.tolist() for name, array in one.buffers.items()
     }
     assert (again.version, again.rows, again.sums) == (3, 32, one.sums)
     assert again.state == {}
-    np.testing.assert_array_equal(read_state(store, LAYOUT, 3)["exp_avg"], one.state["exp_avg"])
-    assert token_of_version(store, LAYOUT, 3) == "the token"
+    np.testing.assert_array_equal(read_state(RunFolder(store, "r"), 3)["exp_avg"], one.state["exp_avg"])
+    assert token_of_version(RunFolder(store, "r"), 3) == "the token"
 
 
 def test_parameters_are_read_into_the_vector_that_is_there(store: Store) -> None:
-    publish_weights(store, LAYOUT, weights(), "t")
+    publish_weights(RunFolder(store, "r"), weights(), "t")
     vector = np.zeros(500, np.float32)
-    assert read_weights(store, LAYOUT, 3, vector).parameters is vector
+    assert read_weights(RunFolder(store, "r"), 3, vector).parameters is vector
     np.testing.assert_array_equal(vector, weights().parameters)
     with pytest.raises(Corrupt, match=r"float32\[500\]"):
-        read_weights(store, LAYOUT, 3, np.zeros(499, np.float32))
+        read_weights(RunFolder(store, "r"), 3, np.zeros(499, np.float32))
 
 
 def test_an_optimizer_without_state_has_no_file(store: Store) -> None:
     plain = weights()
     plain.state = {}
-    publish_weights(store, LAYOUT, plain, "t")
+    publish_weights(RunFolder(store, "r"), plain, "t")
     assert store.list(LAYOUT.weights) == {"00000003.safetensors"}
 
 
@@ -83,17 +84,17 @@ def test_who_sees_a_version_finds_its_state(calls: int, store: Store) -> None:
     files = Mortal()
     files.start(calls)
     with pytest.raises(Killed):
-        publish_weights(Store(store.root, files), LAYOUT, weights(), "t")
+        publish_weights(RunFolder(Store(store.root, files), "r"), weights(), "t")
     names = store.list(LAYOUT.weights)
     assert LAYOUT.version(3).rpartition("/")[2] not in names or LAYOUT.optimizer(3).rpartition("/")[2] in names
-    assert publish_weights(store, LAYOUT, weights(), "t")
+    assert publish_weights(RunFolder(store, "r"), weights(), "t")
     assert len(store.list(LAYOUT.weights)) == 2
 
 
 def test_the_second_publisher_is_told_so(store: Store) -> None:
-    assert publish_weights(store, LAYOUT, weights(), "first")
-    assert not publish_weights(store, LAYOUT, weights(), "second")
-    assert token_of_version(store, LAYOUT, 3) == "first"
+    assert publish_weights(RunFolder(store, "r"), weights(), "first")
+    assert not publish_weights(RunFolder(store, "r"), weights(), "second")
+    assert token_of_version(RunFolder(store, "r"), 3) == "first"
 
 
 def test_a_version_that_is_not_there(store: Store) -> None:
@@ -103,13 +104,13 @@ def test_a_version_that_is_not_there(store: Store) -> None:
 
 
 def test_bytes_that_have_changed(store: Store, tmp_path: Path) -> None:
-    publish_weights(store, LAYOUT, weights(), "t")
+    publish_weights(RunFolder(store, "r"), weights(), "t")
     path = tmp_path / LAYOUT.version(3)
     content = bytearray(path.read_bytes())
     content[-600] ^= 1
     path.write_bytes(content)
     with pytest.raises(Corrupt, match="digest"):
-        read_weights(store, LAYOUT, 3)
+        read_weights(RunFolder(store, "r"), 3)
 
 
 # In pieces
@@ -120,7 +121,7 @@ def publish_in_pieces(store: Store, whole: Weights, slices: tuple[Slice, ...], r
         own = slices[rank]
         state = {name: vector[own.first : own.last] for name, vector in whole.state.items()}
         mine = Weights(whole.version, whole.parameters, whole.buffers, state, whole.rows, whole.sums)
-        assert publish_piece(store, LAYOUT, mine, own, rank=rank, workers=len(slices), token=f"token-of-{rank}")
+        assert publish_piece(RunFolder(store, "r"), mine, own, rank=rank, workers=len(slices), token=f"token-of-{rank}")
 
 
 THIRDS = cut(500, 3, grain=1)
@@ -133,14 +134,14 @@ def test_a_version_in_pieces_is_read_back_as_a_whole(slices: tuple[Slice, ...], 
     one = weights()
     publish_in_pieces(store, one, slices, reversed(range(len(slices))))
     assert versions_in(store.list(LAYOUT.weights), len(slices)) == {3}
-    again = read_weights(store, LAYOUT, 3)
+    again = read_weights(RunFolder(store, "r"), 3)
     np.testing.assert_array_equal(again.parameters, one.parameters)
     np.testing.assert_array_equal(again.buffers["1.mean"], one.buffers["1.mean"])
     assert (again.version, again.rows, again.sums) == (3, 32, one.sums)
     vector = np.zeros(500, np.float32)
-    assert read_weights(store, LAYOUT, 3, vector).parameters is vector
+    assert read_weights(RunFolder(store, "r"), 3, vector).parameters is vector
     np.testing.assert_array_equal(vector, one.parameters)
-    np.testing.assert_array_equal(read_state(store, LAYOUT, 3)["exp_avg"], one.state["exp_avg"])
+    np.testing.assert_array_equal(read_state(RunFolder(store, "r"), 3)["exp_avg"], one.state["exp_avg"])
 
 
 @pytest.mark.parametrize(
@@ -153,8 +154,8 @@ def test_any_slice_of_the_state_is_read_from_any_pieces(in_pieces: bool, span: S
     if in_pieces:
         publish_in_pieces(store, one, THIRDS, range(3))
     else:
-        publish_weights(store, LAYOUT, one, "t")
-    state = read_state(store, LAYOUT, 3, span, ["exp_avg"])
+        publish_weights(RunFolder(store, "r"), one, "t")
+    state = read_state(RunFolder(store, "r"), 3, span, ["exp_avg"])
     np.testing.assert_array_equal(state["exp_avg"], one.state["exp_avg"][span.first : span.last])
 
 
@@ -164,8 +165,8 @@ def test_of_an_empty_slice_there_is_no_state_to_keep(in_pieces: bool, store: Sto
     if in_pieces:
         publish_in_pieces(store, weights(), SHORT, range(4))
     else:
-        publish_weights(store, LAYOUT, weights(), "t")
-    state = read_state(store, LAYOUT, 3, Slice(500, 500), ["exp_avg"])
+        publish_weights(RunFolder(store, "r"), weights(), "t")
+    state = read_state(RunFolder(store, "r"), 3, Slice(500, 500), ["exp_avg"])
     assert {name: vector.size for name, vector in state.items()} == {"exp_avg": 0}
 
 
@@ -174,13 +175,13 @@ def test_a_version_of_which_a_piece_has_been_swept_is_gone(rank: int, store: Sto
     """Each rank sweeps its own pieces, in its own time: a late reader finds some of them."""
     publish_in_pieces(store, weights(), THIRDS, {0, 1, 2} - {rank})
     with pytest.raises(Gone):
-        read_weights(store, LAYOUT, 3)
+        read_weights(RunFolder(store, "r"), 3)
 
 
 def test_a_state_of_which_a_piece_has_been_swept_is_gone(store: Store) -> None:
     publish_in_pieces(store, weights(), THIRDS, {0, 2})
     with pytest.raises(Gone):
-        read_state(store, LAYOUT, 3, Slice(160, 170), ["exp_avg"])
+        read_state(RunFolder(store, "r"), 3, Slice(160, 170), ["exp_avg"])
 
 
 def test_bytes_of_a_piece_that_have_changed(store: Store, tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def test_bytes_of_a_piece_that_have_changed(store: Store, tmp_path: Path) -> Non
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(Corrupt, match="digest"):
-        read_state(store, LAYOUT, 3)
+        read_state(RunFolder(store, "r"), 3)
 
 
 def test_the_tally_of_an_epoch_begins_with_it() -> None:

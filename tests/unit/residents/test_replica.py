@@ -17,6 +17,7 @@ from estafeta.protocol.clipping import BLOCK
 from estafeta.protocol.layout import Round
 from estafeta.protocol.message import CHUNK, Kind, form_of
 from estafeta.protocol.partition import GRAIN, slices_of
+from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.spec import Plan, RunSpec, Slot
 from estafeta.protocol.streamed import Streamed
 from estafeta.protocol.weights import Weights
@@ -82,7 +83,7 @@ def merged(optimizer: str, workers: int, rounds: int = ROUNDS) -> Weights:
                 head = {"version": version, "rank": rank, "rows": says.rows, "sums": says.sums, "token": "t"}
                 content = form_of(plan, "train").content(Kind.GRADIENT, says.gradient, buffers=says.buffers, **head)
                 ring.store.publish(ring.layout.contribution(round_, rank), content, "t")
-            merge(weights, Streamed(ring.store, ring.layout, plan, round_, workers), spec, plan)
+            merge(weights, Streamed(RunFolder(ring.store, ring.layout.run, spec, plan), round_), spec, plan)
     return weights
 
 

@@ -65,7 +65,7 @@ class Run:
         self.plan = plan_of(self.spec, SIZE, steps=STEPS, buffers=BUFFERS)
         self.ring = ring_of(root, self.spec, self.plan)
         self.saves = saves
-        publish_weights(self.ring.store, self.ring.layout, first_weights(self.spec), "prepared")
+        publish_weights(self.folder(), first_weights(self.spec), "prepared")
 
     def folder(self, store: Store | None = None) -> RunFolder:
         return RunFolder(store or self.ring.store, self.ring.layout.run, self.spec, self.plan)

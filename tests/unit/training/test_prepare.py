@@ -12,7 +12,6 @@ from core import jobs
 from core.driver import Relay
 from core.faults import Killed, Mortal
 from core.specs import spec_of
-from estafeta.protocol.snapshot import read_plan
 from estafeta.protocol.spec import Slot
 from estafeta.protocol.weights import read_state, read_weights
 
@@ -26,7 +25,7 @@ def prepared(tmp_path: Path, name: str, **changes: object) -> Relay:
 
 def test_the_plan_counts_rows_steps_and_parameters(tmp_path: Path) -> None:
     relay = prepared(tmp_path, "plain")
-    plan = read_plan(relay.store, relay.layout)
+    plan = relay.folder.plan
     assert (plan.train_rows, plan.valid_rows, plan.steps_per_epoch, plan.total_steps) == (36, 12, 3, 6)
     assert plan.size == 123
     assert plan.parameters[0] == Slot(name="0.weight", shape=(12, 6))
@@ -34,7 +33,7 @@ def test_the_plan_counts_rows_steps_and_parameters(tmp_path: Path) -> None:
 
 def test_the_plan_knows_buffers_and_frozen_tensors(tmp_path: Path) -> None:
     relay = prepared(tmp_path, "tied")
-    plan = read_plan(relay.store, relay.layout)
+    plan = relay.folder.plan
     assert [slot.name for slot in plan.parameters] == ["encoder.weight", "head.weight", "head.bias"]
     assert plan.buffers == (Slot(name="seen", shape=(), dtype="F64"), Slot(name="offset", shape=(2,), dtype="I64"))
     assert [slot.name for slot in plan.frozen] == ["fixed.weight", "fixed.bias"]
@@ -45,15 +44,15 @@ def test_the_plan_knows_buffers_and_frozen_tensors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("drop_last", "steps"), [(False, 3), (True, 2)])
 def test_the_last_batch_counts_unless_it_is_dropped(drop_last: bool, steps: int, tmp_path: Path) -> None:
     relay = prepared(tmp_path, "plain", drop_last=drop_last)
-    assert read_plan(relay.store, relay.layout).steps_per_epoch == steps
+    assert relay.folder.plan.steps_per_epoch == steps
 
 
 def test_version_0_is_the_model_as_it_was_made(tmp_path: Path) -> None:
     relay = prepared(tmp_path, "adam")
     torch.manual_seed(jobs.adam.seed)
     expected = torch.nn.utils.parameters_to_vector(jobs.mlp().parameters()).detach()
-    np.testing.assert_array_equal(read_weights(relay.store, relay.layout, 0).parameters, expected)
-    state = read_state(relay.store, relay.layout, 0)
+    np.testing.assert_array_equal(read_weights(relay.folder, 0).parameters, expected)
+    state = read_state(relay.folder, 0)
     assert set(state) == {"exp_avg", "exp_avg_sq"}
     assert not any(vector.any() for vector in state.values())
 

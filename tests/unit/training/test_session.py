@@ -17,7 +17,7 @@ from estafeta.client.inline import NO_LIMIT_S
 from estafeta.errors import Gone, UsageError
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import Round
-from estafeta.protocol.snapshot import read_plan
+from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.warm import Warm
 from estafeta.store.files import OsFiles, Reader
 from estafeta.store.store import Store
@@ -38,9 +38,8 @@ class Counting(Interposed):
 
 
 def session_of(relay: Relay, store: Store | None = None, **fields: Any) -> Session:
-    return open_session(
-        relay.spec, Invocation(store or relay.store, relay_of_nobody, "t", lambda: NO_LIMIT_S, **fields)
-    )
+    folder = RunFolder(store or relay.store, relay.spec.run, relay.spec)
+    return open_session(folder, Invocation(folder.store, relay_of_nobody, "t", lambda: NO_LIMIT_S, **fields))
 
 
 def relay_of_nobody(functions: object) -> Any:
@@ -104,7 +103,7 @@ def test_a_new_share_begins_a_new_sum(relay: Relay) -> None:
     learner = session.learner
     learner.train(session.data.tables["train"].batch(np.arange(8)))
     assert learner.gradient().any()
-    Share.of(session, relay.spec, read_plan(relay.store, relay.layout), Round(2, "train"), 0)
+    Share.of(session, relay.folder, Round(2, "train"), 0)
     assert not learner.gradient().any()
     assert (learner.rows, learner.sums) == (0, {"loss": 0.0, "accuracy": 0.0})
 

@@ -16,7 +16,6 @@ from estafeta.errors import Gone, NotFinite, UsageError
 from estafeta.protocol.deadline import Deadline
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import Round
-from estafeta.protocol.snapshot import read_plan
 from estafeta.protocol.spec import Plan
 from estafeta.protocol.warm import Warm
 from estafeta.store.tensorfile import Array
@@ -33,18 +32,18 @@ class Bench:
         self.relay = Relay(root, spec_of(name, workers=1, **changes))
         self.relay.start()
         self.relay.step()
-        self.plan: Plan = read_plan(self.relay.store, self.relay.layout)
+        self.plan: Plan = self.relay.folder.plan
         self.session = self.open_session()
 
     def open_session(self) -> Session:
         """A worker's memory of its own, with version 0 loaded."""
         invocation = Invocation(self.relay.store, lambda functions: self.relay, "t", lambda: NO_LIMIT_S, warm=Warm())
-        session = open_session(self.relay.spec, invocation)
+        session = open_session(self.relay.folder, invocation)
         session.load(self.relay.store, self.relay.layout, 0)
         return session
 
     def share(self, round_: Round = FIRST, session: Session | None = None) -> Share:
-        return Share.of(session or self.session, self.relay.spec, self.plan, round_, 0)
+        return Share.of(session or self.session, self.relay.folder, round_, 0)
 
     def worked(self, ship: Any = None) -> Array:
         """The gradient of a share that nothing happens to; zeros if it is shipped."""

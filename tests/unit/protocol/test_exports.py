@@ -12,8 +12,7 @@ from safetensors.numpy import load_file
 
 from core.driver import Relay
 from core.specs import spec_of
-from estafeta.protocol.finish import state_dict, weights_digest
-from estafeta.protocol.snapshot import read_plan
+from estafeta.protocol.ending import state_dict, weights_digest
 from estafeta.protocol.spec import Plan, Slot
 from estafeta.protocol.weights import Weights
 
@@ -73,7 +72,7 @@ def test_the_optimizer_is_exported_if_it_has_a_state(name: str, has_state: bool,
         assert json.loads((folder / "state.json").read_text())["has_optimizer_state"] == has_state
     if has_state:
         vectors = load_file(tmp_path / relay.layout.export("final") / "optimizer.safetensors")
-        slots = read_plan(relay.store, relay.layout).parameters
+        slots = relay.folder.plan.parameters
         assert {name: vector.shape for name, vector in vectors.items()} == {
             f"{slot.name}.{moment}": slot.shape for slot in slots for moment in ("exp_avg", "exp_avg_sq")
         }
