@@ -15,7 +15,7 @@
                     rank-0003-02.g00                    who is leg 2 of resident rank 3 (generation 0)
                     ready-0003-02                       that leg is ready to take over
                     left-0003-01                        leg 1 has left, and where
-                    fell-0003-02.g00                    leg 2 of generation 0 has ended with an error
+                    crashed-0003-02.g00                 leg 2 of generation 0 has ended with an error
                     call-0003-00000012.g00              who sends for rank 3, missing at version 12, the first time
                exchange/0003/gradient-00000012          what resident rank 3 found for step 12
                              scores-00000012            its part of the validation of version 12
@@ -200,9 +200,9 @@ class RunLayout:
         """The word that a leg has left."""
         return f"{self.legs}/left-{rank:04d}-{leg:02d}"
 
-    def fell(self, rank: int, leg: int, generation: int) -> str:
+    def crashed(self, rank: int, leg: int, generation: int) -> str:
         """The word that a leg has ended with an error, which Lambda will try again."""
-        return f"{self.legs}/fell-{rank:04d}-{leg:02d}.g{generation:02d}"
+        return f"{self.legs}/crashed-{rank:04d}-{leg:02d}.g{generation:02d}"
 
     def contribution(self, round_: Round, rank: int) -> str:
         """What one rank publishes for one round."""

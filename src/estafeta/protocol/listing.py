@@ -14,7 +14,7 @@ from estafeta.protocol.layout import Phase, Round
 _WEIGHTS = re.compile(r"(\d{8})\.safetensors")
 _PIECE = re.compile(r"(\d{8})-(\d{4})\.safetensors")
 _MESSAGE = re.compile(r"(gradient|scores|slice|norms)-(\d{8})")
-_MARK = re.compile(r"(?:rank|ready|left|fell)-(\d{4})-(\d{2,})")
+_MARK = re.compile(r"(?:rank|ready|left|crashed)-(\d{4})-(\d{2,})")
 _RESIDENT = re.compile(r"rank-(\d{4})-(\d{2,})\.g(\d{2,})")
 _CONTRIBUTION = re.compile(r"(train|valid)-(\d{8})-(\d{4})")
 _PARTIAL = re.compile(r"(train|valid)-(\d{8})-(\d{4})-(\d{2,})")

@@ -61,7 +61,7 @@ def take(event: WorkerEvent, folder: RunFolder, invocation: Invocation) -> Leg |
             return Refusal.LONG_OVER
         if claim.request_id != invocation.token:
             return Refusal.DUPLICATE
-        if layout.fell(event.rank, event.leg, generation).rpartition("/")[2] not in names:
+        if layout.crashed(event.rank, event.leg, generation).rpartition("/")[2] not in names:
             if event.rank != LOOKING_RANK:
                 return Refusal.PEERS_NOTICE
             # A leg that still waits for its turn publishes nothing, so its life cannot be seen. Replacing it is safe.

@@ -217,7 +217,7 @@ class Leg:
         """Publish that this leg ends with an error, so that Lambda's retry need not find out whether it lives."""
         mark = json.dumps({"token": self.token}).encode()
         with contextlib.suppress(OSError):  # the disk may be the very reason; without the mark the retry takes longer
-            self._store.publish(self._layout.fell(self.rank, self.leg, self.generation), [mark], self.token)
+            self._store.publish(self._layout.crashed(self.rank, self.leg, self.generation), [mark], self.token)
 
     def sweep(self) -> None:
         """Remove the marks of this rank's legs before the last one."""

@@ -204,4 +204,4 @@ def test_calls_are_counted_by_version() -> None:
 def test_the_rank_of_a_message_is_in_its_path() -> None:
     layout = RunLayout("r")
     assert [rank_of_outbox(layout.message(rank, "slice", 7)) for rank in (0, 3, 12)] == [0, 3, 12]
-    assert leg_of(layout.fell(3, 2, 1).rpartition("/")[2]) == (3, 2)
+    assert leg_of(layout.crashed(3, 2, 1).rpartition("/")[2]) == (3, 2)
