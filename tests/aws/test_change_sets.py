@@ -10,7 +10,7 @@ import pytest
 from botocore.stub import ANY, Stubber
 
 from conformance.clock import VirtualClock
-from estafeta.aws.session import patient_client
+from estafeta.aws.account import patient_client
 from estafeta.deploy.change_sets import Change, ChangeSet, Event, Stacks
 from estafeta.errors import EnvironmentProblem, UsageError
 

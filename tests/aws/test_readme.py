@@ -111,7 +111,7 @@ def test_commands_lead_from_nothing_to_a_stack_and_back(
                 run = json.loads(command("status", "last", "--on", "aws", "--json"))
             command(*words, *BESIDES.get(words[0], []))
         opener.join()
-        assert "there is no stack 'estafeta'" in command("runs", "--on", "aws", code=3)
+        assert "There is no stack 'estafeta'" in command("runs", "--on", "aws", code=3)
     assert (run["state"], run["on"], run["topology"]) == ("done", "aws", "replicated")
     assert run["weights_sha256"] == expected["weights_sha256"]
     assert list((efs / "runs" / run["run"]).glob("stopped-*.json")), "it was not stopped before its end"

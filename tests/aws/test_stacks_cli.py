@@ -117,7 +117,7 @@ def test_nothing_is_made_unless_somebody_agrees(
         (("-p", "WorkerMemory"), "not NAME=VALUE"),
         (("-p", "Library=0"), "Estafeta's own"),
         (("--profile", "nobody"), "nobody"),
-        (("--stack", "Upper"), "cannot name a stack"),
+        (("--stack", "Upper"), "cannot be the name of a stack"),
     ],
 )
 def test_impossible_options_are_refused(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from estafeta.client.plan.round import Profile, Setting, traffic, valid_traffic
-from estafeta.cost.metering import Meter, Traffic
+from estafeta.cost.meter import Meter, Traffic
 from estafeta.protocol.snapshot import take_snapshot
 from estafeta.store.files import OsFiles
 

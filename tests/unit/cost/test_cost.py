@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from estafeta.cost.cost import GIB, MONTH_S, Basis, Bill, Kept, Usage, access_usd, bill, invocation_usd, second_usd
-from estafeta.cost.metering import KIB, Traffic, kept_bytes, traffic_of
+from estafeta.cost.meter import KIB, Traffic, kept_bytes, traffic_of
 from estafeta.cost.prices import PRICES, prices_of
 
 US = PRICES["us-east-1"]

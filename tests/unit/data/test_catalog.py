@@ -127,7 +127,7 @@ def test_an_import_that_is_killed_anywhere_is_not_seen(at: int, store: Store) ->
 
 def test_one_of_two_concurrent_imports_wins(store: Store) -> None:
     won: list[Manifest] = []
-    with pytest.raises(UsageError, match="there is a data set named 'n' already"):
+    with pytest.raises(UsageError, match="There is a data set named 'n' already"):
         bring(store, Numbers(lambda: won.append(bring(store))))
     assert read_manifest(store, "n") == won[0]
     assert list(verify(store, won[0])) == list(range(BLOCKS))
@@ -137,9 +137,9 @@ def test_one_of_two_concurrent_imports_wins(store: Store) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: path.unlink(), "block 3 of data set 'n' is missing"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "block 3 of data set 'n' is damaged: its file has"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\1"), "is damaged: tensor 'target' has digest"),
+        (lambda path: path.unlink(), "Block 3 of data set 'n' is missing"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "Block 3 of data set 'n' is damaged: its file has"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\1"), "is damaged: Tensor 'target' has digest"),
         (
             lambda path: path.write_bytes(next(path.parent.glob("*4.safetensors")).read_bytes()),
             "is damaged: its file is not that of this block",
@@ -156,7 +156,7 @@ def test_damage_is_found(damage: Callable[[Path], object], message: str, store: 
 def test_a_manifest_that_cannot_be_read(store: Store) -> None:
     bring(store)
     Path(store.root, "datasets/n/manifest.json").write_text('{"format": "estafeta-dataset/2"}')
-    with pytest.raises(Corrupt, match="the manifest of data set 'n' cannot be read"):
+    with pytest.raises(Corrupt, match="The manifest of data set 'n' cannot be read"):
         read_manifest(store, "n")
 
 
@@ -174,7 +174,7 @@ def test_blocks_that_are_not_even_are_no_data_set(store: Store) -> None:
 
 
 def test_missing_data_set_is_named_beside_those_there(store: Store) -> None:
-    with pytest.raises(UsageError, match="which has none") as caught:
+    with pytest.raises(UsageError, match="which is empty") as caught:
         read_manifest(store, "people")
     assert "estafeta data import people" in caught.value.hint
     bring(store, name="digits-2")

@@ -89,5 +89,5 @@ def test_a_data_set_whose_length_is_no_number_of_rows(length: object) -> None:
 def test_impossible_delimiters_are_refused(delimiter: str, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("x,y\n1,0\n")
     reading = Reading(choice=Choice(label="y"), delimiter=delimiter)
-    with pytest.raises(UsageError, match="cannot stand between values"):
+    with pytest.raises(UsageError, match="cannot be a delimiter"):
         bring(tmp_path, tmp_path / "t.csv", reading)

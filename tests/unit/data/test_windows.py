@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estafeta.data.sampling import Rows, held_out, steps_per_epoch
-from estafeta.data.windows import PARTS, BlockRows, Deal, Share
+from estafeta.data.sampler import Rows, held_out, steps_per_epoch
+from estafeta.data.windows import PARTS, BlockRows, Deal, RankRows
 
 
 def block_rows(lengths: list[int], held: bool | None = None, fraction: float = 0.0, size: int = 100) -> BlockRows:
@@ -23,7 +23,7 @@ def deal_of(rows: BlockRows, *, workers: int = 1, batch: int = 10, drop: bool = 
     return Deal(rows, workers, batch, steps, micro_batch_size=7, window_bytes=window, seed=1)
 
 
-def rows_of(share: Share) -> list[int]:
+def rows_of(share: RankRows) -> list[int]:
     return [row for part in range(len(share)) for row in share[part].tolist()]
 
 

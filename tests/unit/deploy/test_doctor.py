@@ -85,7 +85,7 @@ def test_this_machine_is_well(look: Callable[[str], Finding], tmp_path: Path) ->
 def test_a_missing_package(look: Callable[[str], Finding], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "NEEDED", {**machine.NEEDED, "no-such-torch": "torch"})
     found = look("packages")
-    assert (found.passed, found.detail) == (False, "not installed: no-such-torch")
+    assert (found.passed, found.detail) == (False, "Not installed: no-such-torch")
     assert found.cure == "pip install 'estafeta[torch]'"
 
 
@@ -137,7 +137,7 @@ def test_the_exit_code_and_the_words(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("pass    python    Python 3.")
     assert lines[1:3] == [
-        "fail    packages  not installed: no-such-torch",
+        "fail    packages  Not installed: no-such-torch",
         "                  try: pip install 'estafeta[torch]'",
     ]
     assert lines[-1] == "-       service   not tried: packages must pass first"
@@ -149,6 +149,6 @@ def test_the_exit_code_and_the_words(
     assert facts["checks"][1] == {
         "name": "packages",
         "passed": False,
-        "detail": "not installed: no-such-torch",
+        "detail": "Not installed: no-such-torch",
         "cure": "pip install 'estafeta[torch]'",
     }

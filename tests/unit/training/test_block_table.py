@@ -206,7 +206,7 @@ def test_a_damaged_block(tmp_path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     table = BlockTable(store, manifest, 1 << 30)
-    with pytest.raises(Corrupt, match=r"tensor '.*' has digest"):
+    with pytest.raises(Corrupt, match=r"Tensor '.*' has digest"):
         table.batch(np.arange(ROWS))
     path.write_bytes(content)
     check(table, manifest, np.arange(ROWS))

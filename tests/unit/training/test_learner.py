@@ -150,7 +150,7 @@ def test_keys_of_the_state_dict_stand_for_tensors() -> None:
 def test_a_loss_that_is_no_number(value: float) -> None:
     learner = learner_of(loss=lambda output, target: output.mean() * 0 + value)
     learner.train(rows(0, 4))
-    with pytest.raises(NotFinite, match=r"the loss is (nan|inf|-inf)"):
+    with pytest.raises(NotFinite, match=r"The loss is (nan|inf|-inf)"):
         learner.check_loss()
 
 
@@ -185,9 +185,9 @@ def test_the_monitor_is_looked_for_among_the_metrics() -> None:
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        (lambda output, target: output, r"the loss has shape \[4, 3\] for 4 rows"),
-        (lambda output, target: output[:2, 0], r"the loss has shape \[2\] for 4 rows"),
-        (lambda output, target: output.mean(0), r"the loss has shape \[3\] for 4 rows"),
+        (lambda output, target: output, r"The loss has shape \[4, 3\] for 4 rows"),
+        (lambda output, target: output[:2, 0], r"The loss has shape \[2\] for 4 rows"),
+        (lambda output, target: output.mean(0), r"The loss has shape \[3\] for 4 rows"),
     ],
 )
 def test_a_loss_of_the_wrong_shape(loss: Any, message: str) -> None:

@@ -144,7 +144,7 @@ def test_scores_are_broken_off_and_gone_on_with_too(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_is_noticed_in_training_alone(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.session.learner.parameters[:] = np.nan
-    with pytest.raises(NotFinite, match="the loss"):
+    with pytest.raises(NotFinite, match="The loss"):
         bench.share().work(plenty())
     bench.share(Round(0, "valid")).work(plenty())
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from conformance.interposed import Interposed
 from core.driver import Relay
 from core.specs import spec_of
-from estafeta.cost.metering import KIB, Meter, Traffic
+from estafeta.cost.meter import KIB, Meter, Traffic
 from estafeta.protocol.layout import RunLayout
 from estafeta.store.files import Buffer, OsFiles, Reader
 from estafeta.store.store import Store

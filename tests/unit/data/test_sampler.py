@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estafeta.data.sampling import (
+from estafeta.data.sampler import (
     Rows,
     batch_of,
     held_out,
