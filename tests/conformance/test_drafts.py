@@ -1,4 +1,4 @@
-"""Files that are filled piece by piece are published as all others are, whoever looks and whatever is lost."""
+"""Drafts are published like all other files, for every reader and after every loss."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEAD_BYTES = len(chunks("A")[0])
 
 
 def drafts_of(store: Store, directory: str = "d") -> Drafts:
-    """Drafts as `Exchange` has them there: filled again only where nobody else can be."""
+    """Drafts as `Exchange` makes them: it fills them again only where no other machine can be."""
     return Drafts(store, directory, reuse=store.files.watch([store.absolute(directory)]) is not None)
 
 

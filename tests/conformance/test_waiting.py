@@ -1,4 +1,4 @@
-"""Whoever waits by listing sees what others publish at the next look; whoever polls a name does not."""
+"""A process that waits by listing sees a new file at the next look; one that polls a name does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signatures: what is let in, and what is not."""
+"""Signatures: which requests pass, and which do not."""
 
 import http.client
 import json

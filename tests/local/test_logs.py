@@ -1,4 +1,4 @@
-"""Logs, through boto3's CloudWatch Logs client, and the search language by itself."""
+"""Logs, through boto3's CloudWatch Logs client, and the search by itself."""
 
 import os
 import time

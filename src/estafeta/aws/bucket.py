@@ -1,6 +1,6 @@
 """The stack's S3 bucket: files go up in parts, come down as streams or by signed addresses, and are listed and removed.
 
-This module knows keys and bytes, not their meaning. boto3's own transfer manager uploads: it sends large files in
+This module knows keys and bytes, not their meaning. boto3's own transfer manager uploads. It sends large files in
 parts, retries a failed part, and aborts the upload when it gives up or is interrupted. So no incomplete upload has a
 name, and none of its parts is kept and billed. Every call here may be repeated without harm.
 """

@@ -3,9 +3,8 @@
 A network client sends a request for each of these calls. EFS meters each request with a least size, so many small ones
 cost more than their bytes. The client keeps written bytes and sends them together when the file is closed. A file that
 stays open here, for other content, would be closed on EFS to be published. Sources of the rules: Amazon EFS User Guide,
-"Metering" and "Performance"; re:Post, "estimate Elastic Throughput mode costs". AWS does not say the following, so this
-module assumes it: a transfer has at most 1 MiB, opening and creating are two requests each (the second one closes), a
-failed call is none.
+"Metering" and "Performance"; re:Post, "estimate Elastic Throughput mode costs". This module assumes the rest: a
+transfer has at most 1 MiB, opening and creating are two requests each (the second one closes), a failed call is none.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Packages for another machine than this one: resolved and unpacked for Lambda's Python and processor.
 
 uv does the work. pip can fetch wheels for another platform, too, but it evaluates the markers in their dependencies for
-its own machine (pip issue 11664), and so would fetch NVIDIA's libraries for a processor that cannot use them. Nothing
-is compiled: a package without a wheel is refused.
+its own machine (pip issue 11664). So it would fetch NVIDIA's libraries for a processor that cannot use them. uv
+compiles nothing: it refuses a package without a wheel.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ AWS command line, can talk to the service:
     boto3.client("lambda", **endpoint.client_options()).invoke(FunctionName="estafeta-control", Payload=b"{}")
 
 It keeps Lambda's promises (at least once, one event at a time, retries, failure destinations, versions) and withholds
-what Lambda withholds (memory, time, payload size, concurrency, /dev/shm, progress between events). The service is not
-a sandbox, and these things are neither isolated nor limited:
+what Lambda withholds (memory, time, payload size, concurrency, /dev/shm, progress between events). It is not a
+sandbox. It neither isolates nor limits these things:
 
 - functions run as your user, with your files and your network; `/tmp` is a folder named by TMPDIR, of any size;
 - processor time: only thread counts follow the memory size, and BLAS threads of preloaded numpy stay at one;

@@ -2,8 +2,8 @@
 
 There are two ways, and the promise of the file system decides (`Files.watch`):
 
-* A file system of this machine alone: a rank opens the names directly, for a moment in a loop, then whenever the kernel
-  reports a new name. A round of a small model is over within that moment.
+* A file system of this machine alone: a rank tries to open the files, for a moment in a loop, then at each new name
+  that the kernel reports. A round of a small model is over within that moment.
 * A shared file system: a rank lists the directories, then opens the listed files. Each look is a round trip, on EFS a
   billed one. So the first look comes when earlier waits say that the files are there; the next ones come ever later.
 

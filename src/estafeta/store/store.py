@@ -9,8 +9,8 @@ Each rule answers something that such clients were seen to do:
 * Others see a file that is created in place while it is empty. So a writer writes the content under a temporary name in
   the same directory and closes the file. Then `link` gives it its final name; `link` fails if the name is taken, so
   exactly one writer wins.
-* After a server fail-over, a call that succeeded may be answered with an error (its first reply was lost): `link` says
-  EEXIST, `rename` and `unlink` say ENOENT. So a writer puts a token into the file; when refused, it checks whether the
+* After a server fail-over, a successful call may get an error, because its first reply was lost: `link` says EEXIST,
+  `rename` and `unlink` say ENOENT. So a writer puts a token into the file; when refused, it checks whether the
   published file has that token. A process that renames checks whether the new name is there.
 * A removed file may answer ESTALE to a reader that holds it. So readers open afresh, read to memory, and never map.
 * Appending from two machines loses records. So an appended file has one writer.

@@ -2,8 +2,8 @@
 
 https://github.com/huggingface/safetensors describes the format: 8 bytes with the length of a JSON header, the header,
 then the tensors' bytes without holes. Any safetensors reader opens such a file. This module differs from the library in
-three ways that the exchange needs. It reads into existing buffers (the library allocates, at up to ten times the cost),
-it reads parts of a tensor, and it checks a CRC-32 of each tensor from the header's metadata.
+three ways that the exchange needs. It reads into existing buffers; the library allocates, at up to ten times the cost.
+It reads parts of a tensor. It checks a CRC-32 of each tensor from the header's metadata.
 
 It knows files and numpy arrays, and must not know models or runs.
 """

@@ -220,7 +220,7 @@ class Learner:
             span = slice(offset, offset + parameter.numel())
             flat[span] = parameter.detach().reshape(-1)
             parameter.data = flat[span].view(parameter.shape)
-            # PyTorch keeps the hook where the garbage collector does not look, so it must not keep the model alive.
+            # PyTorch keeps the hook where Python's garbage collector does not look: it must not keep the model alive.
             shipping = partial(_accumulated, weakref.ref(self), number)
             parameter.register_post_accumulate_grad_hook(shipping)  # type: ignore[no-untyped-call]
             slots.append(Slot(name=name, shape=tuple(parameter.shape), offset=offset))

@@ -16,7 +16,7 @@ from estafeta.protocol.spec import FunctionSettings, Role
 
 
 class Client:
-    """Answers each call with the same."""
+    """A client that gives each call the same answer."""
 
     def __init__(self, payload: bytes = b"", **answer: Any) -> None:
         self.calls: list[dict[str, Any]] = []
@@ -39,7 +39,7 @@ def test_an_event_is_queued() -> None:
 
 
 def test_the_answer_to_an_event_is_read() -> None:
-    """Or the connection could not be used again."""
+    """An unread payload would keep the connection from being used again."""
     client = Client(b"left over")
     invoker(client).send("worker", {})
     assert client.payload.read() == b""

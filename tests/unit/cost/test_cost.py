@@ -1,4 +1,4 @@
-"""Prices, worked out by hand from the list prices that `facts` in the comments name; and what adds up to them."""
+"""Prices, worked out by hand from the list prices in the docstrings, and their sums."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_access_has_a_price_where_throughput_is_elastic() -> None:
 
 
 def test_one_step_of_8_workers_on_10_mib_costs_a_cent_for_access_and_a_27th_of_that_for_compute() -> None:
-    """Each reads 2 times 10 MiB and the 8 write 9 times 10 MiB: 160 and 90 MiB, in requests of 1 MiB.
+    """The 8 workers read 2 times 10 MiB each and write 9 times 10 MiB: 160 and 90 MiB, in requests of 1 MiB.
 
     160 / 1,024 * $0.03 + 90 / 1,024 * $0.06 = $0.0099609; 8 * 2 s * 1.7275390625 GB * $0.0000133334 = $0.00036855.
     """
@@ -71,7 +71,7 @@ def test_logs() -> None:
 
 
 def test_storage_is_paid_by_the_month_and_a_run_has_its_share() -> None:
-    """10 GiB at $0.30 are $3 a month, whosever they are; for half a month, $1.50; for an hour of 720, $0.0041667."""
+    """10 GiB at $0.30 are $3 a month for any owner; for half a month, $1.50; for an hour of 720, $0.0041667."""
     kept = Kept(run_bytes=4 * GIB, data_bytes=6 * GIB)
     half = billed(used(), kept=kept, seconds=MONTH_S / 2)
     assert half.storage_month == pytest.approx(3.0)

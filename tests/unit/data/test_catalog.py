@@ -1,4 +1,4 @@
-"""What a store has of data sets, whatever happened while they were imported, removed or damaged."""
+"""The data sets of a store, after accidents during import and removal, and after damage."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Numbers:
 
 
 class Failing(Interposed):
-    """Files of a machine to which something happens at the n-th call that changes the store."""
+    """Files of a machine that has an accident at the n-th call that changes the store."""
 
     def __init__(self, at: int, accident: BaseException) -> None:
         super().__init__(OsFiles())
@@ -103,7 +103,7 @@ def test_an_import_that_ends_anywhere_leaves_nothing_and_can_be_repeated(
 
 @pytest.mark.parametrize("at", range(1, 2 * (BLOCKS + 1) + 1))
 def test_an_import_that_is_killed_anywhere_is_not_seen(at: int, store: Store) -> None:
-    """Nobody tidies up behind it but the next import that succeeds."""
+    """Only the next successful import removes its files."""
 
     class Killed(BaseException):
         pass
@@ -116,7 +116,7 @@ def test_an_import_that_is_killed_anywhere_is_not_seen(at: int, store: Store) ->
 
     with pytest.raises(Killed):
         bring(Store(store.root, Dead(at, Killed())))
-    published = at == 2 * (BLOCKS + 1)  # after the manifest has its name, the data set is there
+    published = at == 2 * (BLOCKS + 1)  # the data set exists once the manifest has its name
     assert names(store) == (["n"] if published else [])
     if published:
         assert list(verify(store, read_manifest(store, "n"))) == list(range(BLOCKS))
@@ -161,7 +161,7 @@ def test_a_manifest_that_cannot_be_read(store: Store) -> None:
 
 
 def test_blocks_that_are_not_even_are_no_data_set(store: Store) -> None:
-    """Which block a row is in is a division: a manifest that it would not hold for is refused."""
+    """A division finds the block of a row, so a manifest with uneven blocks is refused."""
     bring(store)
     path = Path(store.root, "datasets/n/manifest.json")
     document = json.loads(path.read_text())

@@ -157,7 +157,7 @@ def test_tables_that_are_refused(
     ],
 )
 def test_late_errors_in_a_file_are_found(late: str, message: str, store: Store, bring: Import, tmp_path: Path) -> None:
-    """Behind the first megabyte, where types are not guessed any more and blocks have been published."""
+    """The error comes after the first megabyte, when Arrow has guessed the types and blocks are published."""
     content = "a,label\n" + "12345678,1\n" * 200_000 + late
     with pytest.raises(UsageError, match=message):
         bring(file(tmp_path, content), label="label", block_bytes=1 << 16)

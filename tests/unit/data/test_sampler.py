@@ -1,4 +1,4 @@
-"""Every row is used once in an epoch, whoever uses it; the seed and the counters alone decide when."""
+"""Some rank uses every row once in an epoch; the seed and the counters alone decide when."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def test_a_window_is_all_that_is_needed_at_once(lengths: list[int], workers: int
 
 
 def test_each_block_is_read_in_one_stretch() -> None:
-    """Per rank and epoch: what has left the window does not come back."""
+    """Blocks that have left a rank's window do not come back in the epoch."""
     rows = block_rows([10] * 40)
     deal = deal_of(rows, workers=3, batch=30, window=400)
     for rank in range(3):

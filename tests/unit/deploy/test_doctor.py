@@ -1,4 +1,4 @@
-"""`estafeta doctor` on this machine: how checks are gone through, and what each says when something is wrong."""
+"""`estafeta doctor` on this machine: the order of the checks, and the finding of each when something is wrong."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_defect_of_a_check_is_no_finding() -> None:
 
 @pytest.fixture
 def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Finding]:
-    """Carry out one check, in a home of the test's own."""
+    """Make one check, in a home of the test's own."""
     monkeypatch.setenv("ESTAFETA_HOME", str(tmp_path / "home"))
 
     def look(name: str) -> Finding:

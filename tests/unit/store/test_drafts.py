@@ -1,4 +1,4 @@
-"""Files that are filled again, on a file system of this machine alone and as if on a shared one."""
+"""Files that a rank fills again, on a file system of this machine alone and as if on a shared one."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_retired_draft_is_the_same_file_again(store: Store, tmp_path: Path) ->
 
 
 def test_a_reader_that_was_left_behind_sees_what_does_not_fit(store: Store) -> None:
-    """That is what a header with a digest is for; on a shared file system it would see the old content."""
+    """The digest in the header shows it; on a shared file system the reader would see the old content."""
     seen = {}
     for reuse in (True, False):
         drafts = Drafts(store, "d", reuse=reuse)
@@ -155,13 +155,13 @@ def test_closing_lets_go_of_the_files(store: Store, reuse: bool) -> None:
 
 @LOCAL
 def test_the_same_writer_may_publish_what_it_has_published(store: Store, reuse: bool) -> None:
-    """After a retry that does not know what the attempt before it did."""
+    """The retry does not know the publication of the attempt before it."""
     publish(Drafts(store, "d", reuse=reuse), "f", "A")
     assert publish(Drafts(store, "d", reuse=reuse), "f", "A")[1]
 
 
 class WrittenBackOnClose(Interposed):
-    """Files of which the quota is noticed when they are closed."""
+    """Files whose close notices that the quota is used up."""
 
     def write(self, path: str) -> Writer:
         writer = super().write(path)

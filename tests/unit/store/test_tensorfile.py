@@ -1,4 +1,4 @@
-"""Tensor files: what is written is read, by ours and by the safetensors library, and damage is noticed."""
+"""Tensor files: this module and the safetensors library read each other's files, and damage is noticed."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ WRITTEN = {tensor.tobytes() for tensor in TENSORS_FOR_DAMAGE.values()}
 
 @pytest.mark.parametrize("flip", [1, 8, 32, 128, ord("w") ^ ord("b"), ord("F") ^ ord("I")])
 def test_a_flipped_byte_of_the_header_never_yields_bytes_that_were_not_written(path: Path, flip: int) -> None:
-    """The digests cover the bytes, not the names and metadata: those that survive may have changed."""
+    """The digests cover the bytes, but not names and metadata, which damage may change."""
     content = save(path, TENSORS_FOR_DAMAGE, {"round": "3"})
     noticed = 0
     for position in range(8 + int.from_bytes(content[:8], "little")):

@@ -1,4 +1,4 @@
-"""What becomes of a batch on its way to the model, and which data are refused."""
+"""The way of a batch to the model, and the refusal of wrong data."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_collate_gets_rows_of_any_kind(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["collate", "transform"])
-def test_what_the_users_functions_do_wrong(what: str, tmp_path: Path) -> None:
+def test_errors_of_the_users_functions(what: str, tmp_path: Path) -> None:
     def fails(*_: Any) -> None:
         raise ValueError("no")
 

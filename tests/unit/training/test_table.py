@@ -1,4 +1,4 @@
-"""Rows by number, from whatever a job gives."""
+"""Rows by number, from every kind of data set that a job may give."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class MapStyle(Dataset):
 
 
 class Batched(MapStyle):
-    """Reads many rows at once, as PyTorch allows."""
+    """A data set that reads many rows at once, as PyTorch allows."""
 
     def __getitems__(self, rows: list[int]) -> list[Any]:
         return [(torch.full((2,), len(rows)), row) for row in rows]

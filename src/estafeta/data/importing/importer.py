@@ -1,4 +1,4 @@
-"""An import from beginning to end: either the data set is there afterwards, complete, or nothing is.
+"""An import from beginning to end: afterwards the data set is complete, or nothing of it is there.
 
     blocks under names of this attempt → manifest, published once: now the data set exists → blocks of others removed
 

@@ -1,7 +1,7 @@
 """Check of a request's signature, by AWS Signature Version 4.
 
-It knows HTTP requests and keys, nothing of Lambda. Invariant: a request passes only if the holder of the secret key has
-signed this very method, path, query, set of headers and body, within the last five minutes. Source: AWS IAM User
+It knows HTTP requests and keys, nothing of Lambda. Invariant: a request passes only if the holder of the secret key
+signed it within the last five minutes. The signature covers method, path, query, headers and body. Source: AWS IAM User
 Guide, "Create a signed AWS API request".
 """
 

@@ -1,7 +1,7 @@
 r"""The platform's own lines in a function's log, in Lambda's text format.
 
-Pure functions. Invariant: a line is exactly as CloudWatch shows it (tabs, two decimals of a millisecond, the trailing
-tab of REPORT), so tools for Lambda's logs read these lines, too. Source: Lambda Developer Guide, "Viewing CloudWatch
+Pure functions. Invariant: a line is exactly as CloudWatch shows it: tabs, two decimals of a millisecond, the trailing
+tab of REPORT. So tools for Lambda's logs read these lines, too. Source: Lambda Developer Guide, "Viewing CloudWatch
 logs for Lambda functions".
 """
 

@@ -1,7 +1,7 @@
 """Search in log streams for the events that have all words of a pattern.
 
 It only reads files. Invariant: events come in the order (time, stream, offset), and a page's token names its last
-event, so pages neither repeat nor miss events while the logs grow. Source: CloudWatch Logs User Guide, "Filter pattern
+event. So pages neither repeat nor miss events while the logs grow. Source: CloudWatch Logs User Guide, "Filter pattern
 syntax".
 """
 

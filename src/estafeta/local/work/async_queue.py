@@ -1,10 +1,10 @@
 """Asynchronous events: accepted at once, delivered at least once, retried, and handed on when given up.
 
-This module knows Lambda's rules for asynchronous invocation and the pool, not HTTP. Invariant: unless fault injection
-drops it, an accepted event ends in exactly one of three ways: a successful attempt, a record sent to the failure
-destination, or (without a destination) a line in the service's log. Waiting events are in memory and end with the
-service. Sources: Lambda Developer Guide, "How Lambda handles errors and retries with asynchronous invocation" and
-"Capturing records of Lambda asynchronous invocations".
+This module knows Lambda's rules for asynchronous invocation and the pool, not HTTP. Invariant: an accepted event ends
+in exactly one of three ways, unless fault injection drops it. An attempt succeeds, the failure destination gets a
+record, or (without a destination) the service's log gets a line. Waiting events are in memory and end with the service.
+Sources: Lambda Developer Guide, "How Lambda handles errors and retries with asynchronous invocation" and "Capturing
+records of Lambda asynchronous invocations".
 """
 
 from __future__ import annotations

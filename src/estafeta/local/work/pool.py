@@ -1,7 +1,7 @@
 """All execution environments, and the choice of one for an invocation.
 
 It knows capacity, not retries. Invariant: the number of invocations in progress never exceeds the account's limit, nor
-a function's reserved concurrency; each admitted invocation waits for, or is in, exactly one environment.
+a function's reserved concurrency. Each admitted invocation waits for, or is in, exactly one environment.
 """
 
 from __future__ import annotations

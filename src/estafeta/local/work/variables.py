@@ -68,8 +68,7 @@ def variables(
 ) -> dict[str, str]:
     """Give the complete set of variables.
 
-    If the function's own variable names a path under its mount path, the value becomes the same path under the local
-    folder that stands for the file system.
+    A path under the function's mount path, in a variable of its own, becomes the same path under the local folder.
 
     Args:
         function: Function version of the environment.

@@ -5,10 +5,10 @@ for each set of preloaded modules; a zygote imports them once and then forks on 
 
 This file runs as a script; nobody imports it. It uses the standard library only and knows nothing of Estafeta, so an
 environment starts with no Estafeta module loaded, as on Lambda. Invariants: a zygote has a single thread when it forks,
-and it reaps a child only when told to, so the service may signal a child's process id until it asks to reap it.
+and it reaps a child only on request. So the service may signal a child's process id until it asks to reap it.
 
-Protocol, one JSON object per line over the socket given as file descriptor: the answer to `{"fork": {...}}` is
-`{"pid": n}`, and that to `{"reap": n}` is `{"status": s}`, with a negative status for a signal. The zygote answers a
+The protocol is one JSON object per line over the socket given as file descriptor. The answer to `{"fork": {...}}` is
+`{"pid": n}`. The answer to `{"reap": n}` is `{"status": s}`, with a negative status for a signal. The zygote answers a
 request before it reads the next one.
 """
 
