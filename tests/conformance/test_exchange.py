@@ -97,7 +97,7 @@ def test_two_ranks_come_to_the_same_bits(
 
 @settings(PROPERTY, max_examples=20)
 @given(order=ORDERS)
-def test_of_two_incarnations_of_a_rank_each_publication_is_by_one(
+def test_each_publication_is_by_one_of_two_generations_of_a_rank(
     two_clients: TwoClients, new_directory: Callable[[], str], order: list[int]
 ) -> None:
     """One is slow, and has been replaced on the other machine. In the first round both are at work."""

@@ -26,10 +26,10 @@ class Session:
         run: The run's token.
         data: Its rows.
         learner: Its model.
-        version: The weights version that is in the model; None if there is none, or one that is nowhere else.
-        transfer_s: The longest transfer so far.
+        version: The weights version in the model; None if there is none, or one that the store does not have.
+        transfer_s: Seconds of the longest transfer so far.
         buffers: The version's buffers; those in the model change while it works.
-        prefetched: A micro-batch that has been read already: which one, and its rows.
+        prefetched: A micro-batch that the worker has read ahead: its key, and its rows.
     """
 
     run: str
@@ -41,10 +41,10 @@ class Session:
     prefetched: tuple[tuple[object, ...], Batch] = ((), ())
 
     def load(self, store: Store, layout: RunLayout, version: int) -> None:
-        """Put a weights version into the model; its parameters are read only if they are not there already.
+        """Put a weights version into the model; the session reads its parameters only if they are not there already.
 
         Raises:
-            Gone: The version has been swept: the run has moved on.
+            Gone: The merge has swept the version: the run has moved on.
         """
         if self.version != version:
             self.version = None
@@ -55,11 +55,11 @@ class Session:
 
 
 WARM = "session"
-"""Under which an environment keeps its session."""
+"""Key in an environment's memory of its session."""
 
 
 def open_session(spec: RunSpec, invocation: Invocation) -> Session:
-    """The run's session: the warm one, or a new one in its place.
+    """Return the run's session: the warm one, or a new one that replaces it.
 
     Raises:
         UserCodeError: The job's code raised.
@@ -68,7 +68,7 @@ def open_session(spec: RunSpec, invocation: Invocation) -> Session:
     store, layout, memory = invocation.store, RunLayout(spec.run), invocation.memory
     session: Session | None = memory.get(WARM)
     if session is None or session.run != spec.token:
-        if session is not None:  # goes before the next model is made: two may not fit the function's memory
+        if session is not None:  # it goes before the worker makes the next model: two may not fit its memory
             session = memory[WARM] = None
             gc.collect()  # the parts of a user's model may know each other
         seed_generators(spec.seed)
@@ -82,10 +82,10 @@ def open_session(spec: RunSpec, invocation: Invocation) -> Session:
 
 
 def check_rows(data: Data, spec: RunSpec, steps: int) -> None:
-    """Refuse data that cannot be trained on.
+    """Refuse data that a run cannot train on.
 
     Raises:
-        UsageError: Too few rows, for the workers or for a single batch.
+        UsageError: There are too few rows for the workers, or for a single batch.
     """
     rows = len(data.rows["train"])
     if rows < spec.workers:

@@ -106,7 +106,7 @@ def test_one_micro_batch_is_done_however_short_the_time_is(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["plain", "dropout", "noisy"])
-def test_what_is_read_ahead_is_what_would_have_been_read(name: str, tmp_path: Path) -> None:
+def test_reading_ahead_reads_the_same(name: str, tmp_path: Path) -> None:
     """Also where reading draws random numbers, and the model does."""
     bench = Bench(tmp_path, name)
     expected = bench.worked()
@@ -116,7 +116,7 @@ def test_what_is_read_ahead_is_what_would_have_been_read(name: str, tmp_path: Pa
     assert bench.session.learner.gradient().tobytes() == expected.tobytes()
 
 
-def test_what_was_read_ahead_for_another_round_is_not_used(tmp_path: Path) -> None:
+def test_a_batch_read_ahead_for_another_round_is_not_used(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     expected = bench.worked()
     bench.share(Round(1, "train")).prefetch()
