@@ -206,8 +206,8 @@ def _by_gloo(member: Member, gradients: Gradients, times: Times, control: bool) 
 def _by_files(
     member: Member, gradients: Gradients, times: Times, way: Way, root: str, redo: int, control: bool
 ) -> None:
-    from estafeta.job.optim import SGD
-    from estafeta.job.settings import to_dict
+    from estafeta.job.optim import SGD, to_dict
+    from estafeta.job.recipe import Recipe, numbers_of
     from estafeta.job.stopping import EarlyStopping
     from estafeta.protocol.layout import Round, RunLayout
     from estafeta.protocol.partition import slices_of
@@ -233,12 +233,7 @@ def _by_files(
         job="",
         workers=member.ranks,
         topology=way.topology,
-        seed=0,
-        batch_size=member.ranks,
-        micro_batch_size=1,
-        drop_last=True,
-        epochs=1,
-        validation=0.0,
+        **numbers_of(Recipe(batch_size=member.ranks, micro_batch_size=1, drop_last=True, epochs=1, validation=0.0)),
         optimizer=to_dict(SGD(lr=LR)),
         early_stopping=EarlyStopping(),
         functions={},

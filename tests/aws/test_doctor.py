@@ -21,6 +21,7 @@ from estafeta.functions.control import control
 from estafeta.functions.verbs.probe import LOAD_BYTES, START_S, TURNS, probe, probe_torch
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.verbs import ProbeVerb
+from estafeta.protocol.warm import Warm
 from estafeta.store.store import Store
 
 from .account import stack_in
@@ -184,6 +185,6 @@ def test_a_probe_stays_in_its_folder(token: str, tmp_path: Path) -> None:
 
 def test_a_second_look_at_torch_is_warm(tmp_path: Path) -> None:
     invocation = Invocation(
-        Store(tmp_path), lambda functions: pytest.fail("invoked"), "1", lambda: 9.0, quiet=True, memory={}
+        Store(tmp_path), lambda functions: pytest.fail("invoked"), "1", lambda: 9.0, quiet=True, warm=Warm()
     )
     assert [probe_torch(invocation)["cold"] for _ in range(2)] == [True, False]

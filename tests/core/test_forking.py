@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from estafeta.job.optim import SGD
-from estafeta.job.settings import to_dict
+from estafeta.job.optim import SGD, to_dict
 from estafeta.job.stopping import EarlyStopping
 from estafeta.protocol.layout import RunLayout
 from estafeta.protocol.listing import versions_in

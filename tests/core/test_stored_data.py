@@ -248,7 +248,7 @@ def test_a_plan_that_does_not_fit(tmp_path: Path) -> None:
     failure = failing(tmp_path, functions={**FUNCTIONS, "worker": worker})
     assert (failure.reason, failure.exit_code) == ("UsageError", 2)
     assert (
-        "a worker needs 323 MB and has 320: Python and PyTorch 320, the model 1, its gradient, twice 1"
+        "A worker needs 323 MB and has 320: Python and PyTorch 320, the model 1, its gradient, twice 1"
         in failure.message
     )
     assert "two windows of data 3" in failure.message

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from core.specs import FUNCTIONS, spec_of
-from estafeta.job.optim import SGD, Adam
-from estafeta.job.settings import to_dict
+from estafeta.job.optim import SGD, Adam, to_dict
 from estafeta.job.stopping import EarlyStopping
 from estafeta.protocol.spec import Limits, RunSpec, Topology
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import re
 import shlex
 import statistics
@@ -197,11 +196,8 @@ def test_the_protocol_knows_the_formats() -> None:
     ],
 )
 def test_the_protocol_names_every_field(document: type) -> None:
-    names = (
-        [field.name for field in dataclasses.fields(document)]
-        if dataclasses.is_dataclass(document)
-        else list(inspect.get_annotations(document))
-    )
+    fields = getattr(document, "__pydantic_fields__", {}) or {field.name for field in dataclasses.fields(document)}
+    names = list(fields)
     assert [name for name in names if f"`{name}`" not in PROTOCOL] == []
     assert names
 

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
+
+from pydantic import ValidationError
 
 from estafeta import local
 from estafeta.aws.bucket import Bucket
 from estafeta.aws.lambda_api import make_client
 from estafeta.aws.session import STACK, Session, deployment
 from estafeta.client.backend import ROLES, Backend, InlineBackend, LambdaBackend, home
-from estafeta.client.options import check_quorum, override
+from estafeta.client.option_values import as_text, check_quorum
+from estafeta.client.options import override
 from estafeta.client.run import Run, new_name
 from estafeta.client.send_dataset import Show, in_silence, send_missing
 from estafeta.client.source import find_job
 from estafeta.errors import UsageError
 from estafeta.functions.verbs.take_source import check_size, enclosure, send_source
+from estafeta.job.checks import usage_error
 from estafeta.job.job import Job, On
-from estafeta.job.settings import to_dict
+from estafeta.job.optim import to_dict
+from estafeta.job.recipe import numbers_of
 from estafeta.job.user_code import is_importing
 from estafeta.local.faults import FAULTS, FAULTS_NAME, Faults
 from estafeta.local.template.config import FunctionConfig
@@ -31,10 +36,10 @@ from estafeta.protocol.spec import MOST_WORKERS, Choice, FunctionSettings, Limit
 from estafeta.store.store import Store
 
 TEMPLATE = Path(__file__).parents[1] / "aws/stack.yaml"
-"""The template that is deployed, and that the local service reads."""
+"""Path of the template that `deploy` deploys, and that the local service reads."""
 
 SERVED = "served.json"
-"""File beside the local service's own, while it is served in the foreground: its options."""
+"""Name of the file with the options of a local service that runs in the foreground."""
 
 
 def train(
@@ -57,12 +62,12 @@ def train(
 
     Args:
         job: The job; assigned at the top level of a module or in a notebook cell, so that it can be imported.
-        workers: How many worker functions share each batch.
+        workers: Number of worker functions that share each batch.
         on: `local`: on this machine, under Lambda's rules; `inline`: in this process, for the debugger;
             `aws`: on AWS Lambda.
-        topology: Who combines the gradients. `merge`: a merge function; `sharded`: each worker a slice of them;
-            `replicated`: each worker all of them; `auto`: one of the last two. An inline run has one process, so it
-            merges; the bits are the same.
+        topology: `merge`: a merge function combines the gradients; `sharded`: each worker combines a slice of them;
+            `replicated`: each worker combines all of them; `auto`: one of the last two. An inline run has one process,
+            so it merges; the bits are the same.
         options: Overrides by name, as `-o` takes them: `{"epochs": 5, "optimizer.lr": 0.01, "worker.timeout_s": 60}`.
         max_cost: Stop when the run has cost so many dollars, or locally when it would have on AWS.
         max_hours: Stop after so many hours.
@@ -71,9 +76,9 @@ def train(
             probabilities of `duplicate`, `drop` and `delay` for each event, of `kill` for each invocation, of `slow`
             for each execution environment. The bits stay the same.
         wait: Wait for the end; otherwise return at once. An inline run always waits.
-        stack: Of `aws`: name of the stack that was deployed.
-        region: Of `aws`: where it was deployed; by default what every AWS tool would take.
-        profile: Of `aws`: of the AWS configuration files; likewise.
+        stack: Name of the deployed stack, for `aws`.
+        region: Region of the stack, for `aws`; by default the one that every AWS tool would take.
+        profile: Profile of the AWS configuration files, for `aws`; likewise.
 
     Returns:
         The run's handle.
@@ -85,7 +90,7 @@ def train(
     """
     if is_importing():
         raise UsageError(
-            "the job's module trains while a function imports it", hint='put the call under: if __name__ == "__main__":'
+            "The job's module trains while a function imports it", hint='put the call under: if __name__ == "__main__":'
         )
     check_chaos(chaos, on)
     limits = {"max_cost_usd": max_cost, "max_hours": max_hours, "max_rounds": max_rounds}
@@ -105,7 +110,7 @@ def train(
 def connect(
     on: On, *, template: Path | None = None, stack: str = STACK, region: str | None = None, profile: str | None = None
 ) -> Backend:
-    """The place to run; the local service is started if it does not run.
+    """Return the place to run; the local service is started if it does not run.
 
     Args:
         on: As in `train`.
@@ -119,7 +124,7 @@ def connect(
         EnvironmentProblem: It cannot be reached.
     """
     if on not in get_args(On):
-        raise UsageError(f"there is no place {on!r} to run", hint=f"one of {', '.join(get_args(On))}")
+        raise UsageError(f"There is no place {on!r} to run", hint=f"one of {', '.join(get_args(On))}")
     root = home() / "store"
     if on == "inline":
         functions = _functions(local.Options(template or TEMPLATE, root))
@@ -133,7 +138,7 @@ def connect(
 
 
 def attach(on: On, *, stack: str = STACK, region: str | None = None, profile: str | None = None) -> Backend:
-    """The place where runs are; a local service that runs is taken as it is, whatever it was started with.
+    """Return the place where runs are; a local service that runs is taken as it is, whatever it was started with.
 
     Args:
         on: As in `train`; so are the others.
@@ -153,7 +158,7 @@ def serve(options: local.Options, say: Callable[[str], None]) -> None:
     """Run the local service in the foreground until it is interrupted; `connect` respects its options meanwhile.
 
     Args:
-        options: What it is to be like.
+        options: Its options.
         say: Receives the lines for the user.
 
     Raises:
@@ -182,12 +187,13 @@ def start(
     options: Mapping[str, Any],
     chaos: str = "",
     limits: Mapping[str, float | None] | None = None,
+    command: Sequence[str] = (),
     show: Show = in_silence,
 ) -> Run:
     """Start a run of a job that has been found, with those of `Limits` that are set; else as `train` does.
 
-    What it needs of the data sets of this machine is sent along first, then its source, where there is a bucket; `show`
-    is told how far that is.
+    The client first sends the data sets of this machine that the run needs, and the source if there is a bucket. `show`
+    is told how much of it is sent. `command` has the words of the command line that the spec keeps.
     """
     check_chaos(chaos, backend.on)
     check_size(code, backend.bucket)
@@ -208,6 +214,7 @@ def start(
         options=options,
         chaos=chaos,
         limits=limits or {},
+        command=command,
         first=send,
     )
     backend.call({"verb": "start", "spec": spec.model_dump(mode="json"), **enclosure(code, backend.bucket)})
@@ -224,9 +231,10 @@ def spec_for(
     options: Mapping[str, Any],
     chaos: str = "",
     limits: Mapping[str, float | None],
+    command: Sequence[str] = (),
     first: Callable[[Job], object] = lambda _: None,
 ) -> tuple[RunSpec, Job]:
-    """What a job and some choices make of a run, and the job as the options have changed it; raises as `train`.
+    """Return the spec of a run, and the job as the options have changed it; raises as `train`.
 
     `first` is called with that job when the choices have been checked, before the run's time begins and versions of
     functions are published for it.
@@ -237,7 +245,7 @@ def spec_for(
     check_quorum(changed.quorum, workers)
     first(changed.job)
     job, now, name = changed.job, time.time(), new_name(place)
-    spec = RunSpec(
+    fields: dict[str, Any] = dict(
         token=secrets.token_hex(16),
         run=name,
         created_at=now,
@@ -248,25 +256,24 @@ def spec_for(
         topology="merge" if backend.on == "inline" else topology,
         rounds_per_invocation=changed.rounds_per_invocation,
         quorum=changed.quorum,
-        seed=job.seed,
-        batch_size=job.batch_size,
-        micro_batch_size=job.micro_batch_size,
-        drop_last=job.drop_last,
-        epochs=job.epochs,
-        validation=0.0 if job.valid_dataset else job.validation,
-        window_mb=job.window_mb,
         optimizer=to_dict(job.optimizer),
         early_stopping=job.stopping,
         limits=limits_after(Limits(), limits, "", now),
         basis=backend.basis,
         functions=backend.with_settings(changed.settings, {FAULTS: chaos, FAULTS_NAME: name} if chaos else None),
         chaos=chaos,
+        options=as_text(options),
+        command=tuple(command),
+        **numbers_of(job) | ({"validation": 0.0} if job.valid_dataset else {}),
     )
-    return spec, job
+    try:
+        return RunSpec(**fields), job
+    except ValidationError as error:
+        raise usage_error(error, RunSpec) from None
 
 
 def on_stack(session: Session, stack: str) -> LambdaBackend:
-    """A stack on AWS as a place to run.
+    """Return a stack on AWS as a place to run.
 
     Args:
         session: Account and Region.
@@ -282,7 +289,7 @@ def on_stack(session: Session, stack: str) -> LambdaBackend:
 
 
 def on_service(endpoint: local.Endpoint) -> Backend:
-    """A local service as a place to run."""
+    """Return a local service as a place to run."""
     options = endpoint.client_options()
     names: dict[Role, str] = {role: f"{STACK}-{role}" for role in ROLES}
     return LambdaBackend("local", names, make_client("lambda", **options), make_client("logs", **options))
@@ -295,28 +302,28 @@ def check_chaos(chaos: str, on: str) -> None:
         UsageError: They cannot be read, or the run does not take place under the local service.
     """
     if chaos and on != "local":
-        raise UsageError("only the local service injects faults", hint="leave out --chaos, or run it --on local")
+        raise UsageError("Only the local service injects faults", hint="leave out --chaos, or run it --on local")
     Faults.parse(chaos)
 
 
 def _functions(options: local.Options) -> dict[Role, FunctionConfig]:
-    """The functions of a template by role; they have the names that Estafeta's own template gives them."""
+    """Return the functions of a template by role; they have the names that Estafeta's own template gives them."""
     found = {function.name: function for function in read_template(options.template, region=options.region)}
     names: dict[Role, str] = {role: f"{STACK}-{role}" for role in ROLES}
     if missing := [name for name in names.values() if name not in found]:
         raise UsageError(
-            f"template {options.template} has no function {missing[0]}",
+            f"Template {options.template} has no function {missing[0]}",
             hint="keep the names of the functions in Estafeta's own template",
         )
     return {role: found[name] for role, name in names.items()}
 
 
 def _options(template: Path | None, root: Path) -> local.Options:
-    """What the local service is to be like: the usual, or as `serve` was told while that is at work."""
+    """Return the options of the local service: the usual ones, or those of `serve` while it runs."""
     running, served = local.find(home()), home() / SERVED
     if template is None and running and served.exists():
         options = local.Options.from_json(served.read_text())
-        if options.digest() == running.digest:  # the file of a service that was killed describes another one
+        if options.digest() == running.digest:  # a service that was killed leaves the file of another one
             return options
     return local.Options(template=template or TEMPLATE, root=root)
 

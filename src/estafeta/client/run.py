@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from estafeta.client.backend import Backend
 from estafeta.client.fetch import content
 from estafeta.client.logbook import Entry
-from estafeta.client.options import override_spec
+from estafeta.client.option_values import override_spec
 from estafeta.cost.cost import Bill, Kept, Usage, bill
 from estafeta.errors import RunFailed, UsageError
 from estafeta.job.job import Job, On

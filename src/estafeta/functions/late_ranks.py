@@ -22,9 +22,6 @@ from estafeta.protocol.weights import attendance_at
 from estafeta.store.arrivals import is_local
 from estafeta.store.store import Store
 
-WARM = "patience"
-"""Key in an environment's memory of (run token, patience)."""
-
 
 def await_others(round_: Round, rank: int, began: float, spec: RunSpec, invocation: Invocation) -> frozenset[int]:
     """Wait for the late ranks, if a quorum is there and no other worker waits; then close the round without them.
@@ -74,13 +71,11 @@ def await_others(round_: Round, rank: int, began: float, spec: RunSpec, invocati
 
 def patience_of(spec: RunSpec, invocation: Invocation) -> Patience:
     """Return what this environment has learnt of how long the shares of a run take."""
-    token, patience = invocation.memory.get(WARM, ("", None))
-    if patience is None or token != spec.token:
+    memory = invocation.warm.of(spec.token)
+    if memory.patience is None:
         directory = RunLayout(spec.run).contributions
-        patience = new_patience(is_local=is_local(invocation.store, directory))
-        invocation.memory[WARM] = spec.token, patience
-    known: Patience = patience
-    return known
+        memory.patience = new_patience(is_local=is_local(invocation.store, directory))
+    return memory.patience
 
 
 def _may_close(round_: Round, missing: frozenset[int], spec: RunSpec, store: Store) -> bool:

@@ -45,12 +45,6 @@ from estafeta.protocol.streamed import Streamed
 from estafeta.protocol.weights import Weights, publish_weights, read_state, read_weights
 from estafeta.store.store import Store
 
-WARM = "merged"
-"""Key in an environment's memory of (run token, newest weights). A warm merge does not read back its own file."""
-
-INVOKED = "invoked"
-"""Key in an environment's memory of (run token, round) whose workers it has invoked. A duplicate event skips them."""
-
 
 def handler(event: Any, context: Any) -> dict[str, Any]:
     """Entry point on Lambda."""
@@ -104,12 +98,11 @@ def _proceed(spec: RunSpec, invocation: Invocation, tab: Tab) -> str:
                 finish(end, snapshot, spec, invocation)
                 return ", ".join([*steps, f"finished: {end.why}"])
             case (Work(round_), *_):
-                mark = spec.token, round_
-                has_invoked = invocation.memory.get(INVOKED) == mark
-                if not steps and (has_invoked or not _concluded(snapshot, spec, invocation)):
+                memory = invocation.warm.of(spec.token)
+                if not steps and (memory.invoked == round_ or not _concluded(snapshot, spec, invocation)):
                     return "left: the workers are at it"
                 dispatch(actions, spec, invocation)
-                invocation.memory[INVOKED] = mark
+                memory.invoked = round_
                 _sweep(store, layout, snapshot)
                 return ", ".join([*steps, f"invoked {len(actions)} workers"])
             case _:
@@ -122,7 +115,8 @@ def _merge_round(round_: Round, snapshot: Snapshot, spec: RunSpec, invocation: I
         return _publish_epoch(round_, snapshot, spec, invocation, tab)
     store, layout = invocation.store, RunLayout(spec.run)
     weights = _weights_at(round_.version, spec, invocation)
-    invocation.memory.pop(WARM)  # memory is ahead of the store until the merge has published the next version
+    memory = invocation.warm.of(spec.token)
+    memory.weights = None  # they are ahead of the store until the merge has published the next version
     if not weights.state and spec.update_rule.state_slots:
         weights.state = read_state(store, layout, round_.version)
     if snapshot.last_epoch:  # the record knows what the valid round has cost
@@ -136,7 +130,7 @@ def _merge_round(round_: Round, snapshot: Snapshot, spec: RunSpec, invocation: I
         tab.said(spent_usd)
     else:
         weights.spent_usd -= spent_usd
-    invocation.memory[WARM] = spec.token, weights
+    memory.weights = weights
     return mine
 
 
@@ -175,12 +169,11 @@ def _publish_epoch(round_: Round, snapshot: Snapshot, spec: RunSpec, invocation:
 
 def _weights_at(version: int, spec: RunSpec, invocation: Invocation) -> Weights:
     """Return a version, from memory if this environment has made it."""
-    weights: Weights | None
-    token, weights = invocation.memory.pop(WARM, ("", None))
-    if weights is None or token != spec.token or weights.version != version:
-        weights = read_weights(invocation.store, RunLayout(spec.run), version)
-    invocation.memory[WARM] = spec.token, weights
-    return weights
+    memory = invocation.warm.of(spec.token)
+    if memory.weights is None or memory.weights.version != version:
+        memory.weights = None  # two versions may not fit the memory
+        memory.weights = read_weights(invocation.store, RunLayout(spec.run), version)
+    return memory.weights
 
 
 def _concluded(snapshot: Snapshot, spec: RunSpec, invocation: Invocation) -> bool:

@@ -78,7 +78,7 @@ def work(event: WorkerEvent, invocation: Invocation) -> dict[str, Any]:
 
 
 def _reside(event: WorkerEvent, spec: RunSpec, invocation: Invocation, tab: Tab) -> str:
-    """Run one leg of a resident rank. The worker imports torch only after it has claimed the leg."""
+    """Run one leg of a resident rank. torch is imported only after the leg has been claimed."""
     folder = open_folder(invocation.store, spec.run)
     leg = take(event, folder, invocation)
     if isinstance(leg, Refusal):

@@ -11,6 +11,7 @@ from estafeta.cost.metering import Meter
 from estafeta.protocol.run_folder import open_folder
 from estafeta.protocol.snapshot import Action, Finish, Merge, Prepare, Reside, Work
 from estafeta.protocol.spec import FunctionSettings, MergeEvent, Role, RunSpec, WorkerEvent
+from estafeta.protocol.warm import Warm
 from estafeta.store.store import Store
 
 
@@ -30,8 +31,8 @@ class Invoker(Protocol):
 
 Connect = Callable[[Mapping[Role, FunctionSettings]], Invoker]
 
-PROCESS_MEMORY: dict[str, Any] = {}
-"""What this process keeps between invocations: on Lambda, a process is an execution environment."""
+PROCESS = Warm()
+"""Memory of this process: on Lambda, a process is an execution environment."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Invocation:
         log_stream: Where its log goes.
         quiet: Write no notes to standard output: there is a user, not a log, at its other end.
         is_alone: No other function is at work before this one ends, so it would wait for them in vain.
-        memory: What the execution environment keeps from one invocation to the next. Losing it costs time, never bits.
+        warm: Memory of the execution environment, from one invocation to the next. Losing it costs time, never bits.
         meter: Counts its file operations.
         init_s: How long starting the environment took, if it was started for this invocation. It is billed too.
     """
@@ -63,7 +64,7 @@ class Invocation:
     log_stream: str = ""
     quiet: bool = False
     is_alone: bool = False
-    memory: dict[str, Any] = field(default_factory=lambda: PROCESS_MEMORY)
+    warm: Warm = field(default_factory=lambda: PROCESS)
     meter: Meter = field(default_factory=Meter)
     init_s: float = 0.0
 

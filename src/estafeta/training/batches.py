@@ -71,13 +71,13 @@ class Data:
             for name, source in sources.items()
             if isinstance(source, str) and source not in BUNDLED
         }
-        plan = plan_memory(spec, model, trained, tuple(stored.values()), dense=job.dense)
+        plan = plan_memory(spec, model, trained, tuple(stored.values()))
         plan.check(spec.window_mb)
         room = plan.room // max(1, len(stored))
 
         def table(name: str) -> Table | BlockTable:
             if name in stored:
-                return BlockTable(store, stored[name], room, dense=job.dense)
+                return BlockTable(store, stored[name], room, dense=spec.dense)
             source = sources[name]
             assert source is not None
             return open_table(source, spec.arguments.get(name, {}), job.collate)

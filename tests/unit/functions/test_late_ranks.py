@@ -18,6 +18,7 @@ from estafeta.protocol.layout import Round
 from estafeta.protocol.listing import ranks_in
 from estafeta.protocol.message import Kind, form_of, glance
 from estafeta.protocol.snapshot import read_plan
+from estafeta.protocol.warm import Warm
 from estafeta.store.store import Store
 
 ROUND = Round(1, "train")
@@ -51,7 +52,7 @@ class Waiting:
 
     def wait(self, *, known_s: float | None = 10.0, token: str = "waits", **changes: Any) -> frozenset[int]:
         """What rank 0 finds, in an environment where shares have taken so long."""
-        options = {"remaining_s": lambda: 900.0, "memory": {}, **changes}
+        options = {"remaining_s": lambda: 900.0, "warm": Warm(), **changes}
         invocation = Invocation(self.store, lambda functions: self.relay, token, **options)
         for _ in range(waiting.KNOWN_ROUNDS if known_s else 0):
             patience_of(self.relay.spec, invocation).note(known_s or 0.0)

@@ -18,6 +18,7 @@ from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import Round
 from estafeta.protocol.snapshot import read_plan
 from estafeta.protocol.spec import Plan
+from estafeta.protocol.warm import Warm
 from estafeta.store.tensorfile import Array
 from estafeta.training.session import Session, open_session
 from estafeta.training.share import Share
@@ -37,7 +38,7 @@ class Bench:
 
     def open_session(self) -> Session:
         """A worker's memory of its own, with version 0 loaded."""
-        invocation = Invocation(self.relay.store, lambda functions: self.relay, "t", lambda: NO_LIMIT_S, memory={})
+        invocation = Invocation(self.relay.store, lambda functions: self.relay, "t", lambda: NO_LIMIT_S, warm=Warm())
         session = open_session(self.relay.spec, invocation)
         session.load(self.relay.store, self.relay.layout, 0)
         return session

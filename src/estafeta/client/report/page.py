@@ -276,40 +276,26 @@ def _settings(facts: Facts) -> str:
 
 
 def commands_of(status: Status, on: str) -> list[list[str]]:
-    """The commands that start such a run again, let this one go on, and export it, as words.
+    """Return the commands that start such a run again, let this one go on, and export it, as words.
 
-    The first has the numbers and arguments that `-o` changes. Schedules, pairs of numbers such as `betas`, clipping and
-    early stopping are taken from the job's file, as are stacks on AWS from the surroundings.
+    The first has what the run was started with, as its spec keeps it. If a Python program started the run, the command
+    names the job's module as a file.
     """
     spec = status.spec
-    place = ["--on", on] if on != "local" else []
-    options: dict[str, Any] = {
-        "epochs": spec.epochs,
-        "batch_size": spec.batch_size,
-        "micro_batch_size": spec.micro_batch_size,
-        "drop_last": spec.drop_last,
-        "validation": spec.validation,
-        "seed": spec.seed,
-        "window_mb": spec.window_mb,
-        "quorum": spec.quorum,
-        "rounds_per_invocation": spec.rounds_per_invocation,
-    }
-    for part, arguments in [("optimizer", spec.optimizer), *spec.arguments.items()]:
-        plain = {k: v for k, v in arguments.items() if part != "optimizer" or isinstance(v, int | float)}
-        options |= {f"{part}.{name}": value for name, value in plain.items()}
-    for role, function in spec.functions.items():
-        options |= {f"{role}.memory_mb": function.memory_mb, f"{role}.timeout_s": function.timeout_s}
-    module, _, attribute = spec.job.partition(":")
-    train = ["estafeta", "train", f"{module.replace('.', '/')}.py:{attribute}", "--workers", str(spec.workers)]
-    train += ["--topology", status.topology or spec.topology, *place]
-    for name, value in options.items():
-        if value is not None:
-            train += ["-o", f"{name}={json.dumps(value)}"]
-    if spec.chaos:
-        train += ["--chaos", spec.chaos]
     where = ["--on", "aws"] if on == "aws" else []
+    if spec.origin:
+        first = ["estafeta", "fork", spec.origin.run, "--from", str(spec.origin.version), *where]
+    else:
+        module, _, attribute = spec.job.partition(":")
+        told = spec.command or [f"{module.replace('.', '/')}.py:{attribute}", "--on", on]
+        first = ["estafeta", "train", *told, "--workers", str(spec.workers), "--topology", spec.topology]
+        limits = spec.limits.model_dump(include={"max_cost_usd", "max_hours", "max_rounds"}, exclude_none=True)
+        for name, limit in limits.items():
+            first += [f"--{name.removesuffix('_usd').replace('_', '-')}", str(limit)]
+        first += ["--chaos", spec.chaos] if spec.chaos else []
+    first += [word for name, text in spec.options.items() for word in ("-o", f"{name}={text}")]
     verbs = ["export"] if status.state == "done" else ["resume", "export"]
-    return [train, *(["estafeta", verb, spec.run, *where] for verb in verbs)]
+    return [first, *(["estafeta", verb, spec.run, *where] for verb in verbs)]
 
 
 def _table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
