@@ -80,7 +80,7 @@ def test_damage_is_found_in_whichever_leg(block: int, here: Store, manifest: Man
     path = Path(here.absolute(DatasetLayout(NAME).block(manifest.attempt, block)))
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(Corrupt, match=f"block {block} of data set 'numbers'"):
+    with pytest.raises(Corrupt, match=f"Block {block} of data set 'numbers'"):
         legs(here, manifest, 0.0)
 
 

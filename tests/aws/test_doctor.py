@@ -64,7 +64,7 @@ def test_all_is_well(aws: Path, estafeta: Command, monkeypatch: pytest.MonkeyPat
     assert list((aws / "probes").iterdir()) == [], "the probes have left something behind"
 
 
-def test_what_is_wrong_is_said_with_its_cure(
+def test_ailing_stack_gets_findings_with_cures(
     moto: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from estafeta.cli.main import main
@@ -89,7 +89,7 @@ def test_what_is_wrong_is_said_with_its_cure(
     assert found["worker"]["detail"] == "not tried: functions and control must pass first"
 
 
-def test_what_was_measured_is_judged() -> None:
+def test_measurements_are_judged() -> None:
     assert doctor.judge_visibility(0.012, 5.0) == "a file and the answer to it: 12 ms by the median, 5,000 ms at most"
     with pytest.raises(Ailment, match="5,001 ms at most") as caught:
         doctor.judge_visibility(0.012, 5.001)

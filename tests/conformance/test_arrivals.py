@@ -1,4 +1,4 @@
-"""Whoever waits for files of others finds them at the next look, and does not look more often than is worth it."""
+"""A rank that waits for other ranks' files finds them at the next look, and does not look more often than needed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class GivenUp(Exception):
 
 
 def never(_missing: object) -> None:
-    """An alarm that always says to go on."""
+    """An alarm that never raises."""
 
 
 def publish(client: Client, path: str) -> None:
@@ -98,7 +98,7 @@ def test_the_alarm_rings_while_nothing_comes(two_clients: TwoClients, outboxes: 
     assert a.store.list("a") == {"1"}
 
 
-def test_what_was_retired_is_gone(two_clients: TwoClients, outboxes: list[str]) -> None:
+def test_retired_message_is_gone(two_clients: TwoClients, outboxes: list[str]) -> None:
     a, b = two_clients
     publish(a, "a/1")
     publish(a, "b/1")
@@ -114,7 +114,7 @@ def test_what_was_retired_is_gone(two_clients: TwoClients, outboxes: list[str]) 
 def test_two_that_wait_for_each_other_meet(
     two_clients: TwoClients, new_directory: Callable[[], str], order: list[int]
 ) -> None:
-    """Whatever is remembered of the directories, and whoever comes first, no round is missed."""
+    """No rank misses a round, in any order and whatever the client remembers of the directories."""
     directories = [new_directory(), new_directory()]
 
     def go(store: Store, own: str) -> list[bytes]:

@@ -109,7 +109,7 @@ def test_a_rank_that_is_always_late_is_waited_for_now_and_then(topology: str, tm
 
 
 @RESIDENT
-def test_members_on_other_machines_are_found_by_listing(topology: str, tmp_path: Path) -> None:
+def test_listing_finds_members_on_other_machines(topology: str, tmp_path: Path) -> None:
     stage = Uneven(tmp_path, quorate(topology), slow={1: 60.0}, shared=True, seed=2)
     result = stage.run()
     assert stage.witness.missed

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from estafeta.cost.cost import LOG_BYTES, MB_PER_GB, Usage
-from estafeta.cost.metering import Meter
+from estafeta.cost.meter import Meter
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.spec import FunctionSettings, MergeEvent, Role, WorkerEvent
 from estafeta.store.files import OsFiles

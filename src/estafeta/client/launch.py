@@ -12,9 +12,9 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from estafeta import local
+from estafeta.aws.account import STACK, Account, deployment
 from estafeta.aws.bucket import Bucket
 from estafeta.aws.lambda_api import make_client
-from estafeta.aws.session import STACK, Session, deployment
 from estafeta.client.backend import ROLES, Backend, InlineBackend, LambdaBackend, home
 from estafeta.client.option_values import as_text, check_quorum
 from estafeta.client.options import override
@@ -130,7 +130,7 @@ def connect(
         functions = _functions(local.Options(template or TEMPLATE, root))
         return InlineBackend(root, {role: _settings(function) for role, function in functions.items()})
     if on == "aws":
-        return on_stack(Session(region, profile), stack)
+        return on_stack(Account(region, profile), stack)
     if template:
         _functions(local.Options(template, root))
     root.mkdir(parents=True, exist_ok=True)
@@ -272,20 +272,20 @@ def spec_for(
         raise usage_error(error, RunSpec) from None
 
 
-def on_stack(session: Session, stack: str) -> LambdaBackend:
+def on_stack(account: Account, stack: str) -> LambdaBackend:
     """Return a stack on AWS as a place to run.
 
     Args:
-        session: Account and Region.
+        account: Account and Region.
         stack: Name.
 
     Raises:
         EnvironmentProblem: There is none of that name.
     """
-    deployed = deployment(session, stack)
-    bucket = Bucket(deployed.bucket, session.client("s3"))
-    functions, logs = make_client("lambda", session.boto), session.client("logs")
-    return LambdaBackend("aws", deployed.functions, functions, logs, bucket, session.client("lambda"))
+    deployed = deployment(account, stack)
+    bucket = Bucket(deployed.bucket, account.client("s3"))
+    functions, logs = make_client("lambda", account.boto), account.client("logs")
+    return LambdaBackend("aws", deployed.functions, functions, logs, bucket, account.client("lambda"))
 
 
 def on_service(endpoint: local.Endpoint) -> Backend:

@@ -1,24 +1,24 @@
-"""The first rows of a data set as texts, however wide they are: what `estafeta data show` ends with.
+"""The first rows of a data set as texts, for the end of `estafeta data show`.
 
-Pure: from a manifest and the parts of a block to texts, made where the block is, since a row may be larger than what
-`control` can answer.
+Pure: it turns a manifest and the arrays of a block into texts. `control` calls it beside the block, since a row may be
+larger than an answer of `control`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from estafeta.data.blocks import Csr, Part
+from estafeta.data.blocks import Csr, RowArray
 from estafeta.data.manifest import Manifest
 
 MOST_COLUMNS = 12
-"""Columns of the preview."""
+"""Number of columns in a preview."""
 
 MOST_NUMBERS = 6
-"""Numbers of a value that are shown in it."""
+"""Number of numbers that a preview shows of one value."""
 
 
-def preview(manifest: Manifest, parts: Sequence[Part], rows: int) -> tuple[list[str], list[list[str]]]:
+def preview(manifest: Manifest, parts: Sequence[RowArray], rows: int) -> tuple[list[str], list[list[str]]]:
     """Names of columns and the first rows of a block, as they were imported."""
     names: list[str] = []
     cells: list[list[str]] = []
@@ -38,7 +38,7 @@ def preview(manifest: Manifest, parts: Sequence[Part], rows: int) -> tuple[list[
     return names, [list(row) for row in zip(*cells, strict=True)]
 
 
-def _value(part: Part, row: int) -> str:
+def _value(part: RowArray, row: int) -> str:
     if isinstance(part, Csr):
         span = slice(part.starts[row], part.starts[row + 1])
         pairs = [f"{c}:{v:.6g}" for c, v in zip(part.columns[span], part.values[span], strict=True)]

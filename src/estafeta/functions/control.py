@@ -15,9 +15,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from estafeta.aws.account import patient_client
 from estafeta.aws.bucket import Bucket
 from estafeta.aws.library import install
-from estafeta.aws.session import patient_client
 from estafeta.data.catalog import read_manifest, remove
 from estafeta.errors import Corrupt, EstafetaError, Gone, RunNotFound, UsageError
 from estafeta.functions.entry import invocation_of

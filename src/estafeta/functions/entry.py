@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from estafeta.aws.lambda_api import LambdaInvoker
-from estafeta.cost.metering import Meter
+from estafeta.cost.meter import Meter
 from estafeta.protocol.invocation import PROCESS, Invocation
 from estafeta.store.files import OsFiles
 from estafeta.store.store import Store

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-from estafeta.cost.metering import Meter
+from estafeta.cost.meter import Meter
 from estafeta.protocol.run_folder import open_folder
 from estafeta.protocol.snapshot import Action, Finish, Merge, Prepare, Reside, Work
 from estafeta.protocol.spec import FunctionSettings, MergeEvent, Role, RunSpec, WorkerEvent

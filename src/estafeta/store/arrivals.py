@@ -1,13 +1,13 @@
-"""Waiting for files of other writers, and opening them.
+"""Arrivals: the wait for files of other writers, and their opening.
 
-Two ways, by what the file system can promise (`Files.watch`):
+There are two ways, and the promise of the file system decides (`Files.watch`):
 
-* Of this machine alone: names are looked for where they will be, at once, for a moment in a loop, then whenever the
-  kernel reports a new name. A round of a small model is over within that moment.
-* Shared: directories are listed, then what is listed is opened. Each look is a round trip, on EFS a billed one, so the
-  first look is made when the files are expected, by what earlier waits took; the next ones ever later.
+* A file system of this machine alone: a rank tries to open the files, for a moment in a loop, then at each new name
+  that the kernel reports. A round of a small model is over within that moment.
+* A shared file system: a rank lists the directories, then opens the listed files. Each look is a round trip, on EFS a
+  billed one. So the first look comes when earlier waits say that the files are there; the next ones come ever later.
 
-It knows paths and time; never what the files are for.
+This module knows paths and time; it must not know what the files are for.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from estafeta.store.files import Reader
 from estafeta.store.store import Backoff, Store
 
 Late = Callable[[Mapping[str, Reader]], float]
-"""Called after each look that was not enough, with what is there. It may publish what is missing; it returns after how
-many seconds it wants to be called again at the latest, 0 for a look at once."""
+"""Function that is called with the files found so far, after each look that was not enough. It may publish the missing
+ones. It returns the seconds until its next call at the latest, 0 for a look at once."""
 
 
 class Arrivals:
-    """Waits for files in some directories.
+    """The wait for files in some directories.
 
     Args:
         store: The store.
-        directories: Where the files will be.
-        alarm: Called now and then while nothing comes, with the paths that are still missing. It raises to give up.
-        writers: How many processes take turns in writing and waiting.
+        directories: Directories of the files.
+        alarm: Function that is called now and then while nothing comes, with the missing paths. It raises to give up.
+        writers: Number of processes that take turns in writing and waiting.
 
     Attributes:
-        looks: Listings so far.
+        looks: Number of listings so far.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class Arrivals:
 
         Args:
             paths: The files.
-            late: What is to be done while some are missing; None: nothing.
-            expected_s: After how many seconds a first look is worth a round trip; None: as earlier waits took.
+            late: Function that is called while files are missing, if any.
+            expected_s: Seconds after which a first look is worth a round trip; None leaves it to the earlier waits.
 
         Raises:
-            BaseException: Whatever `alarm` or `late` raised.
+            BaseException: `alarm` or `late` raised it.
         """
         found: dict[str, Reader] = {}
         try:
@@ -84,7 +84,7 @@ class Arrivals:
         """Open files that have been listed, in the order of their paths.
 
         Raises:
-            Gone: One of them is not there any more.
+            Gone: One of them has been removed.
         """
         found: dict[str, Reader] = {}
         for path in paths:
@@ -127,7 +127,7 @@ class Arrivals:
         began = self._store.clock.monotonic()
         expected_s = self._expected_s if given_s is None else given_s
         if expected_s > waiting.FIRST_ALARM * waiting.ALARM_S:
-            self._alarm(())  # what is missing is not known before the first look
+            self._alarm(())  # before the first look nobody knows what is missing
         self._pause(expected_s, ())
         pause, looks = max(Backoff.first_s, expected_s * waiting.SECOND_LOOK), 0
         pending = list(paths)
@@ -150,7 +150,7 @@ class Arrivals:
             self._learn(self._store.clock.monotonic() - began, looks)
 
     def _learn(self, waited_s: float, looks: int) -> None:
-        """Expect the next files when these have come, by the median of waits: one that was long tells little."""
+        """Expect the next files after the median of the last waits: a single long one tells little."""
         self._waits_s.append(waited_s * waiting.EAGERNESS if looks == 1 else waited_s)
         self._expected_s = median(self._waits_s)
 
@@ -167,7 +167,7 @@ class Arrivals:
         try:
             found[path] = self._store.files.open(self._store.absolute(path))
         except OSError as error:
-            # Not there, or gone again: then whoever waits for it learns from `alarm` that he was left behind.
+            # The file is not there yet, or gone again. In the latter case `alarm` tells the rank that it is outdated.
             if error.errno not in (errno.ENOENT, errno.ESTALE):
                 raise
             return False
@@ -175,7 +175,7 @@ class Arrivals:
 
 
 def is_local(store: Store, directory: str) -> bool:
-    """Whether all who use a directory are on this machine, as far as the type of its file system tells."""
+    """Whether all users of a directory are on this machine, as far as the type of its file system tells."""
     watch = store.files.watch([store.absolute(directory)])
     if watch is not None:
         watch.close()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from estafeta.data.sampling import seed_of
+from estafeta.data.sampler import seed_of
 from estafeta.protocol.deadline import Deadline
 from estafeta.protocol.layout import Round
 from estafeta.protocol.message import ABSENT, Head, form_of, kind_of

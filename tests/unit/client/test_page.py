@@ -28,7 +28,7 @@ MOST_BYTES = 3_000_000
 
 
 class Page(HTMLParser):
-    """Checks that elements are closed in their order, and keeps texts and tags."""
+    """A parser that checks that elements are closed in their order, and keeps texts and tags."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ def test_a_successor_gets_a_row_of_its_own_and_the_next_one_the_first_again() ->
     assert packed([Span("x", 0, 9)] * 4) == [[Span("x", 0, 9)], [Span("x", 0, 9)] * 3]
 
 
-def test_what_is_too_close_becomes_one_box_that_looks_like_the_worst() -> None:
+def test_close_boxes_become_one_that_looks_like_the_worst() -> None:
     row = [Span("x", 0, 1), Span("x", 2, 3, kind="failed"), Span("x", 50, 51)]
     first, second = coalesced(row, 10)
     assert (first.kind, first.count, first.end) == ("failed", 2, 3)
@@ -249,7 +249,7 @@ def test_a_look_at_a_run_that_has_ended_does_not_stretch_its_timeline() -> None:
     assert "1 invocations in 1 lanes over 8.0 seconds" in text
 
 
-def test_what_users_write_is_escaped() -> None:
+def test_texts_of_users_are_escaped() -> None:
     made = facts(
         record(1, **{EVIL: 1.0}),
         outcome=failed(EVIL),

@@ -28,7 +28,7 @@ from ..ring import Contribution, Ring, WaitedInVain, add_up_all, at_once, contri
 FIRST = Round(0, "train")
 SIZE = 5000
 LARGE = SMALL + 5000
-"""Of a vector of that size, each chunk is read and written for itself."""
+"""Elements of a vector that is read and written chunk by chunk."""
 
 SIZES = pytest.mark.parametrize("size", [SIZE, LARGE])
 EITHER = pytest.mark.parametrize("files", [OsFiles, shared], ids=["of this machine", "shared"])

@@ -1,4 +1,4 @@
-"""Waiting for files by their names, where the kernel reports them, and by listings, where it cannot."""
+"""The wait for files: by their names where the kernel reports them, and by listings where it cannot."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class GivenUp(Exception):
 
 
 def never(_missing: object) -> None:
-    """An alarm that always says to go on."""
+    """An alarm that never raises."""
 
 
 def give_up(_missing: object) -> None:
@@ -49,7 +49,7 @@ def publish(store: Store, *paths: str) -> None:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """On a file system of this machine."""
+    """A store on a file system of this machine."""
     store = Store(tmp_path)
     for name in ("a", "b"):
         store.make_directories(name)
@@ -62,7 +62,7 @@ def clock() -> VirtualClock:
 
 
 class Listed(Interposed):
-    """Files of a file system that others use, too, with the times at which directories were listed."""
+    """Files of a shared file system, with the times of all listings."""
 
     def __init__(self, clock: VirtualClock) -> None:
         super().__init__(OsFiles())
@@ -86,13 +86,13 @@ def files(clock: VirtualClock) -> Listed:
 
 @pytest.fixture
 def shared(store: Store, files: Listed, clock: VirtualClock) -> Store:
-    """The same directory, as if others used it, too."""
+    """The same directory, as if other machines used it, too."""
     return Store(store.root, files, clock)
 
 
 @pytest.fixture
 def arrivals_of(store: Store) -> Iterator[Callable[..., Arrivals]]:
-    """Makes arrivals that are closed at the end."""
+    """A function that makes arrivals, which the fixture closes."""
     made: list[Arrivals] = []
 
     def make(of: Store, alarm: Callable[[Sequence[str]], None] = never, writers: int = 2) -> Arrivals:
@@ -108,10 +108,10 @@ def arrivals_of(store: Store) -> Iterator[Callable[..., Arrivals]]:
 
 
 @pytest.mark.parametrize("writers", [1, 10_000], ids=["a processor each", "taking turns"])
-def test_what_another_publishes_is_found(
+def test_message_of_another_writer_is_found(
     writers: int, store: Store, arrivals_of: Callable[..., Arrivals], tmp_path: Path
 ) -> None:
-    """The writer begins when the reader has looked in vain; what the wait is ended by is the kernel's word."""
+    """The writer begins after the reader's first look; the kernel's report ends the wait."""
     looked = threading.Event()
 
     class Looking(OsFiles):
@@ -147,7 +147,7 @@ def give_up_after(calls: int) -> Callable[[object], None]:
 
 
 def test_a_round_of_files_one_after_the_other(store: Store, arrivals_of: Callable[..., Arrivals]) -> None:
-    """Two that wait for each other, as ranks do: nothing that happens between a look and a wait is missed."""
+    """Two threads wait for each other, as ranks do, and miss nothing that happens between a look and a wait."""
     rounds = 200
 
     def go(mine: str, other: str, result: list[bytes]) -> None:
@@ -170,7 +170,7 @@ def test_a_round_of_files_one_after_the_other(store: Store, arrivals_of: Callabl
     assert seen[0] == [f"b/{number}".encode() for number in range(rounds)]
 
 
-def test_what_is_there_is_found_without_waiting(store: Store, arrivals_of: Callable[..., Arrivals]) -> None:
+def test_present_messages_are_found_without_waiting(store: Store, arrivals_of: Callable[..., Arrivals]) -> None:
     publish(store, "a/1", "b/1")
     found = arrivals_of(store, give_up).collect(["b/1", "a/1"])
     assert [content(reader) for reader in found] == [b"b/1", b"a/1"]
@@ -201,7 +201,7 @@ def test_the_alarm_hears_what_is_missing(store: Store, arrivals_of: Callable[...
 # By listing
 
 
-def test_what_is_listed_is_found_and_looks_are_counted(
+def test_listed_messages_are_found_and_looks_are_counted(
     store: Store, shared: Store, files: Listed, clock: VirtualClock, arrivals_of: Callable[..., Arrivals]
 ) -> None:
     arrivals = arrivals_of(shared)
@@ -230,7 +230,7 @@ def test_pauses_between_looks_grow_to_that_between_alarms(
 
 
 def rounds_of(clock: VirtualClock, store: Store, arrivals: Arrivals, *seconds: float) -> list[int]:
-    """How many looks each of some rounds took, in which the file came after so many seconds."""
+    """Numbers of looks in some rounds, in which the file came after so many seconds."""
     looks = []
     for number, later in enumerate(seconds):
         before = arrivals.looks
@@ -268,7 +268,7 @@ def test_the_first_look_comes_ever_earlier_when_it_finds_all(
 def test_a_round_that_was_long_does_not_keep_the_alarm_from_ringing(
     store: Store, shared: Store, clock: VirtualClock, arrivals_of: Callable[..., Arrivals]
 ) -> None:
-    """A lost rank was replaced, which took a minute; the next round, too, must notice when its time is up."""
+    """Replacing a lost rank took a minute; the next round, too, must notice when its time is up."""
     rang: list[float] = [0.0]
     arrivals = arrivals_of(shared, lambda _: rang.append(clock.monotonic()))
     rounds_of(clock, store, arrivals, 60.0)
@@ -280,7 +280,7 @@ def test_a_round_that_was_long_does_not_keep_the_alarm_from_ringing(
 def test_a_file_that_is_listed_but_gone_is_waited_for(
     store: Store, shared: Store, files: Listed, clock: VirtualClock, arrivals_of: Callable[..., Arrivals]
 ) -> None:
-    """It was retired: that this rank was left behind is what the alarm will notice."""
+    """The file was retired; the alarm will notice that this rank is outdated."""
 
     class Vanishing(Listed):
         def open(self, path: str) -> Reader:
@@ -308,7 +308,7 @@ def test_an_alarm_that_raises_closes_what_was_opened(
 
 
 @pytest.mark.parametrize("of", ["store", "shared"])
-def test_what_has_been_listed_is_opened_or_gone(
+def test_listed_messages_are_opened_or_gone(
     of: str, request: pytest.FixtureRequest, arrivals_of: Callable[..., Arrivals], store: Store
 ) -> None:
     publish(store, "a/1", "b/1")

@@ -107,7 +107,7 @@ def test_one_micro_batch_is_done_however_short_the_time_is(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["plain", "dropout", "noisy"])
-def test_reading_ahead_reads_the_same(name: str, tmp_path: Path) -> None:
+def test_rows_read_ahead_are_the_same_rows(name: str, tmp_path: Path) -> None:
     """Also where reading draws random numbers, and the model does."""
     bench = Bench(tmp_path, name)
     expected = bench.worked()
@@ -117,7 +117,7 @@ def test_reading_ahead_reads_the_same(name: str, tmp_path: Path) -> None:
     assert bench.session.learner.gradient().tobytes() == expected.tobytes()
 
 
-def test_a_batch_read_ahead_for_another_round_is_not_used(tmp_path: Path) -> None:
+def test_rows_read_ahead_for_another_round_are_not_used(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     expected = bench.worked()
     bench.share(Round(1, "train")).prefetch()
@@ -144,7 +144,7 @@ def test_scores_are_broken_off_and_gone_on_with_too(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_is_noticed_in_training_alone(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.session.learner.parameters[:] = np.nan
-    with pytest.raises(NotFinite, match="the loss"):
+    with pytest.raises(NotFinite, match="The loss"):
         bench.share().work(plenty())
     bench.share(Round(0, "valid")).work(plenty())
 

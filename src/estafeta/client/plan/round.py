@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from estafeta.cost.cost import Basis
-from estafeta.cost.metering import Traffic, traffic_of
+from estafeta.cost.meter import Traffic, traffic_of
 from estafeta.protocol.message import SMALL
 from estafeta.protocol.spec import MB_PER_VCPU, Topology
 from estafeta.training.memory import MIB, VECTOR_ITEM, vectors
