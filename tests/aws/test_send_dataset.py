@@ -99,7 +99,7 @@ def test_a_block_that_is_damaged_here_is_refused_there(stack: Any, here: Store, 
     path = Path(here.absolute(DatasetLayout(NAME).block(read_manifest(here, NAME).attempt, 2)))
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(Corrupt, match="block 2"):
+    with pytest.raises(Corrupt, match="Block 2"):
         send(NAME, stack, here, in_silence)
     assert list(bucket.objects(upload_of(read_manifest(here, NAME).token))) == []
     path.write_bytes(content)
