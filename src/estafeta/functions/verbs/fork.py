@@ -18,18 +18,19 @@ from estafeta.job.stopping import EpochRecord, judge
 from estafeta.protocol.invocation import Invocation, dispatch
 from estafeta.protocol.layout import RunLayout
 from estafeta.protocol.listing import epochs_in, version_of, versions_in
+from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.snapshot import Snapshot, next_actions, read_epoch, take_snapshot
 from estafeta.protocol.spec import Origin, Outcome, Plan, RunSpec
 from estafeta.protocol.verbs import ForkVerb
 from estafeta.store.store import Store
 
 
-def fork(verb: ForkVerb, origin: RunSpec, invocation: Invocation) -> dict[str, object]:
+def fork(verb: ForkVerb, origin: RunFolder, invocation: Invocation) -> dict[str, object]:
     """Publish the new run and set it going. Repeating it changes nothing.
 
     Args:
         verb: Which run, which version, and the spec of the new one.
-        origin: The spec of the run that it begins with.
+        origin: Folder of the run that it begins with.
         invocation: This invocation.
 
     Returns:
@@ -39,48 +40,49 @@ def fork(verb: ForkVerb, origin: RunSpec, invocation: Invocation) -> dict[str, o
         UsageError: There is no such version, or the new spec does not fit it.
         Conflict: The name of the new run is another's.
     """
-    store, here, there = invocation.store, RunLayout(origin.run), RunLayout(verb.spec.run)
-    snapshot = take_snapshot(store, here, origin)
+    store, here, there = origin.store, origin.layout, RunLayout(verb.spec.run)
+    snapshot = take_snapshot(origin)
     if snapshot.plan is None:
         raise UsageError(f"{origin.run} has not been prepared: there is no version yet")
-    version = _resolve(verb.version, snapshot, origin, store)
-    records = [r for e in sorted(epochs_in(store.list(here.epochs))) if (r := read_epoch(store, here, e))]
+    version = _resolve(verb.version, snapshot, origin)
+    records = [r for e in sorted(epochs_in(store.list(here.epochs))) if (r := read_epoch(origin, e))]
     records = _judged([record for record in records if record.version <= version], verb.spec)
     needed = {version, records[-1].best_version if records else version}
-    if not _are_there(needed, here, origin, store):
-        raise _missing(needed, version, origin, store)
-    _check(verb.spec, origin, snapshot.plan, version)
-    spec = verb.spec.model_copy(update={"origin": Origin(run=origin.run, token=origin.token, version=version)})
+    if not _are_there(needed, origin):
+        raise _missing(needed, version, origin)
+    _check(verb.spec, origin.spec, snapshot.plan, version)
+    spec = verb.spec.model_copy(update={"origin": Origin(run=origin.run, token=origin.spec.token, version=version)})
+    new = RunFolder(store, spec.run, spec)
     found(spec, store)
     try:
         _share(store, here, there, needed)
-        if not _are_there(needed, there, spec, store):
+        if not _are_there(needed, new):
             raise Gone(f"{origin.run} has moved on")
     except Gone:
         store.remove_tree(there.root)
-        raise _missing(needed, version, origin, store) from None
+        raise _missing(needed, version, origin) from None
     for record in records:
         store.publish(there.epoch(record.epoch), [record.to_json()], spec.token)
     total_steps = snapshot.plan.steps_per_epoch * spec.epochs
     plan = snapshot.plan.model_copy(update={"token": spec.token, "total_steps": total_steps})
     store.publish(there.plan, [plan.to_json()], spec.token)
     publish_spec(spec, store)
-    dispatch(next_actions(take_snapshot(store, there, spec, plan)), spec, invocation)
+    dispatch(next_actions(take_snapshot(new)), spec, invocation)
     return {"run": spec.run, "version": version}
 
 
-def _resolve(wanted: str | int, snapshot: Snapshot, origin: RunSpec, store: Store) -> int:
+def _resolve(wanted: str | int, snapshot: Snapshot, origin: RunFolder) -> int:
     """The version that is meant, whether it is there or not."""
     if isinstance(wanted, int):
         return wanted
-    versions = _listed(origin, store)
+    versions = _listed(origin)
     if wanted == "best":
         if snapshot.last_epoch is None:
             raise UsageError(f"{origin.run} has no best version yet: no epoch has ended", hint=versions)
         return snapshot.last_epoch.best_version
     if snapshot.outcome is None:
         raise UsageError(f"{origin.run} is still running, it has no final version yet", hint=versions)
-    outcome = Outcome.model_validate_json(store.read(RunLayout(origin.run).outcome(snapshot.outcome)))
+    outcome = Outcome.model_validate_json(origin.store.read(origin.layout.outcome(snapshot.outcome)))
     version = snapshot.version if outcome.version is None else outcome.version
     if version is None:
         raise UsageError(f"{origin.run} ended before it had any weights, or they have been cleaned away")
@@ -143,26 +145,27 @@ def _share_all(store: Store, here: str, there: str) -> None:
             _share_all(store, f"{here}/{name}", f"{there}/{name}")
 
 
-def _are_there(needed: Iterable[int], layout: RunLayout, spec: RunSpec, store: Store) -> bool:
+def _are_there(needed: Iterable[int], folder: RunFolder) -> bool:
     """Whether versions are complete in a run, with the optimiser's state: files are swept one by one."""
-    names = store.list(layout.weights)
+    layout, spec = folder.layout, folder.spec
+    names = folder.store.list(layout.weights)
     paths = ((layout.version(version), layout.optimizer(version)) for version in needed)
     files = [(whole.rpartition("/")[2], state.rpartition("/")[2]) for whole, state in paths]
     has_state = all(state in names for whole, state in files if whole in names and spec.update_rule.state_slots)
     return has_state and versions_in(names, spec.workers).issuperset(needed)
 
 
-def _missing(needed: set[int], version: int, origin: RunSpec, store: Store) -> UsageError:
-    there = versions_in(store.list(RunLayout(origin.run).weights), origin.workers)
+def _missing(needed: set[int], version: int, origin: RunFolder) -> UsageError:
+    there = versions_in(origin.store.list(origin.layout.weights), origin.spec.workers)
     what = f"version {version}"
     if version in there:
         what = f"version {max(needed - there, default=version)}, the best one at version {version}"
-    return UsageError(f"{origin.run} does not have {what}, or does not have it any more", hint=_listed(origin, store))
+    return UsageError(f"{origin.run} does not have {what}, or does not have it any more", hint=_listed(origin))
 
 
-def _listed(origin: RunSpec, store: Store) -> str:
+def _listed(origin: RunFolder) -> str:
     """Which versions there are, as a hint."""
-    there = sorted(versions_in(store.list(RunLayout(origin.run).weights), origin.workers))
+    there = sorted(versions_in(origin.store.list(origin.layout.weights), origin.spec.workers))
     return f"there are: {', '.join(map(str, there))}" if there else "there are none"
 
 

@@ -15,7 +15,7 @@ from operator import xor
 from typing import Any, TypeVar
 
 from estafeta.errors import Corrupt, Gone
-from estafeta.protocol.layout import Round, RunLayout, claim_of_leg
+from estafeta.protocol.layout import Round, claim_of_leg
 from estafeta.protocol.listing import (
     leg_claimed_in,
     legs_in,
@@ -29,12 +29,13 @@ from estafeta.protocol.listing import (
 )
 from estafeta.protocol.message import glance
 from estafeta.protocol.partition import slices_of
+from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.snapshot import Action, Snapshot, next_actions, take_snapshot, takeovers
-from estafeta.protocol.spec import Document, Plan, RunSpec, Which
+from estafeta.protocol.spec import Document, Plan, Which
 from estafeta.protocol.verbs import InspectVerb
 from estafeta.protocol.weights import PARAMETERS, STATE
 from estafeta.store.files import Reader
-from estafeta.store.store import Store, claim_name
+from estafeta.store.store import claim_name
 from estafeta.store.tensorfile import TensorFile
 
 T = TypeVar("T")
@@ -160,24 +161,23 @@ class Inspection(Document):
     resuming: tuple[dict[str, Any], ...]
 
 
-def inspect(verb: InspectVerb, spec: RunSpec, store: Store) -> Inspection:
+def inspect(verb: InspectVerb, folder: RunFolder) -> Inspection:
     """Look at a run.
 
     Args:
         verb: Says for how many rounds the client wants the contributions.
-        spec: The run's spec.
-        store: The store.
+        folder: The run's folder.
     """
-    return _Inspector(spec, store).inspect(verb.rounds)
+    return _Inspector(folder).inspect(verb.rounds)
 
 
 class _Inspector:
-    def __init__(self, spec: RunSpec, store: Store) -> None:
-        self._spec, self._store, self._layout = spec, store, RunLayout(spec.run)
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder, self._spec, self._store, self._layout = folder, folder.spec, folder.store, folder.layout
 
     def inspect(self, most_rounds: int) -> Inspection:
         store, layout = self._store, self._layout
-        snapshot = take_snapshot(store, layout, self._spec)
+        snapshot = take_snapshot(self._folder)
         plan, last = snapshot.plan, snapshot.last_epoch
         marks = store.list(layout.legs)
         rounds = self._rounds(plan)

@@ -14,24 +14,23 @@ from estafeta.cost.meter import kept_bytes
 from estafeta.data.catalog import names, read_manifest
 from estafeta.data.manifest import Manifest
 from estafeta.errors import Corrupt, Gone, UsageError
-from estafeta.protocol.layout import RunLayout
-from estafeta.protocol.spec import Plan, RunSpec
+from estafeta.protocol.run_folder import RunFolder
+from estafeta.protocol.spec import Plan
 from estafeta.store.store import Store
 
 
-def kept(spec: RunSpec, plan: Plan | None, store: Store) -> Kept:
+def kept(folder: RunFolder, plan: Plan | None) -> Kept:
     """Look at a run's folder, and at the manifests of its data sets; what is removed meanwhile does not count.
 
     Args:
-        spec: The run's spec.
+        folder: The run's folder.
         plan: Its plan, which names its data sets; None while it has none.
-        store: The store.
     """
-    layout = RunLayout(spec.run)
+    store, layout, spec = folder.store, folder.layout, folder.spec
     small = (layout.root, layout.legs, layout.epochs)
     large = set(layout.directories(spec.workers if plan and plan.is_resident else 0)) - {*small, layout.code}
-    own = sum(len(store.list(folder)) for folder in small) * kept_bytes(0)
-    own += sum(_folder_bytes(store, folder) for folder in large) + _code_bytes(store, layout.code)
+    own = sum(len(store.list(place)) for place in small) * kept_bytes(0)
+    own += sum(_folder_bytes(store, place) for place in large) + _code_bytes(store, layout.code)
     data = _data_of(plan, store)
     blocks = [extent.bytes for manifest in data for extent in manifest.blocks]
     return Kept(
