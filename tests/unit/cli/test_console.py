@@ -296,7 +296,7 @@ def test_after_a_limit_the_next_command_has_one_that_is_not_reached(
     assert dict(words.ending(stopped, SUMMARY, {}))["next"].startswith(f"estafeta resume digits-1a2b3c {flag} ")
 
 
-def test_who_was_late_is_told() -> None:
+def test_late_ranks_are_named() -> None:
     lines = words.ending(status(state="done"), {**SUMMARY, "missed": {0: 1, 3: 12}}, {})
     assert ("late", "rank 0 missed 1 round, rank 3 missed 12 rounds") in lines
 
@@ -318,7 +318,7 @@ def test_data_that_a_run_reads_is_kept_too() -> None:
     ]
 
 
-def test_what_no_log_tells_is_not_priced() -> None:
+def test_unlogged_invocations_are_not_priced() -> None:
     assert words.bill({**SUMMARY, "invocations": {}}) == []
 
 

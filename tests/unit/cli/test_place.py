@@ -56,7 +56,7 @@ def test_on_this_machine_nothing_is_added(place: Place) -> None:
     assert completed("estafeta resume r", place, estafeta) == "estafeta resume r"
 
 
-def test_what_comes_out_is_understood() -> None:
+def test_completed_commands_are_understood() -> None:
     """The options stand before the arguments, where every command takes them."""
     for said in ("estafeta train JOB.py", "estafeta export r --which best", "estafeta data verify census"):
         _, *arguments = shlex.split(completed(said, THERE, estafeta))

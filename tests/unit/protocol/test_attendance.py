@@ -14,7 +14,7 @@ def test_misses_are_counted_in_all_and_in_a_row() -> None:
     assert Attendance.from_json(attendance.to_json()) == attendance
 
 
-def test_where_nobody_is_late_there_is_nothing_to_keep() -> None:
+def test_attendance_is_empty_while_no_rank_is_late() -> None:
     assert NOTHING_MISSED.after([]) is NOTHING_MISSED
 
 
@@ -29,5 +29,5 @@ def test_all_have_had_the_version_of_the_last_round_that_each_was_in() -> None:
     assert attendance.settled(7, []) == 7
 
 
-def test_who_was_never_there_may_have_no_version() -> None:
+def test_absent_rank_may_have_no_version() -> None:
     assert NOTHING_MISSED.after([0]).settled(1, [0]) == -1

@@ -73,7 +73,7 @@ def test_a_failure_says_where_its_log_is(tmp_path: Path) -> None:
     )
 
 
-def test_what_a_failure_says_of_its_place_stands(tmp_path: Path) -> None:
+def test_failure_keeps_the_place_that_it_names(tmp_path: Path) -> None:
     told = Failure(reason="Killed", message="", function="merge", request_id="1", log_group="g", log_stream="s")
     invocation = invocation_on(tmp_path)
     fail(folder_of(invocation), invocation, told)

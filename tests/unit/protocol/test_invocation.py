@@ -101,7 +101,7 @@ def test_events_carry_no_tensors_however_large_the_run_is(tmp_path: Path) -> Non
     assert max(len(json.dumps(event)) for _, event in recorder.sent) < 300
 
 
-def test_what_lambda_tells_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invocation_has_what_lambda_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ESTAFETA_ROOT", os.fspath(tmp_path))
     context = SimpleNamespace(
         aws_request_id="1234",

@@ -35,7 +35,7 @@ def test_quick_rounds_have_the_floor() -> None:
     assert after(*[0.001] * 5).limit_s == FLOOR_S
 
 
-def test_what_is_regular_may_still_be_late() -> None:
+def test_regular_rounds_leave_room_for_a_late_one() -> None:
     assert after(*[40.0] * 9).limit_s == 40.0 * (1 + waiting.DEVIATIONS * waiting.LEAST_DEVIATION)
 
 

@@ -33,7 +33,9 @@ PLAN: Plan = plan_of(SPEC, 10, steps=5)
         (6, "train", 3, waiting.MOST_MISSED, False),
     ],
 )
-def test_which_rounds_may_be_missed(version: int, phase: Phase, quorum: int | None, in_a_row: int, may: bool) -> None:
+def test_only_train_rounds_inside_an_epoch_may_be_missed(
+    version: int, phase: Phase, quorum: int | None, in_a_row: int, may: bool
+) -> None:
     spec = SPEC.model_copy(update={"quorum": quorum})
     attendance = Attendance({2: in_a_row, 3: 99}, {2: in_a_row, 3: 99})
     assert may_miss(spec, PLAN, Round(version, phase), [1, 2], attendance) is may
@@ -72,7 +74,7 @@ def test_no_round_is_closed_before_the_floor(is_local: bool, floor_s: float) -> 
     assert closing(VirtualClock(), 1e-3, 1e-3, 1e-3, is_local=is_local).left_s(3) == floor_s
 
 
-def test_what_is_learnt_is_when_the_quorum_was_there_and_not_the_last_rank() -> None:
+def test_patience_learns_when_the_quorum_was_there() -> None:
     clock = VirtualClock()
     patience = new_patience(is_local=True)
     for _ in range(waiting.KNOWN_ROUNDS):

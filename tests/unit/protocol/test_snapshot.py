@@ -111,7 +111,7 @@ STOPPED = (Finish("stopped", "on request"),)
         (Snapshot(WORKERS, outcome="failed"), ()),
     ],
 )
-def test_what_is_next(snapshot: Snapshot, actions: tuple[Action, ...]) -> None:
+def test_next_actions_of_each_state(snapshot: Snapshot, actions: tuple[Action, ...]) -> None:
     assert next_actions(snapshot) == actions
 
 
@@ -260,12 +260,12 @@ def test_residents_see_by_themselves_that_they_are_to_stop(resident: Plan) -> No
 
 
 @pytest.mark.parametrize("outcome", ["done", "stopped", "failed"])
-def test_of_a_run_that_has_ended_nobody_is_sent_for(outcome: Any, resident: Plan) -> None:
+def test_ended_run_has_no_takeovers(outcome: Any, resident: Plan) -> None:
     ended = at(3, plan=resident, outcome=outcome, residents=((1, (0, 0)),))
     assert next_actions(ended) == takeovers(ended) == ()
 
 
-def test_who_may_be_dead_is_replaced_by_the_next_generation(resident: Plan) -> None:
+def test_takeover_is_the_next_generation(resident: Plan) -> None:
     there = ((0, (3, 0)), (2, (2, 5)))
     replaced = (Reside(0, 3, 1), Reside(1), Reside(2, 2, 6))
     assert takeovers(at(3, plan=resident, residents=there)) == replaced
@@ -285,7 +285,7 @@ def test_a_leg_that_has_left_is_followed_and_not_replaced(resident: Plan) -> Non
 
 
 @pytest.mark.parametrize("snapshot", [Snapshot(WORKERS), at(3), at(3, stop_requested=True), at(4, ranks=ALL)], ids=str)
-def test_where_nobody_stays_nobody_is_replaced(snapshot: Snapshot) -> None:
+def test_merge_runs_have_no_takeovers(snapshot: Snapshot) -> None:
     assert takeovers(snapshot) == next_actions(snapshot)
 
 
@@ -315,7 +315,7 @@ def test_a_snapshot_of_residents(tmp_path: Path) -> None:
     assert take_snapshot(RunFolder(store, spec.run, spec, after.plan)) == after
 
 
-def test_of_the_records_one_may_want_an_older_one(tmp_path: Path) -> None:
+def test_newest_epoch_can_ignore_later_records(tmp_path: Path) -> None:
     """A rank that goes on from an older version must not know of verdicts that come after it."""
     relay = Relay(tmp_path, spec_of("plain"))
     relay.run()

@@ -148,7 +148,7 @@ def test_a_second_delivery_takes_the_place_of_one_that_said_that_it_failed(rank:
 
 
 @pytest.mark.parametrize("after_s", [0.1, 30.0, 150.0])
-def test_of_rank_0_a_second_delivery_looks_whether_the_holder_publishes(after_s: float, rank_0: Scene) -> None:
+def test_second_delivery_of_rank_0_looks_whether_the_holder_publishes(after_s: float, rank_0: Scene) -> None:
     """Nothing was published before: it may still be loading."""
     rank_0.leg()
     rank_0.clock.after(after_s, lambda: rank_0.publish(Kind.GRADIENT, 0))
@@ -199,7 +199,7 @@ def test_half_of_ones_time_is_kept_for_work(rank_0: Scene) -> None:
     assert rank_0.clock.monotonic() == pytest.approx(10, abs=0.1)
 
 
-def test_who_was_sent_to_take_over_does_not_ask(scene: Scene) -> None:
+def test_replacement_does_not_look_for_signs_of_life(scene: Scene) -> None:
     scene.leg("one", leg=2)
     assert scene.leg("sent by resume", leg=2, generation=1).generation == 1
     assert scene.clock.monotonic() == 0
@@ -236,7 +236,7 @@ def test_nobody_else_looks_whether_the_leg_before_is_alive(rank: int, request_id
     assert scene.names == {claim(0, 0, rank), claim(1, 0, rank)}
 
 
-def test_who_comes_much_later_leaves_at_once(scene: Scene) -> None:
+def test_very_late_delivery_leaves_at_once(scene: Scene) -> None:
     scene.leg("three", leg=3)
     assert scene.take("one", leg=1) is Refusal.LATER_LEG
     assert scene.clock.monotonic() == 0
@@ -286,7 +286,7 @@ def test_a_successor_leaves_when_the_run_has_ended(scene: Scene) -> None:
     assert scene.clock.monotonic() <= 5 + waiting.CHECK_S + 0.5
 
 
-def test_who_was_sent_to_take_over_waits_for_nobody(scene: Scene) -> None:
+def test_replacement_waits_for_no_earlier_leg(scene: Scene) -> None:
     scene.leg("one", leg=1)
     leg = scene.leg("sent by resume", leg=1, generation=1)
     leg.await_turn()
@@ -525,7 +525,7 @@ def test_looks_have_their_pace(scene: Scene, tmp_path: Path) -> None:
     assert len(set(listed)) == pytest.approx(10 / waiting.CHECK_S, abs=1)
 
 
-def test_who_never_waits_looks_now_and_then_all_the_same(scene: Scene) -> None:
+def test_leg_that_never_waits_still_checks_its_place(scene: Scene) -> None:
     leg = scene.leg("one")
     scene.leg("other", generation=1)
     assert leg.wishes() is Wish.NONE
@@ -538,7 +538,7 @@ def test_who_never_waits_looks_now_and_then_all_the_same(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("mark", [claim(0, 1), "left-0001-00"])
-def test_who_has_been_replaced_says_nothing_in_the_name_of_another(mark: str, scene: Scene) -> None:
+def test_replaced_leg_publishes_no_mark(mark: str, scene: Scene) -> None:
     leg = scene.leg()
     scene.mark(f"{LAYOUT.legs}/{mark}")
     names = scene.names
@@ -547,7 +547,7 @@ def test_who_has_been_replaced_says_nothing_in_the_name_of_another(mark: str, sc
     assert scene.sent == []
 
 
-def test_who_leaves_says_where_and_calls_its_successor(scene: Scene) -> None:
+def test_leaving_leg_publishes_its_version_and_calls_its_successor(scene: Scene) -> None:
     leg = scene.leg(leg=4, lead_s=2.0)
     leg.leave(17, "the time of a rank is short")
     assert json.loads(scene.store.read(LAYOUT.left(1, 4))) == {"token": leg.token, "version": 17, "at": 0.0}

@@ -284,7 +284,7 @@ class NeverThere(Interposed):
         raise refusal(errno.ENOENT, path)
 
 
-def test_what_is_gone_each_time_is_given_up(tmp_path: Path) -> None:
+def test_restoring_ends_when_files_are_swept_each_time(tmp_path: Path) -> None:
     run, files = Run(tmp_path, "replicated"), NeverThere()
     with pytest.raises(Gone):
         run.restore(0, files)
@@ -364,7 +364,7 @@ def test_the_redo_log_has_an_end_however_dear_saving_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("recycles", "rounds"), [(True, 5), (False, waiting.MOST_REDO)])
-def test_of_files_that_could_be_filled_again_few_bytes_are_kept(tmp_path: Path, recycles: bool, rounds: int) -> None:
+def test_few_bytes_are_kept_of_files_that_could_be_used_again(tmp_path: Path, recycles: bool, rounds: int) -> None:
     clock = VirtualClock()
     size = waiting.MOST_REDO_BYTES // (4 * rounds) if recycles else waiting.MOST_REDO_BYTES
     saver = small_saver(tmp_path, size=size, recycles=recycles, files=Slow(clock, 1e6), clock=clock)
@@ -414,7 +414,7 @@ def listed(root: Path) -> frozenset[str]:
 
 
 @pytest.mark.parametrize(("topology", "missing"), [("sharded", [1, 2]), ("replicated", [1])])
-def test_who_has_not_saved_its_part_is_missing(topology: str, missing: list[int], tmp_path: Path) -> None:
+def test_rank_without_its_saved_part_is_missing(topology: str, missing: list[int], tmp_path: Path) -> None:
     """Replicated, it is one rank's turn to save all of it."""
     saver = small_saver(tmp_path, topology, workers=3)
     saver.save(small_replica(4, topology, workers=3))
@@ -476,7 +476,7 @@ def test_whole_versions_are_removed_by_who_saved_them(tmp_path: Path) -> None:
 
 
 @TOPOLOGIES
-def test_what_redo_needs_is_never_removed(topology: str, tmp_path: Path) -> None:
+def test_sweeping_never_removes_what_redo_needs(topology: str, tmp_path: Path) -> None:
     """After each round, whatever was saved, removed and retired by then, a lost rank can be rebuilt."""
     run = Run(tmp_path, topology, workers=2)
     ring = run.ring
