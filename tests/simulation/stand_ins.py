@@ -19,8 +19,8 @@ from unittest.mock import patch
 import numpy as np
 
 from core import jobs, spending
+from estafeta.errors import UserCodeError
 from estafeta.job.job import Job
-from estafeta.job.user_code import UserCodeError
 from estafeta.protocol import clipping, combine
 from estafeta.protocol.spec import RunSpec, Slot
 from estafeta.residents import leg, lookout, replica, resident

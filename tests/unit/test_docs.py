@@ -169,7 +169,7 @@ def test_the_protocol_knows_the_formats() -> None:
         spec.MergeEvent,
         verbs.StartVerb,
         verbs.UploadedSource,
-        verbs.RunVerb,
+        verbs.StopVerb,
         verbs.TendVerb,
         verbs.StatusVerb,
         verbs.CleanVerb,

@@ -145,7 +145,9 @@ class Bucket:
             try:
                 body = self._client.get_object(Bucket=self.name, Key=key, **begin)["Body"]  # type: ignore[arg-type]
             except self._client.exceptions.NoSuchKey:
-                raise UsageError(f"there is no {key} in the bucket {self.name}") from None
+                raise UsageError(
+                    f"there is no {key} in the bucket {self.name}", hint="send it again: the bucket forgets uploads"
+                ) from None
             with body:
                 yield from body.iter_chunks(READ_BYTES)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from estafeta.aws.lambda_api import CONNECT_TIMEOUT_S, reaching
-from estafeta.errors import EnvironmentProblem
+from estafeta.errors import Command, EnvironmentProblem
 from estafeta.protocol.spec import Role
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def deployment(session: Session, stack: str = STACK) -> Deployment:
         EnvironmentProblem: There is none of that name in the Region, or it was never completed.
     """
     outputs = stack_outputs(session.client("cloudformation"), stack)
-    cure = f"estafeta deploy --stack {stack} --region {session.region}"
+    cure = str(Command("estafeta", "deploy", "--stack", stack, "--region", session.region))
     if outputs is None:
         raise EnvironmentProblem(f"there is no stack {stack!r} in {session.region}", hint=cure)
     try:

@@ -217,7 +217,9 @@ def _fit(name: str, value: Any, kind: Any) -> Any:
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
-        raise UsageError(f"{name}={value!r} does not fit: {error.errors()[0]['msg'].lower()}") from error
+        raise UsageError(
+            f"{name}={value!r} does not fit: {error.errors()[0]['msg'].lower()}", hint=f"write -o {name}=… anew"
+        ) from error
 
 
 def _unknown(name: str, known: list[str]) -> UsageError:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from estafeta.aws.lambda_api import reaching
 from estafeta.aws.session import describe_stack
-from estafeta.errors import EnvironmentProblem, UsageError
+from estafeta.errors import Command, EnvironmentProblem, UsageError
 from estafeta.store.files import Clock
 
 if TYPE_CHECKING:
@@ -36,11 +36,16 @@ NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
 EARLY = "EarlyValidation"
 """What is in the reason of a change set that was refused before anything was tried."""
 
+_CONTINUE = ("aws", "cloudformation", "continue-update-rollback", "--stack-name", "STACK")
+
+MEND = "change the parameter or the template that it names"
+"""Hint for a change that CloudFormation refuses."""
+
 _NEXT = {
     "ROLLBACK_COMPLETE": "what had been made is removed again; deploy once more when the cause is gone",
-    "ROLLBACK_FAILED": "estafeta destroy removes what is left",
+    "ROLLBACK_FAILED": f"{Command('estafeta', 'destroy')} removes what is left",
     "UPDATE_ROLLBACK_COMPLETE": "the stack is as it was before; deploy once more when the cause is gone",
-    "UPDATE_ROLLBACK_FAILED": "aws cloudformation continue-update-rollback --stack-name {stack}, then deploy once more",
+    "UPDATE_ROLLBACK_FAILED": f"{Command(*_CONTINUE)}, then deploy once more",
     "DELETE_FAILED": "destroy once more when the cause is gone; network interfaces may take 40 minutes to go",
 }
 
@@ -108,7 +113,7 @@ class Stacks:
         if state.endswith("_IN_PROGRESS"):
             raise EnvironmentProblem(f"the stack {stack} is being changed ({state})", hint="wait for the end of that")
         if state == "UPDATE_ROLLBACK_FAILED":
-            raise EnvironmentProblem(f"the stack {stack} is stuck ({state})", hint=_NEXT[state].format(stack=stack))
+            raise EnvironmentProblem(f"the stack {stack} is stuck ({state})", hint=_NEXT[state].replace("STACK", stack))
         return state
 
     def parameters(self, stack: str) -> dict[str, str]:
@@ -158,7 +163,7 @@ class Stacks:
             self.discard(proposed)
             if _is_empty(reason):
                 return proposed
-            raise UsageError(f"CloudFormation refuses the change of {stack}: {reason}")
+            raise UsageError(f"CloudFormation refuses the change of {stack}: {reason}", hint=MEND)
         return ChangeSet(stack, name, tuple(self._changes(proposed)), creates)
 
     def discard(self, proposed: ChangeSet) -> None:
@@ -289,11 +294,12 @@ def _refusals(stack: str) -> Iterator[None]:
     except EnvironmentProblem as problem:
         cause = problem.__cause__
         if isinstance(cause, ClientError) and cause.response["Error"]["Code"] == "ValidationError":
-            raise UsageError(f"CloudFormation refuses {stack}: {cause.response['Error']['Message']}") from cause
+            reason = cause.response["Error"]["Message"]
+            raise UsageError(f"CloudFormation refuses {stack}: {reason}", hint=MEND) from cause
         raise
 
 
 def _failure(stack: str, state: str, failed: list[Event]) -> EnvironmentProblem:
     why = f": {failed[0].resource} ({failed[0].kind}): {failed[0].reason}" if failed else ""
-    following = _NEXT.get(state, "").format(stack=stack)
+    following = _NEXT.get(state, "").replace("STACK", stack)
     return EnvironmentProblem(f"the stack {stack} is in the state {state}{why}", hint=following)

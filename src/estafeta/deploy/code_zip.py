@@ -75,7 +75,10 @@ def build_code(folder: Path, target: Target) -> CodePackage:
         files = sorted(path for path in root.rglob("*") if path.is_file())
         size = sum(path.stat().st_size for path in files)
         if size > UNZIPPED_LIMIT_BYTES:
-            raise UsageError(f"the code package has {size >> 20} MB unzipped, more than the 250 MB that Lambda takes")
+            raise UsageError(
+                f"the code package has {size >> 20} MB unzipped, more than the 250 MB that Lambda takes",
+                hint="take packages out of --requirements that jobs do not need",
+            )
         path = folder / "code.zip"
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for file in files:

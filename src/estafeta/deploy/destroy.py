@@ -18,7 +18,8 @@ from estafeta.aws.session import Session, describe_stack
 from estafeta.deploy.change_sets import Stacks
 from estafeta.deploy.deploy import Reporter
 from estafeta.deploy.names import bucket_name, bucket_stack, file_systems
-from estafeta.protocol.spec import Role
+from estafeta.errors import Command
+from estafeta.protocol.spec import LOG_GROUPS, Role
 from estafeta.store.files import Clock, SystemClock
 
 ROLES: tuple[Role, ...] = ("worker", "merge", "control")
@@ -58,7 +59,7 @@ class Leftover:
 
     kind: str
     name: str
-    command: str
+    command: Command
 
 
 class Destroyer:
@@ -132,7 +133,10 @@ class Destroyer:
 
     def _left_stacks(self) -> list[Leftover]:
         found = [name for name in (self._stack, bucket_stack(self._stack)) if describe_stack(self._client, name)]
-        return [Leftover("stack", name, f"aws cloudformation delete-stack --stack-name {name}") for name in found]
+        return [
+            Leftover("stack", name, Command("aws", "cloudformation", "delete-stack", "--stack-name", name))
+            for name in found
+        ]
 
     def _left_interfaces(self) -> list[Leftover]:
         """Lambda names an interface for the function that it was first made for."""
@@ -140,24 +144,26 @@ class Destroyer:
         with reaching("EC2"):
             pages = self._session.client("ec2").get_paginator("describe_network_interfaces").paginate(Filters=wanted)
             found = [interface["NetworkInterfaceId"] for page in pages for interface in page["NetworkInterfaces"]]
-        command = "aws ec2 delete-network-interface --network-interface-id"
-        return [Leftover("network interface", name, f"{command} {name}") for name in found]
+        command = ("aws", "ec2", "delete-network-interface", "--network-interface-id")
+        return [Leftover("network interface", name, Command(*command, name)) for name in found]
 
     def _left_logs(self) -> list[Leftover]:
         """A function that writes its last lines after its log group was deleted makes a new one."""
-        ours = {f"/aws/lambda/{self._stack}-{role}" for role in ROLES}
+        ours = {f"{LOG_GROUPS}{self._stack}-{role}" for role in ROLES}
         with reaching("CloudWatch Logs"):
             pages: Any = self._session.client("logs").get_paginator("describe_log_groups")
             found = [
                 group["logGroupName"]
-                for page in pages.paginate(logGroupNamePrefix=f"/aws/lambda/{self._stack}-")
+                for page in pages.paginate(logGroupNamePrefix=f"{LOG_GROUPS}{self._stack}-")
                 for group in page["logGroups"]
             ]
-        command = "aws logs delete-log-group --log-group-name"
-        return [Leftover("log group", name, f"{command} {name}") for name in found if name in ours]
+        command = ("aws", "logs", "delete-log-group", "--log-group-name")
+        return [Leftover("log group", name, Command(*command, name)) for name in found if name in ours]
 
     def _left_bucket(self) -> list[Leftover]:
         if not self._bucket.exists():
             return []
         count, name = sum(1 for _ in self._bucket.objects()), self._bucket.name
-        return [Leftover("bucket", f"{name} with {count} objects", f"aws s3 rb --force s3://{name}")]
+        return [
+            Leftover("bucket", f"{name} with {count} objects", Command("aws", "s3", "rb", "--force", f"s3://{name}"))
+        ]

@@ -155,7 +155,7 @@ def files_of(folder: Path) -> list[str]:
     paths = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     found = sorted(path for path in paths if _is_needed(path))
     if not found:
-        raise EnvironmentProblem(f"there are no packages in {folder}")
+        raise EnvironmentProblem(f"there are no packages in {folder}", hint="see above what the installer has printed")
     return found
 
 

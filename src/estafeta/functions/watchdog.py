@@ -19,7 +19,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from estafeta.errors import EstafetaError, Gone
+from estafeta.errors import Command, EstafetaError, Gone
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import RUNS, RunLayout
 from estafeta.protocol.outcome import fail
@@ -152,10 +152,11 @@ def _give_up(snapshot: Snapshot, spec: RunSpec, note: Note, invocation: Invocati
         Failure(
             reason="StoodStill",
             message=f"the run stands still{where}, though it was set going again {note.calls} times",
-            hint=f"see what its functions wrote last: estafeta logs {spec.run}; then: estafeta resume {spec.run}",
+            hint=f"see what its functions wrote last: {Command('estafeta', 'logs', spec.run)}; "
+            f"then: {Command('estafeta', 'resume', spec.run)}",
             round=round_.name if round_ else None,
             function=spec.functions["worker"].name,
-            log_group=f"/aws/lambda/{spec.functions['worker'].name}",
+            log_group=spec.functions["worker"].log_group,
         ),
     )
 

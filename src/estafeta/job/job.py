@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal
 
-from estafeta.errors import UsageError
+from estafeta.errors import Command, UsageError
 from estafeta.job.dataset_name import BUNDLED, DATASET_NAME
 from estafeta.job.optim import Optimizer
 from estafeta.job.stopping import EarlyStopping
@@ -81,14 +81,17 @@ class Job:
         _check_kinds(self)
         for name in ("epochs", "batch_size", "micro_batch_size", "window_mb"):
             if (value := getattr(self, name)) < 1:
-                raise UsageError(f"{name} is {value}; it must be at least 1")
+                raise UsageError(f"{name} is {value}; it must be at least 1", hint="such as 1")
         if not 0 <= self.seed < SEEDS:
-            raise UsageError(f"seed is {self.seed}; it must be at least 0 and below 2**63")
+            raise UsageError(f"seed is {self.seed}; it must be at least 0 and below 2**63", hint="such as 0")
         if not 0 <= self.validation < 1:
-            raise UsageError(f"validation is {self.validation}; it is a fraction, at least 0 and below 1")
+            raise UsageError(
+                f"validation is {self.validation}; it is a fraction, at least 0 and below 1", hint="such as 0.2"
+            )
         for name in ("dataset", "valid_dataset"):
             if isinstance(value := getattr(self, name), str) and not DATASET_NAME.fullmatch(value):
-                hint = f"`estafeta data ls` lists those of the store; scikit-learn has {', '.join(BUNDLED)}"
+                listed = Command("estafeta", "data", "ls")
+                hint = f"{listed} lists those of the store; scikit-learn has {', '.join(BUNDLED)}"
                 raise UsageError(f"{name} {value!r} cannot be the name of a data set", hint=hint)
 
     @property
@@ -135,4 +138,4 @@ def _require(job: Job, name: str, allowed: str, holds: bool) -> None:
     if not holds:
         what = repr(value) if isinstance(value, str | Real | None) else f"a {type(value).__name__}"
         what = value.__name__ if isinstance(value, type) else what
-        raise UsageError(f"{name} is {what}; it must be {allowed}")
+        raise UsageError(f"{name} is {what}; it must be {allowed}", hint=f"change {name} in the job's file")

@@ -38,9 +38,13 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         if self.patience is not None and self.patience < 1:
-            raise UsageError(f"early_stopping.patience is {self.patience}; it counts epochs, at least 1")
+            raise UsageError(
+                f"early_stopping.patience is {self.patience}; it counts epochs, at least 1", hint="such as 3"
+            )
         if self.min_delta < 0:
-            raise UsageError(f"early_stopping.min_delta is {self.min_delta}; it must not be negative")
+            raise UsageError(
+                f"early_stopping.min_delta is {self.min_delta}; it must not be negative", hint="such as 0.001"
+            )
 
     def better(self, value: float, than: float) -> bool:
         """Whether `value` improves on `than`; nothing that is not a number improves on anything."""

@@ -132,7 +132,8 @@ def ask(endpoint: Endpoint, method: str) -> dict[str, Any]:
         connection.close()
     if response.status != 200:
         raise EnvironmentProblem(
-            f"The local Lambda service at {endpoint.url} answered {response.status}: {body.decode()}"
+            f"The local Lambda service at {endpoint.url} answered {response.status}: {body.decode()}",
+            hint="look into service.log in its folder",
         )
     return dict(json.loads(body))
 

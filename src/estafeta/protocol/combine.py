@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from estafeta.errors import EstafetaError
+from estafeta.errors import Diverged
 from estafeta.job.schedules import Progress
 from estafeta.protocol.clipping import clip_factor, global_norm
 from estafeta.protocol.contribution import BUFFER, GRADIENT, Tally, tally_of
@@ -20,10 +20,6 @@ from estafeta.store.files import Reader
 from estafeta.store.store import Store
 from estafeta.store.tensorfile import Array, TensorFile, scratch_buffer
 from estafeta.store.vectors import is_finite
-
-
-class Diverged(EstafetaError):
-    """The optimiser's step gave parameters that are not finite."""
 
 
 class GradientSum:

@@ -50,7 +50,9 @@ def limits_after(before: Limits, changes: Mapping[str, float | None], token: str
     try:
         return Limits.model_validate({**before.model_dump(), **changes, "token": token, "since": now})
     except ValidationError as error:
-        raise UsageError(f"the limits do not fit: {error.errors()[0]['msg'].lower()}") from error
+        raise UsageError(
+            f"the limits do not fit: {error.errors()[0]['msg'].lower()}", hint="limits are numbers above zero"
+        ) from error
 
 
 def limit_reached(limits: Limits, following: Round | None, *, spent_usd: float, now: float) -> str:

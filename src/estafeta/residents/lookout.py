@@ -18,7 +18,7 @@ import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from estafeta.errors import Gone
+from estafeta.errors import Command, Gone
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import Round, RunLayout, claim_of_call
 from estafeta.protocol.listing import calls_in, left_in, residents_in
@@ -168,7 +168,8 @@ class Lookout:
         failure = Failure(
             reason="Lost",
             message=f"rank {rank} contributed nothing to round {round_.name}, and was sent for {MOST_CALLS} times",
-            hint=f"its log may say why: estafeta logs {self._spec.run}; often it is memory: -o worker.memory_mb=…",
+            hint=f"its log may say why: {Command('estafeta', 'logs', self._spec.run)}; "
+            "often it is memory: -o worker.memory_mb=…",
             rank=rank,
             round=round_.name,
         )

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from estafeta.errors import EstafetaError, UsageError
+from estafeta.errors import NotFinite, UsageError
 from estafeta.job.job import Job
 from estafeta.job.user_code import user_code
 from estafeta.protocol.spec import RunSpec, Slot
@@ -36,6 +36,10 @@ Sums = dict[str, float]
 StateKey = tuple[str, str, str]
 
 
+DIVERGING = "try a smaller learning rate, and look for missing or huge numbers in the data"
+"""Hint for numbers that are not finite."""
+
+
 class Ship(Protocol):
     """Takes the gradient of one parameter away. It comes again for the same parameter if that has changed since."""
 
@@ -47,10 +51,6 @@ class Ship(Protocol):
             first: Its first element in the flat vector.
             values: float32[n], valid during the call.
         """
-
-
-class NotFinite(EstafetaError):
-    """The loss or the gradient is NaN or infinite."""
 
 
 class Learner:
@@ -77,7 +77,10 @@ class Learner:
         with user_code("making the model"):
             self.model = job.model(**spec.arguments.get("model", {}))
         if not isinstance(self.model, torch.nn.Module):
-            raise UsageError(f"the job's model() gave a {type(self.model).__name__}, not a torch.nn.Module")
+            raise UsageError(
+                f"the job's model() gave a {type(self.model).__name__}, not a torch.nn.Module",
+                hint="return a torch.nn.Module from it",
+            )
         self._loss = job.loss
         self._metrics = dict(job.metrics)
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -159,8 +162,8 @@ class Learner:
             output, loss, rows = self._forward(batch)
         if ship is not None and not math.isfinite(total := self.sums["loss"] + float(loss.detach())):
             raise NotFinite(
-                f"the loss is {total / (self.rows + rows)}"
-            )  # before its gradient is found out to be so, too
+                f"the loss is {total / (self.rows + rows)}", hint=DIVERGING
+            )  # before its gradient turns out to be so, too
         with user_code("the backward pass"):
             self._backward(loss, ship)
         self._add(output, batch[-1], loss, rows)
@@ -190,7 +193,7 @@ class Learner:
             NotFinite: It is NaN or infinite.
         """
         if not math.isfinite(self.sums["loss"]):
-            raise NotFinite(f"the loss is {self.sums['loss'] / max(1, self.rows)}")
+            raise NotFinite(f"the loss is {self.sums['loss'] / max(1, self.rows)}", hint=DIVERGING)
 
     def state_dict_keys(self) -> tuple[StateKey, ...]:
         """Each key of the model's state dict, with the kind and the name of the tensor that it stands for.
@@ -289,7 +292,7 @@ def check_gradient(values: Array) -> None:
         NotFinite: It has an element that is NaN or infinite.
     """
     if not is_finite(values):
-        raise NotFinite("the gradient has elements that are not finite")
+        raise NotFinite("the gradient has elements that are not finite", hint=DIVERGING)
 
 
 def _vector(gradient: torch.Tensor) -> Array:
@@ -335,7 +338,9 @@ def _as_tensor(metric: Callable[..., Any], output: Any, target: Any) -> torch.Te
 
 def _check(trained: Mapping[str, torch.nn.Parameter]) -> None:
     if not trained:
-        raise UsageError("the model has no parameter that requires a gradient")
+        raise UsageError(
+            "the model has no parameter that requires a gradient", hint="freeze fewer of its parameters: requires_grad"
+        )
     for name, parameter in trained.items():
         if torch.nn.parameter.is_lazy(parameter):
             raise UsageError(f"parameter {name!r} has no shape yet", hint="give the lazy module its sizes in model()")

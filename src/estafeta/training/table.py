@@ -113,7 +113,10 @@ def _tensors(arrays: Sequence[Any]) -> tuple[torch.Tensor, ...]:
         raise UsageError("the data set is a tuple of one array", hint="return (inputs …, target)")
     tensors = tuple(_tensor(array) for array in arrays)
     if len(lengths := {len(tensor) for tensor in tensors}) > 1:
-        raise UsageError(f"the arrays of the data set have different lengths: {sorted(lengths)}")
+        raise UsageError(
+            f"the arrays of the data set have different lengths: {sorted(lengths)}",
+            hint="give each of them one row for each example",
+        )
     return tensors
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from estafeta.client.source import find_job, import_job
-from estafeta.errors import UsageError
-from estafeta.job.user_code import UserCodeError, load_job
+from estafeta.errors import UsageError, UserCodeError
+from estafeta.job.user_code import load_job
 
 JOB = """
 import estafeta

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from estafeta.errors import Corrupt
+from estafeta.errors import Corrupt, Diverged
 from estafeta.protocol.clipping import BLOCK
-from estafeta.protocol.combine import Diverged, combine
+from estafeta.protocol.combine import combine
 from estafeta.protocol.contribution import Tally, contribution
 from estafeta.protocol.layout import Round
 from estafeta.protocol.slices import GRAIN

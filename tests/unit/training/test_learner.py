@@ -16,10 +16,9 @@ from torch.utils.checkpoint import checkpoint
 
 from core import jobs
 from core.specs import spec_of
-from estafeta.errors import UsageError
+from estafeta.errors import NotFinite, UsageError, UserCodeError
 from estafeta.job.job import Job
-from estafeta.job.user_code import UserCodeError
-from estafeta.training.learner import Learner, NotFinite, check_gradient, seed_generators
+from estafeta.training.learner import Learner, check_gradient, seed_generators
 from estafeta.training.table import Batch
 
 INPUTS, TARGET = (torch.as_tensor(array) for array in jobs.table())

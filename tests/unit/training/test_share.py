@@ -12,14 +12,13 @@ import pytest
 from core.driver import Relay
 from core.specs import spec_of
 from estafeta.client.inline import NO_LIMIT_S
-from estafeta.errors import Gone, UsageError
+from estafeta.errors import Gone, NotFinite, UsageError
 from estafeta.protocol.deadline import Deadline
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import Round
 from estafeta.protocol.snapshot import read_plan
 from estafeta.protocol.spec import Plan
 from estafeta.store.tensorfile import Array
-from estafeta.training.learner import NotFinite
 from estafeta.training.session import Session, open_session
 from estafeta.training.share import Share
 

@@ -19,6 +19,7 @@ from typing import Any
 from estafeta.client.logbook import Entry
 from estafeta.client.report.charts import line_chart
 from estafeta.client.report.timeline import lane_of, spans_of, timeline
+from estafeta.client.summary import Summary
 from estafeta.client.units import clock, count, dollars, number
 from estafeta.cost.cost import ASSUMED
 from estafeta.job.stopping import EpochRecord
@@ -63,7 +64,7 @@ class Facts:
     """
 
     status: Status
-    summary: Mapping[str, Any]
+    summary: Summary
     entries: Sequence[Entry] | None
     now: float
 
@@ -85,21 +86,21 @@ def _heading(facts: Facts) -> str:
     outcome = status.outcome
     failure = outcome.failure if outcome else None
     why = outcome.why if outcome and not failure else ""
-    pace = summary["rounds_per_s"]
+    pace = summary.rounds_per_s
     figures = {
         "epochs": f"{status.epoch} of {spec.epochs}",
         "rounds": f"{status.version} of {status.total_steps or '?'}",
-        "time": clock(summary["train_s"]),
+        "time": clock(summary.train_s),
         "rounds/s": f"{pace:g}" if pace is not None else "",
         "workers": str(spec.workers),
-        "topology": summary["topology"],
-        "invocations": str(sum(summary["invocations"].values())) if summary["invocations"] else "",
-        "retries": str(summary["retries"]) if summary["invocations"] else "",
-        "price": dollars(summary["cost_usd"]) if summary["invocations"] else "",
+        "topology": summary.topology,
+        "invocations": str(sum(summary.invocations.values())) if summary.invocations else "",
+        "retries": str(summary.retries) if summary.invocations else "",
+        "price": dollars(summary.cost_usd) if summary.invocations else "",
     }
     cells = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in figures.items() if value)
-    price = f"Price: {summary['prices']}{ASSUMED[summary['on']]}." if summary["invocations"] else ""
-    sha = f"<p>weights_sha256 <code>{summary['weights_sha256']}</code></p>" if summary["weights_sha256"] else ""
+    price = f"Price: {summary.prices}{ASSUMED[summary.on]}." if summary.invocations else ""
+    sha = f"<p>weights_sha256 <code>{summary.weights_sha256}</code></p>" if summary.weights_sha256 else ""
     said = f"{spec.job}, {_moment(spec.created_at)}" + ("" if outcome else f", looked at {_moment(facts.now)}")
     return (
         f'<h1>{escape(spec.run)} <span class="state {status.state}">{status.state}</span></h1>'
@@ -179,11 +180,11 @@ def _work(facts: Facts) -> str:
     happened = (
         _table("What happened", ("invocation began at", "who", "what"), events[:MOST_EVENTS]) + more if events else ""
     )
-    missed = [[f"rank {rank}", count(rounds, "round")] for rank, rounds in facts.summary["missed"].items() if rounds]
+    missed = [[f"rank {rank}", count(rounds, "round")] for rank, rounds in facts.summary.missed.items() if rounds]
     late = _table("Rounds closed without a rank, by the quorum", ("who", "missed"), missed) if missed else ""
-    chaos = facts.summary["chaos"]
-    injected = [[kind, str(times)] for kind, times in sorted(chaos["injected"].items())] if chaos else []
-    faults = _table(f"Injected faults ({chaos['faults']})", ("fault", "times"), injected) if chaos else ""
+    chaos = facts.summary.chaos
+    injected = [[kind, str(times)] for kind, times in sorted(chaos.injected.items())] if chaos else []
+    faults = _table(f"Injected faults ({chaos.faults})", ("fault", "times"), injected) if chaos else ""
     return f'{head}<p class="keys">{keys}</p>{picture}{_functions(facts.entries)}{happened}{late}{faults}'
 
 
@@ -226,16 +227,16 @@ def _events(entries: Sequence[Entry]) -> Iterable[tuple[str, str, str]]:
             yield after, who, "killed, or ended with an error"
 
 
-def _costs(summary: Mapping[str, Any]) -> str:
-    if not summary["invocations"]:
+def _costs(summary: Summary) -> str:
+    if not summary.invocations:
         return ""
-    costs, total = summary["costs"], summary["cost_usd"]
+    costs, total = summary.costs.to_dict(), summary.cost_usd
     rows = [
         [what, text, dollars(costs[what]), f"{costs[what] / total:.0%}" if total else ""]
         for what, text in COSTS.items()
     ]
     rows.append(["total", "", dollars(total), ""])
-    where = "" if summary["on"] == "aws" else " (if it had run on AWS)"
+    where = "" if summary.on == "aws" else " (if it had run on AWS)"
     beside = f"Not in it: keeping its files, {dollars(costs['storage_month'])} a month until removed"
     upload = f"; bringing its data in once, {dollars(costs['upload'])}" if costs["upload"] else ""
     return (
@@ -248,7 +249,7 @@ def _settings(facts: Facts) -> str:
     status, spec = facts.status, facts.status.spec
     told = {
         "job": spec.job,
-        "on": facts.summary["on"],
+        "on": facts.summary.on,
         "estafeta": spec.estafeta,
         "seed": str(spec.seed),
         "optimizer": json.dumps(spec.optimizer),
@@ -262,12 +263,12 @@ def _settings(facts: Facts) -> str:
         "window": f"{spec.window_mb} MiB",
         "quorum": str(spec.quorum or ""),
         "rounds an invocation": str(spec.rounds_per_invocation or ""),
-        "limits": json.dumps(facts.summary["limits"]) if facts.summary["limits"] else "",
+        "limits": json.dumps(limits) if (limits := facts.summary.limits.of_run()) else "",
         "chaos": spec.chaos,
         "from": f"version {spec.origin.version} of {spec.origin.run}" if spec.origin else "",
     }
     functions = [[role, f.name, f"{f.memory_mb} MB", f"{f.timeout_s} s"] for role, f in spec.functions.items()]
-    commands = "\n".join(shlex.join(words) for words in commands_of(status, facts.summary["on"]))
+    commands = "\n".join(shlex.join(words) for words in commands_of(status, facts.summary.on))
     return (
         f"<h2>How it was run</h2>{_facts(told)}"
         f"{_table('Functions and their limits', ('role', 'function', 'memory', 'time limit'), functions)}"

@@ -111,7 +111,7 @@ class Delimited(Encoded):
                     if wrong := self._wrong(row, header):
                         return UsageError(f"{file}, line {rows.line_num}, {wrong}", hint=_HINT)
                 if rows.line_num == before:
-                    return UsageError(f"{file} has no rows")
+                    return UsageError(f"{file} has no rows", hint="check that it is the right file")
         except (gzip.BadGzipFile, zlib.error, EOFError) as other:
             return UsageError(f"{file} is no whole gzip file: {other}", hint="make or fetch it anew")
         except (OSError, UnicodeDecodeError, csv.Error) as other:

@@ -15,8 +15,8 @@ import numpy as np
 from estafeta.data.importing.arrays import Arrays, from_array
 from estafeta.data.importing.chunk import Chunk, Source, plain
 from estafeta.data.manifest import TARGET, Kind
-from estafeta.errors import UsageError
-from estafeta.job.user_code import UserCodeError, user_code
+from estafeta.errors import UsageError, UserCodeError
+from estafeta.job.user_code import user_code
 from estafeta.store.tensorfile import CODES, Array
 
 ROWS = 256
@@ -56,7 +56,7 @@ class MapStyle:
         with user_code(f"the length of {where}"):
             self._rows = len(dataset)
         if not self._rows:
-            raise UsageError(f"{where} has no rows")
+            raise UsageError(f"{where} has no rows", hint="its __len__ gives 0: check what the factory makes")
         arrays = self._read(0, 1)
         *inputs, target = arrays
         self.inputs = tuple(_kind(f"input{i}", array) for i, array in enumerate(inputs))

@@ -115,7 +115,10 @@ def _parse(lines: list[bytes], where: str, first: int) -> tuple[Csr, Array]:
                     f"{where}, line {first + number}: {text!r} is no row of svmlight's format ({wrong})",
                     hint="label column:value column:value …, columns ascending",
                 ) from error
-        raise UsageError(f"{where}, lines {first} to {first + len(lines) - 1} cannot be read: {error}") from error
+        raise UsageError(
+            f"{where}, lines {first} to {first + len(lines) - 1} cannot be read: {error}",
+            hint="each line is: label column:value column:value …",
+        ) from error
 
 
 def _load(lines: list[bytes]) -> tuple[Csr, Array]:

@@ -11,10 +11,6 @@ ELSEWHERE = "see docs/troubleshooting.md"
 """The cure where an error knows none."""
 
 
-class Ailment(EstafetaError):
-    """A check has failed; the hint is the cure."""
-
-
 @dataclass(frozen=True)
 class Check:
     """Something that has to be right.

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from estafeta.aws.bucket import EXPORTS, Bucket
-from estafeta.errors import Gone, UsageError
+from estafeta.errors import Command, Gone, UsageError
 from estafeta.functions.verbs.clean import export_if_missing
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import RunLayout
@@ -50,7 +50,10 @@ def fetch(verb: FetchVerb, spec: RunSpec, invocation: Invocation, bucket_of: Cal
     try:
         data, size = store.reading(f"{layout.export(verb.which)}/{verb.file}", read)
     except Gone as error:
-        raise UsageError(f"{spec.run} has no {verb.which}/{verb.file}") from error
+        raise UsageError(
+            f"{spec.run} has no {verb.which}/{verb.file}",
+            hint=f"see what it has: {Command('estafeta', 'inspect', spec.run)}",
+        ) from error
     if verb.bucket is None or len(data) <= ANSWER_BYTES:
         return {"data": base64.b64encode(data).decode(), "size": size}
     bucket, key = bucket_of(verb.bucket), f"{EXPORTS}{spec.run}/{invocation.token}"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from estafeta.errors import Gone, UsageError
+from estafeta.errors import Command, Gone, UsageError
 from estafeta.functions.verbs.start import found, publish_spec
 from estafeta.job.stopping import EpochRecord, judge
 from estafeta.protocol.invocation import Invocation, dispatch
@@ -42,7 +42,10 @@ def fork(verb: ForkVerb, origin: RunSpec, invocation: Invocation) -> dict[str, o
     store, here, there = invocation.store, RunLayout(origin.run), RunLayout(verb.spec.run)
     snapshot = take_snapshot(store, here, origin)
     if snapshot.plan is None:
-        raise UsageError(f"{origin.run} has not been prepared: there is no version yet")
+        raise UsageError(
+            f"{origin.run} has not been prepared: there is no version yet",
+            hint=f"wait until {Command('estafeta', 'status', origin.run)} shows a plan",
+        )
     version = _resolve(verb.version, snapshot, origin, store)
     records = [r for e in sorted(epochs_in(store.list(here.epochs))) if (r := read_epoch(store, here, e))]
     records = _judged([record for record in records if record.version <= version], verb.spec)
@@ -83,7 +86,9 @@ def _resolve(wanted: str | int, snapshot: Snapshot, origin: RunSpec, store: Stor
     outcome = Outcome.model_validate_json(store.read(RunLayout(origin.run).outcome(snapshot.outcome)))
     version = snapshot.version if outcome.version is None else outcome.version
     if version is None:
-        raise UsageError(f"{origin.run} ended before it had any weights, or they have been cleaned away")
+        raise UsageError(
+            f"{origin.run} ended before it had any weights, or they have been cleaned away", hint="start a new run"
+        )
     return version
 
 

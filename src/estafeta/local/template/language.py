@@ -21,6 +21,9 @@ NO_VALUE = object()
 
 _PLACEHOLDER = re.compile(r"\$\{(!?)([^}]+)\}")
 
+COMPARE = "compare it with the template that Estafeta comes with: aws/stack.yaml in its package"
+"""Hint for a template that cannot be used."""
+
 
 class Template:
     """One template with the values of its parameters.
@@ -54,11 +57,11 @@ class Template:
         try:
             document = yaml.load(path.read_text(encoding="utf-8"), _Loader)
         except OSError as error:
-            raise UsageError(f"Template {path} cannot be read: {error.strerror}.") from error
+            raise UsageError(f"Template {path} cannot be read: {error.strerror}.", hint="check the path") from error
         except yaml.YAMLError as error:
-            raise UsageError(f"Template {path} is not YAML: {error}") from error
+            raise UsageError(f"Template {path} is not YAML: {error}", hint="correct that line") from error
         if not isinstance(document, dict) or not isinstance(document.get("Resources"), dict):
-            raise UsageError(f"Template {path} has no Resources.")
+            raise UsageError(f"Template {path} has no Resources.", hint=COMPARE)
         self.resources: dict[str, dict[str, Any]] = document["Resources"]
         self._conditions: dict[str, Any] = document.get("Conditions") or {}
         declared: dict[str, Any] = document.get("Parameters") or {}
@@ -113,7 +116,7 @@ class Template:
 
     def error(self, place: str, problem: str) -> UsageError:
         """Make an error that names file and place."""
-        return UsageError(f"Template {self.path}: {place}: {problem}.")
+        return UsageError(f"Template {self.path}: {place}: {problem}.", hint=COMPARE)
 
     def _ref(self, name: Any, place: str) -> Any:
         if name == "AWS::NoValue":

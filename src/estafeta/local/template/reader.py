@@ -25,7 +25,7 @@ from estafeta.local.template.config import (
     FunctionConfig,
     RecursiveLoop,
 )
-from estafeta.local.template.language import NO_VALUE, Template
+from estafeta.local.template.language import COMPARE, NO_VALUE, Template
 from estafeta.local.work.functions import ACCOUNT, LATEST, function_arn
 from estafeta.local.work.variables import is_reserved
 
@@ -56,13 +56,14 @@ def read_template(
         for logical_id, definition in template.of_type(_FUNCTION)
     ]
     if not functions:
-        raise UsageError(f"Template {path} has no resource of type {_FUNCTION}.")
+        raise UsageError(f"Template {path} has no resource of type {_FUNCTION}.", hint=COMPARE)
     names = {function.name for function in functions}
     for function in functions:
         destination = function.asynchronous.on_failure
         if destination and destination not in names:
             raise UsageError(
-                f"Template {path}: {function.name}: DestinationConfig.OnFailure: there is no function {destination!r}."
+                f"Template {path}: {function.name}: DestinationConfig.OnFailure: there is no function {destination!r}.",
+                hint="name a function of this template",
             )
     return tuple(functions)
 
