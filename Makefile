@@ -2,18 +2,23 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+DEMO := .venv/demo
 INSTALLED := .venv/installed
 
 .PHONY: demo test packages simulate chaos check scan format bench clean
 
-$(INSTALLED): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Estafeta needs Python 3.11 or newer; set PYTHON=…")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	touch $@
+# The demo needs PyTorch and scikit-learn; everything else needs the development tools beside them.
+$(DEMO): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Estafeta needs Python 3.11 or newer; set PYTHON=…")'
+	@$(PYTHON) scripts/install.py demo
+	@touch $@
 
-demo: $(INSTALLED)  ## train handwritten digits with 4 workers, under Lambda's rules, on this machine
-	$(BIN)/python scripts/demo.py
+$(INSTALLED): $(DEMO)
+	@$(PYTHON) scripts/install.py dev
+	@touch $@
+
+demo: $(DEMO)  ## train handwritten digits with 4 workers, under Lambda's rules, on this machine
+	@$(BIN)/python scripts/demo.py
 
 test: $(INSTALLED)  ## the whole test suite
 	$(BIN)/pytest --numprocesses 2 --dist loadgroup

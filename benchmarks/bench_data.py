@@ -37,7 +37,7 @@ from torch import nn
 from estafeta.data.catalog import read_manifest
 from estafeta.data.importing.arrays import Arrays, from_array
 from estafeta.data.importing.importer import Wishes, import_dataset
-from estafeta.data.sampling import steps_per_epoch
+from estafeta.data.sampler import steps_per_epoch
 from estafeta.data.windows import BlockRows, Deal
 from estafeta.store.files import Buffer, OsFiles, Reader
 from estafeta.store.store import Store

@@ -206,14 +206,15 @@ def _by_gloo(member: Member, gradients: Gradients, times: Times, control: bool) 
 def _by_files(
     member: Member, gradients: Gradients, times: Times, way: Way, root: str, redo: int, control: bool
 ) -> None:
-    from estafeta.job.optim import SGD
-    from estafeta.job.settings import to_dict
+    from estafeta.job.optim import SGD, to_dict
+    from estafeta.job.recipe import Recipe, numbers_of
     from estafeta.job.stopping import EarlyStopping
     from estafeta.protocol.layout import Round, RunLayout
+    from estafeta.protocol.partition import slices_of
     from estafeta.protocol.spec import Plan, RunSpec, Slot
     from estafeta.protocol.weights import Weights
     from estafeta.residents.exchange import Exchange
-    from estafeta.residents.replica import Replica, slices_of
+    from estafeta.residents.replica import Replica
     from estafeta.store.files import OsFiles
     from estafeta.store.store import Store
 
@@ -232,17 +233,13 @@ def _by_files(
         job="",
         workers=member.ranks,
         topology=way.topology,
-        seed=0,
-        batch_size=member.ranks,
-        micro_batch_size=1,
-        drop_last=True,
-        epochs=1,
-        validation=0.0,
+        **numbers_of(Recipe(batch_size=member.ranks, micro_batch_size=1, drop_last=True, epochs=1, validation=0.0)),
         optimizer=to_dict(SGD(lr=LR)),
         early_stopping=EarlyStopping(),
         functions={},
     )
     plan = Plan(
+        sums=("loss",),
         token="bench",
         topology=way.topology,
         train_rows=member.ranks,

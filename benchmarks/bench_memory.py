@@ -31,7 +31,7 @@ from estafeta.data.catalog import read_manifest
 from estafeta.data.importing.importer import Wishes, import_dataset
 from estafeta.data.importing.sources import Reading, open_source
 from estafeta.store.store import Store
-from estafeta.training.memory import MIB, RUNTIME_BYTES, plan_memory
+from estafeta.training.memory import MIB, plan_memory
 
 WIDTH = 784
 WORKERS = 2
@@ -74,8 +74,8 @@ def trained(home: Home, store: Store, topology: str, memory_mb: int) -> dict[str
     spec = done.run.status().spec
     manifest = read_manifest(store, "large")
     trainable = sum(p.nbytes for p in large.model().parameters())
-    plan = plan_memory(spec, trainable, trainable, [manifest], dense=False)
-    needed = RUNTIME_BYTES + plan.model + plan.gradient + plan.optimizer + plan.windows + plan.batch
+    plan = plan_memory(spec, trainable, trainable, [manifest])
+    needed = plan.needed
     return {
         "case": f"{topology}, {memory_mb} MB",
         "times": round(manifest.bytes / MIB / memory_mb, 2),

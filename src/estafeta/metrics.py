@@ -1,4 +1,4 @@
-"""Metrics by the names that scikit-learn gives them: `metric(output, target)`, one value for each row or the mean."""
+"""Metrics with scikit-learn's names: `metric(output, target)` gives one value for each row, or the mean."""
 
 from __future__ import annotations
 

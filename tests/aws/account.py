@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from estafeta import local
+from estafeta.aws.account import patient_client
 from estafeta.aws.bucket import Bucket
-from estafeta.aws.session import patient_client
 from estafeta.client.connect import TEMPLATE
 
 REGION = "us-east-1"

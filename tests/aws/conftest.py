@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from moto.server import ThreadedMotoServer
 
+from estafeta.aws.account import patient_client
 from estafeta.aws.bucket import Bucket, Progress
-from estafeta.aws.session import patient_client
 from estafeta.cli.main import main
 from estafeta.data.importing.importer import import_dataset
 from estafeta.data.manifest import Manifest

@@ -16,7 +16,7 @@ from estafeta.aws.bucket import Bucket
 from estafeta.errors import EnvironmentProblem, UsageError
 
 SMALLEST_PART = 5 << 20
-"""Of a multipart upload but for the last (S3 User Guide, "Amazon S3 multipart upload limits")."""
+"""Smallest size of a part that is not the last (S3 User Guide, "Amazon S3 multipart upload limits")."""
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_an_upload_that_is_cut_off_leaves_no_object_and_no_parts(
     assert bucket.read("large") == large.read_bytes()
 
 
-def test_what_a_killed_client_has_left_is_removed_with_the_rest(bucket: Bucket) -> None:
+def test_remove_takes_unfinished_uploads_of_killed_clients_too(bucket: Bucket) -> None:
     bucket._client.create_multipart_upload(Bucket=bucket.name, Key="libraries/part")
     bucket.upload("libraries/whole", b"1")
     bucket.upload("code/whole", b"22")
@@ -115,7 +115,7 @@ def test_a_signed_address_needs_no_credentials(bucket: Bucket) -> None:
         assert answer.read() == b"weights"
 
 
-def test_what_is_not_there_is_said(bucket: Bucket) -> None:
+def test_missing_keys_and_buckets_are_named(bucket: Bucket) -> None:
     assert bucket.exists()
     nowhere = Bucket("nowhere", bucket._client)
     assert not nowhere.exists()

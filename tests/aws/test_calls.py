@@ -112,9 +112,7 @@ def test_a_file_is_fetched(backend: LambdaBackend, functions: Stubber, tmp_path:
     assert Run("r", backend).export(tmp_path).read_bytes() == b"weights"
 
 
-def test_of_a_file_that_is_not_fetched_nothing_is_left(
-    backend: LambdaBackend, functions: Stubber, tmp_path: Path
-) -> None:
+def test_failed_fetch_leaves_no_file(backend: LambdaBackend, functions: Stubber, tmp_path: Path) -> None:
     error = {"kind": "UsageError", "message": "has not ended", "hint": "h", "exit_code": 2}
     verb = {"verb": "fetch", "run": "r", "which": "final", "file": "model.safetensors", "offset": 0, "bucket": None}
     answer(functions, verb, {"error": error})

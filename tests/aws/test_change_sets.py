@@ -10,7 +10,7 @@ import pytest
 from botocore.stub import ANY, Stubber
 
 from conformance.clock import VirtualClock
-from estafeta.aws.session import patient_client
+from estafeta.aws.account import patient_client
 from estafeta.deploy.change_sets import Change, ChangeSet, Event, Stacks
 from estafeta.errors import EnvironmentProblem, UsageError
 
@@ -137,7 +137,7 @@ def test_a_deletion_that_fails_can_be_repeated(scripted: tuple[Stacks, Script]) 
     stacks.delete("demo")
 
 
-def test_what_is_not_there_is_deleted(scripted: tuple[Stacks, Script]) -> None:
+def test_deleting_an_absent_stack_succeeds(scripted: tuple[Stacks, Script]) -> None:
     stacks, script = scripted
     script.is_absent()
     stacks.delete("demo")
@@ -224,7 +224,7 @@ def refuse_early(script: Script) -> None:
     script.answer("describe_change_set", {"Status": "FAILED", "StatusReason": EARLY})
 
 
-def test_what_was_found_before_anything_was_tried_is_said(scripted: tuple[Stacks, Script]) -> None:
+def test_early_validation_error_names_the_taken_resource(scripted: tuple[Stacks, Script]) -> None:
     """GIVEN a log group that a stack has left WHEN the stack is proposed again THEN the name that is taken is named."""
     stacks, script = scripted
     refuse_early(script)
@@ -242,7 +242,7 @@ def test_what_was_found_before_anything_was_tried_is_said(scripted: tuple[Stacks
         propose(stacks)
 
 
-def test_who_may_not_ask_what_was_found_is_told_that_there_is_more(scripted: tuple[Stacks, Script]) -> None:
+def test_caller_without_permission_for_events_sees_the_plain_error(scripted: tuple[Stacks, Script]) -> None:
     stacks, script = scripted
     refuse_early(script)
     script.refuse("describe_events", "not authorized", "AccessDenied")

@@ -53,10 +53,10 @@ RUNTIME = (
     "simplejson",
     "snapshot-restore-py",
 )
-"""What Lambda's managed runtime for Python brings along."""
+"""Packages that Lambda's managed runtime for Python brings along."""
 
 OF_TORCH = ("torch", "sympy", "mpmath", "networkx", "jinja2", "markupsafe", "filelock", "fsspec", "setuptools")
-"""What a library with nothing but PyTorch resolves to; see the long form."""
+"""Packages of a library with nothing but PyTorch; see the long form."""
 
 
 def link(names: Iterable[str], folder: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from estafeta import datasets
+from estafeta.aws.account import patient_client
 from estafeta.aws.bucket import Bucket, Progress
-from estafeta.aws.session import patient_client
 from estafeta.client.send_source import MOST_IN_EVENT
 from estafeta.errors import EnvironmentProblem
 from estafeta.functions.verbs.take_source import SOURCES
@@ -97,12 +97,12 @@ job, other = _job("rows"), _job("missing")
 @pytest.mark.parametrize(
     ("arguments", "code", "error", "remedy"),
     [
-        (["runs", "--on", "aws", "--stack", "other"], 3, "there is no stack 'other' in us-east-1", "estafeta deploy"),
+        (["runs", "--on", "aws", "--stack", "other"], 3, "There is no stack 'other' in us-east-1", "estafeta deploy"),
         (["runs", "--on", "aws", "--profile", "me"], 3, "The config profile (me) could not be found", "credentials"),
         (["runs", "--stack", "other"], 2, "--stack says where on AWS", "add --on aws"),
         (["status", "no-such", "--on", "aws"], 2, "no run", "estafeta"),
-        (["data", "verify", "none", "--on", "aws"], 2, "there is no data set named 'none'", "data import"),
-        (["data", "rm", "none", "--yes", "--on", "aws"], 2, "there is no data set named 'none'", "data import"),
+        (["data", "verify", "none", "--on", "aws"], 2, "There is no data set named 'none'", "data import"),
+        (["data", "rm", "none", "--yes", "--on", "aws"], 2, "There is no data set named 'none'", "data import"),
         (["train", "examples/digits.py", "--on", "inline", "--region", "eu-west-1"], 2, "--region says", "--on aws"),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any
 import click
 import pytest
 
+from estafeta import waiting
 from estafeta.cli.commands.data import show
 from estafeta.client.backend import unwrap
 from estafeta.data.catalog import read_manifest, remove
@@ -15,7 +16,6 @@ from estafeta.data.manifest import Manifest
 from estafeta.errors import Corrupt, UsageError
 from estafeta.functions.control import control
 from estafeta.functions.verbs.datasets import Dataset
-from estafeta.protocol.deadline import ANSWER_S
 from estafeta.protocol.layout import DatasetLayout
 from estafeta.protocol.verbs import MOST_ROWS
 from estafeta.store.store import Store
@@ -70,7 +70,7 @@ def test_verifying_goes_on_from_leg_to_leg(
 def test_a_leg_is_no_longer_than_a_client_waits(
     here: Store, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    times = iter(float(ANSWER_S / 3 * tick) for tick in range(1000))
+    times = iter(float(waiting.LONGEST_ANSWER_S / 3 * tick) for tick in range(1000))
     monkeypatch.setattr(here.clock, "monotonic", lambda: next(times))
     ends = legs(here, manifest, 900.0)
     assert 1 < len(ends) <= BLOCKS
@@ -81,7 +81,7 @@ def test_damage_is_found_in_whichever_leg(block: int, here: Store, manifest: Man
     path = Path(here.absolute(DatasetLayout(NAME).block(manifest.attempt, block)))
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(Corrupt, match=f"block {block} of data set 'numbers'"):
+    with pytest.raises(Corrupt, match=f"Block {block} of data set 'numbers'"):
         legs(here, manifest, 0.0)
 
 

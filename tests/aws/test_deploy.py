@@ -14,9 +14,9 @@ import pytest
 from moto.cloudformation.models import cloudformation_backends
 
 from conformance.clock import VirtualClock
+from estafeta.aws.account import Account, Deployment
 from estafeta.aws.bucket import Bucket
 from estafeta.aws.library import install
-from estafeta.aws.session import Deployment, Session
 from estafeta.deploy import deploy as deploying
 from estafeta.deploy import plan as planning
 from estafeta.deploy.change_sets import Event
@@ -60,7 +60,7 @@ class Journal:
 class World:
     """An account, and the file system that `control` would have."""
 
-    def __init__(self, root: Path, session: Session, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, root: Path, session: Account, patch: pytest.MonkeyPatch) -> None:
         self.root, self.patch = root, patch
         self.store, self.session, self.journal = Store(root), session, Journal()
         self.fetched: list[tuple[str, ...]] = []
@@ -101,20 +101,20 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def session(moto: str) -> Iterator[Session]:
+def session(moto: str) -> Iterator[Account]:
     """Making clients takes longer than most tests do."""
     with pytest.MonkeyPatch.context() as patch:
         point_at(moto, patch)
         for service in ("EFS", "EC2", "CLOUDWATCH_LOGS"):
             patch.setenv(f"AWS_ENDPOINT_URL_{service}", moto)
-        session = Session(REGION)
+        session = Account(REGION)
         for service in ("cloudformation", "s3", "sts", "efs", "ec2", "logs"):
             session.client(service)
         yield session
 
 
 @pytest.fixture
-def world(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def world(session: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     complete(monkeypatch)
     world = World(tmp_path, session, monkeypatch)
     yield world
@@ -174,14 +174,14 @@ def test_a_deployment_that_is_declined_leaves_nothing(world: World) -> None:
     assert world.session.client("cloudformation").describe_stacks()["Stacks"] == []
 
 
-def test_what_a_failed_attempt_has_left_is_removed_first(world: World) -> None:
+def test_deploy_first_removes_remains_of_a_failed_attempt(world: World) -> None:
     """GIVEN a creation that was rolled back WHEN it is repeated THEN it succeeds."""
     world.deploy()
     stacks = cloudformation_backends[ACCOUNT][REGION].stacks
     next(stack for stack in stacks.values() if stack.name == "demo").status = "ROLLBACK_COMPLETE"
     plan, deployed = world.deploy()
     assert plan.remains == "ROLLBACK_COMPLETE"
-    assert any("removing what a failed attempt has left" in line for line in world.journal.lines)
+    assert any("removing the remains of a failed attempt" in line for line in world.journal.lines)
     assert deployed.stack == "demo"
 
 
@@ -201,12 +201,12 @@ def test_a_deployment_that_was_broken_off_is_completed_by_the_next(
     assert there(world) == set(PACKAGES) - {"torch/include/ATen.h"}
 
 
-def test_what_cannot_be_is_refused(world: World) -> None:
+def test_impossible_wishes_are_refused(world: World) -> None:
     with pytest.raises(UsageError, match="Estafeta's own"):
         world.deploy(parameters={"Bucket": "mine"})
     with pytest.raises(UsageError, match="no parameter WorkerMemry"):
         world.deploy(parameters={"WorkerMemry": "3008"})
-    with pytest.raises(UsageError, match="cannot name a stack"):
+    with pytest.raises(UsageError, match="cannot be the name of a stack"):
         Deployer(world.session, Wishes(stack="De_mo"), world.journal).prepare(world.root)
     assert world.destroyer().look().is_gone
     world.deploy()
@@ -245,7 +245,7 @@ def test_data_is_deleted_if_that_is_asked_for(world: World) -> None:
     assert world.destroyer().kept() == []
 
 
-def test_what_is_left_over_is_listed_with_its_cure(world: World) -> None:
+def test_leftovers_are_listed_with_their_cure(world: World) -> None:
     """GIVEN a log group that a late function has made again, an interface, and strangers WHEN looked for THEN ours."""
     logs, ec2 = world.session.client("logs"), world.session.client("ec2")
     for name in ("/aws/lambda/demo-worker", "/aws/lambda/demo-other"):

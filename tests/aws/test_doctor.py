@@ -20,6 +20,7 @@ from estafeta.functions.control import control
 from estafeta.functions.verbs.probe import LOAD_BYTES, START_S, TURNS, probe, probe_torch
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.verbs import ProbeVerb
+from estafeta.protocol.warm import Warm
 from estafeta.store.store import Store
 
 from .account import stack_in
@@ -62,7 +63,7 @@ def test_all_is_well(aws: Path, estafeta: Command, monkeypatch: pytest.MonkeyPat
     assert list((aws / "probes").iterdir()) == [], "the probes have left something behind"
 
 
-def test_what_is_wrong_is_said_with_its_cure(
+def test_ailing_stack_gets_findings_with_cures(
     moto: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from estafeta.cli.main import main
@@ -87,7 +88,7 @@ def test_what_is_wrong_is_said_with_its_cure(
     assert found["worker"]["detail"] == "not tried: functions and control must pass first"
 
 
-def test_what_was_measured_is_judged() -> None:
+def test_measurements_are_judged() -> None:
     assert doctor.judge_visibility(0.012, 5.0) == "a file and the answer to it: 12 ms by the median, 5,000 ms at most"
     with pytest.raises(Ailment, match="5,001 ms at most") as caught:
         doctor.judge_visibility(0.012, 5.001)
@@ -183,6 +184,6 @@ def test_a_probe_stays_in_its_folder(token: str, tmp_path: Path) -> None:
 
 def test_a_second_look_at_torch_is_warm(tmp_path: Path) -> None:
     invocation = Invocation(
-        Store(tmp_path), lambda functions: pytest.fail("invoked"), "1", lambda: 9.0, quiet=True, memory={}
+        Store(tmp_path), lambda functions: pytest.fail("invoked"), "1", lambda: 9.0, quiet=True, warm=Warm()
     )
     assert [probe_torch(invocation)["cold"] for _ in range(2)] == [True, False]

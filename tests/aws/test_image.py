@@ -50,7 +50,7 @@ def test_pytorch_comes_from_its_own_index_and_the_rest_is_what_the_package_has()
     assert set(others) == {*NEEDS, "boto3"}
 
 
-def test_what_is_copied_and_run_is_what_the_template_calls(tmp_path: Path) -> None:
+def test_image_has_the_handlers_that_the_template_calls(tmp_path: Path) -> None:
     """GIVEN an empty task folder WHEN the image is made in it THEN its handlers are found there, readable by all."""
     task = tmp_path / "task"
     variables = {**os.environ, "LAMBDA_TASK_ROOT": str(task), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}

@@ -55,7 +55,7 @@ def files(store: Store) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in found}
 
 
-def test_what_no_function_needs_stays_here(packages: Path) -> None:
+def test_library_leaves_out_files_that_no_function_needs(packages: Path) -> None:
     assert files_of(packages) == sorted(FILES)
 
 
@@ -121,7 +121,7 @@ def test_it_obeys_the_time_limit_and_goes_on(sent: LibraryManifest, bucket: Buck
     assert files(store) == FILES
 
 
-def test_what_is_there_is_not_written_again(sent: LibraryManifest, bucket: Bucket, there: Store) -> None:
+def test_installed_files_are_not_written_again(sent: LibraryManifest, bucket: Bucket, there: Store) -> None:
     install(LIBRARY.digest, there, bucket, lambda: 300.0)
     layout = LibraryLayout(LIBRARY.digest)
     shared = Path(there.absolute(f"{layout.files}/torch/lib/libtorch_cpu.so"))
@@ -132,9 +132,7 @@ def test_what_is_there_is_not_written_again(sent: LibraryManifest, bucket: Bucke
     assert shared.stat() == before, "workers may have mapped it"
 
 
-def test_what_arrives_damaged_is_not_published(
-    sent: LibraryManifest, packages: Path, bucket: Bucket, there: Store
-) -> None:
+def test_damaged_library_is_not_published(sent: LibraryManifest, packages: Path, bucket: Bucket, there: Store) -> None:
     (packages / "torch/__init__.py").write_bytes(b"VALUE = 8\n")
     bucket.upload(sent.parts[0].key, pack(packages, ["torch/__init__.py"]))
     with pytest.raises(Corrupt, match=r"torch/__init__\.py"):
@@ -142,7 +140,7 @@ def test_what_arrives_damaged_is_not_published(
     assert files(there) == {}
 
 
-def test_what_leads_out_of_the_folder_is_refused(
+def test_paths_out_of_the_folder_are_refused(
     sent: LibraryManifest, packages: Path, bucket: Bucket, there: Store
 ) -> None:
     bucket.upload(sent.parts[0].key, pack(packages, ["torch/../torch/__init__.py"]))

@@ -80,7 +80,7 @@ NOT_DONE = (
     "lambda:GetLayerVersion",
     "lambda:GetCodeSigningConfig",
 )
-"""What handlers do for properties that the templates do not have, by patterns of actions."""
+"""Patterns of actions that handlers do for properties that the templates do not have."""
 
 
 @cache
@@ -114,7 +114,7 @@ def calls() -> Iterator[str]:
                     yield name
 
 
-def test_who_uses_or_deploys_a_stack_may_make_each_call_of_the_client() -> None:
+def test_policies_allow_each_call_of_the_client() -> None:
     assert set(calls()) == set(CALLS)
     missing = [(policy, action) for action, policy in CALLS.values() if action and not allows(policy, action)]
     assert missing == []
@@ -124,7 +124,7 @@ def test_no_action_is_allowed_without_a_call_that_needs_it() -> None:
     assert set(allowed("use")) == {action for action, policy in CALLS.values() if policy == "use" and action}
 
 
-def test_who_deploys_may_do_what_cloudformation_does_for_each_resource() -> None:
+def test_deploy_policy_allows_what_cloudformation_does_for_each_resource() -> None:
     manager = pytest.importorskip("cfnlint.schema").PROVIDER_SCHEMA_MANAGER
     bucket = open_template(BUCKET_TEMPLATE, "us-east-1", {"BucketName": "name"})
     resources = [*open_template(TEMPLATE, "us-east-1", {}).resources.values(), *bucket.resources.values()]

@@ -1,4 +1,4 @@
-"""The commands of the README's section on AWS, one after the other: from nothing to a stack, and back to nothing."""
+"""The commands of the page on AWS, one after the other: from nothing to a stack, and back to nothing."""
 
 from __future__ import annotations
 
@@ -59,20 +59,29 @@ def open_when_stopping(gate: IO[bytes], efs: Path) -> None:
     fcntl.flock(gate, fcntl.LOCK_UN)
 
 
-def commands() -> list[list[str]]:
-    """Those of the README's section on AWS."""
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n### On AWS\n")[2].partition("\n### ")[0]
+def commands(document: str, heading: str) -> list[list[str]]:
+    """Those of the first block of a section."""
+    section = (ROOT / document).read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2]
     lines = re.search(r"^```\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     assert lines
     return [shlex.split(line, comments=True)[1:] for line in lines[1].splitlines() if line.strip()]
 
 
-def test_the_commands_of_the_readme(
+COMMANDS = commands("docs/aws.md", "From nothing to a stack, and back")
+
+
+def test_readme_shows_some_of_the_commands_in_their_order() -> None:
+    shown = commands("README.md", "On AWS")
+    assert [words[0] for words in shown] == ["deploy", "doctor", "train", "destroy"]
+    assert shown == [words for words in COMMANDS if words in shown]
+
+
+def test_commands_lead_from_nothing_to_a_stack_and_back(
     moto: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """GIVEN a run on AWS that is stopped and resumed THEN its weights have the bits of one in this process."""
     monkeypatch.setenv("ESTAFETA_HOME", str(tmp_path / "here"))
-    assert [words[0] for words in commands()] == [
+    assert [words[0] for words in COMMANDS] == [
         "deploy",
         "doctor",
         "train",
@@ -88,7 +97,7 @@ def test_the_commands_of_the_readme(
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     (tmp_path / "examples/digits.py").write_text(example + GATE.format(gate=str(gate)))
     gate.touch()
-    train = next(words for words in commands() if words[0] == "train")
+    train = next(words for words in COMMANDS if words[0] == "train")
     here = [word for word in train if word not in ("--detach", "--on", "aws")]
     expected = json.loads(command(*here, "--on", "inline", "--json"))
     (tmp_path / "aws").mkdir()
@@ -97,12 +106,12 @@ def test_the_commands_of_the_readme(
         fcntl.flock(file, fcntl.LOCK_EX)
         opener = threading.Thread(target=open_when_stopping, args=(file, efs), daemon=True)
         opener.start()
-        for words in commands():
+        for words in COMMANDS:
             if words[0] == "destroy":
                 run = json.loads(command("status", "last", "--on", "aws", "--json"))
             command(*words, *BESIDES.get(words[0], []))
         opener.join()
-        assert "there is no stack 'estafeta'" in command("runs", "--on", "aws", code=3)
+        assert "There is no stack 'estafeta'" in command("runs", "--on", "aws", code=3)
     assert (run["state"], run["on"], run["topology"]) == ("done", "aws", "replicated")
     assert run["weights_sha256"] == expected["weights_sha256"]
     assert list((efs / "runs" / run["run"]).glob("stopped-*.json")), "it was not stopped before its end"

@@ -98,9 +98,7 @@ def test_a_leg_that_dies_at_any_call_is_repeated(
 
 
 @pytest.mark.parametrize("damage", ["a bit", "cut short", "another block"])
-def test_what_arrives_damaged_is_refused(
-    damage: str, manifest: Manifest, bucket: Bucket, here: Store, there: Store
-) -> None:
+def test_damaged_block_is_refused(damage: str, manifest: Manifest, bucket: Bucket, here: Store, there: Store) -> None:
     layout = DatasetLayout(NAME)
     content = here.read(layout.block(manifest.attempt, 4))
     wrong = {
@@ -109,7 +107,7 @@ def test_what_arrives_damaged_is_refused(
         "another block": here.read(layout.block(manifest.attempt, 5)),
     }[damage]
     bucket.upload(upload_of(manifest.token) + layout.block(manifest.attempt, 4).rpartition("/")[2], wrong)
-    with pytest.raises(Corrupt, match="block 4 of data set 'numbers'"):
+    with pytest.raises(Corrupt, match="Block 4 of data set 'numbers'"):
         receive(bucket, manifest.token, invocation(there))
     assert names(there) == []
     assert layout.block(manifest.attempt, 4).rpartition("/")[2] not in there.list(layout.root)
@@ -119,7 +117,7 @@ def test_a_manifest_that_is_none(bucket: Bucket, there: Store) -> None:
     bucket.upload(upload_of("t") + MANIFEST, b"{}")
     with pytest.raises(Corrupt, match="cannot be read"):
         receive(bucket, "t", invocation(there))
-    with pytest.raises(UsageError, match="there is no uploads/none/"):
+    with pytest.raises(UsageError, match="There is no uploads/none/"):
         receive(bucket, "none", invocation(there))
 
 

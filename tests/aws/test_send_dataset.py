@@ -52,7 +52,7 @@ def job(**changes: Any) -> Job:
     )
 
 
-def test_what_a_job_names_is_sent(stack: Any, here: Store, bucket: Bucket) -> None:
+def test_data_sets_that_a_job_names_are_sent(stack: Any, here: Store, bucket: Bucket) -> None:
     shown: list[tuple[str, int, int]] = []
     imported(here, "unused")
     imported(here, "held-out")
@@ -65,7 +65,7 @@ def test_what_a_job_names_is_sent(stack: Any, here: Store, bucket: Bucket) -> No
     assert list(bucket.objects()) == [], "what has arrived is still in the bucket, and billed"
 
 
-def test_what_is_there_is_not_sent_again(stack: Any, here: Store) -> None:
+def test_data_set_on_aws_is_not_sent_again(stack: Any, here: Store) -> None:
     send(NAME, stack, here, in_silence)
     stack.bucket = Interrupted(stack.bucket, 0)
     send(NAME, stack, here, in_silence)
@@ -99,7 +99,7 @@ def test_a_block_that_is_damaged_here_is_refused_there(stack: Any, here: Store, 
     path = Path(here.absolute(DatasetLayout(NAME).block(read_manifest(here, NAME).attempt, 2)))
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(Corrupt, match="block 2"):
+    with pytest.raises(Corrupt, match="Block 2"):
         send(NAME, stack, here, in_silence)
     assert list(bucket.objects(upload_of(read_manifest(here, NAME).token))) == []
     path.write_bytes(content)

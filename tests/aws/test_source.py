@@ -97,7 +97,7 @@ def test_a_large_file_goes_up_in_parts(bucket: Bucket, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(("damage", "kind"), [("a bit", Corrupt), ("missing", UsageError)])
-def test_what_is_not_what_was_sent_starts_nothing(
+def test_damaged_source_starts_nothing(
     damage: str, kind: type[Exception], bucket: Bucket, there: Store, events: list[Any]
 ) -> None:
     list(send_source(FILES, bucket))

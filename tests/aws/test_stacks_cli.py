@@ -117,10 +117,10 @@ def test_nothing_is_made_unless_somebody_agrees(
         (("-p", "WorkerMemory"), "not NAME=VALUE"),
         (("-p", "Library=0"), "Estafeta's own"),
         (("--profile", "nobody"), "nobody"),
-        (("--stack", "Upper"), "cannot name a stack"),
+        (("--stack", "Upper"), "cannot be the name of a stack"),
     ],
 )
-def test_what_cannot_be_is_refused(
+def test_impossible_options_are_refused(
     account: None, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
 ) -> None:
     code, out, err = run(capsys, "deploy", "--image", "uri", "--yes", *arguments)
@@ -149,7 +149,7 @@ def test_without_a_region_the_cure_is_said(
 @pytest.mark.parametrize(
     ("said", "error"), [("No solution found when resolving", UsageError), ("error: dns", EnvironmentProblem)]
 )
-def test_what_uv_says_is_passed_on(
+def test_messages_of_uv_are_passed_on(
     said: str, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands: list[list[str]] = []

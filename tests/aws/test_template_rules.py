@@ -18,7 +18,7 @@ FUNCTION, LOG_GROUP = "AWS::Lambda::Function", "AWS::Logs::LogGroup"
 MOUNT_TARGET, ROLE, POLICY = "AWS::EFS::MountTarget", "AWS::IAM::Role", "AWS::IAM::ManagedPolicy"
 
 LARGEST_BODY_BYTES = 51_200
-"""Of a template that is sent in the call itself (CloudFormation User Guide, "Quotas")."""
+"""Size limit of a template that is sent in the call itself (CloudFormation User Guide, "Quotas")."""
 
 NOT_NARROWER = {
     "ec2:AssignPrivateIpAddresses",
@@ -28,7 +28,7 @@ NOT_NARROWER = {
     "ec2:DescribeSubnets",
     "ec2:UnassignPrivateIpAddresses",
 }
-"""What Lambda needs on `*` to attach a function to a VPC (Lambda Developer Guide, "Giving Lambda functions access")."""
+"""Actions on `*` that attach a function to a VPC (Lambda Developer Guide, "Giving Lambda functions access")."""
 
 
 def resources() -> Resources:

@@ -1,4 +1,4 @@
-"""A clock that moves only when somebody sleeps, so that a minute of waiting is tested in no time."""
+"""A clock that moves only when a test sleeps, so that a minute of waiting takes no time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 class VirtualClock:
-    """`Clock` shared by all machines of a test; what is due happens while somebody sleeps."""
+    """`Clock` shared by all machines of a test; due actions happen during a sleep."""
 
     def __init__(self) -> None:
         self._now = 0.0
@@ -20,7 +20,7 @@ class VirtualClock:
         return self._now
 
     def time(self) -> float:
-        """The same, as if it had begun in 1970."""
+        """Seconds slept so far, as if the clock had begun in 1970."""
         return self._now
 
     def sleep(self, seconds: float) -> None:
@@ -32,5 +32,5 @@ class VirtualClock:
         self._now = end
 
     def after(self, seconds: float, action: Callable[[], object]) -> None:
-        """Let `action` happen (on another machine) that much later."""
+        """Let `action` happen (on another machine) so many seconds later."""
         heapq.heappush(self._due, (self._now + seconds, next(self._ties), action))

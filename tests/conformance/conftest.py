@@ -26,12 +26,12 @@ from .nfs_server import NfsServer
 from .turns import Paced, pause
 
 ROOT = "/efs"
-"""Where the imitated server is mounted."""
+"""Mount point of the imitated server."""
 
 
 @dataclass(frozen=True)
 class Client:
-    """One machine: where the store is mounted, the calls that it makes there, and its clock."""
+    """One machine: the store's mount point, the machine's calls there, and its clock."""
 
     root: str
     files: Files
@@ -43,7 +43,7 @@ class Client:
         return self.through(self.files)
 
     def through(self, files: Files) -> Store:
-        """The same machine's store, its calls made by other files (which pass them on, with faults)."""
+        """The store on this machine with other files, which pass the calls on, with faults."""
         return Store(self.root, files, self.clock)
 
     def looks_up(self, path: str) -> bool:
@@ -55,7 +55,7 @@ class Client:
             return False
 
     def all_names(self, directory: str) -> list[str]:
-        """Names in a directory, unpublished ones too."""
+        """Names in a directory, including unpublished ones."""
         return sorted(self.files.listdir(f"{self.root}/{directory}"))
 
 
@@ -107,7 +107,7 @@ def two_clients(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TwoC
 
 @pytest.fixture
 def new_directory(two_clients: TwoClients) -> Callable[[], str]:
-    """Makes a directory for one example of a property: names are published once, so examples must not share any."""
+    """A function that makes a directory for one example of a property: examples must not share published names."""
     numbers = itertools.count()
 
     def make() -> str:

@@ -1,4 +1,4 @@
-"""What can go wrong between the store and a file system: replies that are lost, a full disk, handles that go stale."""
+"""Accidents between the store and a file system: lost replies, a full disk, stale handles."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .nfs_server import refusal
 T = TypeVar("T")
 
 RESENT = frozenset({"link", "rename", "unlink", "mkdir", "rmdir"})
-"""Calls that are refused when they are carried out twice. An exclusive create is not: NFSv4.1 gives it a verifier."""
+"""Calls that the server refuses the second time. An exclusive create is none: NFSv4.1 gives it a verifier."""
 
 
 class LostReplies(Interposed):
@@ -52,7 +52,7 @@ class FullDisk(Interposed):
 
 
 class Failing(Interposed):
-    """One kind of call fails every time and does nothing."""
+    """Files on which one kind of call fails every time and does nothing."""
 
     def __init__(self, files: Files, call: str, code: int) -> None:
         super().__init__(files)
@@ -67,7 +67,7 @@ class Failing(Interposed):
 
 
 class Interrupted(Interposed):
-    """Something happens just before each call of one kind."""
+    """Files that run an action just before each call of one kind."""
 
     def __init__(self, files: Files, call: str, happens: Callable[[], object]) -> None:
         super().__init__(files)
@@ -75,14 +75,14 @@ class Interrupted(Interposed):
         self._happens = happens
 
     def around(self, call: str, path: str, carry_out: Callable[[], T]) -> T:
-        """Let it happen if it is that call."""
+        """Run the action if it is that call."""
         if call == self._call:
             self._happens()
         return carry_out()
 
 
 class StaleReads(Interposed):
-    """The first so many opened files have been lost by the server when they are read.
+    """Files of a server that has lost the first so many opened ones when they are read.
 
     Attributes:
         opened: How often a file was opened.

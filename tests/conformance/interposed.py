@@ -1,4 +1,4 @@
-"""Files with something in between: each call goes through one method that may watch, fail or repeat it."""
+"""Files behind a method: each call goes through it, and it may watch, fail or repeat the call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Interposed:
-    """`Files` in front of other files. As it stands, it adds nothing.
+    """`Files` in front of other files; by itself it adds nothing.
 
     Args:
         files: What carries the calls out.
@@ -21,7 +21,7 @@ class Interposed:
         self._files = files
 
     def around(self, call: str, path: str, carry_out: Callable[[], T]) -> T:
-        """Do a call, named as in `Files`, on `path` (the one that comes to be or goes, where there are two)."""
+        """Do a call, named as in `Files`, on `path` (of two paths, the one that appears or goes)."""
         return carry_out()
 
     def listdir(self, path: str) -> list[str]:
@@ -37,7 +37,7 @@ class Interposed:
         return InterposedWriter(self, path, self.around("write", path, lambda: self._files.write(path)))
 
     def watch(self, paths: Sequence[str]) -> Watch | None:
-        """See `Files.watch`. Others than this machine use them, as far as a test knows: they are to be listed."""
+        """See `Files.watch`. Tests assume that other machines use the directories, so they must be listed."""
         return None
 
     def open(self, path: str) -> Reader:

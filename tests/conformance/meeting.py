@@ -1,4 +1,4 @@
-"""Where two processes, perhaps on two machines, wait for each other and tell each other what they saw.
+"""A meeting of two processes, perhaps on two machines: they wait for each other and exchange their reports.
 
 All that they share is a directory. The meeting uses the store that it helps to test: should that be broken, a meeting
 fails at its deadline and the test with it.
@@ -39,7 +39,7 @@ class Meeting:
         self.exchange(topic, None)
 
     def exchange(self, topic: object, said: Any) -> list[Any]:
-        """Tell the other something that JSON can say; what 0 said and what 1 said."""
+        """Tell the other a JSON-ready value; returns the values of 0 and 1."""
         self._say(str(topic), said)
         names = {f"{topic}.0", f"{topic}.1"}
         if self._store.wait(self._directory, names.issubset, timeout_s=self._patience_s, backoff=QUICK) is None:

@@ -37,10 +37,10 @@ from estafeta.store.files import Buffer, Clock, Reader, Writer
 from .nfs_server import Change, File, Folder, NfsServer, Node, refusal
 
 YOUNGEST_S = 30.0
-"""How long a folder's attributes are believed after a change (acdirmin)."""
+"""Seconds for which the client believes a folder's attributes after a change (acdirmin)."""
 
 OLDEST_S = 60.0
-"""How long they are believed at most; the time doubles up to it while nothing changes (acdirmax)."""
+"""Seconds for which it believes them at most; the time doubles up to it while nothing changes (acdirmax)."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class Memory:
-    """What the client remembers of one folder.
+    """The client's memory of one folder.
 
     Attributes:
         change: Change counter of the folder when the names were looked up.
@@ -74,7 +74,7 @@ class OpenName:
 
 
 def by_path(call: Callable[Concatenate[NfsClientFiles, P], T]) -> Callable[Concatenate[NfsClientFiles, P], T]:
-    """Begin a call by path anew, remembering nothing, if it went through a folder that has been removed elsewhere."""
+    """Repeat a call by path without any memory, if it went through a folder that another machine has removed."""
 
     def patient(client: NfsClientFiles, /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
@@ -164,7 +164,7 @@ class NfsClientFiles:
 
     @by_path
     def exists(self, path: str) -> bool:
-        """What `os.path.exists` would say: no call of the protocol, here to show how wrong it can be."""
+        """Result of `os.path.exists`, which the protocol never calls: a test shows how wrong it can be."""
         try:
             folder, name = self._parent(path)
         except FileNotFoundError:
@@ -195,7 +195,7 @@ class NfsClientFiles:
         return NfsWriter(self.server, file)
 
     def watch(self, paths: Sequence[str]) -> None:
-        """See `Files.watch`: of what other machines do the kernel knows nothing."""
+        """See `Files.watch`: the kernel knows nothing of other machines' changes."""
 
     @by_path
     def open(self, path: str) -> Reader:
@@ -215,7 +215,7 @@ class NfsClientFiles:
 
     @by_path
     def append(self, path: str, data: bytes) -> None:
-        """See `Files.append`. Where the file ends is asked once, at opening."""
+        """See `Files.append`. The client asks for the end of the file once, at opening."""
         folder, name = self._parent(path)
         file, change = self.server.create(folder, name, exclusive=False)
         self._did(folder, change, {name: file})
@@ -284,7 +284,7 @@ class NfsClientFiles:
         self._did(folder, self.server.remove(folder, name), {name: None})
 
     def closed(self, opened: OpenName) -> None:
-        """Let go of an open name; the last to do so removes what was kept for it, if nobody else has."""
+        """Let go of an open name; the last holder removes the file kept for it, unless another machine has."""
         opened.readers -= 1
         if opened.readers:
             return

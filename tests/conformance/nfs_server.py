@@ -1,4 +1,4 @@
-"""The server side of the imitation: what an NFSv4.1 server holds, one method for one request.
+"""The server side of the imitation: the state of an NFSv4.1 server, one method for one request.
 
 It is the truth that the clients' caches are compared with, so it knows nothing of caches, paths or machines. Objects
 stand for file handles: a handle stays good when its name is gone, until the server answers ESTALE. Requests are
@@ -36,7 +36,7 @@ Node = File | Folder
 
 @dataclass(frozen=True)
 class Change:
-    """A folder's change counter before and after a request, as NFSv4 tells it to whoever made the change."""
+    """A folder's change counter before and after a request, as NFSv4 tells it to the changing client."""
 
     before: int
     after: int
@@ -65,7 +65,7 @@ class NfsServer:
         return folder.change
 
     def lookup(self, folder: Folder, name: str) -> Node | None:
-        """What a name stands for now; also an OPEN of a file for reading."""
+        """Object of a name now; also an OPEN of a file for reading."""
         self._arrive(folder)
         return folder.entries.get(name)
 
@@ -97,7 +97,7 @@ class NfsServer:
         return change
 
     def rename(self, source: Folder, old: str, target: Folder, new: str) -> tuple[Change, Change]:
-        """Move a name, replacing a file of the new name; what happened to each of the two folders."""
+        """Move a name, replacing a file of the new name; returns the changes of the two folders."""
         self._arrive(source, target)
         if old not in source.entries:
             raise refusal(errno.ENOENT, old)
@@ -142,7 +142,7 @@ class NfsServer:
         return bytes(file.content[offset : offset + count])
 
     def write(self, file: File, offset: int, data: bytes) -> None:
-        """Put bytes at an offset; what lies before it and was never written reads as zeros. Nothing appends in NFS."""
+        """Put bytes at an offset; unwritten bytes before it read as zeros. NFS has no append."""
         self._arrive(file)
         file.content.extend(bytes(max(0, offset - len(file.content))))
         file.content[offset : offset + len(data)] = data

@@ -1,4 +1,4 @@
-"""What two processes do at the same time in one directory, and what each reports of it.
+"""Races of two processes in one directory, and the report of each.
 
     python -m conformance.races DIR RACE    runs the race as number 1, for a test that is number 0
 
@@ -19,15 +19,15 @@ from estafeta.store.store import Store, new_token
 from .meeting import QUICK, Meeting
 
 LESS_THAN_A_MEMORY_S = 20.0
-"""Shorter than the 30 to 60 s for which an NFS client may remember that a name was absent."""
+"""Seconds; fewer than the 30 to 60 for which an NFS client may remember that a name was absent."""
 
 FILLING = b"0123456789abcdef" * 4096
-"""Makes a file large enough to be seen unfinished."""
+"""Padding that makes a file large enough to be seen unfinished."""
 
 
 @dataclass(frozen=True)
 class Lane:
-    """What one of the two runs with.
+    """The means of one of the two processes.
 
     Attributes:
         store: The store.
@@ -47,7 +47,7 @@ class Lane:
 
 
 def publish(lane: Lane) -> list[dict[str, Any]]:
-    """Both publish the same 100 names; each reads at once what stands there."""
+    """Both publish the same 100 names, and each reads the published file at once."""
     reports = []
     for number in range(100):
         lane.remember_absence(f"{number}")
@@ -74,7 +74,7 @@ def last_arrival(lane: Lane) -> list[bool]:
 
 
 def wait(lane: Lane) -> list[bool]:
-    """In turn, one publishes a name of which the other remembers that it was absent, and waits for."""
+    """In turn, one publishes a name that the other remembers as absent and waits for."""
     seen = []
     for number in range(20):
         name = f"{number}"
@@ -137,7 +137,7 @@ RACES: dict[str, Callable[[Lane], Any]] = {
 
 
 def run(root: str, race: str, me: int, *, patience_s: float) -> list[Any]:
-    """Run a race as one of two; what 0 reports and what 1 reports."""
+    """Run a race as one of two; returns the reports of 0 and 1."""
     os.makedirs(root, exist_ok=True)
     store = Store(root)
     names = f"{race}/names"

@@ -1,4 +1,4 @@
-"""Whoever waits for files of others finds them at the next look, and does not look more often than is worth it."""
+"""A rank that waits for other ranks' files finds them at the next look, and does not look more often than needed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from functools import partial
 import pytest
 from hypothesis import given
 
+from estafeta import waiting
 from estafeta.errors import Gone
-from estafeta.store.arrivals import ALARM_S, Arrivals
+from estafeta.store.arrivals import Arrivals
 from estafeta.store.files import Reader
 from estafeta.store.store import Store
 
@@ -24,7 +25,7 @@ class GivenUp(Exception):
 
 
 def never(_missing: object) -> None:
-    """An alarm that always says to go on."""
+    """An alarm that never raises."""
 
 
 def publish(client: Client, path: str) -> None:
@@ -56,7 +57,7 @@ def test_a_name_whose_absence_is_remembered_is_found(two_clients: TwoClients, ou
     arrivals = Arrivals(b.store, outboxes, never, writers=2)
     assert not arrivals.is_local
     assert contents(arrivals.collect(["a/1", "b/1"])) == [b"a/1", b"b/1"]
-    assert b.clock.monotonic() <= 5.5 + ALARM_S
+    assert b.clock.monotonic() <= 5.5 + waiting.ALARM_S
 
 
 def test_files_are_found_in_whatever_order_they_come(two_clients: TwoClients, outboxes: list[str]) -> None:
@@ -77,7 +78,7 @@ def test_looks_are_few_in_rounds_that_are_alike(two_clients: TwoClients, outboxe
         a.clock.after(2.0, partial(publish, a, f"a/{number}"))
         arrivals.collect([f"a/{number}"])[0].close()
         looks.append(arrivals.looks - before)
-        assert a.clock.monotonic() - began <= 2.0 + 2 * ALARM_S
+        assert a.clock.monotonic() - began <= 2.0 + 2 * waiting.ALARM_S
     assert sum(looks[1:]) / 19 < looks[0] / 2
 
 
@@ -93,11 +94,11 @@ def test_the_alarm_rings_while_nothing_comes(two_clients: TwoClients, outboxes: 
     publish(a, "a/1")
     with pytest.raises(GivenUp):
         Arrivals(b.store, outboxes, alarm, writers=2).collect(["a/1", "b/1"])
-    assert max(later - earlier for earlier, later in itertools.pairwise(rang)) <= ALARM_S * 1.001
+    assert max(later - earlier for earlier, later in itertools.pairwise(rang)) <= waiting.ALARM_S * 1.001
     assert a.store.list("a") == {"1"}
 
 
-def test_what_was_retired_is_gone(two_clients: TwoClients, outboxes: list[str]) -> None:
+def test_retired_message_is_gone(two_clients: TwoClients, outboxes: list[str]) -> None:
     a, b = two_clients
     publish(a, "a/1")
     publish(a, "b/1")
@@ -113,7 +114,7 @@ def test_what_was_retired_is_gone(two_clients: TwoClients, outboxes: list[str]) 
 def test_two_that_wait_for_each_other_meet(
     two_clients: TwoClients, new_directory: Callable[[], str], order: list[int]
 ) -> None:
-    """Whatever is remembered of the directories, and whoever comes first, no round is missed."""
+    """No rank misses a round, in any order and whatever the client remembers of the directories."""
     directories = [new_directory(), new_directory()]
 
     def go(store: Store, own: str) -> list[bytes]:

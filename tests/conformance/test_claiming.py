@@ -1,4 +1,4 @@
-"""A duty is given to one holder per generation, and the last to arrive notices that all have."""
+"""A duty has one holder per generation, and the last to arrive notices that all have arrived."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def arrive(client: Client, directory: str, rank: str) -> bool:
 
 
 def arrive_looking_first(client: Client, directory: str, rank: str) -> bool:
-    """The wrong way round."""
+    """Look first, then publish: the wrong order."""
     others = client.store.list(directory)
     client.store.publish(f"{directory}/{rank}", [rank.encode()], rank)
     return others | {rank} == {"A", "B"}

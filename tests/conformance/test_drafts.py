@@ -1,4 +1,4 @@
-"""Files that are filled piece by piece are published as all others are, whoever looks and whatever is lost."""
+"""Drafts are published like all other files, for every reader and after every loss."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEAD_BYTES = len(chunks("A")[0])
 
 
 def drafts_of(store: Store, directory: str = "d") -> Drafts:
-    """Drafts as `Exchange` has them there: filled again only where nobody else can be."""
+    """Drafts as `Exchange` makes them: it fills them again only where no other machine can be."""
     return Drafts(store, directory, reuse=store.files.watch([store.absolute(directory)]) is not None)
 
 
@@ -39,7 +39,7 @@ def directory(two_clients: TwoClients) -> str:
     return "d"
 
 
-def test_what_is_published_is_what_others_read(two_clients: TwoClients, directory: str) -> None:
+def test_other_clients_read_what_was_published(two_clients: TwoClients, directory: str) -> None:
     a, b = two_clients
     assert b.store.list("d") == frozenset()
     assert not b.looks_up("d/f")
@@ -49,7 +49,7 @@ def test_what_is_published_is_what_others_read(two_clients: TwoClients, director
     assert b.store.read("d/f") == content("A")
 
 
-def test_what_is_filled_is_not_published(two_clients: TwoClients, directory: str) -> None:
+def test_filling_a_draft_publishes_nothing(two_clients: TwoClients, directory: str) -> None:
     a, b = two_clients
     drafts = drafts_of(a.store)
     drafts.take().write(chunks("A"), 0)
@@ -58,7 +58,7 @@ def test_what_is_filled_is_not_published(two_clients: TwoClients, directory: str
     assert a.all_names("d") == []
 
 
-def test_who_comes_second_is_told_so_and_sees_the_first(two_clients: TwoClients, directory: str) -> None:
+def test_second_publisher_loses_and_reads_the_first(two_clients: TwoClients, directory: str) -> None:
     a, b = two_clients
     drafts = drafts_of(b.store)
     publish(drafts_of(a.store), "f", "A")

@@ -1,4 +1,4 @@
-"""Resident ranks on two machines come to the same bits, whoever goes first, and whatever is lost."""
+"""Resident ranks on two machines come to the same bits in any order, and after any loss."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from estafeta.errors import Gone
 from estafeta.protocol.layout import Round, RunLayout
-from estafeta.protocol.slices import cut
+from estafeta.protocol.partition import cut
 from estafeta.residents.exchange import Exchange
 from estafeta.store.files import Reader
 from estafeta.store.store import Store
@@ -40,7 +40,7 @@ def expected() -> Array:
 
 
 def never(_missing: object) -> None:
-    """An alarm that always says to go on."""
+    """An alarm that never raises."""
 
 
 def begin(client: Client, run: str) -> RunLayout:
@@ -97,10 +97,10 @@ def test_two_ranks_come_to_the_same_bits(
 
 @settings(PROPERTY, max_examples=20)
 @given(order=ORDERS)
-def test_of_two_incarnations_of_a_rank_each_publication_is_by_one(
+def test_two_incarnations_of_a_rank_publish_each_message_once(
     two_clients: TwoClients, new_directory: Callable[[], str], order: list[int]
 ) -> None:
-    """One is slow, and has been replaced on the other machine. In the first round both are at work."""
+    """One incarnation is slow, and has been replaced on the other machine. In the first round both are at work."""
     layout = begin(two_clients[0], new_directory())
     a, b = (client.store for client in two_clients)
     found = interleave(
@@ -117,7 +117,7 @@ def test_of_two_incarnations_of_a_rank_each_publication_is_by_one(
 def test_a_contribution_that_is_retired_while_it_is_read_before_a_restart(
     nfs: Nfs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever is rebuilt from the redo log has to look for a newer version then, and not to fail."""
+    """A rank that is rebuilt from the redo log then has to look for a newer version, and not fail."""
     a, b = nfs.clients()
     layout = begin(a, "r")
     interleave([0, 1] * 200, lambda: live(a.store, layout, 0), lambda: live(a.store, layout, 1))

@@ -1,4 +1,4 @@
-"""A call that was carried out, but is refused because its first reply was lost, is taken for what it is."""
+"""The store recognises a call that has succeeded, though it is refused because its first reply was lost."""
 
 from __future__ import annotations
 

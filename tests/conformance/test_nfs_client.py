@@ -1,4 +1,4 @@
-"""The imitation is as bad as the real thing: each test is something that real NFS clients were measured to do."""
+"""The imitation is as bad as the real thing: each test shows a measured behaviour of real NFS clients."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ F = f"{ROOT}/f"
 D = f"{ROOT}/d"
 
 MOSTLY_B = ([0] + [1] * 9) * 9
-"""Whose turn it is: a poll of B's fits between two requests of A's."""
+"""Order of turns in which a poll of B's fits between two requests of A's."""
 
 
 def opens(files: NfsClientFiles, path: str) -> bool:

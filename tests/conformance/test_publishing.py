@@ -1,4 +1,4 @@
-"""A published file appears complete, under its final name, once; and nothing else is left behind."""
+"""A published file appears complete, under its final name, once; and no other file stays behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .faults import Failing, FullDisk
 from .turns import interleave
 
 ORDERS = st.lists(st.integers(0, 5), max_size=40)
-"""Whose turn it is."""
+"""Number of the machine whose turn it is."""
 
 PROPERTY = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -30,7 +30,7 @@ def content(token: str) -> bytes:
     return b"".join(chunks(token))
 
 
-def test_what_is_published_is_what_others_read(two_clients: TwoClients) -> None:
+def test_other_clients_read_what_was_published(two_clients: TwoClients) -> None:
     a, b = two_clients
     a.store.make_directories("runs/r")
     assert a.store.publish("runs/r/f", chunks("A"), "A")
@@ -38,7 +38,7 @@ def test_what_is_published_is_what_others_read(two_clients: TwoClients) -> None:
     assert b.store.read("runs/r/f") == content("A")
 
 
-def test_who_comes_second_is_told_so_and_sees_the_first(two_clients: TwoClients) -> None:
+def test_second_publisher_loses_and_reads_the_first(two_clients: TwoClients) -> None:
     a, b = two_clients
     assert not b.looks_up("f")
     assert a.store.publish("f", chunks("A"), "A")
@@ -99,7 +99,7 @@ def test_an_error_of_the_last_step_leaves_nothing(
 
 
 def look_again_and_again(store: Store, directory: str, seen: set[bytes]) -> None:
-    """Read whatever is listed, six times."""
+    """Read all listed files, six times."""
     for _ in range(6):
         seen.update(store.read(f"{directory}/{name}") for name in store.list(directory))
 

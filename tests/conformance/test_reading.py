@@ -50,7 +50,7 @@ def test_other_errors_are_passed_on(two_clients: TwoClients) -> None:
 
 
 def test_a_file_that_is_swept_while_it_is_read(two_clients: TwoClients) -> None:
-    """Complete from a server that lives, Gone from one that was restarted; never something else."""
+    """A living server gives the complete file, a restarted one Gone; no server gives anything else."""
     a, b = two_clients
     a.store.publish("f", chunks("A"), "A")
 

@@ -1,4 +1,4 @@
-"""Removing may be repeated, may meet others who remove or write, and may leave what NFS still needs."""
+"""A removal may be repeated, may meet other removals or writers, and may leave files that NFS still needs."""
 
 from __future__ import annotations
 

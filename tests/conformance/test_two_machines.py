@@ -38,7 +38,7 @@ Both = Callable[[Callable[[races.Lane], Any]], list[Any]]
 
 @pytest.fixture
 def both(request: pytest.FixtureRequest, tmp_path: Path) -> Both:
-    """Runs a race in two processes; gives what each reports."""
+    """A function that runs a race in two processes and gives both reports."""
     given, peer, word = (request.config.getoption(name) for name in ("--store-root", "--peer", "--peers-token"))
     if peer and not (given and word):
         raise pytest.UsageError("--peer needs --store-root and --peers-token, the same on both machines")

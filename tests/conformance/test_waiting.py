@@ -1,4 +1,4 @@
-"""Whoever waits by listing sees what others publish at the next look; whoever polls a name does not."""
+"""A process that waits by listing sees a new file at the next look; one that polls a name does not."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_names_that_begin_with_a_dot_are_not_published(two_clients: TwoClients) 
     assert b.store.list("") == {"f"}
 
 
-def test_what_is_swept_is_not_listed(two_clients: TwoClients) -> None:
+def test_swept_file_is_not_listed(two_clients: TwoClients) -> None:
     a, b = two_clients
     a.store.publish("f", [b"A"], "A")
     assert b.store.exists("f")

@@ -1,4 +1,4 @@
-"""Several machines that go one at a time, in an order fixed beforehand, so that an interleaving can be repeated.
+"""Several machines that take turns in a fixed order, so that an interleaving can be repeated.
 
 Each machine's code runs on a thread of its own and stops at every `pause()`, which the file systems under test call
 before each request. Whose thread goes on is read from a list of numbers; hypothesis makes and shrinks such lists.
@@ -17,13 +17,13 @@ from .interposed import Interposed
 T = TypeVar("T")
 
 DEADLINE_S = 30.0
-"""When a machine that should come to its next pause, or its end, is given up."""
+"""Seconds after which a machine that does not reach its next pause, or its end, is given up."""
 
 _here = threading.local()
 
 
 class Machine(Generic[T]):
-    """Code that goes on when it is told to, up to its next pause."""
+    """Code that runs up to its next pause at each `step`."""
 
     def __init__(self, code: Callable[[], T]) -> None:
         self._code = code

@@ -22,6 +22,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
 from estafeta.client.inline import NO_LIMIT_S
 from estafeta.functions.control import control
 from estafeta.functions.merge import merge
@@ -29,9 +31,10 @@ from estafeta.functions.worker import work
 from estafeta.job.stopping import EpochRecord
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import RunLayout
-from estafeta.protocol.snapshot import OUTCOMES
+from estafeta.protocol.listing import round_of
+from estafeta.protocol.message import form_of, glance
+from estafeta.protocol.snapshot import OUTCOMES, read_plan
 from estafeta.protocol.spec import MergeEvent, Outcome, Role, RunSpec, WorkerEvent
-from estafeta.residents.message import FIXED_BYTES, MAGIC
 from estafeta.store.files import Files, Reader
 from estafeta.store.store import Store
 from estafeta.store.tensorfile import Array, TensorFile
@@ -286,14 +289,28 @@ class Relay:
                 self.store.reading(path, read_tensors)
                 continue
             content = self.store.read(path)
-            if path.split("/")[-3] == "exchange":
-                assert content.startswith(MAGIC), path
-                assert len(content) >= FIXED_BYTES, path
+            if "exchange" in path.split("/"):
+                self.store.reading(path, glance)
+            elif path.split("/")[-2] in ("contributions", "partial"):
+                self._assert_message_is_whole(path)
             elif path.endswith(".py"):
                 shipped = self.spec.origin or self.spec  # a fork has its origin's code
                 assert content.endswith(f"# {shipped.token}\n".encode()), path
             elif not path.endswith(("/STOP", "/reserve")):
                 json.loads(content)
+
+    def _assert_message_is_whole(self, path: str) -> None:
+        _, folder, name = path.rsplit("/", 2)
+        plan, round_ = read_plan(self.store, self.layout), round_of(name)
+        assert round_ is not None
+        form = form_of(plan, round_.phase, unfinished=folder == "partial")
+
+        def read(reader: Reader) -> None:
+            head, vector = form.read(reader)
+            for _ in form.stream(reader, head, vector, np.empty(plan.size, np.float32)):
+                pass  # the digest is checked after the last chunk
+
+        self.store.reading(path, read)
 
     def _digest(self, path: str) -> str:
         content = self.store.read(path)

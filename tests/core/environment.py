@@ -6,23 +6,23 @@ import contextlib
 from collections.abc import Iterator
 
 from estafeta.job import user_code
-from estafeta.protocol.invocation import PROCESS_MEMORY, read_spec
-from estafeta.protocol.snapshot import read_plan
+from estafeta.protocol.invocation import PROCESS
+from estafeta.protocol.run_folder import open_folder
+from estafeta.protocol.warm import Warm
 
 
 def forget() -> None:
     """Make this process a new execution environment: nothing of earlier invocations is in memory."""
-    PROCESS_MEMORY.clear()
-    read_spec.cache_clear()
-    read_plan.cache_clear()
+    vars(PROCESS).update(vars(Warm()))
+    open_folder.cache_clear()
     user_code._leave()
 
 
 @contextlib.contextmanager
 def elsewhere() -> Iterator[None]:
     """In another execution environment; this one is as it was when it goes on."""
-    kept = dict(PROCESS_MEMORY)
+    kept = dict(vars(PROCESS))
     forget()
     yield
     forget()
-    PROCESS_MEMORY.update(kept)
+    vars(PROCESS).update(kept)

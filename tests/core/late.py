@@ -15,13 +15,11 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from conformance.interposed import Interposed
-from estafeta.protocol.contribution import stand_in, tally_of
 from estafeta.protocol.layout import Round
-from estafeta.protocol.listing import ranks_in, round_of
+from estafeta.protocol.message import form_of, glance
+from estafeta.protocol.snapshot import read_plan
 from estafeta.protocol.spec import RunSpec
-from estafeta.residents.message import FIXED_BYTES, MAGIC
 from estafeta.store.files import OsFiles, OsReader, Watch
-from estafeta.store.tensorfile import TensorFile
 
 from .driver import Relay, Result
 from .stage import Stage
@@ -65,18 +63,11 @@ class Witness(Interposed):
 
 def _missed_by(source: str, target: str) -> Missed:
     folder, name = target.split("/")[-2:]
-    if folder == "contributions":
-        with OsReader(source) as reader:
-            round_ = round_of(name)
-            assert round_ is not None
-            return {(round_.version, rank) for rank in ranks_in([name], round_) if tally_of(TensorFile(reader)).missed}
-    if name.startswith("gradient-"):
-        head = bytearray(FIXED_BYTES)
-        with OsReader(source) as reader:
-            reader.readinto(head, 0)
-        assert head.startswith(MAGIC)
-        return {(int(name[9:]), int(folder))} if int.from_bytes(head[28:32], "little") else set()
-    return set()
+    if folder != "contributions" and not name.startswith("gradient-"):
+        return set()
+    with OsReader(source) as reader:
+        head = glance(reader)
+    return {(head.version, head.rank)} if head.is_stand_in else set()
 
 
 class Uneven(Stage):
@@ -112,9 +103,11 @@ def replayed(stage: Uneven) -> Result:
     with TemporaryDirectory() as root:
         relay = Relay(Path(root), spec)
         relay.start()
+        relay.drain_until(lambda: relay.store.exists(relay.layout.plan))
+        form = form_of(read_plan(relay.store, relay.layout), "train")
         for version, rank in stage.witness.missed:
-            round_ = Round(version, "train")
-            relay.store.publish(relay.layout.contribution(round_, rank), stand_in(round_, rank, "given"), "given")
+            path = relay.layout.contribution(Round(version, "train"), rank)
+            relay.store.publish(path, form.stand_in(version, rank, "given"), "given")
         relay.drain()
         return relay.result()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from estafeta.data.sampling import batch_of, split_rows, steps_per_epoch
+from estafeta.data.sampler import batch_of, split_rows, steps_per_epoch
 from estafeta.job.job import Job
 from estafeta.protocol.spec import RunSpec
 

@@ -1,4 +1,4 @@
-"""What the client makes of a job: the spec of a run, and the code that goes with it."""
+"""Specs of runs, as the client makes them of jobs, and the code that goes with them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from estafeta.job.job import Job
-from estafeta.job.settings import to_dict
+from estafeta.job.optim import to_dict
+from estafeta.job.recipe import numbers_of
 from estafeta.protocol.spec import FunctionSettings, Role, RunSpec
 
 from . import jobs
@@ -22,7 +23,7 @@ _tokens = itertools.count()
 
 
 def spec_of(name: str, job: Job | None = None, *, workers: int = 2, run: str = "r", **changes: Any) -> RunSpec:
-    """What the client makes of a job.
+    """Return the spec that the client makes of a job.
 
     Args:
         name: The job's name in `jobs.py`, or `module:name` elsewhere.
@@ -32,7 +33,6 @@ def spec_of(name: str, job: Job | None = None, *, workers: int = 2, run: str = "
         changes: Fields of the spec that shall be different.
     """
     job = job or getattr(jobs, name)
-    same = ("seed", "batch_size", "micro_batch_size", "drop_last", "epochs", "validation")
     fields: dict[str, Any] = {
         "token": f"run-{next(_tokens):08d}",
         "run": run,
@@ -43,6 +43,6 @@ def spec_of(name: str, job: Job | None = None, *, workers: int = 2, run: str = "
         "optimizer": to_dict(job.optimizer),
         "early_stopping": job.stopping,
         "functions": FUNCTIONS,
-        **{field: getattr(job, field) for field in same},
+        **numbers_of(job),
     }
     return RunSpec(**{**fields, **changes})

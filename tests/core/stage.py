@@ -24,6 +24,7 @@ from conformance.interposed import Interposed
 from conformance.turns import Machine
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.spec import Role, RunSpec
+from estafeta.protocol.warm import Warm
 from estafeta.store.files import Files, OsFiles, Watch
 from estafeta.store.store import Store
 
@@ -55,7 +56,7 @@ class Environment:
     """
 
     store: Store
-    memory: dict[str, Any] = field(default_factory=dict)
+    memory: Warm = field(default_factory=Warm)
 
 
 @dataclass(eq=False)
@@ -272,7 +273,7 @@ class Stage(Relay):
             lambda: self._limit_s - (self.now - actor.began),
             event.role,
             quiet=True,
-            memory=actor.environment.memory,
+            warm=actor.environment.memory,
         )
         return perform(event, invocation)
 

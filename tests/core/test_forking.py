@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from estafeta.job.optim import SGD
-from estafeta.job.settings import to_dict
+from estafeta.job.optim import SGD, to_dict
 from estafeta.job.stopping import EarlyStopping
 from estafeta.protocol.layout import RunLayout
 from estafeta.protocol.listing import versions_in
@@ -158,7 +157,7 @@ def test_no_tensor_is_copied(tmp_path: Path) -> None:
         ("final", {"run": "r"}, "there is a run named r already", ""),
     ],
 )
-def test_what_cannot_be_forked(
+def test_impossible_forks_are_refused_and_change_nothing(
     version: str | int, changes: dict[str, Any], message: str, hint: str, tmp_path: Path
 ) -> None:
     relay = Relay(tmp_path, spec_of("plain"))
@@ -181,7 +180,7 @@ def test_a_run_at_work_has_no_final_version(tmp_path: Path) -> None:
     assert "no epoch has ended" in fork_of(relay, "best")["error"]["message"]
 
 
-def test_who_dies_while_forking_can_ask_again(tmp_path: Path) -> None:
+def test_fork_that_died_can_be_asked_for_again(tmp_path: Path) -> None:
     """After each call: the fork is there or not, and asking again, as the same client, makes it."""
     files = Mortal()
     for calls in range(1, 200, 3):

@@ -239,7 +239,7 @@ def test_accidents_leave_agreement_and_bits_as_they_are(topology: str, seed: int
 
 
 @TOPOLOGIES
-def test_what_is_said_is_a_lower_bound_of_what_is_billed_and_close_to_it(topology: str, tmp_path: Path) -> None:
+def test_reported_cost_is_a_close_lower_bound_of_the_bill(topology: str, tmp_path: Path) -> None:
     """Where nothing dies, all that is missing is the end of the last invocations, and environments that are not used
     again."""
     stage = Stage(tmp_path, spec(topology), seed=6)

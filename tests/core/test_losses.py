@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from estafeta import waiting
 from estafeta.protocol.listing import calls_in, residents_in
-from estafeta.residents.lookout import MOST_CALLS
 
 from .driver import undisturbed, undisturbed_of
 from .events import Event
@@ -158,7 +158,7 @@ def test_a_rank_that_is_only_slow_is_not_given_up(tmp_path: Path) -> None:
     spec = spec_of("ponderous", topology="sharded", workers=2, epochs=1)
     stage = Uneven(tmp_path, spec, slow={1: 150.0}, seed=1)
     stage.start()
-    until(stage, lambda: calls_in(stage.store.list(stage.layout.legs), 1).get(0) == MOST_CALLS)
+    until(stage, lambda: calls_in(stage.store.list(stage.layout.legs), 1).get(0) == waiting.MOST_CALLS)
     stage.drain()
     assert stage.result() == undisturbed_of(spec_of("ponderous", workers=2, epochs=1))
 
@@ -252,11 +252,11 @@ def test_a_rank_that_is_lost_each_time_fails_the_run(topology: str, rank: int, t
     failure = stage.outcome().failure
     assert failure is not None
     assert (failure.reason, failure.rank, failure.exit_code) == ("Lost", rank, 1)
-    assert f"sent for {MOST_CALLS} times" in failure.message
+    assert f"after {waiting.MOST_CALLS} calls" in failure.message
     assert failure.round is not None
     assert failure.round in failure.message
     assert failure.request_id
-    assert sum(is_reside(event, rank) and event.attempt == 1 for event in stage.delivered) == 1 + MOST_CALLS
+    assert sum(is_reside(event, rank) and event.attempt == 1 for event in stage.delivered) == 1 + waiting.MOST_CALLS
     deaths = iter([12, 12])
     stage._dies_after = lambda event: next(deaths, None) if is_reside(event, rank) else None
     stage.control("resume")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tracemalloc
@@ -12,9 +11,9 @@ import numpy as np
 import pytest
 
 from estafeta.functions.merge import merge
-from estafeta.protocol.contribution import Tally, contribution
 from estafeta.protocol.invocation import Invocation
-from estafeta.protocol.layout import Round, contribution_name
+from estafeta.protocol.layout import Round
+from estafeta.protocol.message import Kind, form_of
 from estafeta.protocol.spec import MergeEvent, Plan, Slot
 from estafeta.protocol.weights import Weights, publish_weights, read_weights
 from estafeta.store.tensorfile import CHUNK_BYTES
@@ -48,6 +47,7 @@ def ready_to_merge(tmp_path: Path, workers: int) -> Relay:
         valid_rows=0,
         steps_per_epoch=10,
         total_steps=20,
+        sums=("loss", "accuracy"),
         parameters=(Slot(name="w", shape=(SIZE,)),),
         buffers=(),
         frozen=(),
@@ -56,12 +56,10 @@ def ready_to_merge(tmp_path: Path, workers: int) -> Relay:
     vector = np.zeros(SIZE, np.float32)
     publish_weights(store, layout, Weights(0, vector, {}, {"exp_avg": vector, "exp_avg_sq": vector}), "t")
     store.publish(layout.plan, [plan.to_json()], "t")
-    first = Round(0, "train")
-    content = contribution(first, 0, Tally(1, {"loss": 1.0, "accuracy": 1.0}, 1), vector + 1, {}, "t")
-    store.publish(layout.contribution(first, 0), content, "t")
-    folder = tmp_path / layout.contributions
-    for rank in range(1, workers):
-        os.link(folder / contribution_name(first, 0), folder / contribution_name(first, rank))
+    first, form = Round(0, "train"), form_of(plan, "train")
+    for rank in range(workers):
+        head = {"version": 0, "rank": rank, "rows": 1, "sums": (1.0, 1.0), "token": "t"}
+        store.publish(layout.contribution(first, rank), form.content(Kind.GRADIENT, vector + 1, **head), "t")
     return relay
 
 

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from estafeta.data.sampling import batch_of, micro_batches, share_of, split_rows
+from estafeta.data.sampler import batch_of, micro_batches, share_of, split_rows
 from estafeta.protocol.weights import read_weights
 
 from . import jobs

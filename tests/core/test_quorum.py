@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from estafeta import waiting
 from estafeta.job.stopping import EarlyStopping
-from estafeta.protocol.quorum import MOST_IN_A_ROW
 from estafeta.protocol.spec import RunSpec
 
 from .driver import undisturbed_of
@@ -45,7 +45,7 @@ def test_a_slow_rank_is_left_out_and_the_result_follows_from_the_members(
     result = stage.run()
     assert stage.witness.missed
     assert stage.errors == []
-    assert_fair(stage, STEPS, MOST_IN_A_ROW)
+    assert_fair(stage, STEPS, waiting.MOST_MISSED)
     assert replayed(stage) == result != undisturbed_of(quorate("merge", None))
 
 
@@ -72,7 +72,7 @@ def test_deaths_do_not_show(topology: str, seed: int, tmp_path: Path) -> None:
     stage = Uneven(tmp_path, spec, slow={seed % 3: 30.0}, seed=seed, dies_after=one_in_four(seed))
     result = stage.run()
     assert stage.witness.missed
-    assert_fair(stage, STEPS, MOST_IN_A_ROW)
+    assert_fair(stage, STEPS, waiting.MOST_MISSED)
     assert replayed(stage) == result
 
 
@@ -88,7 +88,7 @@ def test_resuming_after_the_death_of_all_keeps_the_members(topology: str, seed: 
     stage.kill_all()
     stage.control("resume")
     stage.drain()
-    assert_fair(stage, STEPS, MOST_IN_A_ROW)
+    assert_fair(stage, STEPS, waiting.MOST_MISSED)
     assert replayed(stage) == stage.result()
 
 
@@ -104,16 +104,16 @@ def test_nothing_is_left_over(topology: str, tmp_path: Path) -> None:
 def test_a_rank_that_is_always_late_is_waited_for_now_and_then(topology: str, tmp_path: Path) -> None:
     stage = Uneven(tmp_path, quorate(topology, batch_size=3, epochs=1), slow={1: 40.0}, seed=1)
     stage.run()
-    assert len(stage.witness.missed) == MOST_IN_A_ROW
-    assert_fair(stage, 12, MOST_IN_A_ROW)
+    assert len(stage.witness.missed) == waiting.MOST_MISSED
+    assert_fair(stage, 12, waiting.MOST_MISSED)
 
 
 @RESIDENT
-def test_between_machines_members_are_found_by_listing(topology: str, tmp_path: Path) -> None:
+def test_listing_finds_members_on_other_machines(topology: str, tmp_path: Path) -> None:
     stage = Uneven(tmp_path, quorate(topology), slow={1: 60.0}, shared=True, seed=2)
     result = stage.run()
     assert stage.witness.missed
-    assert_fair(stage, STEPS, MOST_IN_A_ROW)
+    assert_fair(stage, STEPS, waiting.MOST_MISSED)
     assert replayed(stage) == result
 
 
@@ -135,5 +135,5 @@ def test_without_validation_the_record_of_an_epoch_does_not_come_too_late(tmp_pa
     stage = Uneven(tmp_path, quorate("replicated", batch_size=16, **UNVALIDATED), slow={0: 60.0}, seed=1)
     result = stage.run()
     assert stage.witness.missed
-    assert_fair(stage, 3, MOST_IN_A_ROW)
+    assert_fair(stage, 3, waiting.MOST_MISSED)
     assert replayed(stage) == result

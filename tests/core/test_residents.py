@@ -119,7 +119,7 @@ def test_a_run_stops_where_all_agree_and_is_resumed(topology: str, turns: int, t
 
 
 @TOPOLOGIES
-def test_who_has_ended_a_run_removes_nothing_of_it_when_it_has_been_resumed(topology: str, tmp_path: Path) -> None:
+def test_rank_that_ended_a_run_removes_nothing_after_it_was_resumed(topology: str, tmp_path: Path) -> None:
     """GIVEN a rank that stands still once it has published the end WHEN the run is resumed, and that rank wakes."""
     spec = spec_of("plain", topology=topology, workers=3, epochs=15)
     stage = Stage(tmp_path, spec, seed=1)
@@ -177,7 +177,7 @@ def test_resuming_goes_on_after_the_loss_of_all_successors(topology: str, tmp_pa
     assert stage.result() == undisturbed("adamw", 3)
 
 
-def test_who_takes_over_after_a_valid_round_does_not_wait_for_what_is_retired(tmp_path: Path) -> None:
+def test_leg_that_begins_after_a_valid_round_does_not_wait_for_retired_messages(tmp_path: Path) -> None:
     """A slow rank still saves when another's next leg begins, which goes on from the version saved before that one."""
     spec = spec_of("adamw", topology="sharded", workers=3, batch_size=6, rounds_per_invocation=4)
     stage = Uneven(tmp_path, spec, slow={1: 30.0}, seed=2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from estafeta.job.stopping import EarlyStopping
-from estafeta.protocol.contribution import GRADIENT, Tally, tally_of
 from estafeta.protocol.layout import Round
 from estafeta.protocol.listing import ranks_in
-from estafeta.store.tensorfile import TensorFile
+from estafeta.protocol.message import Head, form_of
+from estafeta.protocol.snapshot import read_plan
+from estafeta.store.files import Reader
 
 from . import jobs
 from .driver import Relay
@@ -23,12 +23,13 @@ from .specs import spec_of
 from .test_agreement import SERIAL, assert_agree
 
 
-def headers(relay: Relay, round_: Round) -> list[tuple[Tally, bool]]:
-    """Of the contributions to a round, by rank: the tally, and whether there is a gradient."""
+def heads(relay: Relay, round_: Round) -> list[tuple[Head, bool]]:
+    """By rank, the head of the contribution to a round, and whether there is a gradient."""
+    form = form_of(read_plan(relay.store, relay.layout), round_.phase)
 
-    def read(reader: Any) -> tuple[Tally, bool]:
-        file = TensorFile(reader)
-        return tally_of(file), GRADIENT in file.entries
+    def read(reader: Reader) -> tuple[Head, bool]:
+        head, _ = form.read(reader)
+        return head, reader.size > form.vector_at
 
     paths = [relay.layout.contribution(round_, rank) for rank in range(relay.spec.workers)]
     return [relay.store.reading(path, read) for path in paths]
@@ -39,9 +40,9 @@ def test_a_batch_of_fewer_rows_than_workers(tmp_path: Path) -> None:
     relay.start()
     last = Round(2, "train")
     relay.drain_until(lambda: ranks_in(relay.store.list(relay.layout.contributions), last) == set(range(8)))
-    found = headers(relay, last)
-    assert [tally.rows for tally, _ in found] == [0, 1, 0, 1, 0, 1, 0, 1]
-    assert [tally.parts for tally, _ in found] == [0, 1, 0, 1, 0, 1, 0, 1]
+    found = heads(relay, last)
+    assert [head.rows for head, _ in found] == [0, 1, 0, 1, 0, 1, 0, 1]
+    assert [head.parts for head, _ in found] == [0, 1, 0, 1, 0, 1, 0, 1]
     assert [has_gradient for _, has_gradient in found] == [False, True] * 4
     relay.drain()
     assert_agree(relay, train_serially(jobs.plain, relay.spec, **SERIAL["plain"]))

@@ -15,7 +15,7 @@ from estafeta.data.catalog import read_manifest, remove
 from estafeta.data.importing.arrays import Arrays, from_array
 from estafeta.data.importing.importer import Wishes, import_dataset
 from estafeta.data.manifest import Manifest
-from estafeta.data.sampling import held_out, steps_per_epoch
+from estafeta.data.sampler import held_out, steps_per_epoch
 from estafeta.data.windows import BlockRows, Deal
 from estafeta.job.job import Job
 from estafeta.job.optim import SGD
@@ -191,7 +191,7 @@ def test_it_agrees_with_a_serial_loop(workers: int, imported: float | None, tmp_
     assert relay.epochs()[-1].metrics["valid_loss"] == pytest.approx(float(loss), rel=1e-5)
 
 
-def test_what_is_read_is_kept_from_round_to_round(tmp_path: Path) -> None:
+def test_blocks_stay_in_memory_from_round_to_round(tmp_path: Path) -> None:
     bring(tmp_path)
     relay = relay_of(tmp_path, workers=1)
     relay.start()
@@ -220,7 +220,7 @@ def test_a_data_set_for_validation(tmp_path: Path) -> None:
         " torch.stack([r[1] for r in rows]))})",
     ],
 )
-def test_what_a_job_makes_of_a_batch(tail: str, tmp_path: Path) -> None:
+def test_transform_and_collate_of_a_job_are_applied(tail: str, tmp_path: Path) -> None:
     """The weights of flipped columns are the flipped weights, but for what they were at the beginning."""
     tail = tail.replace("'transform'", "'model': zeros, 'transform'").replace("'collate'", "'model': zeros, 'collate'")
     zeros = "\ndef zeros():\n    m = model()\n    nn.init.zeros_(m.weight)\n    nn.init.zeros_(m.bias)\n    return m\n"
@@ -238,7 +238,7 @@ def test_a_name_that_is_not_in_the_store(tmp_path: Path) -> None:
     bring(tmp_path)
     failure = failing(tmp_path, "job = Job(**settings | {'dataset': 'number'})")
     assert (failure.reason, failure.exit_code) == ("UsageError", 2)
-    assert "there is no data set named 'number' in the store" in failure.message
+    assert "There is no data set named 'number' in the store" in failure.message
     assert failure.hint == "did you mean numbers? there is: numbers"
 
 
@@ -248,7 +248,7 @@ def test_a_plan_that_does_not_fit(tmp_path: Path) -> None:
     failure = failing(tmp_path, functions={**FUNCTIONS, "worker": worker})
     assert (failure.reason, failure.exit_code) == ("UsageError", 2)
     assert (
-        "a worker needs 323 MB and has 320: Python and PyTorch 320, the model 1, its gradient, twice 1"
+        "A worker needs 323 MB and has 320: Python and PyTorch 320, the model 1, its gradient, twice 1"
         in failure.message
     )
     assert "two windows of data 3" in failure.message
@@ -269,4 +269,4 @@ def test_a_data_set_that_is_removed_during_the_run(again: bool, tmp_path: Path) 
     failure = relay.outcome().failure
     assert failure is not None
     assert failure.exit_code == 2
-    assert ("has been imported anew" if again else "there is no data set named 'numbers'") in failure.message
+    assert ("has been imported again" if again else "There is no data set named 'numbers'") in failure.message

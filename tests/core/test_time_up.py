@@ -24,7 +24,7 @@ def stage_of(tmp_path: Path, topology: str, *, shared: bool, **stage: Any) -> Un
 
 @pytest.mark.parametrize("shared", [False, True], ids=["one machine", "network"])
 @TOPOLOGIES
-def test_who_waits_for_contributions_leaves_in_time(topology: str, shared: bool, tmp_path: Path) -> None:
+def test_rank_that_waits_for_contributions_leaves_in_time(topology: str, shared: bool, tmp_path: Path) -> None:
     stage = stage_of(tmp_path, topology, shared=shared, arrivals=lambda event: () if is_reside(event, 1) else (0,))
     stage.start()
     until(stage, lambda: stage.now > 2.5 * LIMIT_S)
@@ -33,7 +33,7 @@ def test_who_waits_for_contributions_leaves_in_time(topology: str, shared: bool,
 
 
 @TOPOLOGIES
-def test_who_waits_for_saved_parts_at_the_end_leaves_in_time(topology: str, tmp_path: Path) -> None:
+def test_rank_that_waits_for_saved_parts_at_the_end_leaves_in_time(topology: str, tmp_path: Path) -> None:
     """The other rank has died when it was about to save, and nobody sends for it."""
     stage = stage_of(tmp_path, topology, shared=True)
     stage.start()

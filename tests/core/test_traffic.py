@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from estafeta.client.plan.round import Profile, Setting, traffic, valid_traffic
-from estafeta.cost.metering import Meter, Traffic
+from estafeta.cost.meter import Meter, Traffic
 from estafeta.protocol.snapshot import take_snapshot
 from estafeta.store.files import OsFiles
 
@@ -20,7 +20,7 @@ EPOCHS = 12
 
 
 @pytest.mark.parametrize("topology", ["merge", "sharded", "replicated"])
-def test_what_is_predicted_is_what_is_metered(topology: Any, tmp_path: Path) -> None:
+def test_predicted_traffic_is_close_to_the_metered(topology: Any, tmp_path: Path) -> None:
     """To a third, since preparing, saving, ending, and looking again while one waits are not foreseen.
 
     Environments are taken to be warm; on a stage, those of the merge are often not.

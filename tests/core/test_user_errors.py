@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from estafeta.data.sampling import batch_of, share_of, split_rows
+from estafeta.data.sampler import batch_of, share_of, split_rows
 from estafeta.job.stopping import EarlyStopping
 from estafeta.protocol.spec import Failure
 
@@ -68,7 +68,7 @@ def failing(tmp_path: Path, tail: str, *, place: str = "mine:job", **changes: An
         (
             "job = Job(**settings | {'model': lambda: model().double()})",
             "UsageError",
-            "parameter 'weight' is torch.float64",
+            "Parameter 'weight' is torch.float64",
             ".float()",
         ),
         (
@@ -81,7 +81,7 @@ def failing(tmp_path: Path, tail: str, *, place: str = "mine:job", **changes: An
             "job = Job(**settings | {'model': lambda: nn.Sequential(model(), nn.Linear(2, 2, dtype=torch.bfloat16)"
             ".requires_grad_(False))})",
             "UsageError",
-            "tensor '1.weight' is torch.bfloat16",
+            "Tensor '1.weight' is torch.bfloat16",
             "another dtype",
         ),
         (
@@ -97,12 +97,12 @@ def failing(tmp_path: Path, tail: str, *, place: str = "mine:job", **changes: An
             "making the data set raised ZeroDivisionError",
             "",
         ),
-        ("job = Job(**settings | {'dataset': lambda: 40})", "UsageError", "the data set is a int", "a tuple of arrays"),
+        ("job = Job(**settings | {'dataset': lambda: 40})", "UsageError", "The data set is a int", "a tuple of arrays"),
         (
             "class Stream(IterableDataset):\n    def __iter__(self):\n        yield 1\n"
             "job = Job(**settings | {'dataset': Stream})",
             "UsageError",
-            "the data set is a Stream",
+            "The data set is a Stream",
             "map-style",
         ),
         (
@@ -117,12 +117,10 @@ def failing(tmp_path: Path, tail: str, *, place: str = "mine:job", **changes: An
             "different lengths: [4, 5]",
             "",
         ),
-        ("job = Job(**settings | {'valid_dataset': lambda: None})", "UsageError", "the data set is a NoneType", ""),
+        ("job = Job(**settings | {'valid_dataset': lambda: None})", "UsageError", "The data set is a NoneType", ""),
     ],
 )
-def test_what_comes_out_while_the_run_is_prepared(
-    tail: str, reason: str, message: str, hint: str, tmp_path: Path
-) -> None:
+def test_user_errors_in_preparing_end_the_run(tail: str, reason: str, message: str, hint: str, tmp_path: Path) -> None:
     relay, failure = failing(tmp_path, tail)
     assert failure.reason == reason
     assert message in failure.message
@@ -176,12 +174,12 @@ def test_a_monitor_that_is_no_metric(validation: float, tmp_path: Path) -> None:
         (
             "def loss(output, target):\n    return output\njob = Job(**settings | {'loss': loss})",
             "UsageError",
-            "the loss has shape [4, 2] for 4 rows on rank 0 in round train-00000000",
+            "The loss has shape [4, 2] for 4 rows on rank 0 in round train-00000000",
         ),
         (
             "def score(output, target):\n    return output\njob = Job(**settings, metrics={'score': score})",
             "UsageError",
-            "the metric 'score' has shape [4, 2] for 4 rows on rank 0 in round train-00000000",
+            "The metric 'score' has shape [4, 2] for 4 rows on rank 0 in round train-00000000",
         ),
         (
             "def score(output, target):\n    return output.no_such\njob = Job(**settings, metrics={'score': score})",
@@ -192,7 +190,7 @@ def test_a_monitor_that_is_no_metric(validation: float, tmp_path: Path) -> None:
             "class Rows:\n    def __len__(self):\n        return 40\n    def __getitem__(self, row):\n"
             "        return torch.ones(3)\njob = Job(**settings | {'dataset': Rows})",
             "UsageError",
-            "a row of the data set is a Tensor on rank 0",
+            "A row of the data set is a Tensor on rank 0",
         ),
         (
             "class Rows:\n    def __len__(self):\n        return 40\n    def __getitem__(self, row):\n"
@@ -212,11 +210,11 @@ def test_a_monitor_that_is_no_metric(validation: float, tmp_path: Path) -> None:
             "        return (super().forward(inputs) * 0).sqrt()\n"
             "job = Job(**settings | {'model': lambda: Root(3, 2)})",
             "NotFinite",
-            "the gradient has elements that are not finite on rank 0 in round train-00000000",
+            "The gradient has elements that are not finite on rank 0 in round train-00000000",
         ),
     ],
 )
-def test_what_comes_out_in_a_round(tail: str, reason: str, message: str, tmp_path: Path) -> None:
+def test_user_errors_in_a_round_end_the_run(tail: str, reason: str, message: str, tmp_path: Path) -> None:
     _, failure = failing(tmp_path, tail, batch_size=16, micro_batch_size=4)
     assert failure.reason == reason
     assert failure.message.startswith(message)
@@ -268,7 +266,7 @@ def test_a_loss_that_is_nan_is_traced_to_its_rank_and_round(tmp_path: Path) -> N
         epochs=1,
         early_stopping=EarlyStopping(monitor="train_loss"),
     )
-    assert failure.message == f"the loss is nan on rank {rank} in round train-{step:08d}"
+    assert failure.message == f"The loss is nan on rank {rank} in round train-{step:08d}"
     assert (failure.rank, failure.round) == (rank, f"train-{step:08d}")
     assert relay.control("status")["version"] == step
     assert_good_weights(relay)
@@ -281,7 +279,7 @@ def test_the_merge_refuses_weights_that_are_not_finite(tmp_path: Path) -> None:
     tail = "def loss(output, target):\n    return 1e30 * output.mean()\njob = Job(**settings | {'loss': loss})"
     relay, failure = failing(tmp_path, tail, optimizer={"name": "SGD", "lr": 1e20})
     assert failure.reason == "Diverged"
-    assert "step 1 made parameters that are not finite" in failure.message
+    assert "Step 1 made parameters that are not finite" in failure.message
     assert "lower the learning rate" in failure.hint
     assert failure.function == "merge"
     assert relay.control("status")["version"] == 0
@@ -307,11 +305,11 @@ job = Job(**settings | {"dataset": data})
     failure = relay.outcome().failure
     assert failure is not None
     assert failure.reason == "UsageError"
-    assert failure.message.startswith("the data set has 31 rows for this phase, and had 30 when the run was prepared")
+    assert failure.message.startswith("The data set has 31 rows for this phase, and had 30 when the run was prepared")
 
 
 @pytest.mark.parametrize(("error", "reason"), [("OSError(5, 'gone')", "OSError"), ("MemoryError('no')", "OutOfMemory")])
-def test_what_may_pass_is_tried_again(error: str, reason: str, tmp_path: Path) -> None:
+def test_passing_errors_are_retried(error: str, reason: str, tmp_path: Path) -> None:
     tail = f"def data():\n    raise {error}\njob = Job(**settings | {{'dataset': data}})"
     relay = Relay(tmp_path, spec_of("mine:job", jobs.plain), {"mine.py": HEAD + tail})
     relay.run_to_failure()

@@ -25,7 +25,7 @@ from estafeta.client.source import import_job
 from estafeta.data.blocks import Csr
 from estafeta.data.catalog import read_block, read_manifest
 from estafeta.data.manifest import Manifest
-from estafeta.data.sampling import held_out
+from estafeta.data.sampler import held_out
 from estafeta.protocol.spec import Choice
 from estafeta.store.store import Store
 from estafeta.training.block_table import BlockTable
@@ -43,7 +43,7 @@ job = estafeta.Job(model=model, loss=nn.functional.cross_entropy, dataset="numbe
 """
 
 MEMORY_MB = 340
-"""Of a worker; 20 MB more than Python and PyTorch take."""
+"""Memory of a worker; 20 MB more than Python and PyTorch take."""
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

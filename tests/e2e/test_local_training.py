@@ -83,7 +83,7 @@ def test_a_loss_of_nan_ends_the_run_and_keeps_the_last_good_version(
     on_local: Backend, begin: Start, tmp_path: Path, topology: Choice
 ) -> None:
     run = begin(on_local, "small.py:diverging", 2, topology=topology)
-    with pytest.raises(RunFailed, match=r"the loss is nan on rank \d in round train-\d+"):
+    with pytest.raises(RunFailed, match=r"The loss is nan on rank \d in round train-\d+"):
         run.wait()
     assert run.status().version >= (topology == "merge")  # residents do not save each version
     assert run.export(tmp_path, "final").stat().st_size > 64 * 10 * 4

@@ -34,7 +34,7 @@ def test_a_job_is_trained_and_its_model_comes_back(home: Path) -> None:
         run.load_model("worst")  # type: ignore[arg-type]
 
 
-def test_what_is_exported_is_what_the_digest_is_of(inline: Backend, begin: Start, tmp_path: Path) -> None:
+def test_digest_is_that_of_the_exported_weights(inline: Backend, begin: Start, tmp_path: Path) -> None:
     import hashlib
 
     run = begin(inline, "small.py:job", 2, {"epochs": 1})

@@ -20,7 +20,7 @@ TASK_ROOT = HERE / "functions"
 
 
 def eventually(condition: Callable[[], Any], within_s: float = 20.0) -> Any:
-    """Wait until a condition gives something true, and return that."""
+    """Wait until a condition gives a true value, and return the value."""
     deadline = time.monotonic() + within_s
     while not (value := condition()):
         if time.monotonic() > deadline:

@@ -142,7 +142,7 @@ def test_reserved_concurrency_bounds_one_function_only(start: Start, tmp_path: P
 
 
 class FullPool:
-    """A pool without room for one function; what it takes for others, it keeps."""
+    """A pool without room for one function, which keeps the invocations of others."""
 
     def __init__(self) -> None:
         self.refused = 0

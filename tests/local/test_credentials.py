@@ -1,4 +1,4 @@
-"""Signatures: what is let in, and what is not."""
+"""Signatures: which requests pass, and which do not."""
 
 import http.client
 import json
@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from estafeta.local.api.api_error import ApiError
 from estafeta.local.api.http import Request
-from estafeta.local.api.sigv4 import Verifier, sign
+from estafeta.local.api.sigv4 import Verifier
 
 from .conftest import LocalService, client
 
@@ -38,12 +38,6 @@ def verifier() -> Verifier:
 @pytest.mark.parametrize("query", ["", "?Qualifier=%24LATEST", "?b=2&a=1&flag="])
 def test_botocores_signatures_pass(verifier: Verifier, query: str) -> None:
     verifier.check(signed(URL + query, b"{}"))
-
-
-def test_own_signatures_pass(verifier: Verifier) -> None:
-    request = Request("GET", "/a%20b", "y=1", {"host": "h:1"}, b"")
-    sign(request, "AK", "SK", "us-east-1", "lambda")
-    verifier.check(request)
 
 
 @pytest.mark.parametrize(

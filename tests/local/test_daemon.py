@@ -1,4 +1,4 @@
-"""The client's side: start, find, share, replace and stop a service; and its end in every way it can come."""
+"""The client's side: start, find, share, replace and stop a service; and every way in which it can end."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def test_a_zygote_that_dies_takes_its_environments_along_and_is_replaced(start: 
     eventually(lambda: notes(tmp_path / "notes"))
     os.kill(zygote, signal.SIGKILL)
     eventually(lambda: gone({zygote, before}))
-    eventually(lambda: len(notes(tmp_path / "notes")) == 2)  # its event is tried again
+    eventually(lambda: len(notes(tmp_path / "notes")) == 2)  # the service retries its event
     assert service.call("count").payload["count"] == 1
 
 

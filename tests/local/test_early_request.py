@@ -56,7 +56,7 @@ class StandIn:
 
 
 class Forks:
-    """`fork` as a busy machine has it: the child's first request comes first, the zygote's answer after it."""
+    """`fork` on a busy machine: the child's first request comes first, the zygote's answer after it."""
 
     def __init__(self) -> None:
         self.environment: Environment

@@ -1,4 +1,4 @@
-"""What execution environments promise, and what they withhold."""
+"""The promises of execution environments, and their limits."""
 
 import base64
 import os
@@ -19,7 +19,7 @@ def report_of(answer) -> str:
 
 
 def state(pid: int) -> str:
-    """Of a process, as proc_pid_stat(5) names it; X if there is none."""
+    """State of a process, in the letters of proc_pid_stat(5); X if there is none."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -179,7 +179,7 @@ def test_idle_environments_are_given_up(start: Start) -> None:
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalService]:
-    """A service whose function `absent` is whatever a test writes."""
+    """A service whose function `absent` is written by the test."""
     home = tmp_path_factory.mktemp("broken")
     yield launch(home, task_root=home / "code")
     stop(home)

@@ -105,7 +105,7 @@ def test_versions_of_one_name_draw_from_one_injector_and_the_others_from_the_ser
         ((0.5, 1.0), ["delay", "duplicate"]),
     ],
 )
-def test_what_a_decision_amounts_to(deliveries: tuple[float, ...], faults: list[str]) -> None:
+def test_decisions_become_deliveries(deliveries: tuple[float, ...], faults: list[str]) -> None:
     assert kinds(deliveries) == faults
 
 
@@ -148,7 +148,7 @@ def test_a_kill_and_a_slow_environment_are_logged(start: Start) -> None:
 
 
 def test_a_version_with_faults_that_cannot_be_read_is_refused(service: LocalService) -> None:
-    with pytest.raises(ClientError, match="LOCAL_FAULTS: there is no fault 'explode'"):
+    with pytest.raises(ClientError, match="LOCAL_FAULTS: There is no fault 'explode'"):
         service.lambda_client.update_function_configuration(
             FunctionName="echo", Environment={"Variables": {FAULTS: "explode=1"}}
         )
@@ -189,8 +189,8 @@ def test_a_slow_environment_still_answers(start: Start) -> None:
         assert service.call("echo", number).payload == number
 
 
-def test_whatever_happens_every_event_ends(start: Start, tmp_path: Path) -> None:
-    """Given all faults at once, each of many events succeeds or is reported, and none stays behind."""
+def test_every_event_ends_under_faults(start: Start, tmp_path: Path) -> None:
+    """Under all faults at once, each of many events succeeds or is reported, and none stays behind."""
     service = start(faults="duplicate=0.3,delay=0.3,kill=0.3,slow=0.3,seed=5", account_limit=6)
     path = tmp_path / "notes"
     ids = {service.send("record", {"path": str(path), "failures": number % 2}) for number in range(60)}

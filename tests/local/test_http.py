@@ -93,7 +93,7 @@ def test_a_reply_to_a_client_that_has_gone_is_dropped() -> None:
     converse(lambda request, reply: held.append(reply), talk)
 
 
-def test_what_is_no_http_and_what_is_too_large_is_refused() -> None:
+def test_non_http_and_too_large_bodies_are_refused() -> None:
     async def no_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"hello\r\n\r\n")
         assert (await reader.read()).startswith(b"HTTP/1.1 400 Bad Request\r\n")

@@ -1,4 +1,4 @@
-"""Logs, through boto3's CloudWatch Logs client, and the search language by itself."""
+"""Logs, through boto3's CloudWatch Logs client, and the search by itself."""
 
 import os
 import time
@@ -22,23 +22,16 @@ from .conftest import LocalService, Start, client, eventually, launch
         ("one two", "two and one", True),
         ("one two", "one only", False),
         ("One", "one", False),
-        ('"one two"', "one two", True),
-        ('"one two"', "two one two", True),
-        ('"one two"', "one  two", False),
-        ("?one ?two", "two", True),
-        ("?one ?two", "three", False),
-        ("one ?two ?three", "one three", True),
-        ("one -two", "one two", False),
-        (r'"say \"x\""', 'say "x"', True),
     ],
 )
 def test_filter_patterns(text: str, message: str, expected: bool) -> None:
     assert pattern(text)(message) is expected
 
 
-def test_patterns_that_are_not_offered_are_refused() -> None:
-    with pytest.raises(ValueError, match="plain text"):
-        pattern("{ $.level = 1 }")
+@pytest.mark.parametrize("text", ["{ $.level = 1 }", "[a, b]", "%x+%", '"one two"', "?one ?two", "one -two"])
+def test_patterns_other_than_words_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="plain words"):
+        pattern(text)
 
 
 def test_lines_take_the_time_of_the_mark_before_them(tmp_path: Path) -> None:
@@ -90,7 +83,7 @@ def test_streams_of_earlier_runs_are_not_read(tmp_path: Path, monkeypatch: pytes
     assert [event.message for event in page.events] == ["new"]
 
 
-def test_what_is_old_is_removed(tmp_path: Path) -> None:
+def test_old_streams_are_removed(tmp_path: Path) -> None:
     old, new = LogStream(tmp_path, "/group", "1"), LogStream(tmp_path, "/group", "2")
     for stream in (old, new):
         stream.write("line\n")

@@ -1,4 +1,4 @@
-"""Reading CloudFormation, and what the deployed template says."""
+"""The reader of CloudFormation, and the deployed template."""
 
 import shutil
 import subprocess

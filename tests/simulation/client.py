@@ -23,7 +23,7 @@ TENDED_QUIET_S = 3 * 3600.0
 may be alive."""
 
 TICK_S = 300.0
-"""Between two looks of the watchdog, as the template has it."""
+"""Seconds between two looks of the watchdog, as the template has it."""
 
 EXCUSED = {("resume", "UsageError"), ("stop", "UsageError"), ("clean", "RunNotFound")}
 """Refusals that the client may get: the run has ended since it looked, or an attempt that was broken off got so far."""

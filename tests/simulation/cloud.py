@@ -22,7 +22,7 @@ from core.driver import ATTEMPTS
 from core.events import Event, failure_record
 from core.faults import Killed, half_of
 from core.stage import Actor, Environment, Stage, StageClock, StageWatch
-from estafeta.functions.watchdog import MOST_CALLS
+from estafeta import waiting
 from estafeta.protocol.spec import Role
 from estafeta.store.files import Buffer, Files, Reader, Watch, Writer
 from estafeta.store.store import Store
@@ -208,7 +208,7 @@ class Cloud(Stage):
     def _check_guess(self, who: str, is_resident: bool) -> None:
         """The watchdog sends for somebody. Where nothing is lost, that is in vain: residents show that they live."""
         self._in_vain[who] += self.world.faults.loses_nothing
-        if self._in_vain[who] > (0 if is_resident else MOST_CALLS):
+        if self._in_vain[who] > (0 if is_resident else waiting.MOST_WATCHDOG_CALLS):
             self._wrong = f"the watchdog sends for {who} in vain, the {self._in_vain[who]}. time"
 
     def _enqueue(self, event: Event) -> None:

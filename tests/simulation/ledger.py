@@ -15,8 +15,8 @@ from collections.abc import Callable, Collection
 from conformance.nfs_server import File, Folder, NfsServer
 from estafeta.protocol.layout import RunLayout
 from estafeta.protocol.listing import epochs_in, round_of, version_of, versions_in
+from estafeta.protocol.message import FIXED_BYTES
 from estafeta.protocol.snapshot import OUTCOMES
-from estafeta.residents.message import FIXED_BYTES
 
 
 class Violation(AssertionError):
@@ -120,12 +120,12 @@ class Ledger:
 def _essence(path: str, content: bytes) -> bytes | None:
     """What does not depend on who published a file, and when; None if nothing of it is a function of the run."""
     folder, _, name = path.partition("/")
-    if folder == "exchange":
+    if folder in ("exchange", "contributions"):
         head = bytearray(content[:FIXED_BYTES])
-        for first, last in (12, 16), (48, FIXED_BYTES):  # wishes; the time of a round, CRC, cost, token
+        for first, last in (12, 14), (48, FIXED_BYTES):  # wishes; the time of a round, CRC, cost, token
             head[first:last] = bytes(last - first)
         return bytes(head) + content[FIXED_BYTES:]
-    if folder in ("weights", "contributions"):
+    if folder == "weights":
         length = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + length])
         for key in ("token", "spent"):

@@ -13,7 +13,8 @@ from typing import Any
 from unittest.mock import patch
 
 from estafeta.functions import merge, watchdog
-from estafeta.residents import gathered, leg
+from estafeta.protocol.message import Head
+from estafeta.residents import claim, leg
 from estafeta.residents.exchange import Exchange
 from estafeta.residents.saving import Saver
 from estafeta.store.arrivals import Arrivals
@@ -80,8 +81,10 @@ def _token_check() -> AbstractContextManager[object]:
     return patch.object(Store, "_carries", lambda *_: False)
 
 
-def _generation_fence() -> AbstractContextManager[object]:
-    return patch.object(leg, "generation_in", lambda *_: -1)
+@contextlib.contextmanager
+def _generation_fence() -> Iterator[None]:
+    with patch.object(leg, "generation_in", lambda *_: -1), patch.object(claim, "generation_in", lambda *_: -1):
+        yield
 
 
 def _listing_before_opening() -> AbstractContextManager[object]:
@@ -102,7 +105,7 @@ def _redo_log() -> AbstractContextManager[object]:
 
 @contextlib.contextmanager
 def _digest_check() -> Iterator[None]:
-    with patch.object(TensorFile, "_check", lambda *_: None), patch.object(gathered.Source, "check", lambda *_: None):
+    with patch.object(TensorFile, "_check", lambda *_: None), patch.object(Head, "check_slice", lambda *_: None):
         yield
 
 
@@ -115,7 +118,7 @@ def _record_after_saving() -> AbstractContextManager[object]:
 
 
 def _retry_of_rank_0() -> AbstractContextManager[object]:
-    return patch.object(leg, "_is_dead", lambda *_: False)
+    return patch.object(claim, "_is_dead", lambda *_: False)
 
 
 def _retry_of_a_merge() -> AbstractContextManager[object]:

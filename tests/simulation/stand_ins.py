@@ -19,12 +19,13 @@ from unittest.mock import patch
 import numpy as np
 
 from core import jobs, spending
-from estafeta.errors import UserCodeError
+from estafeta import waiting
+from estafeta.errors import Diverged, UserCodeError
 from estafeta.job.job import Job
-from estafeta.protocol import clipping, combine
+from estafeta.protocol import clipping, partition, step
 from estafeta.protocol.spec import RunSpec, Slot
-from estafeta.residents import leg, lookout, replica, resident
-from estafeta.store import arrivals, store
+from estafeta.residents import claim, replica
+from estafeta.store import store
 from estafeta.store.tensorfile import Array
 from estafeta.training import batches, session, share
 
@@ -165,13 +166,13 @@ MISHAPS = Mishaps()
 
 
 def check_parameters(parameters: Array, version: int, lr: float) -> None:
-    """As `combine.check_parameters`."""
+    """As `step.check_parameters`."""
     if MISHAPS.happens("Diverged"):
-        raise combine.Diverged("the parameters are not finite")
+        raise Diverged("the parameters are not finite")
     _check_parameters(parameters, version, lr)
 
 
-_check_parameters = combine.check_parameters
+_check_parameters = step.check_parameters
 
 
 @contextlib.contextmanager
@@ -185,16 +186,13 @@ def stand_ins() -> Iterator[None]:
             (share, "seed_generators", lambda seed: None),
             (batches, "open_table", lambda factory, arguments, collate: Table(arguments["rows"])),
             (store, "secrets", WORDS),
-            (leg, "secrets", WORDS),
-            (arrivals, "SPIN_S", 0.0),
-            (arrivals, "ALARM_S", ALARM_S),
-            (leg, "ALARM_S", ALARM_S),
-            (resident, "ALARM_S", ALARM_S),
-            (leg, "CHECK_S", ALARM_S),
-            (lookout, "CHECK_S", ALARM_S),
-            (combine, "check_parameters", check_parameters),
-            (replica, "check_parameters", check_parameters),
-            (replica, "GRAIN", GRAIN),
+            (claim, "secrets", WORDS),
+            (waiting, "SPIN_S", 0.0),
+            (waiting, "ALARM_S", ALARM_S),
+            (waiting, "CHECK_S", ALARM_S),
+            (step, "check_parameters", check_parameters),
+            (partition, "GRAIN", GRAIN),
+            (partition, "BLOCK", GRAIN),
             (replica, "BLOCK", GRAIN),
             (clipping, "BLOCK", GRAIN),
         ):

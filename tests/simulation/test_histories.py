@@ -91,7 +91,7 @@ def test_victims_are_killed_in_the_middle_of_a_file_and_of_a_draft() -> None:
         missing -= {call for line in lines if line.endswith("in the middle of it") for call in missing if call in line}
 
 
-def test_where_events_are_lost_the_watchdog_has_something_to_do() -> None:
+def test_watchdog_acts_in_worlds_that_lose_events() -> None:
     """And in worlds without it none is lost: they must go on by themselves."""
     worlds = [PROFILES["anything"](seed) for seed in range(60)]
     assert all(world.tends for world in worlds if world.faults.drop)

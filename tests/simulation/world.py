@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from core.specs import FUNCTIONS, spec_of
-from estafeta.job.optim import SGD, Adam
-from estafeta.job.settings import to_dict
+from estafeta.job.optim import SGD, Adam, to_dict
 from estafeta.job.stopping import EarlyStopping
 from estafeta.protocol.spec import Limits, RunSpec, Topology
 
@@ -169,7 +168,7 @@ SHAPES = (
     _shape(60, 8, batch_size=9, micro_batch_size=1),
     _shape(36, 40, epochs=4, early_stopping=EarlyStopping(monitor="valid_loss", patience=1, min_delta=1e9)),
 )
-"""What is trained: one to four epochs of two to five steps, with one to nine micro-batches in a share."""
+"""Trainings to choose from: one to four epochs of two to five steps, with one to nine micro-batches in a share."""
 
 
 def _sometimes(numbers: random.Random, value: Callable[[], float], chance: float = 0.4) -> float:

@@ -17,7 +17,7 @@ import numpy as np
 from conformance.interposed import Interposed
 from core.specs import spec_of
 from estafeta.protocol.layout import Round, RunLayout
-from estafeta.protocol.slices import Slice
+from estafeta.protocol.partition import Slice
 from estafeta.protocol.spec import Plan, RunSpec, Slot
 from estafeta.residents.exchange import Exchange, Gathered, Outgoing
 from estafeta.store.files import Files, OsFiles
@@ -202,6 +202,7 @@ def plan_of(spec: RunSpec, size: int, *, steps: int = 4, buffers: Sequence[Slot]
         valid_rows=0,
         steps_per_epoch=steps,
         total_steps=steps * spec.epochs,
+        sums=("loss",),
         parameters=(Slot(name="w", shape=(size,)),),
         buffers=tuple(buffers),
         frozen=(),

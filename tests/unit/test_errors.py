@@ -20,6 +20,8 @@ KINDS = [value for value in vars(errors).values() if inspect.isclass(value) and 
 INTERNAL = {
     "store/": "callers catch it, and say what it means for their file",
     "residents/": "ranks catch it: they read the message again, or compute it",
+    "protocol/message.py": "readers catch it: a rank publishes the message again, and `inspect` tells the damage",
+    "protocol/streamed.py": "readers catch it: a rank publishes the message again",
     "aws/library.py": "the installer catches it, and fetches the part again",
     "data/blocks.py": "the caller in the same module says which block it is",
     "functions/verbs/fork.py: Gone": "the caller in the same module says which versions there are",

@@ -1,7 +1,7 @@
 """The stack's S3 bucket: files go up in parts, come down as streams or by signed addresses, and are listed and removed.
 
-Knows keys and bytes, nothing of what they mean. Uploading is boto3's own transfer manager, which sends large files in
-parts, repeats a part that failed, and aborts the upload when it gives up or is interrupted: nothing half uploaded has a
+This module knows keys and bytes, not their meaning. boto3's own transfer manager uploads. It sends large files in
+parts, retries a failed part, and aborts the upload when it gives up or is interrupted. So no incomplete upload has a
 name, and none of its parts is kept and billed. Every call here may be repeated without harm.
 """
 
@@ -22,34 +22,35 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
 PART_BYTES = 16 << 20
-"""Bytes of one part of an upload; files up to this size go up in one request. 10,000 parts are the most (S3 quotas)."""
+"""Bytes of one part of an upload; a smaller file goes up in one request. 10,000 parts are the most (S3 quotas)."""
 
 UPLOADS_AT_A_TIME = 4
-"""Parts of one file."""
+"""Number of parts of one file that go up at the same time."""
 
 FILES_AT_A_TIME = 8
-"""Most have some megabytes or less: one upload alone would wait for round trips most of the time."""
+"""Number of files that go up at the same time. Most have some megabytes or less, so a single upload would mostly wait
+for round trips."""
 
 READ_BYTES = 1 << 20
 
 LINK_S = 3600
-"""Seconds that a signed address holds."""
+"""Seconds that a signed address is valid."""
 
 CODE = "code/"
-"""Prefix of the functions' code packages. The stack's permissions and the bucket's lifecycle name the prefixes too."""
+"""Prefix of the functions' code packages. The stack's permissions and the bucket's lifecycle name the prefixes, too."""
 
 LIBRARIES = "libraries/"
 UPLOADS = "uploads/"
-"""Prefix of what is on its way to the file system; removed after some days."""
+"""Prefix of objects on their way to the file system; S3 removes them after some days."""
 
 EXPORTS = "exports/"
-"""Prefix of what is on its way to the client; removed after some days."""
+"""Prefix of objects on their way to the client; S3 removes them after some days."""
 
 KEYS_AT_A_TIME = 1000
-"""Most keys in one request to remove some (S3 API, "DeleteObjects")."""
+"""Number of keys in one request to remove objects at most (S3 API, "DeleteObjects")."""
 
 Progress = Callable[[int], None]
-"""Told how many bytes more have gone up; called from several threads."""
+"""Function that is called with the number of bytes that have gone up since its last call, from several threads."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,10 @@ class Bucket:
     """One S3 bucket.
 
     Args:
-        name: Its name.
-        client: A boto3 S3 client (`Session.client("s3")`).
+        name: Name of the bucket.
+        client: A boto3 S3 client (`Account.client("s3")`).
 
-    All methods raise `EnvironmentProblem` if the bucket cannot be reached or does not allow what is asked.
+    All methods raise `EnvironmentProblem` if the bucket cannot be reached, or does not allow the call.
     """
 
     def __init__(self, name: str, client: S3Client) -> None:
@@ -88,17 +89,17 @@ class Bucket:
         return True
 
     def upload(self, key: str, source: Path | bytes, progress: Progress | None = None) -> None:
-        """Store a file, or bytes, under a key; what was there is replaced when all has arrived."""
+        """Store a file, or bytes, under a key; the upload replaces an older object when all has arrived."""
         if isinstance(source, bytes):
             return self._upload(key, io.BytesIO(source), progress)
         with source.open("rb") as stream:
             return self._upload(key, stream, progress)
 
     def upload_missing(self, prefix: str, sources: Mapping[str, Path | bytes]) -> Iterator[int]:
-        """Store files, or bytes, under `prefix` and their names; what is there with that size is not sent again.
+        """Store files, or bytes, under `prefix` and their names, but those that the bucket has with that size.
 
         Yields:
-            Bytes that are there of all, after each upload. Who stops asking stops the uploads that have not begun.
+            Bytes that have arrived of all, after each upload. If the caller stops, no further upload begins.
         """
         arrived = {found.key: found.size for found in self.objects(prefix)}
         sizes = {name: len(s) if isinstance(s, bytes) else s.stat().st_size for name, s in sources.items()}
@@ -146,7 +147,7 @@ class Bucket:
                 body = self._client.get_object(Bucket=self.name, Key=key, **begin)["Body"]  # type: ignore[arg-type]
             except self._client.exceptions.NoSuchKey:
                 raise UsageError(
-                    f"there is no {key} in the bucket {self.name}", hint="send it again: the bucket forgets uploads"
+                    f"There is no {key} in the bucket {self.name}", hint="send it again: it may have expired"
                 ) from None
             with body:
                 yield from body.iter_chunks(READ_BYTES)
@@ -154,7 +155,7 @@ class Bucket:
     def link(self, key: str, lifetime_s: int = LINK_S) -> str:
         """An address from which anybody who has it can fetch the object, for some time.
 
-        It ends earlier if the credentials that signed it do: a function's last some hours.
+        It expires earlier if the credentials that signed it do: a function's last some hours.
         """
         with self._reaching():
             return self._client.generate_presigned_url(
@@ -172,7 +173,7 @@ class Bucket:
         """Remove all objects whose keys begin with `prefix`, and the parts of uploads that were never completed.
 
         Returns:
-            How many objects there were.
+            Number of objects that there were.
         """
         keys = [found.key for found in self.objects(prefix)]
         with self._reaching():

@@ -1,6 +1,6 @@
 """Lambda's Invoke API: `LambdaInvoker` starts functions on AWS, or on the local service, which answers the same API.
 
-Only the endpoint differs. `estafeta.client.inline` has the other `Invoker`, in one process.
+Only the endpoint differs. `estafeta.client.inline` has the other `Invoker`, which stays in one process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mypy_boto3_lambda.client import LambdaClient
 
 READ_TIMEOUT_S = 960
-"""Longer than any function may run (900 s): a synchronous call that timed out would be carried out twice."""
+"""Read timeout. It is longer than Lambda's 900 s, because a retry would run the function twice."""
 
 CONNECT_TIMEOUT_S = 5
 
@@ -37,29 +37,29 @@ REFUSED = frozenset(
         "EFSMountTimeoutException",
     }
 )
-"""Errors that say that the function has not been run: it is throttled, being made or changed, or its network or file
-system is not there yet (Lambda API reference, "Invoke"). Only after one of these is a call repeated."""
+"""Errors that say that the function has not run: it is throttled, being made or changed, or its network or file system
+is not ready yet (Lambda API reference, "Invoke"). A call is retried only after one of these."""
 
 REFUSED_S = 120.0
-"""How long a call is repeated that is refused again and again: a function that has been idle for weeks may take a
-minute and a half to get its network interfaces back."""
+"""Seconds for which a refused call is retried: a function that has been idle for weeks may need a minute and a half to
+get its network interfaces back."""
 
 REFUSED_PAUSE = Backoff(first_s=0.5, factor=2.0, longest_s=8.0)
 
 
 DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403"})
-"""Codes of what AWS does not allow: of most services, of Lambda and EFS, of EC2, and of S3 where there is no body."""
+"""Error codes of calls that AWS does not allow: most services, Lambda and EFS, EC2, and S3 without a body."""
 
-DENIED_HINT = "these credentials may not do that: docs/aws-permissions.md has what a user must be allowed"
+DENIED_HINT = "these credentials may not do that: docs/aws.md has what a user must be allowed"
 
 
 class LambdaInvoker:
     """`Invoker` over the Lambda Invoke API.
 
     Args:
-        functions: Name, qualifier of each function.
-        client: A boto3 Lambda client; by default one for the environment's own region, credentials and endpoint.
-        clock: For the pauses after a call that was refused; the system's by default.
+        functions: Name and qualifier of each function.
+        client: A boto3 Lambda client; by default one for the environment's own Region, credentials and endpoint.
+        clock: Clock for the pauses after a refused call; the system's by default.
     """
 
     def __init__(
@@ -70,15 +70,15 @@ class LambdaInvoker:
         self._clock = clock or SystemClock()
 
     def send(self, role: Role, event: Mapping[str, Any]) -> None:
-        """See `Invoker.send`. It is sent again only if Lambda says that it has not taken it.
+        """See `Invoker.send`. The invoker sends the event again only if Lambda says that it has not taken it.
 
-        Who sends may be a function that the client has called, which Lambda does not call again.
+        The retry is needed: the sender may be a function that the client has called, and Lambda does not retry that.
         """
         answer = self._when_ready(**self._target(role), InvocationType="Event", Payload=json.dumps(event).encode())
-        answer["Payload"].read()  # empty; but until it has been read, the connection cannot be used again
+        answer["Payload"].read()  # empty, but the connection cannot be used again before it is read
 
     def call(self, role: Role, event: Mapping[str, Any]) -> Any:
-        """See `Invoker.call`. It is called again only if Lambda says that it has not been run."""
+        """See `Invoker.call`. The invoker calls again only if Lambda says that the function has not run."""
         answer = self._when_ready(
             **self._target(role), InvocationType="RequestResponse", Payload=json.dumps(event).encode()
         )
@@ -112,8 +112,8 @@ class LambdaInvoker:
 def lambda_client() -> LambdaClient:
     """The boto3 Lambda client of this process, from its environment variables.
 
-    It never repeats a call by itself: a repeated Event is a second event, and the protocol has its own retries. What
-    Lambda has refused, `LambdaInvoker` repeats.
+    It never repeats a call by itself: a repeated Event is a second event, and the protocol has its own retries.
+    `LambdaInvoker` repeats calls that Lambda has refused.
     """
     client: LambdaClient = make_client("lambda")
     return client
@@ -123,8 +123,8 @@ def make_client(service: str, boto: boto3.session.Session | None = None, **optio
     """A boto3 client that makes one attempt and outwaits the longest function.
 
     Args:
-        service: As boto3 names it.
-        boto: Region and credentials; by default those of the environment.
+        service: Name of the service in boto3.
+        boto: Session with Region and credentials; by default those of the environment.
         options: Further keyword arguments for the client.
     """
     import boto3
@@ -137,7 +137,7 @@ def make_client(service: str, boto: boto3.session.Session | None = None, **optio
         max_pool_connections=64,
         tcp_keepalive=True,
         user_agent="estafeta",
-        parameter_validation=False,  # putting these together anew costs a fifth of each call
+        parameter_validation=False,  # it costs a fifth of each call
     )
     with reaching("AWS"):
         session = boto or boto3.session.Session()
@@ -146,13 +146,13 @@ def make_client(service: str, boto: boto3.session.Session | None = None, **optio
 
 @contextmanager
 def reaching(what: str, hint: str = "check region, credentials, and that the stack is deployed") -> Iterator[None]:
-    """Around the calls of a client of ours: what AWS or the network says becomes `EnvironmentProblem`.
+    """Turn the errors of AWS and of the network into `EnvironmentProblem`.
 
-    Functions do not use it: there such an error is raised as it is, and Lambda tries again.
+    Functions do not use it: they raise such an error as it is, and Lambda retries.
 
     Args:
-        what: Is called.
-        hint: What to do if it does not answer.
+        what: Name of the called service, for the message.
+        hint: Hint if it does not answer.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 

@@ -1,11 +1,11 @@
-"""The library: a folder on the shared file system with PyTorch, and what jobs need beside it, since no zip can hold it.
+"""The library: a folder on the shared file system with PyTorch and the jobs' other packages, since no zip can hold it.
 
-`estafeta deploy` brings it to the bucket in parts; `control` unpacks them (`install`), as long as its time allows, and
-again until all is there; the worker puts the folder on `sys.path` (`enter`).
+`estafeta deploy` brings it to the bucket in parts. `control` unpacks them (`install`), for as long as its time allows,
+and again until all are there. The worker puts the folder on `sys.path` (`enter`).
 
-Files are published like everything else: complete, under their names, once. Whoever unpacks a part that another has
-unpacked finds its files there already and writes none, so an installation may be repeated, or go on twice at a time,
-while workers already use what it has made. A worker looks for the word that all is ready, which comes last.
+`control` publishes files like everything else: complete, under their names, once. An installer of a part that another
+has unpacked finds its files and writes none. So an installation may be repeated, or run twice at the same time, while
+workers already use its files. A worker looks for the file `ready`, which comes last.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Literal
 
+from estafeta import waiting
 from estafeta.aws.bucket import LIBRARIES, Bucket
 from estafeta.errors import Command, Corrupt, EnvironmentProblem
-from estafeta.protocol.deadline import ANSWER_S
 from estafeta.protocol.layout import LibraryLayout
 from estafeta.protocol.spec import Document
 from estafeta.store.store import Store, new_token
 
 MARGIN_S = 25.0
-"""Seconds before the end of an invocation in which no more files are begun: the largest of PyTorch has 0.4 GB."""
+"""Seconds before the end of an invocation in which `install` begins no more files: PyTorch's largest has 0.4 GB."""
 
 CHUNK_BYTES = 1 << 20
 
 VARIABLE = "ESTAFETA_LIBRARY"
-"""Environment variable of the worker: the library's digest."""
+"""Environment variable of the worker with the library's digest."""
 
 
 class LibraryFile(Document):
@@ -54,16 +54,16 @@ class LibraryPart(Document):
 
 
 class LibraryManifest(Document):
-    """What a library consists of, as `libraries/<digest>/manifest.json` in the bucket has it.
+    """The content of a library; the bucket has it as `libraries/<digest>/manifest.json`.
 
     Attributes:
-        digest: Of what was asked for; the library's name.
-        requirements: What was asked for.
-        extra: Those of them that the user named.
-        packages: What it resolved to: versions by name.
-        python: Version of Python that it is for.
-        architecture: Processor that it is for.
-        torch_backend: Where PyTorch was taken from.
+        digest: Digest of the request; the library's name.
+        requirements: All requirements of the request.
+        extra: Requirements of the user's among them.
+        packages: Versions of the resolved packages, by name.
+        python: Version of Python.
+        architecture: Processor.
+        torch_backend: Index of PyTorch.
     """
 
     format: Literal["estafeta-library/1"] = "estafeta-library/1"
@@ -83,7 +83,7 @@ class LibraryManifest(Document):
 
 
 class Progress(Document):
-    """How far an installation is."""
+    """The progress of an installation."""
 
     library: str
     done: int
@@ -91,16 +91,16 @@ class Progress(Document):
 
     @property
     def ready(self) -> bool:
-        """Whether all is there."""
+        """Whether all parts are there."""
         return self.done == self.parts
 
 
 class _TimeIsUp(Exception):
-    """The invocation must end; what is unpacked stays."""
+    """The invocation must end; unpacked files stay."""
 
 
 def manifest_key(digest: str) -> str:
-    """Where the bucket has a library's manifest."""
+    """Key of a library's manifest in the bucket."""
     return f"{LIBRARIES}{digest}/manifest.json"
 
 
@@ -108,14 +108,14 @@ def install(digest: str, store: Store, bucket: Bucket, remaining_s: Callable[[],
     """Unpack a library as far as the time allows; call again until it is ready. Repeating it changes nothing.
 
     Args:
-        digest: The library.
-        store: Where to.
-        bucket: Where from.
-        remaining_s: Seconds until the function is killed.
+        digest: Digest of the library.
+        store: Store that gets the files.
+        bucket: Bucket with the parts.
+        remaining_s: Function that gives the seconds until Lambda kills this one.
 
     Raises:
         UsageError: The bucket has no such library.
-        Corrupt: What arrived is not what was sent.
+        Corrupt: The arrived bytes are not the sent ones.
     """
     layout = LibraryLayout(digest)
     manifest = LibraryManifest.model_validate_json(bucket.read(manifest_key(digest)))
@@ -123,7 +123,7 @@ def install(digest: str, store: Store, bucket: Bucket, remaining_s: Callable[[],
     if not store.exists(layout.ready):
         for directory in (layout.files, layout.parts):
             store.make_directories(directory)
-        ends_at = store.clock.monotonic() + min(ANSWER_S, remaining_s() - MARGIN_S)
+        ends_at = store.clock.monotonic() + min(waiting.LONGEST_ANSWER_S, remaining_s() - MARGIN_S)
 
         def watch_time() -> None:
             if store.clock.monotonic() >= ends_at:
@@ -142,10 +142,10 @@ def install(digest: str, store: Store, bucket: Bucket, remaining_s: Callable[[],
 
 
 def enter(store: Store) -> None:
-    """Put the function's library on `sys.path`, behind its own code, if it has one and has not done so yet.
+    """Put the function's library on `sys.path`, behind its own code, if it has a library.
 
     Raises:
-        EnvironmentProblem: It is not installed.
+        EnvironmentProblem: The library is not installed.
     """
     digest = os.environ.get(VARIABLE)
     if not digest:
@@ -156,7 +156,7 @@ def enter(store: Store) -> None:
         return
     if not store.exists(layout.ready):
         raise EnvironmentProblem(
-            f"the library {digest} is not installed completely", hint=f"{Command('estafeta', 'deploy')} completes it"
+            f"The library {digest} is not installed completely", hint=f"{Command('estafeta', 'deploy')} completes it"
         )
     sys.path.insert(1, path)
 
@@ -164,7 +164,7 @@ def enter(store: Store) -> None:
 def _unpack(
     part: LibraryPart, layout: LibraryLayout, store: Store, bucket: Bucket, watch_time: Callable[[], None]
 ) -> None:
-    """Publish the files of a part that are not there yet, and the bytecode of those that are Python."""
+    """Publish the missing files of a part, and the bytecode of Python files."""
     wanted = {file.path: file for file in part.files}
     there: dict[str, frozenset[str]] = {}
 
@@ -203,22 +203,20 @@ def _unpack(
 
 
 def _checked(content: IO[bytes], file: LibraryFile) -> Iterator[bytes]:
-    """A file's content piece by piece; at its end an error if it is not what was sent."""
+    """A file's content piece by piece; raises `Corrupt` at its end if the bytes are not the sent ones."""
     digest = hashlib.sha256()
     while chunk := content.read(CHUNK_BYTES):
         digest.update(chunk)
         yield chunk
     if digest.hexdigest() != file.sha256:
-        raise Corrupt(
-            f"{file.path} of the library did not arrive as it was sent",
-            hint=f"{Command('estafeta', 'deploy')}, once more",
-        )
+        hint = f"run {Command('estafeta', 'deploy')} once more"
+        raise Corrupt(f"{file.path} of the library did not arrive as it was sent", hint=hint)
 
 
 def _compile(source: bytes, path: str) -> bytes | None:
-    """A module's bytecode, which Python does not compare with the source's time; None if it is not for this version.
+    """A module's bytecode, which Python does not compare with the source's time; None for another version's source.
 
-    It is made here, by the Python that will read it: the client may have another.
+    The Python that will read the bytecode makes it here; the client may have another.
     """
     with tempfile.TemporaryDirectory() as scratch:
         plain, compiled = Path(scratch, "module.py"), Path(scratch, "module.pyc")
@@ -242,7 +240,7 @@ def _say(path: str, store: Store) -> None:
 
 
 class _Stream(io.RawIOBase):
-    """Pieces as they arrive, as a file to read from."""
+    """A file to read from, over pieces as they arrive."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces, self._rest = pieces, b""

@@ -1,1 +1,4 @@
-"""The command line: `estafeta`, or `python -m estafeta`."""
+"""The command line: `estafeta`, or `python -m estafeta`.
+
+It must not know how a run works: it asks `client` and `deploy`, and shows what they answer.
+"""

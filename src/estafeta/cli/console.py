@@ -45,7 +45,7 @@ BESIDE_BAR = 70
 """Columns that the words beside it take, about."""
 
 SPARE = ("price", "rate", "bar", "step")
-"""What is left out, one after the other, of a progress line that is too long for the terminal."""
+"""Parts of a progress line that are left out, one after the other, where it is too long for the terminal."""
 
 
 class Console:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import get_args
 
 from estafeta import local
+from estafeta.aws.account import STACK, Account, deployment
 from estafeta.aws.bucket import Bucket
 from estafeta.aws.lambda_api import make_client
-from estafeta.aws.session import STACK, Session, deployment
 from estafeta.client.backend import ROLES, Backend, LambdaBackend, home
 from estafeta.client.inline import InlineBackend
 from estafeta.errors import UsageError
@@ -48,7 +48,7 @@ def connect(
         functions = _functions(local.Options(template or TEMPLATE, root))
         return InlineBackend(root, {role: _settings(function) for role, function in functions.items()})
     if on == "aws":
-        return on_stack(Session(region, profile), stack)
+        return on_stack(Account(region, profile), stack)
     if template:
         _functions(local.Options(template, root))
     root.mkdir(parents=True, exist_ok=True)
@@ -98,20 +98,20 @@ def serve(options: local.Options, say: Callable[[str], None]) -> None:
         served.unlink(missing_ok=True)
 
 
-def on_stack(session: Session, stack: str) -> LambdaBackend:
+def on_stack(account: Account, stack: str) -> LambdaBackend:
     """A stack on AWS as a place to run.
 
     Args:
-        session: Account and Region.
+        account: Account and Region.
         stack: Name.
 
     Raises:
         EnvironmentProblem: There is none of that name.
     """
-    deployed = deployment(session, stack)
-    bucket = Bucket(deployed.bucket, session.client("s3"))
-    functions, logs = make_client("lambda", session.boto), session.client("logs")
-    return LambdaBackend("aws", deployed.functions, functions, logs, bucket, session.client("lambda"))
+    deployed = deployment(account, stack)
+    bucket = Bucket(deployed.bucket, account.client("s3"))
+    functions, logs = make_client("lambda", account.boto), account.client("logs")
+    return LambdaBackend("aws", deployed.functions, functions, logs, bucket, account.client("lambda"))
 
 
 def on_service(endpoint: local.Endpoint) -> Backend:

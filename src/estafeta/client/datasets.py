@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from estafeta.aws.session import STACK
+from estafeta.aws.account import STACK
 from estafeta.client.backend import Backend, home
 from estafeta.client.connect import connect
 from estafeta.client.send_dataset import listing, send

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from estafeta.client.backend import Functions, Settings, unwrap
 from estafeta.client.logbook import Entry
 from estafeta.cost.cost import LOG_BYTES, MB_PER_GB, Basis, Usage
-from estafeta.cost.metering import Meter
+from estafeta.cost.meter import Meter
 from estafeta.errors import UsageError
 from estafeta.job.job import On
 from estafeta.protocol.invocation import Invocation

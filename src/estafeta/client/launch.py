@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from estafeta.aws.session import STACK
+from pydantic import ValidationError
+
+from estafeta.aws.account import STACK
 from estafeta.client.backend import Backend, home
 from estafeta.client.connect import connect
-from estafeta.client.options import check_quorum, override
+from estafeta.client.option_values import as_text, check_quorum
+from estafeta.client.options import override
 from estafeta.client.run import Run, new_name
 from estafeta.client.send_dataset import Show, in_silence, send_missing
 from estafeta.client.send_source import check_size, send_source, start_verb
 from estafeta.client.source import find_job
 from estafeta.errors import UsageError
+from estafeta.job.checks import usage_error
 from estafeta.job.job import Job, On
-from estafeta.job.settings import to_dict
+from estafeta.job.optim import to_dict
+from estafeta.job.recipe import numbers_of
 from estafeta.job.user_code import is_importing
 from estafeta.local.faults import FAULTS, FAULTS_NAME, Faults
 from estafeta.protocol.limits import limits_after
@@ -46,12 +51,12 @@ def train(
 
     Args:
         job: The job; assigned at the top level of a module or in a notebook cell, so that it can be imported.
-        workers: How many worker functions share each batch.
+        workers: Number of worker functions that share each batch.
         on: `local`: on this machine, under Lambda's rules; `inline`: in this process, for the debugger;
             `aws`: on AWS Lambda.
-        topology: Who combines the gradients. `merge`: a merge function; `sharded`: each worker a slice of them;
-            `replicated`: each worker all of them; `auto`: one of the last two. An inline run has one process, so it
-            merges; the bits are the same.
+        topology: `merge`: a merge function combines the gradients; `sharded`: each worker combines a slice of them;
+            `replicated`: each worker combines all of them; `auto`: one of the last two. An inline run has one process,
+            so it merges; the bits are the same.
         options: Overrides by name, as `-o` takes them: `{"epochs": 5, "optimizer.lr": 0.01, "worker.timeout_s": 60}`.
         max_cost: Stop when the run has cost so many dollars, or locally when it would have on AWS.
         max_hours: Stop after so many hours.
@@ -60,9 +65,9 @@ def train(
             probabilities of `duplicate`, `drop` and `delay` for each event, of `kill` for each invocation, of `slow`
             for each execution environment. The bits stay the same.
         wait: Wait for the end; otherwise return at once. An inline run always waits.
-        stack: Of `aws`: name of the stack that was deployed.
-        region: Of `aws`: where it was deployed; by default what every AWS tool would take.
-        profile: Of `aws`: of the AWS configuration files; likewise.
+        stack: Name of the deployed stack, for `aws`.
+        region: Region of the stack, for `aws`; by default the one that every AWS tool would take.
+        profile: Profile of the AWS configuration files, for `aws`; likewise.
 
     Returns:
         The run's handle.
@@ -74,7 +79,7 @@ def train(
     """
     if is_importing():
         raise UsageError(
-            "the job's module trains while a function imports it", hint='put the call under: if __name__ == "__main__":'
+            "The job's module trains while a function imports it", hint='put the call under: if __name__ == "__main__":'
         )
     check_chaos(chaos, on)
     limits = {"max_cost_usd": max_cost, "max_hours": max_hours, "max_rounds": max_rounds}
@@ -102,12 +107,13 @@ def start(
     options: Mapping[str, Any],
     chaos: str = "",
     limits: Mapping[str, float | None] | None = None,
+    command: Sequence[str] = (),
     show: Show = in_silence,
 ) -> Run:
     """Start a run of a job that has been found, with those of `Limits` that are set; else as `train` does.
 
-    What it needs of the data sets of this machine is sent along first, then its source, where there is a bucket; `show`
-    is told how far that is.
+    The client first sends the data sets of this machine that the run needs, and the source if there is a bucket. `show`
+    is told how much of it is sent. `command` has the words of the command line that the spec keeps.
     """
     check_chaos(chaos, backend.on)
     check_size(code, backend.bucket)
@@ -128,6 +134,7 @@ def start(
         options=options,
         chaos=chaos,
         limits=limits or {},
+        command=command,
         first=send,
     )
     backend.call(start_verb(spec, code, backend.bucket))
@@ -144,9 +151,10 @@ def spec_for(
     options: Mapping[str, Any],
     chaos: str = "",
     limits: Mapping[str, float | None],
+    command: Sequence[str] = (),
     first: Callable[[Job], object] = lambda _: None,
 ) -> tuple[RunSpec, Job]:
-    """What a job and some choices make of a run, and the job as the options have changed it; raises as `train`.
+    """Return the spec of a run, and the job as the options have changed it; raises as `train`.
 
     `first` is called with that job when the choices have been checked, before the run's time begins and versions of
     functions are published for it.
@@ -157,7 +165,7 @@ def spec_for(
     check_quorum(changed.quorum, workers)
     first(changed.job)
     job, now, name = changed.job, time.time(), new_name(place)
-    spec = RunSpec(
+    fields: dict[str, Any] = dict(
         token=secrets.token_hex(16),
         run=name,
         created_at=now,
@@ -168,21 +176,20 @@ def spec_for(
         topology="merge" if backend.on == "inline" else topology,
         rounds_per_invocation=changed.rounds_per_invocation,
         quorum=changed.quorum,
-        seed=job.seed,
-        batch_size=job.batch_size,
-        micro_batch_size=job.micro_batch_size,
-        drop_last=job.drop_last,
-        epochs=job.epochs,
-        validation=0.0 if job.valid_dataset else job.validation,
-        window_mb=job.window_mb,
         optimizer=to_dict(job.optimizer),
         early_stopping=job.stopping,
         limits=limits_after(Limits(), limits, "", now),
         basis=backend.basis,
         functions=backend.with_settings(changed.settings, {FAULTS: chaos, FAULTS_NAME: name} if chaos else None),
         chaos=chaos,
+        options=as_text(options),
+        command=tuple(command),
+        **numbers_of(job) | ({"validation": 0.0} if job.valid_dataset else {}),
     )
-    return spec, job
+    try:
+        return RunSpec(**fields), job
+    except ValidationError as error:
+        raise usage_error(error, RunSpec) from None
 
 
 def check_chaos(chaos: str, on: str) -> None:
@@ -192,5 +199,5 @@ def check_chaos(chaos: str, on: str) -> None:
         UsageError: They cannot be read, or the run does not take place under the local service.
     """
     if chaos and on != "local":
-        raise UsageError("only the local service injects faults", hint="leave out --chaos, or run it --on local")
+        raise UsageError("Only the local service injects faults", hint="leave out --chaos, or run it --on local")
     Faults.parse(chaos)

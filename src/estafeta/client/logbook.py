@@ -1,7 +1,7 @@
-"""A run's part of the functions' logs: which invocations it had, what they wrote, what they are billed.
+"""A run's part of the functions' logs: its invocations, their lines and billed times.
 
-The logs are read as CloudWatch has them, through the CloudWatch Logs API. An invocation lies between its START and its
-REPORT line; it belongs to the run whose name stands in a line that the function wrote (`Invocation.note`).
+The client reads the logs through the CloudWatch Logs API. An invocation lies between its START and its REPORT line. It
+belongs to the run that the function names in a line of its own (`Invocation.note`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from estafeta.cost.cost import Usage
-from estafeta.cost.metering import Traffic
+from estafeta.cost.meter import Traffic
 from estafeta.protocol.spec import FunctionSettings, Role
 
 _REQUEST = re.compile(r"(START|END|REPORT) RequestId: (\S+)")
@@ -23,7 +23,7 @@ _DURATION = re.compile(r"\tDuration: ([\d.]+) ms")
 _INIT = re.compile(r"\tInit Duration: ([\d.]+) ms")
 _STATUS = re.compile(r"\tStatus: (?:timeout|error)\b")
 _RAISED = "[ERROR] "
-"""How AWS's runtime client begins the line of an exception that a handler has raised; a logger writes a tab there."""
+"""Beginning of the line in which AWS's runtime client reports a handler's exception; a logger writes a tab there."""
 
 _BILLED = re.compile(r"Billed Duration: (\d+) ms\tMemory Size: (\d+) MB")
 
@@ -33,13 +33,13 @@ class Entry:
     """One invocation in the logs.
 
     Attributes:
-        role: The function.
-        request_id: Of the event; a retry has the same.
+        role: Role of the function.
+        request_id: Request id of the event; a retry has the same.
         started_at: Milliseconds since 1970.
-        lines: What was written between START and END.
+        lines: Lines between START and END.
         note: The first line that the function wrote about its run, decoded.
-        report: The REPORT line; empty while it runs.
-        traffic: File operations; none if it has not come to its end.
+        report: REPORT line; empty while the invocation runs.
+        traffic: File operations; none before its end.
         size: Bytes of all its lines.
     """
 
@@ -54,18 +54,18 @@ class Entry:
 
     @property
     def gb_seconds(self) -> float:
-        """Billed duration times memory size."""
+        """GB-seconds: billed duration times memory size."""
         match = _BILLED.search(self.report)
         return int(match[1]) / 1000 * int(match[2]) / 1024 if match else 0.0
 
     @property
     def duration_ms(self) -> float:
-        """From the delivery of the event to the answer; 0 while it runs."""
+        """Milliseconds from the delivery of the event to the answer; 0 while it runs."""
         return _milliseconds(_DURATION, self.report)
 
     @property
     def init_ms(self) -> float:
-        """What starting its environment took before that; 0 if the environment was warm."""
+        """Milliseconds in which its environment started before that; 0 if the environment was warm."""
         return _milliseconds(_INIT, self.report)
 
     @property
@@ -75,11 +75,11 @@ class Entry:
 
     @property
     def notes(self) -> list[Mapping[str, Any]]:
-        """All that the function has noted about its run, in its order."""
+        """All notes of the function about its run, in order."""
         return [note for line in self.lines if (note := self.note_in(line))]
 
     def note_in(self, line: str) -> Mapping[str, Any]:
-        """What the function has noted about its run in a line; nothing if the user's code wrote it, whatever it is."""
+        """The function's note about its run in a line; empty if the user's code wrote the line."""
         if not line.startswith('{"run": '):
             return {}
         try:
@@ -96,7 +96,7 @@ def entries(client: Any, functions: Mapping[Role, FunctionSettings], run: str, s
         client: A boto3 CloudWatch Logs client.
         functions: The run's functions.
         run: The run's name.
-        since_s: Seconds since 1970; nothing of the run is older.
+        since_s: Seconds since 1970; the run has no older line.
     """
     found = [
         entry
@@ -110,12 +110,12 @@ def entries(client: Any, functions: Mapping[Role, FunctionSettings], run: str, s
 def usage_of(
     found: Iterable[Entry], running: Mapping[Role, FunctionSettings] | None = None, now_s: float = 0.0
 ) -> Usage:
-    """What a run's invocations add up to.
+    """The usage of a run's invocations, added up.
 
     Args:
         found: The invocations.
-        running: The run's functions, while it goes on: an invocation without a REPORT line is at work then, and counts
-            up to now. Once the run has ended, there will be none.
+        running: The run's functions, while it goes on: an invocation without a REPORT line is then at work, and counts
+            up to now. After the run's end, such an invocation was cut off.
         now_s: Seconds since 1970.
     """
     found = list(found)
@@ -138,13 +138,13 @@ def _milliseconds(pattern: re.Pattern[str], report: str) -> float:
 
 
 def _so_far(entry: Entry, function: FunctionSettings, now_s: float) -> float:
-    """GB-seconds of an invocation that is at work; none has more than its time limit."""
+    """GB-seconds of an invocation at work, up to its time limit."""
     seconds = min(max(0.0, now_s - entry.started_at / 1000), function.timeout_s)
     return seconds * function.memory_mb / 1024
 
 
 def faults_of(client: Any, functions: Mapping[Role, FunctionSettings], run: str, since_s: float) -> dict[str, int]:
-    """How many faults of each kind the local service has injected into a run; the arguments are as in `entries`."""
+    """Number of faults of each kind that the local service has injected into a run; arguments as for `entries`."""
     matches = [
         match
         for function in functions.values()
@@ -162,7 +162,7 @@ def _events(client: Any, group: str, since_s: float, **options: str) -> Iterator
         for page in pages:
             yield from page["events"]
     except client.exceptions.ResourceNotFoundException:
-        return  # a function that was never invoked has no log group
+        return  # a function without any invocation has no log group
 
 
 def _invocations(role: Role, events: Iterable[Mapping[str, Any]]) -> Iterator[Entry]:

@@ -13,13 +13,13 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from estafeta.aws.session import STACK
+from estafeta.aws.account import STACK
 from estafeta.client.backend import Backend
 from estafeta.client.connect import attach
 from estafeta.client.fetch import content
 from estafeta.client.find_run import LAST, find_name
 from estafeta.client.logbook import Entry
-from estafeta.client.options import override_spec
+from estafeta.client.option_values import override_spec
 from estafeta.client.summary import Best, Chaos, Summary
 from estafeta.cost.cost import Bill, Kept, Usage, bill
 from estafeta.errors import RunFailed, UsageError

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from estafeta.cost.cost import Bill, Kept
-from estafeta.cost.metering import Traffic
+from estafeta.cost.meter import Traffic
 from estafeta.job.job import On
 from estafeta.protocol.spec import Choice, Failure, Limits, State
 

@@ -11,14 +11,14 @@ def count(number: int, noun: str) -> str:
 def size(size: float) -> str:
     """Bytes in a unit that leaves one to four digits before the point."""
     for unit in ("B", "kB", "MB"):
-        if size < 999.5:  # from there on, three digits round to the next unit
+        if size < 999.5:  # larger sizes would round to 1000
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:,.1f} GB"
 
 
 def dollars(amount: float) -> str:
-    """An amount of money, as exact as its size wants it."""
+    """An amount of money; small ones have more decimals."""
     return f"${amount:.6f}" if amount < 0.01 else f"${amount:,.2f}"
 
 
@@ -28,14 +28,14 @@ def number(value: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """A length of time as mm:ss or h:mm:ss; nothing is shorter than 00:00."""
+    """A length of time as mm:ss or h:mm:ss; at least 00:00."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
 
 
 def ago(seconds: float) -> str:
-    """How long ago something was, in one unit."""
+    """The time since an event, in one unit."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{int(seconds // length)} {unit} ago"

@@ -1,4 +1,4 @@
-"""What is counted while a run goes on, and what that costs on AWS.
+"""Counters of what a run uses, and what that costs on AWS.
 
 It must not know how a run works.
 """

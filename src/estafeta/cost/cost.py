@@ -1,6 +1,6 @@
-"""What a run costs on AWS: functions, requests, access to the file system, logs, and what lies there for it.
+"""The cost of a run on AWS: functions, requests, access to the file system, logs, and storage.
 
-Pure arithmetic on what was counted (`Usage`), on what is kept (`Kept`) and on dated list prices (`prices.py`).
+Pure arithmetic on the counts (`Usage`), the stored bytes (`Kept`) and dated list prices (`prices.py`).
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from typing import Literal
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as document
 
-from estafeta.cost.metering import Traffic
+from estafeta.cost.meter import Traffic
 from estafeta.cost.prices import PRICES_AS_OF, Prices, prices_of
 
 GIB = 1 << 30
 MB_PER_GB = 1024
-"""Lambda counts a gigabyte of memory as 1,024 MB."""
+"""MB in a gigabyte of memory, as Lambda counts."""
 
 LOG_BYTES = 600
-"""Of START, END and REPORT, and of the two lines that each invocation of a worker or the merge notes, at least: where
-invocations are short and many, these cost more than the requests."""
+"""Smallest log volume of one invocation: START, END, REPORT and two notes. Where invocations are short and many, the
+log costs more than the requests."""
 
 MONTH_S = 30 * 86400.0
-"""Of 30 days; AWS takes the days of the month at hand."""
+"""Seconds of 30 days; AWS takes the days of the current month."""
 
 ASSUMED = {
     "local": ", for functions as fast as this machine's",
     "inline": ", for functions as fast as this process, without starting them",
     "aws": "",
 }
-"""What a price rests on that was not measured on AWS."""
+"""Assumption of a price that was not measured on AWS."""
 
 Architecture = Literal["arm64", "x86_64"]
 Throughput = Literal["bursting", "elastic"]
@@ -39,12 +39,13 @@ Throughput = Literal["bursting", "elastic"]
 
 @document(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Basis:
-    """What a price depends on beside what was used.
+    """The choices that decide on prices.
 
     Attributes:
-        region: AWS region.
-        architecture: Of the functions.
-        throughput: Throughput mode of the file system: `bursting` has no price for access, `elastic` one for each byte.
+        region: AWS Region.
+        architecture: Processor of the functions.
+        throughput: Throughput mode of the file system: access is free for `bursting`, and billed by the byte for
+            `elastic`.
     """
 
     region: str = "us-east-1"
@@ -53,11 +54,11 @@ class Basis:
 
     @property
     def prices(self) -> Prices:
-        """The prices that hold."""
+        """The prices of the Region."""
         return prices_of(self.region)
 
     def describe(self) -> str:
-        """In words, for people: date, region, architecture, throughput mode."""
+        """The basis in words: date, Region, architecture, throughput mode."""
         prices = self.prices
         region = self.region if prices.region == self.region else f"{prices.region} (none known of {self.region})"
         return f"list prices of {PRICES_AS_OF}, {region}, {self.architecture}, EFS {self.throughput}"
@@ -65,17 +66,17 @@ class Basis:
 
 @dataclass(frozen=True)
 class Usage:
-    """What the functions did for a run.
+    """The work of the functions for a run.
 
     Attributes:
-        invocations: How many invocations each function had, retries included.
-        retries: How many of them were further attempts at an event.
-        legs: Invocations of ranks for a round, without further attempts: more than one leg makes a round where a share
+        invocations: Number of invocations of each function, retries included.
+        retries: Number of them that were retries.
+        legs: Number of ranks' invocations for a round, without retries. A round has several legs of a rank if a share
             did not fit the time limit.
-        billed_gb_seconds: Billed duration, init included, times memory size, in GB-seconds; of invocations that have
-            no REPORT line yet, the time since their start.
-        traffic: File operations of the invocations that have said what they were: those that ended by themselves.
-        log_bytes: What they wrote to their logs.
+        billed_gb_seconds: Billed duration, init included, times memory size, in GB-seconds. An invocation without a
+            REPORT line counts from its start to now.
+        traffic: File operations of the invocations that ended by themselves, and so have reported them.
+        log_bytes: Bytes that they wrote to their logs.
     """
 
     invocations: Mapping[str, int]
@@ -88,14 +89,14 @@ class Usage:
 
 @document(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Kept:
-    """What lies on the file system for a run, and how its data came there.
+    """The files of a run on the file system, and the upload of its data.
 
     Attributes:
-        run_bytes: Of its own files, as EFS meters them (`metering.kept_bytes`).
-        data_bytes: Of the stored data sets that it reads; other runs may read them, too.
-        uploaded_bytes: Of these, without what metering adds: they came through S3, once.
-        puts: Requests that bring them there.
-        gets: Requests that fetch them from there.
+        run_bytes: Bytes of its own files, as EFS meters them (`meter.kept_bytes`).
+        data_bytes: Bytes of the stored data sets that it reads; other runs may read them, too.
+        uploaded_bytes: Bytes of these data sets that came through S3, once, as they are and not as EFS meters them.
+        puts: Number of requests that bring them to S3.
+        gets: Number of requests that fetch them from S3.
     """
 
     run_bytes: int = 0
@@ -106,23 +107,23 @@ class Kept:
 
     @property
     def bytes(self) -> int:
-        """All that lies there."""
+        """All metered bytes."""
         return self.run_bytes + self.data_bytes
 
 
 @dataclass(frozen=True)
 class Bill:
-    """Dollars, by what they are for.
+    """The dollars of a run, by purpose.
 
     Attributes:
-        compute: GB-seconds.
-        requests: Invocations.
-        efs: Access to the file system; none where throughput is bursting.
-        efs_if_elastic: What it is, or would be, with Elastic throughput. It is not part of the total.
-        logs: What CloudWatch takes in.
-        storage: What lies on the file system now, taken to have lain there from the run's beginning to its end.
-        storage_month: A month of that; it is paid until it is removed. It is not part of the total.
-        upload: Bringing its data in through S3, which is paid once, whichever run is the first to need it. Nor is this.
+        compute: Dollars for GB-seconds.
+        requests: Dollars for invocations.
+        efs: Dollars for access to the file system; 0 with Bursting throughput.
+        efs_if_elastic: Dollars for access if throughput is, or were, Elastic. Not part of the total.
+        logs: Dollars for the bytes that CloudWatch takes in.
+        storage: Dollars for the files on the file system now, from the run's beginning to its end.
+        storage_month: Dollars for a month of storage, until the files are removed. Not part of the total.
+        upload: Dollars for bringing its data in through S3, which the first run to need it pays. Not part of the total.
     """
 
     compute: float
@@ -136,11 +137,11 @@ class Bill:
 
     @property
     def total(self) -> float:
-        """All that is the run's."""
+        """Dollars that the run has cost."""
         return self.compute + self.requests + self.efs + self.logs + self.storage
 
     def to_dict(self) -> dict[str, float]:
-        """JSON-ready, in dollars."""
+        """The bill, JSON-ready, in dollars."""
         return {
             "compute": self.compute,
             "requests": self.requests,
@@ -154,13 +155,13 @@ class Bill:
 
 
 def bill(usage: Usage, basis: Basis, kept: Kept, seconds: float) -> Bill:
-    """What a run costs.
+    """The cost of a run.
 
     Args:
-        usage: What its functions did.
-        basis: What prices depend on.
-        kept: What lies on the file system for it.
-        seconds: From its beginning to its end, or to now.
+        usage: The work of its functions.
+        basis: The choices that decide on prices.
+        kept: Its files on the file system.
+        seconds: Seconds from its beginning to its end, or to now.
     """
     prices = basis.prices
     elastic = access_usd(usage.traffic, prices)
@@ -188,7 +189,7 @@ def second_usd(memory_mb: int, basis: Basis) -> float:
 
 
 def invocation_usd(prices: Prices) -> float:
-    """Dollars for an invocation, however short: the request, and what it logs."""
+    """Dollars for an invocation, however short: the request, and its log."""
     return prices.request + LOG_BYTES / GIB * prices.log_gb
 
 
@@ -198,9 +199,9 @@ def storage_usd(stored_bytes: float, seconds: float, prices: Prices) -> float:
 
 
 def upload_usd(kept: Kept, prices: Prices) -> float:
-    """Dollars for bringing data in through S3: requests, and an hour there, though minutes are usual.
+    """Dollars for bringing data in through S3: requests, and an hour of storage there, though minutes are usual.
 
-    Transfer in from the internet, and between S3 and functions of one region, has no price.
+    Transfer in from the internet, and between S3 and functions of one Region, is free.
     """
     waiting = kept.uploaded_bytes / GIB * prices.s3_gb_month * 3600 / MONTH_S
     return kept.puts * prices.s3_put + kept.gets * prices.s3_get + waiting

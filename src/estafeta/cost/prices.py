@@ -1,7 +1,8 @@
 """AWS's list prices, dated: a table by region, read by `cost.py`.
 
-On demand, first tier, without the free tier. A region of which no price was looked up has no row: `prices_of` then
-gives those of us-east-1 and says so, since most prices are the same in the large regions and none is far off.
+The prices are on demand, of the first tier, without the free tier. A Region whose prices nobody has looked up has no
+row. `prices_of` then gives those of us-east-1 and says so: most prices are the same in the large Regions, and none is
+far off.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 PRICES_AS_OF = "2026-11-23"
-"""When they were put together; each source below has the date of its own."""
+"""Date of the table; each source below has its own."""
 
 DEFAULT_REGION = "us-east-1"
 
@@ -20,17 +21,17 @@ class Prices:
     """Dollars for each unit. A gigabyte of memory, of a file system and of a log has 2**30 bytes.
 
     Attributes:
-        region: Where they hold.
-        gb_second: Lambda, memory size times billed duration, by architecture.
-        request: Lambda, each invocation.
-        efs_read_gb: Elastic throughput, as metered. Bursting throughput has no price.
-        efs_write_gb: The same, written.
-        efs_gb_month: Regional Standard storage.
-        log_gb: CloudWatch Logs, taken in.
-        s3_gb_month: Standard storage.
-        s3_put: Each PUT, COPY, POST or LIST; each part of an upload is one.
-        s3_get: Each GET.
-        vm_hour: An EC2 instance of the m7g family, each vCPU with its 4 GiB; the price is linear in the size.
+        region: Region of the prices.
+        gb_second: Lambda's memory size times billed duration, by architecture.
+        request: Lambda invocation.
+        efs_read_gb: EFS bytes read as metered with Elastic throughput. Bursting throughput is free.
+        efs_write_gb: EFS bytes written as metered with Elastic throughput.
+        efs_gb_month: EFS Regional Standard storage.
+        log_gb: CloudWatch Logs bytes taken in.
+        s3_gb_month: S3 Standard storage.
+        s3_put: S3 PUT, COPY, POST or LIST; each part of an upload is one.
+        s3_get: S3 GET.
+        vm_hour: vCPU with its 4 GiB of an EC2 instance of the m7g family; the price is linear in the size.
     """
 
     region: str
@@ -46,8 +47,8 @@ class Prices:
     vm_hour: float
 
 
-# AWS's own pages are read where their text has the number; those of EFS, CloudWatch, S3 and EC2 fill it in by a script,
-# so for these somebody's copy is named, with its date if it has one.
+# The source is AWS's own page where its text has the number. A script fills the numbers in on the pages of EFS,
+# CloudWatch, S3 and EC2, so the sources for these are other people's copies, with their dates if they have one.
 _US_EAST_1 = Prices(
     region="us-east-1",
     # https://aws.amazon.com/lambda/pricing/, 2026
@@ -72,12 +73,12 @@ _US_EAST_1 = Prices(
 
 PRICES: Mapping[str, Prices] = {
     "us-east-1": _US_EAST_1,
-    # Only what is known to differ; the rest of the row is that of us-east-1.
+    # Only the prices that are known to differ; the rest of the row is that of us-east-1.
     # https://repost.aws/articles/ARLxw4PqmeQK6VVrpGL4-jzA, how to estimate the cost of Elastic throughput
     "eu-west-1": replace(_US_EAST_1, region="eu-west-1", efs_write_gb=0.07),
 }
 
 
 def prices_of(region: str) -> Prices:
-    """The prices of a region, or those of us-east-1 (see their `region`) where there is no row."""
+    """The prices of a Region, or those of us-east-1 (see their `region`) if there is no row."""
     return PRICES.get(region, PRICES[DEFAULT_REGION])

@@ -1,7 +1,7 @@
-"""A block: consecutive rows of a data set in one tensor file, every part of a row in an array of its own.
+"""A block: consecutive rows of a data set in one tensor file, with one array for each kind.
 
-A dense part is one tensor; a sparse one is three, as in CSR: where each row begins (int64[n + 1]), the column of each
-number (int32), the numbers. Nothing in here knows what the rows mean, or where the file lies.
+A dense array is one tensor. A sparse one is three, as in CSR: the start of each row (int64[n + 1]), the column of each
+number (int32), the numbers. This module must not know what the rows mean, or where the file lies.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Csr:
     """Sparse rows.
 
     Attributes:
-        starts: int64[n + 1], where each row begins in the other two.
+        starts: int64[n + 1], start of each row in the other two.
         columns: int32, ascending in a row.
         values: The numbers that are not zero.
     """
@@ -59,12 +59,12 @@ def stack(parts: Iterable[Csr]) -> Csr:
     )
 
 
-Part = Array | Csr
-"""One part of some rows."""
+RowArray = Array | Csr
+"""Rows of one kind, dense or sparse."""
 
 
-def encode_block(parts: Mapping[str, Part], number: int, attempt: str) -> list[Buffer]:
-    """Content of a block's file, ready to be published."""
+def encode_block(parts: Mapping[str, RowArray], number: int, attempt: str) -> list[Buffer]:
+    """Content of a block's file, ready for publication."""
     tensors: dict[str, Array] = {}
     for name, part in parts.items():
         if isinstance(part, Csr):
@@ -74,20 +74,20 @@ def encode_block(parts: Mapping[str, Part], number: int, attempt: str) -> list[B
     return encode(tensors, {"format": FORMAT, "token": attempt, "block": str(number)})
 
 
-def read_rows(reader: Reader, manifest: Manifest, number: int, room: Sequence[Array]) -> list[Part]:
-    """The rows of a block, checked against their digests. The file is read by one call: each may be a round trip.
+def read_rows(reader: Reader, manifest: Manifest, number: int, room: Sequence[Array]) -> list[RowArray]:
+    """The rows of a block, checked against their digests. One call reads the file, since each may be a round trip.
 
     Args:
         reader: The block's file.
-        manifest: Of the data set.
-        number: Which block it is.
-        room: For each dense kind, where its rows go: C-contiguous, [rows, *shape], in its dtype.
+        manifest: Manifest of the data set.
+        number: Number of the block.
+        room: Array for each dense kind: C-contiguous, [rows, *shape], in its dtype.
 
     Returns:
-        For each kind its rows: the dense ones in `room`, the sparse ones in memory of their own.
+        Rows of each kind: the dense ones in `room`, the sparse ones in memory of their own.
 
     Raises:
-        Corrupt: It is not the block that the manifest means, or the bytes are not those that were published.
+        Corrupt: The file is not the block that the manifest means, or its bytes are not the published ones.
     """
     try:
         expected = manifest.blocks[number].bytes
@@ -97,11 +97,11 @@ def read_rows(reader: Reader, manifest: Manifest, number: int, room: Sequence[Ar
         return read(reader, manifest, number, room)
     except (Corrupt, KeyError) as error:
         hint = f"remove it, and import it again: {Command('estafeta', 'data', 'rm', manifest.name)}"
-        raise Corrupt(f"block {number} of data set {manifest.name!r} is damaged: {error}", hint=hint) from error
+        raise Corrupt(f"Block {number} of data set {manifest.name!r} is damaged: {error}", hint=hint) from error
 
 
-def _read_dense(reader: Reader, manifest: Manifest, number: int, room: Sequence[Array]) -> list[Part]:
-    """The lengths of all tensors are known, so that of the header is: no byte is moved twice."""
+def _read_dense(reader: Reader, manifest: Manifest, number: int, room: Sequence[Array]) -> list[RowArray]:
+    """Read dense rows. The manifest tells the length of all tensors, hence of the header: no byte is moved twice."""
     head = bytearray(max(0, reader.size - sum(part.nbytes for part in room)))
     reader.scatter([head, *(part.data for part in room)], 0)
     file, offset = _opened(_Beginning(head, reader.size), manifest, number), len(head)
@@ -111,11 +111,11 @@ def _read_dense(reader: Reader, manifest: Manifest, number: int, room: Sequence[
     return list(room)
 
 
-def _read_mixed(reader: Reader, manifest: Manifest, number: int, room: Sequence[Array]) -> list[Part]:
+def _read_mixed(reader: Reader, manifest: Manifest, number: int, room: Sequence[Array]) -> list[RowArray]:
     content = bytearray(reader.size)
     reader.readinto(content, 0)
     file, left = _opened(_Beginning(content, reader.size), manifest, number), iter(room)
-    parts: list[Part] = []
+    parts: list[RowArray] = []
     for kind in manifest.kinds:
         if kind.sparse:
             parts.append(Csr(*(file.read(f"{kind.name}.{array}") for array in ("starts", "columns", "values"))))
@@ -133,7 +133,7 @@ def _opened(reader: Reader, manifest: Manifest, number: int) -> TensorFile:
 
 
 class _Beginning:
-    """`Reader` over the first bytes of a file, which another one has read."""
+    """`Reader` over the first bytes of a file, which are in memory already."""
 
     def __init__(self, content: bytearray, size: int) -> None:
         self._content, self.size = memoryview(content), size
@@ -153,7 +153,7 @@ class _Beginning:
         return offset - first
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: there is no file to close."""
 
     def __enter__(self) -> Self:
         return self

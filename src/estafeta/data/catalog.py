@@ -1,7 +1,7 @@
-"""The data sets of a store: which there are, what is in one, whether it is whole, how it goes.
+"""The data sets of a store: list, read, verify and remove them.
 
-Knows names and blocks; not how rows are imported, nor how they become batches.
-Invariant: what has a manifest is complete, and what has none is not there.
+It knows names and blocks; not how rows are imported, nor how they become batches. Invariant: a data set with a manifest
+is complete, and one without does not exist.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 from pydantic import ValidationError
 
-from estafeta.data.blocks import Part, read_rows
+from estafeta.data.blocks import RowArray, read_rows
 from estafeta.data.manifest import Manifest
 from estafeta.errors import Command, Corrupt, Gone, UsageError
 from estafeta.job.dataset_name import DATASET_NAME
@@ -25,10 +25,10 @@ from estafeta.store.tensorfile import DTYPES
 
 
 def check_name(name: str) -> None:
-    """Refuse what cannot be the name of a data set.
+    """Refuse a text that cannot be the name of a data set.
 
     Raises:
-        UsageError: It has other characters than those of a folder's name.
+        UsageError: The text has characters that such a name cannot have.
     """
     if not DATASET_NAME.fullmatch(name):
         raise UsageError(
@@ -38,22 +38,22 @@ def check_name(name: str) -> None:
 
 
 def names(store: Store) -> list[str]:
-    """The data sets that there are."""
+    """Names of the data sets in the store."""
     folders = sorted(filter(DATASET_NAME.fullmatch, store.list(DATASETS)))
     return [name for name in folders if MANIFEST in store.list(DatasetLayout(name).root)]
 
 
 def unfinished(store: Store) -> list[str]:
-    """Names that an import has begun to write under: it goes on, or was killed."""
+    """Names under which an import has begun to write; it is still running, or was killed."""
     folders = sorted(filter(DATASET_NAME.fullmatch, store.list(DATASETS)))
     return [name for name in folders if MANIFEST not in store.list(DatasetLayout(name).root)]
 
 
 def read_manifest(store: Store, name: str) -> Manifest:
-    """What is in a data set.
+    """The manifest of a data set.
 
     Raises:
-        UsageError: There is none of that name; the hint lists those that there are.
+        UsageError: There is none of that name; the hint lists the names in the store.
         Corrupt: Its manifest cannot be read.
     """
     check_name(name)
@@ -65,10 +65,10 @@ def read_manifest(store: Store, name: str) -> Manifest:
     try:
         return Manifest.model_validate_json(content)
     except ValidationError as error:
-        raise Corrupt(f"the manifest of data set {name!r} cannot be read: {error}", hint=_again(name)) from error
+        raise Corrupt(f"The manifest of data set {name!r} cannot be read: {error}", hint=_again(name)) from error
 
 
-def read_block(store: Store, manifest: Manifest, number: int) -> list[Part]:
+def read_block(store: Store, manifest: Manifest, number: int) -> list[RowArray]:
     """All parts of the rows of one block, checked against their digests, as they were stored."""
     path = DatasetLayout(manifest.name).block(manifest.attempt, number)
     return store.reading(path, partial(_parts, manifest=manifest, number=number))
@@ -78,11 +78,11 @@ def check_block(reader: Reader, manifest: Manifest, number: int) -> None:
     """Compare the file of one block with its digests and with the manifest.
 
     Raises:
-        Corrupt: It is damaged, or another's.
+        Corrupt: The file is damaged, or belongs to another block.
     """
     for kind, part in zip(manifest.kinds, _parts(reader, manifest, number), strict=True):
         if len(part) != (expected := manifest.blocks[number].rows):
-            what = f"block {number} of data set {manifest.name!r}"
+            what = f"Block {number} of data set {manifest.name!r}"
             raise Corrupt(
                 f"{what} has {len(part)} rows of {kind.name}, expected {expected}",
                 hint=_again(manifest.name),
@@ -90,10 +90,10 @@ def check_block(reader: Reader, manifest: Manifest, number: int) -> None:
 
 
 def verify(store: Store, manifest: Manifest, first: int = 0) -> Iterator[int]:
-    """Read every block from the `first` on; yields its number when it has been found whole.
+    """Read every block from the `first` on, and yield the number of each whole one.
 
     Raises:
-        Corrupt: A block is missing, damaged, or another's.
+        Corrupt: A block is missing or damaged, or its file belongs to another.
     """
     layout = DatasetLayout(manifest.name)
     for number in range(first, len(manifest.blocks)):
@@ -102,26 +102,26 @@ def verify(store: Store, manifest: Manifest, first: int = 0) -> Iterator[int]:
             store.reading(path, partial(check_block, manifest=manifest, number=number))
         except Gone as error:
             raise Corrupt(
-                f"block {number} of data set {manifest.name!r} is missing", hint=_again(manifest.name)
+                f"Block {number} of data set {manifest.name!r} is missing", hint=_again(manifest.name)
             ) from error
         yield number
 
 
 def remove(store: Store, name: str) -> None:
-    """Remove a data set: the manifest first, so that what is left after a crash is not a data set."""
+    """Remove a data set: the manifest first, so that a crash leaves no damaged data set behind."""
     layout = DatasetLayout(name)
     store.sweep(layout.root, [MANIFEST])
     store.remove_tree(layout.root)
 
 
 def sweep_blocks(store: Store, name: str, wanted: Callable[[str], bool]) -> None:
-    """Remove the blocks of some attempts at importing: those that are `wanted` away."""
+    """Remove the blocks of those import attempts for which `wanted` returns True."""
     folder = DatasetLayout(name).root
     found = [(file, attempt_of(file)) for file in store.list(folder)]
     store.sweep(folder, [file for file, attempt in found if attempt and wanted(attempt)])
 
 
-def _parts(reader: Reader, manifest: Manifest, number: int) -> list[Part]:
+def _parts(reader: Reader, manifest: Manifest, number: int) -> list[RowArray]:
     rows = manifest.blocks[number].rows
     room = [np.empty((rows, *kind.shape), DTYPES[kind.dtype]) for kind in manifest.kinds if not kind.sparse]
     return read_rows(reader, manifest, number, room)
@@ -134,15 +134,15 @@ def _again(name: str) -> str:
 def _unknown(store: Store, name: str) -> UsageError:
     if name in unfinished(store):
         return UsageError(
-            f"there is no data set named {name!r} in the store; an import of it goes on, or was killed",
-            hint=f"import it again, or remove what it has left: {Command('estafeta', 'data', 'rm', name)}",
+            f"There is no data set named {name!r} in the store; an import of it is still running, or was killed",
+            hint=f"import it again, or remove the remains: {Command('estafeta', 'data', 'rm', name)}",
         )
     there = names(store)
     if not there:
         return UsageError(
-            f"there is no data set named {name!r} in the store, which has none",
+            f"There is no data set named {name!r} in the store, which is empty",
             hint=f"import it: {Command('estafeta', 'data', 'import', name, 'SOURCE')}",
         )
     close = difflib.get_close_matches(name, there, 1)
     guess = f"did you mean {close[0]}? " if close else ""
-    return UsageError(f"there is no data set named {name!r} in the store", hint=f"{guess}there is: {', '.join(there)}")
+    return UsageError(f"There is no data set named {name!r} in the store", hint=f"{guess}there is: {', '.join(there)}")

@@ -1,7 +1,7 @@
-"""What a data set is: the document that is published last, and makes the blocks before it a data set.
+"""The manifest of a data set: the document that an import publishes last, and that makes its blocks a data set.
 
-Invariant: everything that reading depends on is in here (how many rows each block has, how large it is, how its
-numbers become those of a batch), so that which rows make which batch follows from the manifest and the spec alone.
+Invariant: a manifest has everything that reading depends on: rows and size of each block, and how its numbers become
+those of a batch. So the rows of each batch follow from the manifest and the spec alone.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ from estafeta.store.tensorfile import DTYPES
 Missing = Literal["error", "mean", "drop"]
 
 TARGET = "target"
-"""Name of the field that is learnt."""
+"""Name of the field that a model learns."""
 
 
 class Column(Document):
-    """One column of a table, as it was over the training rows.
+    """One column of a table, with its statistics over the training rows; missing numbers do not count.
 
     Attributes:
-        missing: Rows without a value; reading puts the mean in their place.
-        mean: Mean of the numbers that are there; so are the others.
+        missing: Number of rows without a value; reading replaces them with the mean.
         deviation: Standard deviation, over n.
     """
 
@@ -43,11 +42,11 @@ class Kind(Document):
     """One part of a row: an input, or the target.
 
     Attributes:
-        name: How its tensors are called in the blocks.
+        name: Name of its tensors in the blocks.
         dtype: Code of the safetensors format.
         shape: Shape of one row.
-        sparse: Rows are stored as CSR; the shape then has the number of columns.
-        columns: What is known of its columns, or nothing if it has none with names.
+        sparse: Whether rows are stored as CSR; the shape then has the number of columns.
+        columns: Its columns, if they have names.
     """
 
     name: str
@@ -63,24 +62,25 @@ class Kind(Document):
 
 
 class Extent(Document):
-    """How much is in one block: rows, and bytes of the file."""
+    """The extent of one block: its number of rows, and the bytes of its file."""
 
     rows: int = Field(ge=1)
     bytes: int = Field(ge=1)
 
 
 class Manifest(Document):
-    """A data set. It is identified by its token: the same name may be given to other data after a removal.
+    """A data set. Its token identifies it: after a removal, other data may have the same name.
 
     Attributes:
-        attempt: Which files are its blocks.
-        fill_missing: Missing numbers are in the blocks as NaN; reading puts the column's mean in their place.
-        standardize: Reading takes the mean off and divides by the standard deviation.
+        attempt: Id of the import attempt; the names of its blocks have it.
+        fill_missing: Whether reading replaces missing numbers, which the blocks have as NaN, with the column's mean.
+        standardize: Whether reading subtracts the mean and divides by the standard deviation.
         validation: Fraction of the rows that is held out; None leaves that to the job.
-        seed: Of the rows that are held out.
-        categories: By column, the text that each code stands for.
-        labels: How often each class occurs, if there are classes and not too many.
-        blocks: All have as many rows, but the last one may have fewer: which block a row is in is a division.
+        seed: Seed for the choice of held-out rows.
+        categories: Texts by column; the place of a text is its code.
+        labels: Number of rows of each class, if there are classes and not too many.
+        dropped: Number of rows that the import left out for missing values.
+        blocks: Extents of the blocks. All but the last have as many rows, so a division finds the block of a row.
     """
 
     format: Literal["estafeta-dataset/1"] = "estafeta-dataset/1"
@@ -106,7 +106,7 @@ class Manifest(Document):
     def _are_even(cls, blocks: tuple[Extent, ...]) -> tuple[Extent, ...]:
         rows = blocks[0].rows
         if any(block.rows != rows for block in blocks[:-1]) or blocks[-1].rows > rows:
-            raise ValueError("they have different numbers of rows")
+            raise ValueError("the blocks have different numbers of rows")
         return blocks
 
     @property

@@ -1,12 +1,12 @@
-"""Which rows of a stored data set make which micro-batch: pure functions of the manifest, the spec and the counters.
+"""The rows of a stored data set in each micro-batch: pure functions of the manifest, the spec and the counters.
 
-    an epoch permutes the blocks → the rows of that sequence are dealt to the ranks, a contiguous part to each
+    an epoch permutes the blocks → each rank gets a contiguous part of the rows of that sequence
     → a rank cuts its part into windows, as many blocks as the window's bytes hold → the rows of a window are shuffled
     → a step takes the next of them
 
 So a worker needs the blocks of one window at a time, and reads each block once in an epoch (the one at a border twice).
-Global batches are as large as those of `sampling.py`; which rows meet in one depends on the number of workers.
-Invariant: in an epoch every row falls to one rank and one step; but those of a last batch that is left out.
+Global batches are as large as those of `sampler.py`, but their rows depend on the number of workers. Invariant: in an
+epoch every row falls to one rank and one step, except for the rows of a last batch that is left out.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from itertools import accumulate
 
 import numpy as np
 
-from estafeta.data.sampling import Rows, generator, held_out
+from estafeta.data.sampler import Rows, generator, held_out
 
 PARTS = 8
-"""Parts that are remembered: each is as long as the list of blocks."""
+"""Number of parts that a deal remembers; each is as long as the list of blocks."""
 
 SHUFFLED = 2
-"""Windows whose order is remembered: each takes eight bytes a row."""
+"""Number of windows whose order is remembered; each takes eight bytes a row."""
 
 _NOTHING: Rows = np.empty(0, np.int64)
 
@@ -37,9 +37,9 @@ class BlockRows:
     Attributes:
         starts: int64[blocks + 1], number of each block's first row, and of the row after the last one.
         sizes: Bytes of each block.
-        held: Whether they are the rows that are held out, or the others; None if they are all rows.
-        fraction: Of the rows that are held out.
-        seed: Of the rows that are held out.
+        held: True for the held-out rows, False for the others, None for all rows.
+        fraction: Fraction of the rows that is held out.
+        seed: Seed for the choice of held-out rows.
     """
 
     starts: Rows
@@ -57,7 +57,7 @@ class BlockRows:
 
     @cached_property
     def counts(self) -> Rows:
-        """int64[blocks]: how many of the rows are in each block."""
+        """int64[blocks]: number of rows in each block."""
         return np.array([len(self.of_block(block)) for block in range(len(self.sizes))], np.int64)
 
     def of_block(self, block: int) -> Rows:
@@ -68,7 +68,7 @@ class BlockRows:
         return first + np.flatnonzero(held_out(first, last, self.fraction, self.seed) == self.held)
 
 
-class Sequence:
+class RowSequence:
     """The rows of some blocks, one block after the other.
 
     Args:
@@ -84,7 +84,7 @@ class Sequence:
         self.ends: Rows = np.cumsum(rows.counts[order])
 
     def blocks(self, first: int, last: int) -> Rows:
-        """The blocks that the positions `first` to `last` - 1 are in."""
+        """Blocks of the positions `first` to `last` - 1."""
         if first >= last:
             return self._order[:0]
         left, right = np.searchsorted(self.ends, [first, last - 1], side="right")
@@ -101,10 +101,10 @@ class Sequence:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class EpochPart:
     """A rank's part of an epoch: its windows, and the order of the rows in each."""
 
-    sequence: Sequence
+    sequence: RowSequence
     windows: tuple[tuple[int, int], ...]
     key: tuple[int, ...]
 
@@ -114,7 +114,7 @@ class Part:
         return tuple(accumulate(last - first for first, last in self.windows))
 
     def window_at(self, position: int) -> int:
-        """The window that a position of the part is in."""
+        """Number of the window with a position of the part."""
         return bisect_right(self.ends, position)
 
     def blocks(self, window: int) -> Rows:
@@ -122,7 +122,7 @@ class Part:
         return self.sequence.blocks(*self.windows[window]) if window < len(self.windows) else _NOTHING
 
     def rows(self, first: int, last: int) -> Rows:
-        """Numbers of the rows at these positions of the part, as they were shuffled."""
+        """Numbers of the rows at these positions of the part, in shuffled order."""
         pieces = []
         while first < last:
             window = self.window_at(first)
@@ -134,21 +134,21 @@ class Part:
 
 
 @lru_cache(maxsize=SHUFFLED)
-def _shuffled(part: Part, window: int) -> Rows:
+def _shuffled(part: EpochPart, window: int) -> Rows:
     rows = part.sequence.rows(*part.windows[window])
     return rows[generator("window", *part.key, window).permutation(len(rows))]
 
 
 @dataclass(frozen=True)
-class Share:
-    """The micro-batches of one share, made when they are asked for.
+class RankRows:
+    """The rows of a rank's share, micro-batch by micro-batch, made on demand.
 
     Attributes:
-        rows: Gives the rows at positions `first` to `last` - 1.
+        rows: Function that gives the rows at positions `first` to `last` - 1.
         first: Position of the share's first row.
         last: Position after its last one.
         size: Most rows in a micro-batch; all have nearly the same number.
-        ahead: Gives the blocks that are needed from a position on, soonest first.
+        ahead: Function that gives the blocks needed from a position on, soonest first.
     """
 
     rows: Callable[[int, int], Rows]
@@ -166,7 +166,7 @@ class Share:
         return self.rows(self._start(part), self._start(part + 1))
 
     def blocks(self, part: int) -> Rows:
-        """The blocks to have at hand for a micro-batch and those after it, soonest first."""
+        """Blocks that a micro-batch and the next ones need, soonest first."""
         return self.ahead(self._start(part))
 
     def _start(self, part: int) -> int:
@@ -175,15 +175,15 @@ class Share:
 
 @dataclass
 class Deal:
-    """How the rows of a stored data set are dealt.
+    """The deal of a stored data set's rows to ranks and steps.
 
     Attributes:
         rows: The rows of the phase.
         workers: World size.
         batch_size: Rows in a global batch; the last one of an epoch may be shorter.
-        steps: Steps per epoch; what does not fit them is left out.
+        steps: Steps per epoch; rows that do not fit them are left out.
         micro_batch_size: Most rows in a micro-batch.
-        window_bytes: Most bytes of the blocks of a window; it has one block at least.
+        window_bytes: Most bytes of the blocks of a window; a window has at least one block.
         seed: The run's seed.
     """
 
@@ -194,27 +194,27 @@ class Deal:
     micro_batch_size: int
     window_bytes: int
     seed: int
-    _parts: dict[tuple[int, int], Part] = field(default_factory=dict, repr=False)
+    _parts: dict[tuple[int, int], EpochPart] = field(default_factory=dict, repr=False)
     _at_hand: tuple[tuple[int, int, int], Rows] = field(default=((-1, -1, -1), _NOTHING), repr=False)
 
-    def train(self, step: int, rank: int) -> Share:
-        """A rank's share of a step, counted from the beginning of the run."""
+    def train(self, step: int, rank: int) -> RankRows:
+        """A rank's share of a step; steps count from the beginning of the run."""
         epoch, index = divmod(step, self.steps)
         part = self._part(epoch, rank)
         first = index * self._share(0, rank)  # all steps before this one are as large as the first
         last = first + self._share(index, rank)
-        return Share(part.rows, first, last, self.micro_batch_size, partial(self._ahead, epoch, rank))
+        return RankRows(part.rows, first, last, self.micro_batch_size, partial(self._ahead, epoch, rank))
 
-    def valid(self, rank: int) -> Share:
+    def valid(self, rank: int) -> RankRows:
         """A rank's share of a valid round: its part of the rows in their order."""
-        sequence = Sequence(self.rows, np.arange(len(self.rows.sizes)))
+        sequence = RowSequence(self.rows, np.arange(len(self.rows.sizes)))
         first, last = (len(self.rows) * r // self.workers for r in (rank, rank + 1))
-        return Share(sequence.rows, first, last, self.micro_batch_size, lambda start: sequence.blocks(start, last))
+        return RankRows(sequence.rows, first, last, self.micro_batch_size, lambda start: sequence.blocks(start, last))
 
     def _ahead(self, epoch: int, rank: int, position: int) -> Rows:
-        """The blocks of the window at a position of a rank's part, and of the one after it.
+        """Blocks of the window at a position of a rank's part, and of the next one.
 
-        While these are the same two windows, it is the same array.
+        The array is the same object as long as the two windows are the same.
         """
         part = self._part(epoch, rank)
         window = part.window_at(position)
@@ -235,19 +235,19 @@ class Deal:
         short = len(self.rows) - full * self.batch_size if full < self.steps else 0
         return full * (self.batch_size * rank // self.workers) + short * rank // self.workers
 
-    def _part(self, epoch: int, rank: int) -> Part:
-        """A rank's part of an epoch. Some are kept: an environment may work for several ranks."""
+    def _part(self, epoch: int, rank: int) -> EpochPart:
+        """A rank's part of an epoch. The deal keeps some: an environment may work for several ranks."""
         if (epoch, rank) not in self._parts:
             if len(self._parts) >= PARTS:
                 del self._parts[min(self._parts)]
             order = generator("blocks", self.seed, epoch).permutation(len(self.rows.sizes))
             order = order[self.rows.counts[order] > 0]
-            sequence = Sequence(self.rows, order)
+            sequence = RowSequence(self.rows, order)
             windows = self._windows(sequence, order, self._bound(rank), self._bound(rank + 1))
-            self._parts[epoch, rank] = Part(sequence, windows, (self.seed, epoch, rank))
+            self._parts[epoch, rank] = EpochPart(sequence, windows, (self.seed, epoch, rank))
         return self._parts[epoch, rank]
 
-    def _windows(self, sequence: Sequence, order: Rows, first: int, last: int) -> tuple[tuple[int, int], ...]:
+    def _windows(self, sequence: RowSequence, order: Rows, first: int, last: int) -> tuple[tuple[int, int], ...]:
         """Cut positions `first` to `last` - 1 between blocks."""
         windows: list[tuple[int, int]] = []
         begin, size = first, 0

@@ -1,1 +1,4 @@
-"""Putting a stack on AWS, and taking it away again: packages, the library, CloudFormation, what is left over."""
+"""Deployment of a stack on AWS, and its removal: packages, the library, CloudFormation, leftovers.
+
+It must not know what a run is, nor how anything is shown on a terminal.
+"""

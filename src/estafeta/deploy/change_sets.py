@@ -1,8 +1,8 @@
-"""CloudFormation: a change is proposed, looked at, carried out, and followed by the stack's events.
+"""CloudFormation: propose a change, look at it, carry it out, and follow it by the stack's events.
 
-Knows stacks and their states, not what is in them. Each call that changes something carries a token, so that a repeated
-one does nothing. Invariant: when a method returns, the stack is in a state from which it can be changed or deleted;
-otherwise it raises, and says which state, why, and what comes next.
+This module knows stacks and their states, not their resources. Each call that changes something carries a token, so a
+repeated call does nothing. Invariant: when a method returns, the stack can be changed or deleted; otherwise the method
+raises, and says the state, the reason, and the next step.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from estafeta.aws.account import describe_stack
 from estafeta.aws.lambda_api import reaching
-from estafeta.aws.session import describe_stack
 from estafeta.errors import Command, EnvironmentProblem, UsageError
 from estafeta.store.files import Clock
 
@@ -25,40 +25,40 @@ POLL_S = 2.0
 """Seconds between two looks at a stack."""
 
 NOT_YET = ("REVIEW_IN_PROGRESS", "DELETE_COMPLETE")
-"""States of a stack that has a name, and nothing else."""
+"""States of a stack that has only a name."""
 
 REMAINS = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED")
-"""States of a stack that can only be deleted: its creation, or its deletion, has failed."""
+"""States of a stack that can only be deleted, because its creation or its deletion has failed."""
 
 NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
-"""How CloudFormation says that a change set is empty: it counts as failed."""
+"""Words in CloudFormation's reason for an empty change set, which counts as failed."""
 
 EARLY = "EarlyValidation"
-"""What is in the reason of a change set that was refused before anything was tried."""
+"""Word in the reason of a change set that CloudFormation refused before it tried anything."""
 
 _CONTINUE = ("aws", "cloudformation", "continue-update-rollback", "--stack-name", "STACK")
 
-MEND = "change the parameter or the template that it names"
-"""Hint for a change that CloudFormation refuses."""
-
 _NEXT = {
-    "ROLLBACK_COMPLETE": "what had been made is removed again; deploy once more when the cause is gone",
-    "ROLLBACK_FAILED": f"{Command('estafeta', 'destroy')} removes what is left",
+    "ROLLBACK_COMPLETE": "the new resources are removed again; deploy once more when the cause is gone",
+    "ROLLBACK_FAILED": f"{Command('estafeta', 'destroy')} removes the rest",
     "UPDATE_ROLLBACK_COMPLETE": "the stack is as it was before; deploy once more when the cause is gone",
     "UPDATE_ROLLBACK_FAILED": f"{Command(*_CONTINUE)}, then deploy once more",
     "DELETE_FAILED": "destroy once more when the cause is gone; network interfaces may take 40 minutes to go",
 }
 
 
+_REFUSED = "change the parameters (-p NAME=VALUE), and deploy once more"
+
+
 @dataclass(frozen=True)
 class Change:
-    """What happens to one resource.
+    """The change of one resource.
 
     Attributes:
-        action: `Add`, `Modify`, `Remove`, as CloudFormation has it.
+        action: `Add`, `Modify`, `Remove`, in CloudFormation's words.
         resource: Logical id in the template.
-        kind: Type, `AWS::Lambda::Function`.
-        replaces: Whether the resource is made anew, or may be.
+        kind: Type, such as `AWS::Lambda::Function`.
+        replaces: Whether CloudFormation replaces the resource, or may do so.
     """
 
     action: str
@@ -69,7 +69,7 @@ class Change:
 
 @dataclass(frozen=True)
 class ChangeSet:
-    """A proposed change of a stack; without `changes` there is nothing to carry out."""
+    """A proposed change of a stack; without `changes` it does nothing."""
 
     stack: str
     name: str
@@ -79,7 +79,7 @@ class ChangeSet:
 
 @dataclass(frozen=True)
 class Event:
-    """What has happened to a resource: its logical id, its type, the state it is in, and why."""
+    """An event of a resource: its logical id, its type, its state, and the reason."""
 
     resource: str
     kind: str
@@ -92,8 +92,8 @@ class Stacks:
 
     Args:
         client: A boto3 CloudFormation client.
-        clock: For the pauses between two looks.
-        report: Receives the events of a change while it is carried out.
+        clock: Clock for the pauses between two looks.
+        report: Function that receives the events of a change.
     """
 
     def __init__(self, client: CloudFormationClient, clock: Clock, report: Callable[[Event], None]) -> None:
@@ -102,22 +102,24 @@ class Stacks:
         self._report = report
 
     def state(self, stack: str) -> str | None:
-        """The state of a stack, or None if there is nothing of that name.
+        """The state of a stack, or None if there is none of that name.
 
         Raises:
-            EnvironmentProblem: It is being changed by somebody just now, or is stuck.
+            EnvironmentProblem: Somebody is changing the stack just now, or it is stuck.
         """
         found = describe_stack(self._client, stack)
         if found is None or (state := str(found["StackStatus"])) in NOT_YET:
             return None
         if state.endswith("_IN_PROGRESS"):
-            raise EnvironmentProblem(f"the stack {stack} is being changed ({state})", hint="wait for the end of that")
+            raise EnvironmentProblem(
+                f"The stack {stack} is being changed ({state})", hint="wait until the change has ended"
+            )
         if state == "UPDATE_ROLLBACK_FAILED":
-            raise EnvironmentProblem(f"the stack {stack} is stuck ({state})", hint=_NEXT[state].replace("STACK", stack))
+            raise EnvironmentProblem(f"The stack {stack} is stuck ({state})", hint=_NEXT[state].replace("STACK", stack))
         return state
 
     def parameters(self, stack: str) -> dict[str, str]:
-        """The parameters that a stack was made with."""
+        """The parameters of a stack."""
         found = describe_stack(self._client, stack) or {}
         return {item["ParameterKey"]: item["ParameterValue"] for item in found.get("Parameters", ())}
 
@@ -125,13 +127,13 @@ class Stacks:
         """Have CloudFormation work out what a template would change; nothing is changed yet.
 
         Args:
-            stack: Name.
-            template: Its text.
-            parameters: Values; None keeps what the stack has. Parameters that are not named get their defaults.
+            stack: Name of the stack.
+            template: Text of the template.
+            parameters: Values; None keeps the stack's value. Other parameters get their defaults.
             creates: Whether there is no such stack yet.
 
         Raises:
-            UsageError: The template or a parameter is refused.
+            UsageError: CloudFormation refuses the template or a parameter.
         """
         token = secrets.token_hex(8)
         given: list[Any] = [
@@ -163,11 +165,11 @@ class Stacks:
             self.discard(proposed)
             if _is_empty(reason):
                 return proposed
-            raise UsageError(f"CloudFormation refuses the change of {stack}: {reason}", hint=MEND)
+            raise UsageError(f"CloudFormation refuses the change of {stack}: {reason}", hint=_REFUSED)
         return ChangeSet(stack, name, tuple(self._changes(proposed)), creates)
 
     def discard(self, proposed: ChangeSet) -> None:
-        """Withdraw a proposal, and the stack that it had made a name for."""
+        """Withdraw a proposal, and the stack if the proposal has only made its name."""
         with reaching("CloudFormation"):
             self._client.delete_change_set(StackName=proposed.stack, ChangeSetName=proposed.name)
             if proposed.creates and self.state(proposed.stack) is None:
@@ -177,7 +179,7 @@ class Stacks:
         """Change a stack as proposed, and wait for the end.
 
         Raises:
-            EnvironmentProblem: It failed; CloudFormation has taken it back.
+            EnvironmentProblem: The change failed, and CloudFormation has undone it.
         """
         if not proposed.changes:
             return
@@ -191,10 +193,10 @@ class Stacks:
             raise _failure(proposed.stack, state, failed)
 
     def delete(self, stack: str) -> None:
-        """Delete a stack, and wait for the end; it is no error if there is none.
+        """Delete a stack, if there is one, and wait for the end.
 
         Raises:
-            EnvironmentProblem: Something could not be deleted.
+            EnvironmentProblem: A resource could not be deleted.
         """
         if describe_stack(self._client, stack) is None:
             return
@@ -210,17 +212,17 @@ class Stacks:
             return dict(self._client.describe_change_set(StackName=proposed.stack, ChangeSetName=proposed.name))
 
     def _explained(self, reason: str, proposed: ChangeSet) -> str:
-        """Why a proposal is refused. What CloudFormation finds before it tries anything, it tells only if asked."""
+        """The reason for a refusal. CloudFormation tells the findings of its early validation only on request."""
         if EARLY not in reason:
             return reason
         try:
             with reaching("CloudFormation"):
                 pages = self._client.get_paginator("describe_events").paginate(
                     ChangeSetName=proposed.name, Filters={"FailedEvents": True}
-                )  # by its id: the name is refused here
+                )  # by its id: this call refuses the name
                 events = [event for page in pages for event in page["OperationEvents"]]
         except EnvironmentProblem:
-            return reason  # says that there is more, and how to get it: not allowed, or a boto3 that does not know how
+            return reason  # not allowed, or boto3 is too old; the reason says how to get the rest
         found = [
             f"{event.get('LogicalResourceId', '')} ({event.get('ResourceType', '')}): {why}"
             for event in events
@@ -242,13 +244,13 @@ class Stacks:
                     )
 
     def _begin(self, stack: str) -> tuple[str, set[str]]:
-        """The stack's id, which outlives it, and the events that it has had before."""
+        """The stack's id, which outlives it, and its earlier events."""
         found = describe_stack(self._client, stack)
         stack_id = str(found["StackId"]) if found else stack
         return stack_id, {event["EventId"] for event in self._events(stack_id, set())}
 
     def _follow(self, stack_id: str, seen: set[str]) -> tuple[str, list[Event]]:
-        """Report events until the stack's state is final; return that, and the failures."""
+        """Report events until the stack's state is final; return the state and the failures."""
         failed: list[Event] = []
         before = len(seen)
         while True:
@@ -264,13 +266,13 @@ class Stacks:
                 self._report(event)
                 if event.state.endswith("_FAILED") and "cancelled" not in event.reason:
                     failed.append(event)
-            # Without an event since the call, the state may still be the one before it.
+            # Before the first new event, the state may still be the old one.
             if not state.endswith("_IN_PROGRESS") and len(seen) > before:
                 return state, failed
             self._clock.sleep(POLL_S)
 
     def _events(self, stack_id: str, seen: set[str]) -> Iterator[Any]:
-        """Events that have not been seen, the newest first."""
+        """Unseen events, the newest first."""
         with reaching("CloudFormation"):
             for page in self._client.get_paginator("describe_stack_events").paginate(StackName=stack_id):
                 for event in page["StackEvents"]:
@@ -285,7 +287,7 @@ def _is_empty(reason: str) -> bool:
 
 @contextmanager
 def _refusals(stack: str) -> Iterator[None]:
-    """What CloudFormation finds wrong with a template or a parameter is the caller's affair, not the network's."""
+    """Turn CloudFormation's complaints about a template or a parameter into usage errors: the network is fine."""
     from botocore.exceptions import ClientError
 
     try:
@@ -294,12 +296,13 @@ def _refusals(stack: str) -> Iterator[None]:
     except EnvironmentProblem as problem:
         cause = problem.__cause__
         if isinstance(cause, ClientError) and cause.response["Error"]["Code"] == "ValidationError":
-            reason = cause.response["Error"]["Message"]
-            raise UsageError(f"CloudFormation refuses {stack}: {reason}", hint=MEND) from cause
+            raise UsageError(
+                f"CloudFormation refuses {stack}: {cause.response['Error']['Message']}", hint=_REFUSED
+            ) from cause
         raise
 
 
 def _failure(stack: str, state: str, failed: list[Event]) -> EnvironmentProblem:
     why = f": {failed[0].resource} ({failed[0].kind}): {failed[0].reason}" if failed else ""
     following = _NEXT.get(state, "").replace("STACK", stack)
-    return EnvironmentProblem(f"the stack {stack} is in the state {state}{why}", hint=following)
+    return EnvironmentProblem(f"The stack {stack} is in the state {state}{why}", hint=following)

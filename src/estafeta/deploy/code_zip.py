@@ -1,8 +1,8 @@
-"""The functions' code package: Estafeta's own modules and what `merge` and `control` need, in one zip file.
+"""The functions' code package: Estafeta's own modules and the needs of `merge` and `control`, in one zip file.
 
-All three functions have the same package; PyTorch is not in it, so those that never import it never carry it. boto3 and
-Lambda's runtime client belong to the managed runtime. Invariant: the same versions give the same bytes, so that a
-package which has not changed is neither uploaded nor deployed again.
+All three functions have the same package. PyTorch is not in it, so functions that never import it do not carry it.
+boto3 and Lambda's runtime client belong to the managed runtime. Invariant: the same versions give the same bytes, so an
+unchanged package is neither uploaded nor deployed again.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from estafeta.deploy.wheels import Target, installed_here, unpack
 from estafeta.errors import UsageError
 
 NEEDS = ("isal", "numpy", "pydantic")
-"""What the functions import beside PyTorch and the managed runtime's own packages."""
+"""Packages that the functions import beside PyTorch and those of the managed runtime."""
 
 CLIENT_ONLY = ("cli", "client", "data/importing", "deploy", "local")
 """Parts of Estafeta that no function imports."""
 
 UNZIPPED_LIMIT_BYTES = 250 << 20
-"""Of a function's package (AWS Lambda Developer Guide, "Lambda quotas")."""
+"""Bytes of a function's package at most (AWS Lambda Developer Guide, "Lambda quotas")."""
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The oldest time that a zip file can express: packages must not differ by when they were made."""
+"""Time of all files in the package, the oldest that a zip file can express: the bytes must not depend on the date."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class CodePackage:
     """A zip file to deploy.
 
     Attributes:
-        path: Where it is.
+        path: Path of the file.
         digest: SHA-256 of its bytes, in hex.
-        zipped_bytes: Its size.
-        unzipped_bytes: That of what is in it: what Lambda limits.
-        compiled: Whether the modules' bytecode is in it. It can only be made by the functions' own version of Python.
+        zipped_bytes: Size of the file.
+        unzipped_bytes: Size of its content, which Lambda limits.
+        compiled: Whether it has the modules' bytecode, which only the functions' own version of Python can make.
     """
 
     path: Path
@@ -57,12 +57,12 @@ def build_code(folder: Path, target: Target) -> CodePackage:
     """Make the code package.
 
     Args:
-        folder: Where to put it; exists.
+        folder: Existing folder for the package.
         target: Python and processor of the functions.
 
     Raises:
         EnvironmentProblem: Packages could not be fetched.
-        UsageError: There are no wheels for the target; or the package is larger than Lambda takes.
+        UsageError: There are no wheels for the target, or the package is too large for Lambda.
     """
     compiled = target.python == f"{sys.version_info.major}.{sys.version_info.minor}"
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -76,8 +76,8 @@ def build_code(folder: Path, target: Target) -> CodePackage:
         size = sum(path.stat().st_size for path in files)
         if size > UNZIPPED_LIMIT_BYTES:
             raise UsageError(
-                f"the code package has {size >> 20} MB unzipped, more than the 250 MB that Lambda takes",
-                hint="take packages out of --requirements that jobs do not need",
+                f"The code package has {size >> 20} MB unzipped, more than the 250 MB that Lambda takes",
+                hint="install smaller versions of numpy and pydantic here, and deploy once more",
             )
         path = folder / "code.zip"
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -91,7 +91,7 @@ def build_code(folder: Path, target: Target) -> CodePackage:
 
 
 def compile_tree(root: Path) -> None:
-    """Write the bytecode of all modules below a folder; it is not compared with the source's time when imported."""
+    """Write the bytecode of all modules below a folder; importing does not compare it with the source's time."""
     compileall.compile_dir(
         root, quiet=2, stripdir=str(root), workers=1, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
     )
@@ -108,7 +108,7 @@ def _copy_estafeta(folder: Path) -> None:
 
 
 def _tidy(root: Path) -> None:
-    """Remove what is for developers, or differs from one unpacking to the next."""
+    """Remove files for developers, and files that differ from one unpacking to the next."""
     for name in ("bin", ".lock"):
         path = root / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -2,10 +2,10 @@
 
     prepare    code package made, stack looked up, change worked out (`plan.py`)
     carry_out  remains of a failed attempt removed → bucket → code and library sent
-               → stack changed; the library unpacked by `control`, where that can be before the functions that need it
+               → stack changed; `control` unpacks the library, if possible before the functions that need it exist
 
-Every step may be repeated: packages and libraries are named by their digests, a stack without changes is left alone,
-and an installation goes on where it was. Whoever is interrupted deploys once more.
+Every step may be repeated: packages and libraries have their digests as names, a stack without changes stays as it is,
+and an installation continues from its last part. After an interruption, the user deploys once more.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import tempfile
 from pathlib import Path
 from typing import Protocol
 
+from estafeta.aws.account import Account, Deployment, deployment
 from estafeta.aws.bucket import Bucket
 from estafeta.aws.library import LibraryManifest, Progress
-from estafeta.aws.session import Deployment, Session, deployment
 from estafeta.client.connect import TEMPLATE, on_stack
 from estafeta.deploy.change_sets import Event, Stacks
 from estafeta.deploy.library_build import Library, fetch, send
@@ -27,61 +27,61 @@ from estafeta.store.files import Clock, SystemClock
 
 
 class Reporter(Protocol):
-    """Is told how a deployment goes on."""
+    """The receiver of a deployment's progress."""
 
     def step(self, what: str) -> None:
-        """Something begins."""
+        """A step begins."""
 
     def portion(self, what: str, done: int, total: int, unit: str) -> None:
-        """So much of it is done."""
+        """A part of the step is done."""
 
     def event(self, event: Event) -> None:
-        """Something has happened to a resource of a stack."""
+        """A resource of a stack has a new state."""
 
 
 class Deployer:
-    """Deploys one stack.
+    """The deployment of one stack.
 
     Args:
-        session: Account and Region.
-        wishes: What is to be deployed.
-        reporter: Is told how it goes on.
-        clock: For pauses.
+        account: Account and Region.
+        wishes: The user's wishes.
+        reporter: Receiver of the progress.
+        clock: Clock for pauses.
         template: The stack's template.
     """
 
     def __init__(
         self,
-        session: Session,
+        account: Account,
         wishes: Wishes,
         reporter: Reporter,
         clock: Clock | None = None,
         template: Path = TEMPLATE,
     ) -> None:
-        self._session, self._wishes, self._reporter = session, wishes, reporter
+        self._account, self._wishes, self._reporter = account, wishes, reporter
         self._clock = clock or SystemClock()
         self._template = template
-        self._stacks = Stacks(session.client("cloudformation"), self._clock, reporter.event)
+        self._stacks = Stacks(account.client("cloudformation"), self._clock, reporter.event)
 
     def prepare(self, folder: Path) -> Plan:
-        """Find out what is to be done; as `plan.make_plan`."""
-        return make_plan(self._session, self._stacks, self._wishes, folder, self._reporter.step, self._template)
+        """Work out the plan; arguments and errors are those of `plan.make_plan`."""
+        return make_plan(self._account, self._stacks, self._wishes, folder, self._reporter.step, self._template)
 
     def discard(self, plan: Plan) -> None:
-        """Withdraw what was proposed."""
+        """Withdraw the plan's proposals."""
         for proposed in (plan.bucket_changes, plan.changes):
             if proposed is not None and proposed.changes:
                 self._stacks.discard(proposed)
 
     def carry_out(self, plan: Plan) -> Deployment:
-        """Do what was planned.
+        """Carry out a plan.
 
         Raises:
-            EnvironmentProblem: A stack could not be changed; it says in which state it is, and what to do.
+            EnvironmentProblem: A stack could not be changed; the message says its state, the hint the next step.
         """
         stack = plan.wishes.stack
         if plan.remains:
-            self._reporter.step(f"removing what a failed attempt has left ({plan.remains})")
+            self._reporter.step(f"removing the remains of a failed attempt ({plan.remains})")
             self._stacks.delete(stack)
         bucket = self._bring_bucket(plan)
         if plan.code is not None and bucket.size(code_key(plan.code)) != plan.code.zipped_bytes:
@@ -89,7 +89,7 @@ class Deployer:
             bucket.upload(code_key(plan.code), plan.code.path)
         if plan.library is not None and not plan.library_stored:
             self._bring_library(plan.library, bucket)
-        # The functions that are deployed unpack the library before those come that need it.
+        # The functions that are deployed now unpack the library before the new functions need it.
         early = plan.before and plan.library is not None and plan.before.get("Library") not in ("", plan.library.digest)
         if early and plan.library is not None:
             self._install(plan.library.digest, bucket)
@@ -104,16 +104,16 @@ class Deployer:
         self._stacks.carry_out(changes)
         if plan.library is not None:
             self._install(plan.library.digest, bucket)
-        return deployment(self._session, stack)
+        return deployment(self._account, stack)
 
     def _bring_bucket(self, plan: Plan) -> Bucket:
         changes = plan.bucket_changes
         if changes is None:
             self._reporter.step(f"making the bucket {plan.bucket}")
-            self._stacks.delete(bucket_stack(plan.wishes.stack))  # if its creation has failed before
+            self._stacks.delete(bucket_stack(plan.wishes.stack))  # its creation may have failed before
             changes = propose_bucket(self._stacks, plan.wishes.stack, plan.bucket, creates=True)
         self._stacks.carry_out(changes)
-        return Bucket(plan.bucket, self._session.client("s3"))
+        return Bucket(plan.bucket, self._account.client("s3"))
 
     def _bring_library(self, library: Library, bucket: Bucket) -> None:
         self._reporter.step(f"fetching {', '.join(library.requirements)} for {library.target.architecture}")
@@ -128,7 +128,7 @@ class Deployer:
 
     def _install(self, digest: str, bucket: Bucket) -> None:
         """Have `control` unpack the library, one call after the other, until it is ready."""
-        backend = on_stack(self._session, self._wishes.stack)
+        backend = on_stack(self._account, self._wishes.stack)
         verb = InstallVerb(bucket=bucket.name, library=digest)
         while True:
             progress = Progress.model_validate(backend.call(verb))

@@ -1,8 +1,7 @@
-"""The library on its way to AWS: packages are fetched, thinned out, packed in parts, and stored in the bucket.
+"""The library on its way to AWS: fetch packages, thin them out, pack them in parts, store them in the bucket.
 
-`estafeta.aws.library` unpacks it on the other side. Its name is the digest of what was asked for, so the next one that
-asks for the same finds it in the bucket, and nothing is fetched. Its manifest goes up last: with it, all parts are
-there.
+`estafeta.aws.library` unpacks it on the other side. Its name is the digest of the request, so the next deployment with
+the same request finds it in the bucket and fetches nothing. Its manifest goes up last: if it is there, all parts are.
 """
 
 from __future__ import annotations
@@ -26,32 +25,32 @@ from estafeta.errors import EnvironmentProblem
 
 TORCH = "torch"
 
-PART_BYTES = 32 << 20
-"""About how much a part has unpacked; a larger file is a part by itself."""
+LIBRARY_PART_BYTES = 32 << 20
+"""Unpacked bytes of a part, about; a larger file is a part by itself."""
 
 PART_FILES = 400
-"""Most files in a part: on a network file system each costs some round trips."""
+"""Number of files in a part at most: on a network file system each costs some round trips."""
 
 COMPRESSION = 4
-"""Level of gzip: more takes several times as long here, and saves a twentieth."""
+"""Level of gzip: a higher one takes several times as long here, and saves a twentieth."""
 
 NEVER_IMPORTED = ("torch/include", "torch/share", "torch/bin", "torch/test", "torchgen/packaged", "bin")
-"""Folders of headers, of build files and of programs. Two thirds of PyTorch's files are such."""
+"""Folders of headers, build files and programs, which hold two thirds of PyTorch's files."""
 
 LOOKED_FOR = ("torch/bin/torch_shm_manager",)
-"""Files in them that PyTorch does not start without, though a function never runs them."""
+"""Files in these folders that PyTorch needs to start, though a function never runs them."""
 
 NEVER_READ = (".pyi", ".pyx", ".pxd", ".h", ".hpp", ".cuh", ".cmake", ".a")
 
 
 @dataclass(frozen=True)
 class Library:
-    """What a library is to be.
+    """The request for a library.
 
     Attributes:
-        extra: What the user wants, as in a requirements file.
-        target: What it is for.
-        torch_backend: Where PyTorch is taken from, as `unpack` has it.
+        extra: Lines of the user's requirements file.
+        target: Python and processor.
+        torch_backend: Index of PyTorch, as for `unpack`.
     """
 
     extra: tuple[str, ...]
@@ -60,19 +59,19 @@ class Library:
 
     @classmethod
     def of(cls, lines: Iterable[str], target: Target, torch_backend: str = TORCH_BACKEND) -> Library:
-        """From the lines of a requirements file."""
+        """The request with the lines of a requirements file."""
         texts = (line.partition(" #")[0].strip() for line in lines)
         return cls(tuple(sorted(text for text in texts if text and not text.startswith("#"))), target, torch_backend)
 
     @property
     def requirements(self) -> tuple[str, ...]:
-        """All that is asked for: PyTorch, in the version of this Python if the user names no other, and the extra."""
+        """All requirements: PyTorch, in the version of this Python if the user names no other, and the extra."""
         named = any(re.match(rf"{TORCH}(?![\w.-])", line) for line in self.extra)
         return (*(() if named else installed_here(TORCH)), *self.extra)
 
     @property
     def digest(self) -> str:
-        """Its name: of the requirements, the target, PyTorch's index, and what the code package has."""
+        """The library's name: a digest of requirements, target, PyTorch's index, and the code package's needs."""
         asked = [
             self.requirements,
             self.target.python,
@@ -90,13 +89,13 @@ def stored(library: Library, bucket: Bucket) -> LibraryManifest | None:
 
 
 def fetch(library: Library, folder: Path) -> dict[str, str]:
-    """Fetch a library's packages into a folder, without what the code package has and what no function needs.
+    """Fetch a library's packages into a folder, without those of the code package.
 
     Returns:
         Names and versions of the packages.
 
     Raises:
-        EnvironmentProblem, UsageError: As `unpack`.
+        EnvironmentProblem, UsageError: `unpack` raised it.
     """
     needs = installed_here(*NEEDS)
     unpack([*library.requirements, *needs], folder, library.target, torch_backend=library.torch_backend)
@@ -112,21 +111,21 @@ def send(
     """Pack a fetched library, and store it.
 
     Args:
-        library: What it is.
-        packages: What `fetch` returned.
-        folder: Where its packages are.
-        bucket: Where to.
-        progress: Told the parts that are stored, and how many there are.
+        library: The request.
+        packages: Names and versions from `fetch`.
+        folder: Folder of the packages.
+        bucket: Bucket that gets the parts.
+        progress: Function that is called with the number of stored parts, and of all parts.
 
     Raises:
-        EnvironmentProblem: The bucket cannot be reached; what was sent is used the next time.
+        EnvironmentProblem: The bucket cannot be reached; the next attempt uses the parts sent so far.
     """
     groups = list(parts_of(folder, files_of(folder)))
     parts = []
     for number, group in enumerate(groups):
         files = tuple(_describe(folder, path) for path in group)
         packed = pack(folder, group)
-        # Named by its content: a part that an interrupted attempt has sent is known again.
+        # The name depends on the content, so a part from an interrupted attempt is recognised.
         key = f"{LIBRARIES}{library.digest}/{hashlib.sha256(packed).hexdigest()[:16]}.tar.gz"
         if bucket.size(key) != len(packed):
             bucket.upload(key, packed)
@@ -150,12 +149,12 @@ def files_of(folder: Path) -> list[str]:
     """Paths, below a folder of packages, of the files that a function may need, in order.
 
     Raises:
-        EnvironmentProblem: There are none.
+        EnvironmentProblem: The folder has no such file.
     """
     paths = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     found = sorted(path for path in paths if _is_needed(path))
     if not found:
-        raise EnvironmentProblem(f"there are no packages in {folder}", hint="see above what the installer has printed")
+        raise EnvironmentProblem(f"There are no packages in {folder}", hint="free some disk, and deploy once more")
     return found
 
 
@@ -165,7 +164,7 @@ def parts_of(folder: Path, paths: Sequence[str]) -> Iterator[list[str]]:
     filled = 0
     for path in paths:
         size = (folder / path).stat().st_size
-        if part and (filled + size > PART_BYTES or len(part) == PART_FILES):
+        if part and (filled + size > LIBRARY_PART_BYTES or len(part) == PART_FILES):
             yield part
             part, filled = [], 0
         part.append(path)

@@ -1,19 +1,19 @@
-"""What belongs to a stack, by name and by tag: its bucket, its functions' logs, the file systems that it has left."""
+"""The names and tags of a stack's parts: its bucket, its functions' logs, its file systems."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from estafeta.aws.account import Account
 from estafeta.aws.lambda_api import reaching
-from estafeta.aws.session import Session
 from estafeta.errors import UsageError
 
 TAG = "estafeta:stack"
-"""Tag on a stack's file system: the stack's name. The template sets it."""
+"""Tag on a stack's file system with the stack's name; the template sets it."""
 
 MOST_LETTERS = 63
-"""Of a bucket's name (S3 User Guide, "Bucket naming rules")."""
+"""Letters of a bucket's name at most (S3 User Guide, "Bucket naming rules")."""
 
 
 def bucket_name(stack: str, account: str, region: str) -> str:
@@ -28,21 +28,21 @@ def bucket_name(stack: str, account: str, region: str) -> str:
         letters.isascii() and letters.isalnum() and letters.islower() and stack[0].isalpha()
     ):
         raise UsageError(
-            f"{stack!r} cannot name a stack",
+            f"{stack!r} cannot be the name of a stack",
             hint=f"lower-case letters, digits and '-', at most {MOST_LETTERS - len(name) + len(stack)}, a letter first",
         )
     return name
 
 
 def bucket_stack(stack: str) -> str:
-    """Name of the stack that the bucket is."""
+    """Name of the stack with the bucket."""
     return f"{stack}-bucket"
 
 
-def file_systems(session: Session, stack: str) -> list[dict[str, Any]]:
-    """The file systems of the stacks of a name, those that are deleted already left out; the newest first."""
+def file_systems(account: Account, stack: str) -> list[dict[str, Any]]:
+    """File systems of the stacks of a name, the newest first, without deleted ones."""
     with reaching("EFS"):
-        pages = session.client("efs").get_paginator("describe_file_systems").paginate()
+        pages = account.client("efs").get_paginator("describe_file_systems").paginate()
         found = [dict(system) for page in pages for system in page["FileSystems"] if _is_of(system, stack)]
     return sorted(found, key=lambda system: system["CreationTime"], reverse=True)
 

@@ -1,4 +1,4 @@
-"""What a deployment would do: found out by asking AWS, which is not changed by that."""
+"""The plan of a deployment: it asks AWS, and changes nothing there."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from estafeta.aws.account import STACK, Account
 from estafeta.aws.bucket import CODE, Bucket
 from estafeta.aws.library import LibraryManifest, manifest_key
-from estafeta.aws.session import STACK, Session
 from estafeta.client.connect import TEMPLATE
 from estafeta.deploy.change_sets import REMAINS, Change, ChangeSet, Stacks
 from estafeta.deploy.code_zip import CodePackage, build_code
@@ -23,25 +23,25 @@ from estafeta.local.template.reader import open_template
 BUCKET_TEMPLATE = TEMPLATE.with_name("bucket.yaml")
 
 OURS = ("Bucket", "CodeKey", "Library", "ImageUri", "PythonVersion", "Architecture", "ExistingFileSystem")
-"""Parameters of the template that follow from what is deployed; the others are the user's."""
+"""Parameters of the template that Estafeta sets; the others are the user's."""
 
 
 THROUGHPUT_MODES = ("bursting", "elastic")
-"""Those that the template knows."""
+"""Throughput modes that the template knows."""
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """What is to be deployed. What is None stays as it is deployed, or is the default.
+    """The user's wishes. A wish that is None keeps the deployed value, or the default.
 
     Attributes:
-        stack: Name.
+        stack: Name of the stack.
         image: URI of a container image instead of packages.
         architecture: Processor.
         python: Version of Python.
-        requirements: Lines of a requirements file: what jobs need beside PyTorch.
+        requirements: Lines of a requirements file, for the jobs' packages beside PyTorch.
         parameters: Values for the template's own parameters.
-        torch_backend: Index that PyTorch is taken from, as `unpack` has it.
+        torch_backend: Index of PyTorch, as for `unpack`.
     """
 
     stack: str = STACK
@@ -55,22 +55,22 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a deployment would do.
+    """The plan of a deployment.
 
     Attributes:
-        wishes: What was asked for.
-        account: The account's number.
+        wishes: The user's wishes.
+        account: Number of the AWS account.
         bucket: Name of the bucket.
         target: Python and processor.
         code: The code package; None for an image.
         library: The library; None for an image.
         library_stored: Whether the bucket has the library.
-        remains: State of what a failed attempt has left, which is removed first.
-        bucket_changes: Of the bucket's stack.
-        changes: Of the stack; None if it is to be made, and so all of the template.
-        parameters: For the template; None keeps what the stack has.
+        remains: State of the stack that a failed attempt has left, and that is removed first.
+        bucket_changes: Changes of the bucket's stack.
+        changes: Changes of the stack; None if it does not exist yet.
+        parameters: Values for the template; None keeps the stack's value.
         before: Parameters that the stack has now; empty if there is none.
-        additions: What a stack to be made consists of.
+        additions: Resources of a new stack.
     """
 
     wishes: Wishes
@@ -99,7 +99,7 @@ class Plan:
 
     @property
     def all_changes(self) -> tuple[Change, ...]:
-        """Those of both stacks."""
+        """Changes of both stacks."""
         sets = (self.bucket_changes, self.changes)
         return (
             tuple(change for proposed in sets if proposed is not None for change in proposed.changes) + self.additions
@@ -107,34 +107,34 @@ class Plan:
 
 
 def make_plan(
-    session: Session,
+    account: Account,
     stacks: Stacks,
     wishes: Wishes,
     folder: Path,
     step: Callable[[str], None],
     template: Path = TEMPLATE,
 ) -> Plan:
-    """Find out what is to be done.
+    """Work out the plan of a deployment.
 
     Args:
-        session: Account and Region.
+        account: Account and Region.
         stacks: Its stacks.
-        wishes: What was asked for.
-        folder: For the code package; it has to stay until the plan is carried out.
-        step: Told what takes time.
+        wishes: The user's wishes.
+        folder: Folder for the code package; it has to stay until the plan is carried out.
+        step: Function that is called with the name of each long step.
         template: The stack's template.
 
     Raises:
-        UsageError: What was asked for does not fit together.
-        EnvironmentProblem: The account cannot be reached, or the stack is being changed.
+        UsageError: The wishes contradict each other.
+        EnvironmentProblem: The account cannot be reached, or somebody is changing the stack.
     """
-    stack, account = wishes.stack, session.account()
+    stack, number = wishes.stack, account.number()
     state = stacks.state(stack)
     remains = state if state in REMAINS else None
     before = stacks.parameters(stack) if state and not remains else {}
     _check(wishes, before)
     target = _target(wishes, before)
-    bucket = Bucket(bucket_name(stack, account, session.region), session.client("s3"))
+    bucket = Bucket(bucket_name(stack, number, account.region), account.client("s3"))
     has_bucket = (bucket_state := stacks.state(bucket_stack(stack))) is not None and bucket_state not in REMAINS
     given = {
         **wishes.parameters,
@@ -150,13 +150,11 @@ def make_plan(
         code = build_code(folder, target)
         library = _library(wishes, target, _deployed(before, bucket) if has_bucket else None)
         given |= {"CodeKey": code_key(code), "Library": library.digest}
-    kept = before.get("ExistingFileSystem", "") if before else _left_behind(session, stack)
+    kept = before.get("ExistingFileSystem", "") if before else _left_behind(account, stack)
     given["ExistingFileSystem"] = kept
     if kept:
-        given["ThroughputMode"] = _throughput_mode(session, wishes, kept)
-    checked = open_template(
-        template, session.region, given, stack
-    )  # which refuses names that the template does not have
+        given["ThroughputMode"] = _throughput_mode(account, wishes, kept)
+    checked = open_template(template, account.region, given, stack)  # it refuses names that the template lacks
     parameters = {**{name: None for name in before if name in checked.parameters}, **given}
     bucket_changes = changes = None
     if has_bucket:
@@ -167,7 +165,7 @@ def make_plan(
     additions = () if before else tuple(_additions(checked))
     return Plan(
         wishes,
-        account,
+        number,
         bucket.name,
         target,
         code,
@@ -183,27 +181,27 @@ def make_plan(
 
 
 def propose_bucket(stacks: Stacks, stack: str, name: str, *, creates: bool) -> ChangeSet:
-    """Propose the stack that the bucket is."""
+    """Propose the stack with the bucket."""
     return stacks.propose(
         bucket_stack(stack), BUCKET_TEMPLATE.read_text(encoding="utf-8"), {"BucketName": name}, creates=creates
     )
 
 
 def code_key(code: CodePackage) -> str:
-    """Where the bucket has a code package."""
+    """Key of a code package in the bucket."""
     return f"{CODE}{code.digest[:32]}.zip"
 
 
 def _check(wishes: Wishes, before: Mapping[str, str]) -> None:
-    """Refuse what cannot be carried out."""
+    """Refuse wishes that cannot be carried out."""
     if taken := sorted(set(wishes.parameters) & set(OURS)):
         raise UsageError(
-            f"the parameter {taken[0]} is Estafeta's own", hint=f"see {Command('estafeta', 'deploy', '--help')}"
+            f"The parameter {taken[0]} is Estafeta's own", hint=f"see {Command('estafeta', 'deploy', '--help')}"
         )
     if before and bool(before.get("ImageUri")) != bool(wishes.image):
         now = "an image" if before.get("ImageUri") else "packages"
         raise UsageError(
-            f"the stack {wishes.stack} is made of {now}, and Lambda's functions cannot change between the two",
+            f"The stack {wishes.stack} is made of {now}, and Lambda's functions cannot change between the two",
             hint=f"{Command('estafeta', 'destroy', '--stack', wishes.stack)}, which keeps the data, then deploy",
         )
 
@@ -216,7 +214,7 @@ def _target(wishes: Wishes, before: Mapping[str, str]) -> Target:
 
 
 def _library(wishes: Wishes, target: Target, deployed: LibraryManifest | None) -> Library:
-    """What was asked for now, or else with what the stack was deployed last."""
+    """The library by the user's wishes, or else as deployed last."""
     requirements, backend = wishes.requirements, wishes.torch_backend
     if requirements is None:
         requirements = deployed.extra if deployed else ()
@@ -233,28 +231,28 @@ def _deployed(before: Mapping[str, str], bucket: Bucket) -> LibraryManifest | No
     return LibraryManifest.model_validate_json(bucket.read(key))
 
 
-def _left_behind(session: Session, stack: str) -> str:
-    """Id of the file system that a stack of the name has left, the newest of them; empty if there is none."""
-    found = [system for system in file_systems(session, stack) if system["NumberOfMountTargets"] == 0]
+def _left_behind(account: Account, stack: str) -> str:
+    """Id of the newest file system that a stack of the name has left; empty if there is none."""
+    found = [system for system in file_systems(account, stack) if system["NumberOfMountTargets"] == 0]
     return str(found[0]["FileSystemId"]) if found else ""
 
 
-def _throughput_mode(session: Session, wishes: Wishes, file_system: str) -> str:
-    """That of a file system which is not the stack's to change; prices are worked out by it."""
-    modes = {found["FileSystemId"]: str(found["ThroughputMode"]) for found in file_systems(session, wishes.stack)}
+def _throughput_mode(account: Account, wishes: Wishes, file_system: str) -> str:
+    """Throughput mode of a file system that the stack cannot change; prices depend on it."""
+    modes = {found["FileSystemId"]: str(found["ThroughputMode"]) for found in file_systems(account, wishes.stack)}
     wish = wishes.parameters.get("ThroughputMode")
     mode = modes.get(file_system, "")
     if wish and mode and wish != mode:
         update = ("--file-system-id", file_system, "--throughput-mode", wish)
         raise UsageError(
-            f"the file system {file_system} is of an earlier stack, and keeps its throughput mode, {mode}",
+            f"The file system {file_system} is from an earlier stack, and keeps its throughput mode, {mode}",
             hint=f"{Command('aws', 'efs', 'update-file-system', *update)}, then deploy",
         )
     return wish or (mode if mode in THROUGHPUT_MODES else "bursting")
 
 
 def _additions(template: Template) -> Iterator[Change]:
-    """All resources of a template under its parameters."""
+    """Resources of a template under its parameters."""
     for name, resource in template.resources.items():
         condition = resource.get("Condition")
         if condition is None or template.condition(condition, name):

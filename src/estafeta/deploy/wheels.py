@@ -1,8 +1,8 @@
 """Packages for another machine than this one: resolved and unpacked for Lambda's Python and processor.
 
-The work is done by uv. pip can fetch wheels for another platform, too, but evaluates the markers in their dependencies
-for the machine that it runs on (pip issue 11664), and so would take NVIDIA's libraries along to a processor that has no
-use for them. Nothing is compiled: what has no wheel is refused.
+uv does the work. pip can fetch wheels for another platform, too, but it evaluates the markers in their dependencies for
+its own machine (pip issue 11664). So it would fetch NVIDIA's libraries for a processor that cannot use them. uv
+compiles nothing: it refuses a package without a wheel.
 """
 
 from __future__ import annotations
@@ -20,25 +20,26 @@ from estafeta.errors import EnvironmentProblem, UsageError
 Architecture = Literal["arm64", "x86_64"]
 
 GLIBC = "2_34"
-"""Of Amazon Linux 2023, on which Lambda's Python 3.12 and newer run (AWS Lambda Developer Guide, "Lambda runtimes")."""
+"""Version of glibc in Amazon Linux 2023, the system of Lambda's Python 3.12 and newer (AWS Lambda Developer Guide,
+"Lambda runtimes")."""
 
 PYTHONS = ("3.12", "3.13", "3.14")
 """Versions to deploy for. Python 3.11 on Lambda is Amazon Linux 2, whose glibc is too old for PyTorch's wheels."""
 
 TORCH_BACKEND = "cpu"
-"""Which of PyTorch's own indexes PyTorch is taken from; PyPI's wheels bring CUDA along on some platforms."""
+"""Index of PyTorch's own from which it comes; PyPI's wheels bring CUDA along on some platforms."""
 
 NO_BACKEND = "none"
-"""Instead of an index of PyTorch's own: what the user's configuration of uv says."""
+"""Name that replaces an index of PyTorch's own, and leaves the choice to the user's configuration of uv."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What the packages are for.
+    """The Python and processor of the packages.
 
     Attributes:
         python: Version of Python, such as `3.13`.
-        architecture: Of the functions, as Lambda has it.
+        architecture: Processor of the functions, in Lambda's words.
     """
 
     python: str
@@ -46,18 +47,18 @@ class Target:
 
     @property
     def platform(self) -> str:
-        """As uv has it."""
+        """The platform in uv's words."""
         return f"{'aarch64' if self.architecture == 'arm64' else 'x86_64'}-manylinux_{GLIBC}"
 
 
 def unpack(requirements: Sequence[str], folder: Path, target: Target, *, torch_backend: str = TORCH_BACKEND) -> None:
-    """Resolve requirements with all that they need, and unpack the wheels into a folder.
+    """Resolve requirements with all their dependencies, and unpack the wheels into a folder.
 
     Args:
-        requirements: As in a requirements file.
-        folder: Where to; made if it is not there.
-        target: What for.
-        torch_backend: As uv's `--torch-backend`, or `NO_BACKEND`.
+        requirements: Lines of a requirements file.
+        folder: Folder that gets the packages; uv makes it if needed.
+        target: Python and processor.
+        torch_backend: Value for uv's `--torch-backend`, or `NO_BACKEND`.
 
     Raises:
         EnvironmentProblem: uv is not installed, or an index cannot be reached.
@@ -85,26 +86,27 @@ def unpack(requirements: Sequence[str], folder: Path, target: Target, *, torch_b
     if done.returncode == 0:
         return
     said = done.stderr.strip()
-    what = f"the packages for {target.architecture}, Python {target.python}"
+    what = f"The packages for {target.architecture}, Python {target.python}"
     if "No solution found" in said:
         raise UsageError(
-            f"{what} do not resolve:\n{said}", hint="change the versions in --requirements, or --python, and try again"
+            f"{what} contradict each other, or have no wheel:\n{said}",
+            hint="change the versions in --requirements, or --python, and try again",
         )
     raise EnvironmentProblem(
-        f"{what} cannot be fetched:\n{said}", hint="see what uv says; it takes its settings from UV_…"
+        f"{what} cannot be fetched:\n{said}", hint="see uv's message; it takes its settings from UV_…"
     )
 
 
 def installed_here(*names: str) -> list[str]:
-    """Requirements for just the versions that this Python has: what computes the same bits here computes them there.
+    """Requirements for the exact versions of this Python, so that both machines compute the same bits.
 
-    A package that is not installed here is required without a version.
+    A package that is not installed here has no version in its requirement.
     """
     return [_requirement(name) for name in names]
 
 
 def versions_in(folder: Path) -> dict[str, str]:
-    """Names and versions of the distributions that have been unpacked into a folder."""
+    """Names and versions of the distributions in a folder."""
     return {found.name.lower().replace("_", "-"): found.version for found in distributions(path=[str(folder)])}
 
 

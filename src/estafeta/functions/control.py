@@ -13,9 +13,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from estafeta.aws.account import patient_client
 from estafeta.aws.bucket import Bucket
 from estafeta.aws.library import install
-from estafeta.aws.session import patient_client
 from estafeta.errors import Command, EstafetaError, Gone, UsageError
 from estafeta.functions.entry import invocation_of
 from estafeta.functions.lost_events import explain, follow_up, is_due, is_failure_record, run_of
@@ -34,6 +34,7 @@ from estafeta.functions.watchdog import tend, tend_all
 from estafeta.protocol.invocation import Invocation, dispatch
 from estafeta.protocol.layout import RunLayout
 from estafeta.protocol.outcome import fail
+from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.snapshot import Snapshot, maker_of, take_snapshot
 from estafeta.protocol.spec import RunSpec
 from estafeta.protocol.verbs import (
@@ -57,7 +58,8 @@ from estafeta.protocol.verbs import (
     TendVerb,
     VerifyVerb,
 )
-from estafeta.residents.leg import read_claim, relieve
+from estafeta.residents.claim import relieve
+from estafeta.residents.marks import read_claim
 from estafeta.store.store import Store
 
 _verbs: TypeAdapter[ControlEvent] = TypeAdapter(ControlEvent)
@@ -161,7 +163,7 @@ def _give_up(record: Any, invocation: Invocation) -> dict[str, Any]:
         has_made = _maker_of(snapshot, invocation.store, RunLayout(run)) == failure.request_id
         dispatch(follow_up(event, snapshot, has_made=has_made), spec, invocation)
         if event.get("task") == "reside" and not snapshot.outcome:
-            relieve(failure.request_id, run, event["rank"], event["leg"], invocation)
+            relieve(failure.request_id, RunFolder(invocation.store, run, spec), event["rank"], event["leg"], invocation)
     return {"run": run}
 
 
@@ -177,7 +179,7 @@ def _is_replaced(event: Any, request_id: str, snapshot: Snapshot, invocation: In
     if event.get("task") != "reside" or claimed is None or claimed < (event["leg"], event["generation"]):
         return False
     try:
-        claim = read_claim(invocation.store, RunLayout(event["run"]), event["rank"], *claimed)
+        claim = read_claim(RunFolder(invocation.store, event["run"]), event["rank"], *claimed)
     except Gone:
         return True
     return claim.request_id != request_id

@@ -11,8 +11,8 @@ from functools import lru_cache
 from typing import Any
 
 from estafeta.aws.lambda_api import LambdaInvoker
-from estafeta.cost.metering import Meter
-from estafeta.protocol.invocation import PROCESS_MEMORY, Invocation
+from estafeta.cost.meter import Meter
+from estafeta.protocol.invocation import PROCESS, Invocation
 from estafeta.store.files import OsFiles
 from estafeta.store.store import Store
 
@@ -28,9 +28,6 @@ INIT_S = _age_s()
 """How long the init phase took, if this is a function's process. Lambda does not tell, but the phase ends when the
 handler is imported, of which this module is one of the last parts; and it began a little before the process did."""
 
-STARTED = "started"
-"""Under which an environment keeps whether it has had an invocation."""
-
 METER = Meter()
 """Counts the file operations of the invocation that this process is at: there is one at a time."""
 
@@ -38,8 +35,8 @@ METER = Meter()
 def invocation_of(context: Any) -> Invocation:
     """Read the context object that Lambda hands to a handler, and the environment variables of the template."""
     METER.reset()
-    init_s = 0.0 if STARTED in PROCESS_MEMORY else INIT_S
-    PROCESS_MEMORY[STARTED] = True
+    init_s = 0.0 if PROCESS.has_started else INIT_S
+    PROCESS.has_started = True
     return Invocation(
         store=_store(os.environ["ESTAFETA_ROOT"]),
         connect=LambdaInvoker,

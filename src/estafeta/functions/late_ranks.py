@@ -1,17 +1,19 @@
-"""In `merge`, where nobody waits: one worker that finds a quorum of contributions stays until the others are late.
+"""How one worker of topology `merge` waits for late ranks, and closes the round without them.
 
-It closes the round with stand-ins. Then the round is complete, for it and for whoever lists after it, and all goes on
-as if all had been in time. If it dies, its retry takes its place; if nobody does, the last rank completes the round.
+A worker that sees a quorum of contributions stays until the other ranks are late, and publishes stand-ins for them.
+Then the round is complete, for this worker and for each that lists after it. All goes on as if all ranks had been in
+time. If the worker dies, Lambda's retry waits instead; if the event is lost, the last rank completes the round.
 """
 
 from __future__ import annotations
 
 from math import inf
 
-from estafeta.protocol.contribution import stand_in, tally_of
+from estafeta import waiting
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import Round, RunLayout, closing_of, contribution_name
 from estafeta.protocol.listing import ranks_in
+from estafeta.protocol.message import form_of, glance
 from estafeta.protocol.patience import Patience
 from estafeta.protocol.quorum import may_miss, new_patience
 from estafeta.protocol.snapshot import is_current, read_plan
@@ -19,27 +21,20 @@ from estafeta.protocol.spec import RunSpec
 from estafeta.protocol.weights import attendance_at
 from estafeta.store.arrivals import is_local
 from estafeta.store.store import Store
-from estafeta.store.tensorfile import TensorFile
-
-RESERVE_S = 2.0
-"""Kept back of the time limit, for the stand-ins, the claim, and the invocation of the merge."""
-
-WARM = "patience"
-"""Under which an environment keeps (the run's token, its patience)."""
 
 
 def await_others(round_: Round, rank: int, began: float, spec: RunSpec, invocation: Invocation) -> frozenset[int]:
-    """Wait for the late ranks, if a quorum is there and nobody else waits; then close the round without them.
+    """Wait for the late ranks, if a quorum is there and no other worker waits; then close the round without them.
 
     Args:
         round_: A round that some ranks have not contributed to.
-        rank: One that has.
+        rank: A rank that has.
         began: When its work began, by the store's clock.
         spec: The run's spec.
         invocation: This invocation. It does not stay longer than its time allows.
 
     Returns:
-        The ranks that are there now, themselves or by a stand-in.
+        The ranks of which a contribution or a stand-in is there now.
 
     Raises:
         Gone: The run has moved past the round.
@@ -59,28 +54,28 @@ def await_others(round_: Round, rank: int, began: float, spec: RunSpec, invocati
     over = store.wait(
         layout.contributions,
         lambda names: own not in names or ranks_in(names, round_) == everybody,
-        timeout_s=max(0.0, min(left_s, invocation.remaining_s() - RESERVE_S)),
+        timeout_s=max(0.0, min(left_s, invocation.remaining_s() - waiting.CLOSING_RESERVE_S)),
     )
     if over is None:
         there = ranks_in(store.list(layout.contributions), round_)
-        # Asked after the listing: of a round that is over, contributions may have been swept; they are not missing.
+        # This look comes after the listing: when a round is over, the merge may have swept contributions of ranks that
+        # were in time.
         is_open = is_current(round_, store, spec)
         if is_open and any(_rows(round_, member, layout, store) for member in there):  # there is no mean of none
+            form = form_of(read_plan(store, layout), round_.phase)
             for late in sorted(everybody - there):
-                content = stand_in(round_, late, invocation.token)
+                content = form.stand_in(round_.version, late, invocation.token)
                 store.publish(layout.contribution(round_, late), content, invocation.token)
     return ranks_in(store.list(layout.contributions), round_)
 
 
 def patience_of(spec: RunSpec, invocation: Invocation) -> Patience:
-    """What this environment has learnt of how long the shares of a run take."""
-    token, patience = invocation.memory.get(WARM, ("", None))
-    if patience is None or token != spec.token:
+    """Return what this environment has learnt of how long the shares of a run take."""
+    memory = invocation.warm.of(spec.token)
+    if memory.patience is None:
         directory = RunLayout(spec.run).contributions
-        patience = new_patience(is_local=is_local(invocation.store, directory))
-        invocation.memory[WARM] = spec.token, patience
-    known: Patience = patience
-    return known
+        memory.patience = new_patience(is_local=is_local(invocation.store, directory))
+    return memory.patience
 
 
 def _may_close(round_: Round, missing: frozenset[int], spec: RunSpec, store: Store) -> bool:
@@ -89,4 +84,4 @@ def _may_close(round_: Round, missing: frozenset[int], spec: RunSpec, store: Sto
 
 
 def _rows(round_: Round, rank: int, layout: RunLayout, store: Store) -> int:
-    return store.reading(layout.contribution(round_, rank), lambda reader: tally_of(TensorFile(reader)).rows)
+    return store.reading(layout.contribution(round_, rank), lambda reader: glance(reader).rows)

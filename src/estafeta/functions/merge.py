@@ -4,14 +4,14 @@
       → snapshot → next_actions
       → a complete train round: sum in rank order, mean, clip, optimiser step → weights version + 1
       → a complete valid round: metrics, best version, verdict → the epoch's record
-      → no round left, or asked to stop: export the weights, end the run
-      → workers are missing for the new round: invoke them, sweep what is no longer needed, leave
+      → no round left, or the run is to stop: export the weights, end the run
+      → workers are missing for the new round: invoke them, sweep what no step needs any longer, leave
 
-It never imports torch: importing it would cost a cold function many seconds. Its memory is that of the parameters, the
-gradient and the optimiser's state, plus one chunk, however many workers there are.
+The merge never imports torch: importing it would cost a cold function many seconds. Its memory is that of the
+parameters, the gradient and the optimiser's state, plus one chunk, however many workers there are.
 
-The next version is a function of this one, the contributions and the spec. Of two merges at work on one round, one
-publishes; the other sees that and leaves.
+The next version is a function of this one, the contributions and the spec. If two merges work on one round, one of
+them publishes; the other sees that and leaves.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 
 from estafeta.errors import EstafetaError, Gone
 from estafeta.functions.entry import invocation_of
-from estafeta.job.stopping import judge
-from estafeta.protocol.combine import combine, valid_totals
+from estafeta.job.optim import CHUNK
+from estafeta.protocol.epoch import conclude
 from estafeta.protocol.finish import finish
 from estafeta.protocol.invocation import Invocation, dispatch, read_spec
 from estafeta.protocol.layout import Round, RunLayout
@@ -38,17 +38,12 @@ from estafeta.protocol.snapshot import (
     read_plan,
     take_snapshot,
 )
-from estafeta.protocol.spec import Failure, MergeEvent, RunSpec
+from estafeta.protocol.spec import Failure, MergeEvent, Plan, RunSpec
 from estafeta.protocol.spending import Tab
-from estafeta.protocol.totals import means
+from estafeta.protocol.step import Step
+from estafeta.protocol.streamed import Streamed
 from estafeta.protocol.weights import Weights, publish_weights, read_state, read_weights
 from estafeta.store.store import Store
-
-WARM = "merged"
-"""Under which an environment keeps (the run's token, its newest version): it does not read what it has published."""
-
-INVOKED = "invoked"
-"""Under which it keeps (the run's token, a round) whose workers it has invoked: a duplicate need not do that again."""
 
 
 def handler(event: Any, context: Any) -> dict[str, Any]:
@@ -57,7 +52,7 @@ def handler(event: Any, context: Any) -> dict[str, Any]:
 
 
 def merge(event: MergeEvent, invocation: Invocation) -> dict[str, Any]:
-    """Carry out one event; errors are dealt with as in `worker.work`."""
+    """Carry out one event. The merge deals with errors as `worker.work` does."""
     invocation.note(event.run, **event.model_dump(exclude={"run"}))
     layout = RunLayout(event.run)
     spec = read_spec(invocation.store, event.run)
@@ -88,7 +83,7 @@ def merge(event: MergeEvent, invocation: Invocation) -> dict[str, Any]:
 
 
 def _proceed(spec: RunSpec, invocation: Invocation, tab: Tab) -> str:
-    """Do what is next, again and again, until it is the workers' turn or the end."""
+    """Do what is next, again and again, until it is the workers' turn or the run has ended."""
     store, layout = invocation.store, RunLayout(spec.run)
     steps: list[str] = []
     while True:
@@ -103,12 +98,11 @@ def _proceed(spec: RunSpec, invocation: Invocation, tab: Tab) -> str:
                 finish(end, snapshot, spec, invocation)
                 return ", ".join([*steps, f"finished: {end.why}"])
             case (Work(round_), *_):
-                mark = spec.token, round_
-                has_invoked = invocation.memory.get(INVOKED) == mark
-                if not steps and (has_invoked or not _concluded(snapshot, spec, invocation)):
+                memory = invocation.warm.of(spec.token)
+                if not steps and (memory.invoked == round_ or not _concluded(snapshot, spec, invocation)):
                     return "left: the workers are at it"
                 dispatch(actions, spec, invocation)
-                invocation.memory[INVOKED] = mark
+                memory.invoked = round_
                 _sweep(store, layout, snapshot)
                 return ", ".join([*steps, f"invoked {len(actions)} workers"])
             case _:
@@ -116,17 +110,19 @@ def _proceed(spec: RunSpec, invocation: Invocation, tab: Tab) -> str:
 
 
 def _merge_round(round_: Round, snapshot: Snapshot, spec: RunSpec, invocation: Invocation, tab: Tab) -> bool:
-    """Conclude a complete round; return whether it was this invocation that did."""
+    """Conclude a complete round; return whether this invocation was the first to do so."""
     if round_.phase == "valid":
         return _publish_epoch(round_, snapshot, spec, invocation, tab)
     store, layout = invocation.store, RunLayout(spec.run)
     weights = _weights_at(round_.version, spec, invocation)
-    invocation.memory.pop(WARM)  # until the next version is published, memory is ahead of the store
+    memory = invocation.warm.of(spec.token)
+    memory.weights = None  # they are ahead of the store until the merge has published the next version
     if not weights.state and spec.update_rule.state_slots:
         weights.state = read_state(store, layout, round_.version)
-    if snapshot.last_epoch:  # it knows what the valid round has cost
+    if snapshot.last_epoch:  # the record knows what the valid round has cost
         weights.spent_usd = max(weights.spent_usd, snapshot.last_epoch.spent_usd)
-    combine(store, layout, spec, read_plan(store, layout), round_, weights)
+    plan = read_plan(store, layout)
+    advance(weights, Streamed(store, layout, plan, round_, spec.workers), spec, plan)
     spent_usd = tab.usd()
     weights.spent_usd += spent_usd
     mine = publish_weights(store, layout, weights, invocation.token)
@@ -134,54 +130,56 @@ def _merge_round(round_: Round, snapshot: Snapshot, spec: RunSpec, invocation: I
         tab.said(spent_usd)
     else:
         weights.spent_usd -= spent_usd
-    invocation.memory[WARM] = spec.token, weights
+    memory.weights = weights
     return mine
+
+
+def advance(weights: Weights, contributions: Streamed, spec: RunSpec, plan: Plan) -> None:
+    """Make the next version out of `weights`, in place, from the contributions of all ranks.
+
+    Raises:
+        Diverged: The new parameters are not finite; `weights` must not be used any more.
+    """
+    step = Step(spec, plan, CHUNK)
+    scale = step.scale(step.squares(contributions, 0)) if step.clips else 1.0
+    step.take(weights, contributions, 0, scale)
+    weights.advance(contributions.totals, plan)
 
 
 def _publish_epoch(round_: Round, snapshot: Snapshot, spec: RunSpec, invocation: Invocation, tab: Tab) -> bool:
     """Publish the record of the epoch that ended with the round's version."""
     store, layout = invocation.store, RunLayout(spec.run)
-    plan = read_plan(store, layout)
-    epoch = round_.version // plan.steps_per_epoch
-    trained = _weights_at(round_.version, spec, invocation)
-    metrics = means("train", trained.rows, trained.sums)
-    spent_usd = tab.usd()
-    total_usd = trained.spent_usd + spent_usd
-    if plan.valid_rows:
-        totals = valid_totals(store, layout, spec, round_)
-        metrics.update(means("valid", totals.rows, totals.sums))
-        total_usd += totals.spent_usd
-    record = judge(
-        spec.early_stopping,
+    plan, trained, spent_usd = read_plan(store, layout), _weights_at(round_.version, spec, invocation), tab.usd()
+    valid = Streamed(store, layout, plan, round_, spec.workers).totals if plan.valid_rows else None
+    record = conclude(
+        spec,
+        plan,
         snapshot.last_epoch,
-        epoch=epoch,
-        version=round_.version,
-        metrics=metrics,
-        missed=trained.attendance.missed,
+        trained,
+        valid,
         token=invocation.token,
         now=store.clock.time(),
-        spent_usd=total_usd,
+        unsaid_usd=spent_usd,
     )
-    mine = store.publish(layout.epoch(epoch), [record.to_json()], invocation.token)
+    mine = store.publish(layout.epoch(record.epoch), [record.to_json()], invocation.token)
     if mine:
         tab.said(spent_usd)
     return mine
 
 
 def _weights_at(version: int, spec: RunSpec, invocation: Invocation) -> Weights:
-    """A version, from memory if this environment made it."""
-    weights: Weights | None
-    token, weights = invocation.memory.pop(WARM, ("", None))
-    if weights is None or token != spec.token or weights.version != version:
-        weights = read_weights(invocation.store, RunLayout(spec.run), version)
-    invocation.memory[WARM] = spec.token, weights
-    return weights
+    """Return a version, from memory if this environment has made it."""
+    memory = invocation.warm.of(spec.token)
+    if memory.weights is None or memory.weights.version != version:
+        memory.weights = None  # two versions may not fit the memory
+        memory.weights = read_weights(invocation.store, RunLayout(spec.run), version)
+    return memory.weights
 
 
 def _concluded(snapshot: Snapshot, spec: RunSpec, invocation: Invocation) -> bool:
     """Whether an earlier attempt at this event made what the current round starts from, and may not have invoked all.
 
-    That need not be the round of the event: a merge goes on as long as what comes next is there already.
+    The current round need not be the event's: a merge goes on as long as the next round is complete already.
     """
     return maker_of(snapshot, invocation.store, RunLayout(spec.run)) == invocation.token
 
@@ -189,9 +187,9 @@ def _concluded(snapshot: Snapshot, spec: RunSpec, invocation: Invocation) -> boo
 def _sweep(store: Store, layout: RunLayout, snapshot: Snapshot) -> None:
     """Remove what no later step can need.
 
-    Contributions are needed until a version includes them. Of the versions, the newest is needed, and the best for the
-    export; the one before the newest is kept for functions that are still reading it. By now the run may be further
-    than the snapshot, so nothing is removed that is not older than it.
+    The run needs contributions until a version includes them. It needs the newest version, and the best one for the
+    export. The merge keeps the version before the newest for functions that are still reading it. By now the run may be
+    further than the snapshot, so the merge removes nothing that is not older than it.
     """
     version = snapshot.version or 0
     for directory in (layout.contributions, layout.partial, layout.legs):

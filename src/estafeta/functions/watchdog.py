@@ -19,21 +19,17 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from estafeta import waiting
 from estafeta.errors import Command, EstafetaError, Gone
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import RUNS, RunLayout
 from estafeta.protocol.outcome import fail
 from estafeta.protocol.patience import Patience
+from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.snapshot import OUTCOMES, Action, Reside, Snapshot, current_round, take_snapshot, takeovers
 from estafeta.protocol.spec import Document, Failure, RunSpec
-from estafeta.residents.leg import read_claim, send_for
+from estafeta.residents.marks import read_claim, send_for
 from estafeta.store.store import Store
-
-MOST_CALLS = 4
-"""How often a run that stands still is set going again."""
-
-RECENT = 9
-"""Stretches without change from which is learnt how long they are."""
 
 
 class Note(Document):
@@ -71,7 +67,7 @@ def look(note: Note | None, seen: str, now: float) -> tuple[Note, bool]:
     if note is None:
         return Note(seen=seen, since=now), False
     if note.seen != seen:
-        stretches_s = (*note.stretches_s, max(0.0, now - note.since))[-RECENT:]
+        stretches_s = (*note.stretches_s, max(0.0, now - note.since))[-waiting.RECENT_STRETCHES :]
         return Note(seen=seen, since=now, stretches_s=stretches_s), False
     patience = Patience(floor_s=0.0, start_s=0.0)
     for stretch_s in note.stretches_s:
@@ -113,12 +109,12 @@ def tend(spec: RunSpec, invocation: Invocation) -> str:
         return "has ended"
     note, is_time = look(_read_note(store, layout), digest_of(snapshot), now)
     done = "goes on" if not note.looks else "waits"
-    if is_time and note.calls >= MOST_CALLS:
+    if is_time and note.calls >= waiting.MOST_WATCHDOG_CALLS:
         if now - note.called_at > max(function.timeout_s for function in spec.functions.values()):
             _give_up(snapshot, spec, note, invocation)
             return "was ended as failed"
     elif is_time and (actions := _without_the_living(takeovers(snapshot), spec, invocation)):
-        send_for(actions, spec, invocation)
+        send_for(actions, RunFolder(store, spec.run, spec), invocation)
         note = note.model_copy(update={"looks": 0, "calls": note.calls + 1, "called_at": now})
         done = f"was set going again: {len(actions)} events"
     store.replace(layout.watch, [note.to_json()])
@@ -127,13 +123,13 @@ def tend(spec: RunSpec, invocation: Invocation) -> str:
 
 def _without_the_living(actions: tuple[Action, ...], spec: RunSpec, invocation: Invocation) -> tuple[Action, ...]:
     """Leave out residents in place of others that may be alive: to replace one in a long round would begin it anew."""
-    store, layout, now = invocation.store, RunLayout(spec.run), invocation.store.clock.time()
+    folder, now = RunFolder(invocation.store, spec.run, spec), invocation.store.clock.time()
 
     def may_live(action: Action) -> bool:
         if not isinstance(action, Reside) or not action.generation:
             return False
         try:
-            claim = read_claim(store, layout, action.rank, action.leg, action.generation - 1)
+            claim = read_claim(folder, action.rank, action.leg, action.generation - 1)
         except Gone:
             return True  # swept by a later leg
         return now <= claim.expires_at

@@ -7,9 +7,9 @@
       → micro-batch after micro-batch; when little time is left: publish the sums so far, invoke the next leg, leave
       → publish the contribution
       → list; if all ranks are there: claim the merge, invoke it
-        (if a quorum is enough: one that sees it there waits until the others are late, and closes the round)
+        (with a quorum: one rank that sees it complete waits until the others are late, and closes the round)
 
-Nothing waits here. Any step may be repeated, by Lambda's retry or by a second delivery, without changing a bit: the
+No rank waits here but that one. Lambda's retry or a duplicate delivery may repeat any step without changing a bit: the
 contribution is a function of the weights, the seed, the round and the rank.
 """
 
@@ -26,10 +26,12 @@ from estafeta.protocol.invocation import Invocation, dispatch, read_spec
 from estafeta.protocol.layout import RunLayout, claim_of, contribution_name
 from estafeta.protocol.listing import ranks_in
 from estafeta.protocol.outcome import fail
+from estafeta.protocol.run_folder import open_folder
 from estafeta.protocol.snapshot import Merge, Work, is_current, read_plan
 from estafeta.protocol.spec import Failure, Plan, RunSpec, WorkerEvent
 from estafeta.protocol.spending import Tab
-from estafeta.residents.leg import take
+from estafeta.residents.claim import take
+from estafeta.residents.ending import Refusal
 
 
 def handler(event: Any, context: Any) -> dict[str, Any]:
@@ -42,8 +44,8 @@ def handler(event: Any, context: Any) -> dict[str, Any]:
 def work(event: WorkerEvent, invocation: Invocation) -> dict[str, Any]:
     """Carry out one event.
 
-    What would fail again is published as the run's end. What may pass (a full disk, a lost connection) is raised:
-    Lambda tries again, and gives the event to `control` if that does not help.
+    The worker publishes an error that would come again as the run's end. It raises one that may pass (a full disk, a
+    lost connection): Lambda retries the event, and gives it to `control` if that does not help.
     """
     if event.task == "probe":
         from estafeta.functions.verbs.probe import probe_torch
@@ -76,13 +78,14 @@ def work(event: WorkerEvent, invocation: Invocation) -> dict[str, Any]:
 
 
 def _reside(event: WorkerEvent, spec: RunSpec, invocation: Invocation, tab: Tab) -> str:
-    """Be a leg of a resident rank; who finds that there is nothing to do has not imported torch for it."""
-    leg = take(event, spec, invocation)
-    if isinstance(leg, str):
-        return leg
+    """Run one leg of a resident rank. torch is imported only after the leg has been claimed."""
+    folder = open_folder(invocation.store, spec.run)
+    leg = take(event, folder, invocation)
+    if isinstance(leg, Refusal):
+        return leg.value
     from estafeta.residents.resident import reside
 
-    return reside(leg, spec, invocation, tab)
+    return reside(leg, folder, invocation, tab)
 
 
 def contribute(event: WorkerEvent, spec: RunSpec, invocation: Invocation, tab: Tab) -> str:
@@ -110,7 +113,7 @@ def contribute(event: WorkerEvent, spec: RunSpec, invocation: Invocation, tab: T
         done = "contributed"
         if spec.closes_early and not event.leg:
             patience_of(spec, invocation).note(store.clock.monotonic() - began)
-    # Published first, listed afterwards: of all ranks, at least the last one sees the round complete.
+    # Each rank publishes first and lists afterwards, so at least the last rank sees the round complete.
     ranks = ranks_in(store.list(layout.contributions), round_)
     if spec.closes_early and len(ranks) < spec.workers and not invocation.is_alone:
         ranks = await_others(round_, event.rank, began, spec, invocation)
@@ -123,11 +126,11 @@ def contribute(event: WorkerEvent, spec: RunSpec, invocation: Invocation, tab: T
 def _publish_share(
     event: WorkerEvent, spec: RunSpec, plan: Plan, invocation: Invocation, tab: Tab
 ) -> Literal["complete", "unfinished", "overtaken"]:
-    """Go on with a rank's share; publish it, or how far it got.
+    """Go on with a rank's share; publish all of it, or how far this leg has got.
 
     Returns:
-        `overtaken` if another delivery of this leg was first to say how far it got: the next leg is that one's affair,
-        or duplicates would double with every leg.
+        `overtaken` if another delivery of this leg was first to publish how far it got. That delivery invokes the next
+        leg: if both did, duplicates would double with every leg.
     """
     from estafeta.training.session import open_session
     from estafeta.training.share import Share
@@ -141,15 +144,9 @@ def _publish_share(
     if event.leg:
         share.resume(store, layout.partial_of(round_, rank, event.leg))
     share.work(deadline)
-    spent_usd = tab.usd()
-    content = share.content(invocation.token, spent_usd)
     complete = share.is_complete
     path = layout.contribution(round_, rank) if complete else layout.partial_of(round_, rank, event.leg + 1)
-    with deadline.transfer():
-        mine = store.publish(path, content, invocation.token)
-    if mine:
-        tab.said(spent_usd)
-    session.transfer_s = deadline.transfer_s
+    mine = share.publish(store, path, invocation.token, deadline, tab)
     return "complete" if complete else "unfinished" if mine else "overtaken"
 
 

@@ -16,44 +16,53 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import field, fields, is_dataclass
+from typing import Annotated, Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from annotated_types import Gt
+from pydantic import BeforeValidator, ValidationInfo, field_validator
+from pydantic.dataclasses import dataclass
 
 from estafeta.errors import UsageError
-from estafeta.job.schedules import SCHEDULES, Progress, Schedule
-from estafeta.job.settings import build, is_within, require, require_numbers
+from estafeta.job.checks import CONFIG, Flag, Fraction, Number, Rate, explained, is_number, not_allowed, unknown
+from estafeta.job.schedules import SCHEDULES, Progress, ScheduleOrNone
 
 Vector = npt.NDArray[np.float32]
 State = Mapping[str, Vector]
 
+_Kind = TypeVar("_Kind")
+
+
+def _pair(value: Any) -> tuple[float, ...]:
+    if not isinstance(value, list | tuple) or len(value) != 2 or not all(is_number(x) and 0 <= x < 1 for x in value):
+        raise not_allowed("two numbers in [0, 1)")
+    return tuple(float(x) for x in value)
+
+
 CHUNK: Final = 65_536
-"""Elements updated at a time, 256 KiB of each vector: few enough to stay in cache from one operation to the next,
-enough to make the calls cheap. No part of the result."""
+"""Elements updated at a time, 256 KiB of each vector. So few stay in cache from one operation to the next; so many make
+the calls cheap. The result does not depend on it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class Optimizer(ABC):
     """Base of the optimisers: the settings they share, and the walk over the vectors.
 
     Attributes:
         lr: Learning rate, in [0, inf).
-        schedule: How the learning rate changes over the run; None keeps it.
+        schedule: Change of the learning rate over the run; None keeps it.
         clip_norm: Longest norm that the mean gradient of all parameters may have, in (0, inf); None is no limit.
+
+    Raises:
+        UsageError: A value is out of its range, or of another kind.
     """
 
-    lr: float
-    schedule: Schedule | None = field(default=None, kw_only=True)
-    clip_norm: float | None = field(default=None, kw_only=True)
-
-    def __post_init__(self) -> None:
-        require_numbers(self, "[0, inf)", "lr")
-        is_schedule = self.schedule is None or isinstance(self.schedule, Schedule)
-        require(self, "schedule", is_schedule, "a schedule or None")
-        if self.clip_norm is not None:
-            require_numbers(self, "(0, inf)", "clip_norm")
+    lr: Rate
+    schedule: ScheduleOrNone = field(default=None, kw_only=True)
+    clip_norm: Annotated[Number, Gt(0)] | None = field(default=None, kw_only=True)
+    _explained = explained
 
     @property
     def state_slots(self) -> tuple[str, ...]:
@@ -62,7 +71,7 @@ class Optimizer(ABC):
 
     def initial_state(self, size: int) -> dict[str, Vector]:
         """Return the state before step 0 of `size` parameters: slot name to float32 vector."""
-        # Zeros take no memory until they are changed: whoever prepares a run only publishes them.
+        # Zeros take no memory until they are changed, and the worker that prepares a run only publishes them.
         return {
             slot: np.full(size, value, np.float32) if value else np.zeros(size, np.float32)
             for slot, value in self._slots().items()
@@ -75,8 +84,8 @@ class Optimizer(ABC):
     def update(self, params: Vector, grad: Vector, state: State, *, step: int, lr: float, scale: float = 1.0) -> None:
         """Do one step on a slice, in place.
 
-        Numbers that are not finite go through without a warning, as in PyTorch. Beside the vectors, memory for one
-        chunk is used.
+        Numbers that are not finite go through without a warning, as in PyTorch. The step uses memory for one chunk
+        beside the vectors.
 
         Args:
             params: Parameters, float32 of shape (n,).
@@ -84,7 +93,7 @@ class Optimizer(ABC):
             state: A float32 vector of shape (n,) for each of `state_slots`.
             step: Steps done before this one.
             lr: Learning rate of this step, `lr_at`.
-            scale: What the gradient is multiplied by first, `clipping.clip_factor`.
+            scale: Factor that the gradient is multiplied by first, `clipping.clip_factor`.
 
         Raises:
             KeyError: If `state` lacks a slot.
@@ -108,7 +117,7 @@ class Optimizer(ABC):
     def update_chunk(
         self, params: Vector, grad: Vector, state: State, scratch: Vector, *, step: int, lr: float, scale: float
     ) -> None:
-        """Do one step on a chunk, without the checks of `update`: for those who walk over the vectors themselves.
+        """Do one step on a chunk, without the checks of `update`: for callers that walk over the vectors themselves.
 
         The arguments are as there: vectors of up to `CHUNK` elements, `scratch` float32 and at least as long, `lr` and
         `scale` Python floats.
@@ -126,9 +135,9 @@ class Optimizer(ABC):
         """Do one step on one chunk: parameters `p`, gradient `g` (may be overwritten), scratch `tmp`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class SGD(Optimizer):
-    """Gradient descent, with momentum if wanted (`torch.optim.SGD`).
+    """Gradient descent, with or without momentum (`torch.optim.SGD`).
 
     Attributes:
         momentum: Share of the last step that is kept, in [0, inf).
@@ -139,19 +148,19 @@ class SGD(Optimizer):
     Source: Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013.
     """
 
-    lr: float = 1e-3
-    momentum: float = 0.0
-    dampening: float = 0.0
-    weight_decay: float = 0.0
+    lr: Rate = 1e-3
+    momentum: Rate = 0.0
+    dampening: Number = 0.0
+    weight_decay: Rate = 0.0
     nesterov: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_numbers(self, "[0, inf)", "momentum", "weight_decay")
-        require_numbers(self, "(-inf, inf)", "dampening")
-        possible = (False, True) if self.momentum > 0 and self.dampening == 0 else (False,)
-        is_possible = isinstance(self.nesterov, bool) and self.nesterov in possible
-        require(self, "nesterov", is_possible, "False, or True with momentum > 0 and dampening = 0")
+    @field_validator("nesterov", mode="before")
+    @classmethod
+    def _is_possible(cls, nesterov: Any, info: ValidationInfo) -> Any:
+        possible = (False, True) if info.data.get("momentum") and info.data.get("dampening") == 0 else (False,)
+        if not isinstance(nesterov, bool) or nesterov not in possible:
+            raise not_allowed("False, or True with momentum > 0 and dampening = 0")
+        return nesterov
 
     def _slots(self) -> dict[str, float]:
         return {"momentum_buffer": 0.0} if self.momentum else {}
@@ -173,7 +182,7 @@ class SGD(Optimizer):
         _add_scaled(p, g, -lr, tmp)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class Adam(Optimizer):
     """Steps scaled by running moments of the gradient (`torch.optim.Adam`, without its `amsgrad`).
 
@@ -185,17 +194,10 @@ class Adam(Optimizer):
     Source: Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015.
     """
 
-    lr: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        pair = isinstance(self.betas, list | tuple) and len(self.betas) == 2
-        require(self, "betas", pair and all(is_within(b, "[0, 1)") for b in self.betas), "two numbers in [0, 1)")
-        object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))
-        require_numbers(self, "[0, inf)", "eps", "weight_decay")
+    lr: Rate = 1e-3
+    betas: Annotated[tuple[float, float], BeforeValidator(_pair)] = (0.9, 0.999)
+    eps: Rate = 1e-8
+    weight_decay: Rate = 0.0
 
     def _slots(self) -> dict[str, float]:
         return {"exp_avg": 0.0, "exp_avg_sq": 0.0}
@@ -217,7 +219,7 @@ class Adam(Optimizer):
         _add_ratio(p, mean, tmp, -lr / (1.0 - beta1 ** (step + 1)), g)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class AdamW(Adam):
     """Adam whose weight decay shrinks the parameters and leaves the moments alone (`torch.optim.AdamW`).
 
@@ -227,14 +229,14 @@ class AdamW(Adam):
     Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019.
     """
 
-    weight_decay: float = 1e-2
+    weight_decay: Rate = 1e-2
 
     def _apply(self, p: Vector, g: Vector, state: State, tmp: Vector, step: int, lr: float, /) -> None:
         p *= 1.0 - lr * self.weight_decay
         self._descend(p, g, state, tmp, step, lr)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class RMSprop(Optimizer):
     """Steps scaled by the running mean square of the gradient (`torch.optim.RMSprop`).
 
@@ -250,18 +252,12 @@ class RMSprop(Optimizer):
     Source: Hinton, "Neural Networks for Machine Learning", lecture 6, 2012; centred: Graves, arXiv:1308.0850.
     """
 
-    lr: float = 1e-2
-    alpha: float = 0.99
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    momentum: float = 0.0
-    centered: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_numbers(self, "[0, 1)", "alpha")
-        require_numbers(self, "[0, inf)", "eps", "weight_decay", "momentum")
-        require(self, "centered", isinstance(self.centered, bool), "True or False")
+    lr: Rate = 1e-2
+    alpha: Fraction = 0.99
+    eps: Rate = 1e-8
+    weight_decay: Rate = 0.0
+    momentum: Rate = 0.0
+    centered: Flag = False
 
     def _slots(self) -> dict[str, float]:
         wanted = {"square_avg": True, "momentum_buffer": self.momentum > 0, "grad_avg": self.centered}
@@ -292,28 +288,24 @@ class RMSprop(Optimizer):
             _add_ratio(p, g, tmp, -lr, g)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class Adagrad(Optimizer):
     """Steps scaled by the sum of all squared gradients (`torch.optim.Adagrad`).
 
     Attributes:
         lr_decay: Step *t* (from 0) uses `lr / (1 + t * lr_decay)`; in [0, inf).
         weight_decay: L2 penalty, in [0, inf).
-        initial_accumulator_value: What the sum starts with, in [0, inf).
+        initial_accumulator_value: First value of the sum, in [0, inf).
         eps: Added to the denominator, in [0, inf).
 
     Source: Duchi, Hazan and Singer, "Adaptive Subgradient Methods for Online Learning", 2011.
     """
 
-    lr: float = 1e-2
-    lr_decay: float = 0.0
-    weight_decay: float = 0.0
-    initial_accumulator_value: float = 0.0
-    eps: float = 1e-10
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_numbers(self, "[0, inf)", "lr_decay", "weight_decay", "initial_accumulator_value", "eps")
+    lr: Rate = 1e-2
+    lr_decay: Rate = 0.0
+    weight_decay: Rate = 0.0
+    initial_accumulator_value: Rate = 0.0
+    eps: Rate = 1e-10
 
     def _slots(self) -> dict[str, float]:
         return {"sum": self.initial_accumulator_value}
@@ -361,10 +353,29 @@ def _lerp(target: Vector, end: Vector, weight: float, tmp: Vector) -> None:
 OPTIMIZERS: Final[Mapping[str, type[Optimizer]]] = {c.__name__: c for c in (SGD, Adam, AdamW, RMSprop, Adagrad)}
 
 
+def to_dict(settings: Any) -> dict[str, Any]:
+    """Return name and fields of an optimiser in the types of JSON, such as `{"name": "SGD", "lr": 0.1, …}`."""
+    plain: dict[str, Any] = {"name": type(settings).__name__}
+    for each in fields(settings):
+        value = getattr(settings, each.name)
+        plain[each.name] = to_dict(value) if is_dataclass(value) else list(value) if isinstance(value, tuple) else value
+    return plain
+
+
 def from_dict(data: Mapping[str, Any]) -> Optimizer:
-    """Return the optimiser that `settings.to_dict` described.
+    """Return the optimiser that `to_dict` described; fields left out take their defaults.
 
     Raises:
-        UsageError: If a name or a field is unknown, a field that has no default is missing, or a value is refused.
+        UsageError: A name or a field is unknown, a field that has no default is missing, or a value is refused.
     """
-    return build("optimizer", OPTIMIZERS, SCHEDULES, data)
+    return _built("optimizer", OPTIMIZERS, data)
+
+
+def _built(role: str, kinds: Mapping[str, type[_Kind]], data: Mapping[str, Any]) -> _Kind:
+    values = {
+        key: _built(key, SCHEDULES, value) if isinstance(value, Mapping) else value for key, value in data.items()
+    }
+    name = str(values.pop("name", None))
+    if name not in kinds:
+        raise unknown(f"{role} {name!r}", name, kinds)
+    return kinds[name](**values)

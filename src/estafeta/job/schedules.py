@@ -1,9 +1,9 @@
-"""Learning-rate schedules: what the learning rate is multiplied by at each point of a run.
+"""Learning-rate schedules: the factor of the learning rate at each point of a run.
 
 Role: say how the learning rate changes, as `optimizer.lr * schedule.factor(progress)`.
-Must not know: which optimiser it serves, how many workers there are, where the run is stored.
+Must not know: the optimiser that it serves, the number of workers, the place of the run.
 Invariant: a factor is a pure function of `Progress`. A schedule remembers nothing, so a resumed, repeated
-or handed-over step gets the learning rate it would have had anyway.
+or handed-over step gets the same learning rate.
 
 The formulas are the closed forms of `torch.optim.lr_scheduler`, stepped once per epoch unless `unit` says otherwise.
 """
@@ -14,16 +14,22 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from estafeta.job.settings import require, require_counts, require_numbers
+from annotated_types import Le
+from pydantic.dataclasses import dataclass as checked
+
+from estafeta.job.checks import CONFIG, Count, Rate, explained, only
 
 Unit = Literal["epoch", "step"]
+
+Factor = Annotated[Rate, Le(1)]
+"""Number in [0, 1]."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run, or the part of it that one schedule rules, has come.
+    """The steps done of a run, or of the part of it that one schedule rules.
 
     Attributes:
         step: Optimiser steps done.
@@ -44,7 +50,7 @@ class Progress:
         return self.total_steps / self._steps_in(unit)
 
     def after(self, length: int, unit: Unit) -> Progress:
-        """Return the progress of what begins `length` units later: its own clock, ending at the same moment."""
+        """Return the progress of a part that begins `length` units later: its own clock, ending at the same moment."""
         skipped = length * self._steps_in(unit)
         return Progress(self.step - skipped, self.total_steps - skipped, self.steps_per_epoch)
 
@@ -52,25 +58,32 @@ class Progress:
         return self.steps_per_epoch if unit == "epoch" else 1
 
 
-@dataclass(frozen=True)
+@checked(frozen=True, config=CONFIG)
 class Schedule(ABC):
     """Base of the schedules.
 
     Attributes:
-        unit: What the schedule counts in: `"epoch"` (as PyTorch users step their schedulers) or `"step"`.
+        unit: Unit that the schedule counts in: `"epoch"` (as PyTorch users step their schedulers) or `"step"`.
+
+    Raises:
+        UsageError: A value is out of its range, or of another kind.
     """
 
     unit: Unit = field(default="epoch", kw_only=True)
-
-    def __post_init__(self) -> None:
-        require(self, "unit", self.unit in ("epoch", "step"), '"epoch" or "step"')
+    _explained = explained
 
     @abstractmethod
     def factor(self, progress: Progress) -> float:
-        """Return what the learning rate is multiplied by for the step that follows `progress`."""
+        """Return the factor of the learning rate for the step that follows `progress`."""
 
 
-@dataclass(frozen=True)
+ScheduleOrNone = Annotated[
+    Schedule | None, only(lambda value: value is None or isinstance(value, Schedule), "a schedule or None")
+]
+"""Schedule, or None for a learning rate that stays."""
+
+
+@checked(frozen=True, config=CONFIG)
 class StepLR(Schedule):
     """Multiply by `gamma` every `step_size` units (`torch.optim.lr_scheduler.StepLR`).
 
@@ -79,20 +92,15 @@ class StepLR(Schedule):
         gamma: Factor of one change, in [0, inf).
     """
 
-    step_size: int
-    gamma: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_counts(self, "step_size")
-        require_numbers(self, "[0, inf)", "gamma")
+    step_size: Count
+    gamma: Rate = 0.1
 
     def factor(self, progress: Progress) -> float:
         """Return `gamma` to the power of the changes so far."""
         return self.gamma ** (progress.done(self.unit) // self.step_size)
 
 
-@dataclass(frozen=True)
+@checked(frozen=True, config=CONFIG)
 class Cosine(Schedule):
     """Fall from 1 to `minimum` along half a cosine (`torch.optim.lr_scheduler.CosineAnnealingLR`).
 
@@ -105,14 +113,8 @@ class Cosine(Schedule):
     Source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2017, eq. 5.
     """
 
-    total: int | None = None
-    minimum: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.total is not None:
-            require_counts(self, "total")
-        require_numbers(self, "[0, 1]", "minimum")
+    total: Count | None = None
+    minimum: Factor = 0.0
 
     def factor(self, progress: Progress) -> float:
         """Return the height of the cosine."""
@@ -123,31 +125,25 @@ class Cosine(Schedule):
         return self.minimum + (1.0 - self.minimum) * (1.0 + math.cos(math.pi * done / total)) / 2.0
 
 
-@dataclass(frozen=True)
+@checked(frozen=True, config=CONFIG)
 class Warmup(Schedule):
     """Rise in a straight line from `start` to 1, then follow another schedule.
 
-    `then` begins, at its own zero, where the warm-up ends, and a `Cosine()` without a total fills what is left of
-    the run. The two may count in different units. In PyTorch: `SequentialLR([LinearLR(...), then], [length])`.
+    `then` begins at its own zero when the warm-up ends. A `Cosine()` without a total fills the rest of the run. The two
+    may count in different units. In PyTorch: `SequentialLR([LinearLR(...), then], [length])`.
 
     Attributes:
         length: Units until the factor is 1, at least 1.
         start: First factor, in [0, 1].
-        then: What follows; None keeps the factor at 1.
+        then: Schedule that follows; None keeps the factor at 1.
     """
 
-    length: int
-    start: float = 1.0 / 3.0
-    then: Schedule | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_counts(self, "length")
-        require_numbers(self, "[0, 1]", "start")
-        require(self, "then", self.then is None or isinstance(self.then, Schedule), "a schedule or None")
+    length: Count
+    start: Factor = 1.0 / 3.0
+    then: ScheduleOrNone = None
 
     def factor(self, progress: Progress) -> float:
-        """Return the height of the ramp, or the factor of what follows it."""
+        """Return the height of the ramp, or the factor of the schedule that follows it."""
         done = progress.done(self.unit)
         if done < self.length:
             return self.start + (1.0 - self.start) * done / self.length

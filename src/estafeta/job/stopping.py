@@ -1,6 +1,6 @@
-"""The record of an epoch, and the verdict that it carries: is this the best version, does training stop here.
+"""The record of an epoch, and its verdict: whether this is the best version, and whether training stops here.
 
-Pure functions of the metrics and of the record before, so that whoever computes a record gets the same one.
+A record is a pure function of the metrics and of the record before. So every rank that computes it gets the same one.
 """
 
 from __future__ import annotations
@@ -8,17 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Ge
 from pydantic import BaseModel, ConfigDict
 from pydantic.dataclasses import dataclass
 
 from estafeta.errors import UsageError
+from estafeta.job.checks import CONFIG, explained
 
 Mode = Literal["min", "max"]
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class EarlyStopping:
     """When to stop before the last epoch, and which epoch counts as the best.
 
@@ -26,32 +28,26 @@ class EarlyStopping:
         monitor: Name of a metric as in the table of epochs, such as `valid_loss` or `valid_accuracy`.
         mode: Whether less (`min`) or more (`max`) is better; None: `min` for a loss, `max` for all else.
         patience: Stop after this many epochs in a row without improvement; None: never for that reason.
-        min_delta: By how much a value must be better to count as an improvement.
+        min_delta: Least difference by which a value must be better to count as an improvement.
         target: Stop as soon as the metric is at least as good as this; None: never for that reason.
+
+    Raises:
+        UsageError: A value is out of its range, or of another kind.
     """
 
     monitor: str = "valid_loss"
     mode: Mode | None = None
-    patience: int | None = None
-    min_delta: float = 0.0
+    patience: Annotated[int, Ge(1)] | None = None
+    min_delta: Annotated[float, Ge(0)] = 0.0
     target: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.patience is not None and self.patience < 1:
-            raise UsageError(
-                f"early_stopping.patience is {self.patience}; it counts epochs, at least 1", hint="such as 3"
-            )
-        if self.min_delta < 0:
-            raise UsageError(
-                f"early_stopping.min_delta is {self.min_delta}; it must not be negative", hint="such as 0.001"
-            )
+    _explained = explained
 
     def better(self, value: float, than: float) -> bool:
-        """Whether `value` improves on `than`; nothing that is not a number improves on anything."""
+        """Return whether `value` improves on `than`; NaN improves on nothing."""
         return value < than - self.min_delta if self._less_is_better else value > than + self.min_delta
 
     def reached(self, value: float) -> bool:
-        """Whether `value` is as good as the target."""
+        """Return whether `value` is as good as the target."""
         if self.target is None:
             return False
         return value <= self.target if self._less_is_better else value >= self.target
@@ -62,19 +58,19 @@ class EarlyStopping:
 
 
 class EpochRecord(BaseModel):
-    """What is known after an epoch; published once as `epochs/0003.json`.
+    """The facts about an epoch that has ended; published once as `epochs/0003.json`.
 
     Attributes:
         epoch: Number of the epoch, from 1.
-        version: The weights version that it ended with (steps done).
+        version: Weights version at the end of the epoch (steps done).
         metrics: Mean over the rows, by name: `train_loss` (while the weights changed), `valid_loss` …
-        best_version: The weights version of the best epoch so far.
-        best_value: The monitored metric there; None while there is no number yet.
-        stale_epochs: Epochs since then.
-        stop: Why training ends here, or None.
-        missed: By rank, how many rounds have been closed without it since the beginning of the run.
-        ended_at: When, in seconds since 1970. Nothing is decided by it.
-        spent_usd: What the run had cost, as its functions know it.
+        best_version: Weights version of the best epoch so far.
+        best_value: Monitored metric of that epoch; None while there is no number yet.
+        stale_epochs: Epochs since the best one.
+        stop: Reason why training ends here, or None.
+        missed: Rounds that were closed without a rank since the beginning of the run, by rank.
+        ended_at: Seconds since 1970 at the end of the epoch. No rank decides anything by it.
+        spent_usd: Dollars that the run had cost, as its functions know it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
@@ -93,7 +89,7 @@ class EpochRecord(BaseModel):
     spent_usd: float = 0.0
 
     def to_json(self) -> bytes:
-        """As UTF-8 text, one line; NaN and infinities are written as such."""
+        """Return the record as UTF-8 text, one line; NaN and infinities are written as such."""
         return self.model_dump_json().encode() + b"\n"
 
 
@@ -109,7 +105,7 @@ def judge(
     now: float,
     spent_usd: float = 0.0,
 ) -> EpochRecord:
-    """The record of an epoch, from its metrics and the record before.
+    """Return the record of an epoch, from its metrics and the record before.
 
     Raises:
         UsageError: The monitored metric is not among the metrics.

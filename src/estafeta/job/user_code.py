@@ -1,7 +1,7 @@
 """The user's code on the function's side: imported by name from a run's `code/` folder, never unpickled.
 
-An environment may serve several runs whose modules have the same names, so the modules of the last run leave
-`sys.modules` before those of the next come in.
+An environment may serve several runs whose modules have the same names. So importing the code of a run first removes
+the modules of the run before from `sys.modules`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HINTS = {
     ),
     "is out of bounds.": "classes are numbered from 0, and the model needs an output for each",
 }
-"""What helps, by a part of what PyTorch says."""
+"""Hints for the user, by a part of PyTorch's message."""
 
 _importing_now = False
 
@@ -48,13 +48,13 @@ def load_job(directory: str, place: str) -> Job:
     except UserCodeError as error:
         if isinstance(error.__cause__, ModuleNotFoundError) and error.__cause__.name == module_name:
             there = ", ".join(sorted(found.name for found in pkgutil.iter_modules([directory])))
-            raise UsageError(f"the run's code has no module {module_name!r}", hint=f"there is: {there}") from None
+            raise UsageError(f"The run's code has no module {module_name!r}", hint=f"there is: {there}") from None
         raise
     return job_in(module, attribute)
 
 
 def is_importing() -> bool:
-    """Whether a function is importing a job just now: a script that trains at its top level would start a run in it."""
+    """Return whether a function is importing a job now: a script that trains at its top level would start a run."""
     return _importing_now
 
 
@@ -71,7 +71,7 @@ def _importing() -> Iterator[None]:
 
 
 def job_in(module: ModuleType, attribute: str | None) -> Job:
-    """The job of a module: by name, or the only one in it.
+    """Return the job of a module: by name, or the only one in it.
 
     Raises:
         UsageError: There is none of that name, or none at all, or more than one; the message lists what there is.
@@ -91,9 +91,9 @@ def job_in(module: ModuleType, attribute: str | None) -> Job:
 
 @contextlib.contextmanager
 def user_code(what: str) -> Iterator[None]:
-    """Turn what the user's code raises into `UserCodeError`.
+    """Turn an exception of the user's code into `UserCodeError`.
 
-    Errors that another attempt may not meet (the operating system's, and running out of memory) pass as they are.
+    Errors of the operating system and of memory pass as they are: a retry may not meet them.
     """
     try:
         yield
@@ -121,6 +121,6 @@ def _leave() -> None:
 
 
 def _places_of(module: ModuleType) -> list[str]:
-    """A module's file and folders; a package without `__init__.py` has no file."""
+    """Return a module's file and folders; a package without `__init__.py` has no file."""
     attributes = getattr(module, "__dict__", {})  # not getattr of each: modules may make up attributes
     return [str(place) for place in (attributes.get("__file__"), *(attributes.get("__path__") or ()))]

@@ -1,7 +1,7 @@
 """The background service: `python -P -m estafeta.local HOME OPTIONS`, started by `daemon.ensure`.
 
-It detaches itself from the process that started it, and tells that process, by closing its standard
-output, when it answers.
+The service detaches itself from the process that started it. It closes its standard output as soon as it answers, and
+that process takes this as the sign.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main(home: str, options: str) -> None:
     """Run a service in the background.
 
     Args:
-        home: Its folder.
+        home: Folder of the service.
         options: `Options.to_json()`.
     """
     if os.fork():

@@ -1,7 +1,7 @@
-"""The client's side of a service: start it in the background if need be, find it, stop it, or be it in the foreground.
+"""The client's side of a service: start it in the background, find it, stop it, or run it in the foreground.
 
-Knows processes and files. Invariant: in one home folder there is at most one service, however many
-clients ask for it at the same moment.
+This module knows processes and files. Invariant: a home folder has at most one service, however many clients ask for
+it at the same moment.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ NOT_ISOLATED = (
 
 
 def ensure(home: Path, options: Options) -> Endpoint:
-    """Give the service of a folder, started or restarted if need be.
+    """Give the service of a folder; it is started or restarted if needed.
 
     Args:
         home: Folder of the service's own files: endpoint, logs, published versions.
-        options: What it must have been started with; one that differs is replaced when it is idle.
+        options: Settings that the service must have. A service with other settings is replaced when it is idle.
 
     Raises:
         UsageError: The template or the options are wrong.
-        EnvironmentProblem: The service does not start, or another one is busy there.
+        EnvironmentProblem: The service does not start, or another service is busy in the folder.
     """
     _require_linux()
     home.mkdir(parents=True, exist_ok=True)
@@ -64,6 +64,9 @@ def stop(home: Path) -> bool:
 
     Returns:
         Whether there was one.
+
+    Raises:
+        EnvironmentProblem: Its process survives even SIGKILL.
     """
     running = endpoints.read(home)
     if running is None:
@@ -71,16 +74,18 @@ def stop(home: Path) -> bool:
     for number in (signal.SIGTERM, signal.SIGKILL):
         if _ended(running, STOP_LIMIT_S, number):
             return True
-    raise EnvironmentProblem(f"Process {running.pid} does not end, not even killed.", hint="See its state with `ps`.")
+    raise EnvironmentProblem(
+        f"Process {running.pid} does not end, even after SIGKILL.", hint="See its state with `ps`."
+    )
 
 
 def serve(home: Path, options: Options, *, say: Callable[[str], None] = print) -> None:
     """Run a service in the foreground until it is interrupted.
 
     Args:
-        home: As for `ensure`.
-        options: Likewise.
-        say: Receives the lines for the user.
+        home: Folder of the service's own files.
+        options: Settings of the service.
+        say: Function that shows a line to the user.
 
     Raises:
         UsageError: The template or the options are wrong.
@@ -98,7 +103,7 @@ def serve(home: Path, options: Options, *, say: Callable[[str], None] = print) -
 
 
 def _answers(service: Endpoint) -> bool:
-    """Ask a service, which then knows that it is wanted; False if it was about to end and has ended."""
+    """Ask a service, which then knows that it is needed; False if it was about to end and has ended."""
     try:
         endpoints.ask(service, "GET")
     except EnvironmentProblem:
@@ -146,9 +151,9 @@ def _start(home: Path, options: Options) -> Endpoint:
             ) from expired
     endpoint = endpoints.read(home) if started.stdout else None
     if endpoint is None:
-        last_words = (home / "service.log").read_text(errors="replace").splitlines()[-1:]
+        last_line = (home / "service.log").read_text(errors="replace").splitlines()[-1:]
         raise EnvironmentProblem(
-            f"The local Lambda service did not start: {' '.join(last_words) or 'it said nothing'}",
+            f"The local Lambda service did not start: {' '.join(last_line) or 'it wrote nothing'}",
             hint=f"See {home / 'service.log'}.",
         )
     return endpoint
@@ -163,7 +168,7 @@ def _require_linux() -> None:
 
 
 def _check(options: Options) -> None:
-    """Find the user's mistakes here, where they can be raised, rather than in the background process."""
+    """Find the user's mistakes in this process, which can raise them; the background process cannot."""
     from estafeta.local.faults import Faults
     from estafeta.local.template.reader import read_template
 
@@ -173,7 +178,7 @@ def _check(options: Options) -> None:
 
 @contextmanager
 def _lock(home: Path) -> Iterator[None]:
-    """Keep other clients from starting a service here meanwhile; the kernel releases it if this process dies."""
+    """Keep other clients from starting a service here; the kernel releases the lock if this process dies."""
     descriptor = os.open(home / "start.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -183,13 +188,13 @@ def _lock(home: Path) -> Iterator[None]:
 
 
 def _ended(service: Endpoint, limit_s: float, number: signal.Signals | None = None) -> bool:
-    """Wait until a service has ended, having sent it a signal first if one is given."""
+    """Send a service a signal, if one is given, and wait until the service has ended."""
     try:
         pidfd = os.pidfd_open(service.pid)
     except ProcessLookupError:
         return True
     try:
-        if endpoints.start_time(service.pid) != service.started:  # its process id is another process's by now
+        if endpoints.start_time(service.pid) != service.started:  # another process has this id by now
             return True
         if number is not None:
             signal.pidfd_send_signal(pidfd, number)

@@ -1,6 +1,6 @@
 """A slow environment, as fault injection makes one: its process runs for a part of the time only.
 
-Knows a process and the clock. Invariant: after `stop` the process is not left frozen.
+Invariant: `stop` never leaves the process frozen.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Where a service answers and with which keys: the file `service.json`, and the first question a client asks.
+"""The address and keys of a service: the file `service.json`, and the first question that a client asks.
 
-Knows files, processes and one private route of the service. Invariant: an endpoint that `read`
-returns belongs to a living process; a file left behind by a dead one counts as absent, even if its
-process id has been given to another process.
+This module knows files, processes and one private route of the service. Invariant: an endpoint that `read` returns
+belongs to a living process. A dead service's file counts as absent, even if another process has its process id.
 """
 
 from __future__ import annotations
@@ -15,9 +14,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 from urllib.parse import urlsplit
 
-from estafeta.errors import EnvironmentProblem
-from estafeta.local.api.http import Request
-from estafeta.local.api.sigv4 import sign
+from estafeta.errors import Command, EnvironmentProblem
 
 STATUS_PATH = "/estafeta/service"
 ANSWER_LIMIT_S = 10.0  # the service is one process and may be starved of processor time by its own functions
@@ -37,13 +34,13 @@ class Endpoint:
     """A running service.
 
     Attributes:
-        url: For `endpoint_url` of boto3 clients of `lambda` and `logs`.
-        access_key: Made up by the service when it started.
-        secret_key: Likewise.
-        region: For boto3; any signature for another Region is refused.
-        pid: Of the service.
-        started: Start time of the process in kernel ticks; with the pid it names the process for ever.
-        digest: Of the template, the options and Estafeta's own source at the time the service started.
+        url: Value of `endpoint_url` for boto3 clients of `lambda` and `logs`.
+        access_key: Access key that the service made up when it started.
+        secret_key: Secret of the access key.
+        region: Region for boto3; the service refuses signatures for any other.
+        pid: Process id of the service.
+        started: Start time of the process in kernel ticks; together with the pid it is unique.
+        digest: Digest of the template, the options and Estafeta's own source when the service started.
     """
 
     url: str
@@ -86,13 +83,13 @@ def read(home: Path) -> Endpoint | None:
     """Give the endpoint of the service that lives in a folder, if one does."""
     try:
         endpoint = Endpoint(**json.loads(_path(home).read_text()))
-    except (FileNotFoundError, ValueError, TypeError):  # absent, or written by another version of this program
+    except (FileNotFoundError, ValueError, TypeError):  # absent, or another version of this program wrote it
         return None
     return endpoint if start_time(endpoint.pid) == endpoint.started else None
 
 
 def remove(home: Path) -> None:
-    """Take an endpoint back."""
+    """Remove the endpoint's file."""
     _path(home).unlink(missing_ok=True)
 
 
@@ -113,14 +110,17 @@ def ask(endpoint: Endpoint, method: str) -> dict[str, Any]:
         `pid`, `digest`, `running` and `waiting` (numbers of invocations and of events), and `ending`.
 
     Raises:
-        EnvironmentProblem: It does not answer.
+        EnvironmentProblem: The service does not answer, or refuses.
     """
-    address = urlsplit(endpoint.url)
-    request = Request(method, STATUS_PATH, "", {"host": address.netloc}, b"")
-    sign(request, endpoint.access_key, endpoint.secret_key, endpoint.region, "lambda")
-    connection = http.client.HTTPConnection(address.netloc, timeout=ANSWER_LIMIT_S)
+    from botocore.auth import SigV4Auth
+    from botocore.awsrequest import AWSRequest
+    from botocore.credentials import Credentials
+
+    request = AWSRequest(method, endpoint.url + STATUS_PATH)
+    SigV4Auth(Credentials(endpoint.access_key, endpoint.secret_key), "lambda", endpoint.region).add_auth(request)
+    connection = http.client.HTTPConnection(urlsplit(endpoint.url).netloc, timeout=ANSWER_LIMIT_S)
     try:
-        connection.request(method, STATUS_PATH, headers=request.headers)
+        connection.request(method, STATUS_PATH, headers=dict(request.headers))
         response = connection.getresponse()
         body = response.read()
     except (OSError, http.client.HTTPException) as error:
@@ -133,7 +133,7 @@ def ask(endpoint: Endpoint, method: str) -> dict[str, Any]:
     if response.status != 200:
         raise EnvironmentProblem(
             f"The local Lambda service at {endpoint.url} answered {response.status}: {body.decode()}",
-            hint="look into service.log in its folder",
+            hint=f"Stop it with {Command('estafeta', 'local', 'stop')} and try again.",
         )
     return dict(json.loads(body))
 

@@ -1,8 +1,8 @@
 """Fault injection: what Lambda may do to events and environments, done on purpose and repeatably.
 
-Decides, and leaves the doing to others. A function version may bring faults of its own, in two environment
-variables; versions with the same values share one injector, all others have the service's. Invariant: the decisions
-for the n-th event, invocation and environment of an injector depend on the seed and n alone.
+This module only decides; the queue and the environments carry the faults out. A function version may bring faults of
+its own, in two environment variables. Versions with the same values share one injector; all others use the service's.
+Invariant: an injector's decisions for its n-th event, invocation and environment depend on the seed and n alone.
 """
 
 from __future__ import annotations
@@ -14,10 +14,14 @@ from dataclasses import dataclass, fields
 
 from estafeta.errors import UsageError
 
-FAULTS = "LOCAL_FAULTS"  # environment variable of a function version: its faults, as `Faults.parse` reads them
-FAULTS_NAME = "LOCAL_FAULTS_NAME"  # and whose they are: what its log shows, and which versions draw from one injector
+FAULTS = "LOCAL_FAULTS"
+"""Environment variable with the faults of a function version, as `Faults.parse` reads them."""
 
-LONGEST_DELAY_S = 2.0  # of a delayed or repeated event: longer than a round of a small run, shorter than patience
+FAULTS_NAME = "LOCAL_FAULTS_NAME"
+"""Environment variable with their owner: the log shows it, and versions of one owner draw from one injector."""
+
+LONGEST_DELAY_S = 2.0
+"""Seconds that an event is delayed at most: longer than a round of a small run, shorter than the patience of peers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +29,12 @@ class Faults:
     """Probabilities, each from 0 to 1, and the seed.
 
     Attributes:
-        duplicate: An asynchronous event is delivered a second time, a little later.
-        drop: An asynchronous event is accepted and never delivered.
-        delay: An asynchronous event is delivered late.
-        kill: The process is killed at a random moment of an invocation.
-        slow: An environment gets a fraction of the processor's time all its life.
-        seed: Of all decisions.
+        duplicate: Probability that an asynchronous event is delivered a second time, a little later.
+        drop: Probability that an asynchronous event is accepted and never delivered.
+        delay: Probability that an asynchronous event is delivered late.
+        kill: Probability that the process is killed at a random moment of an invocation.
+        slow: Probability that an environment gets only a fraction of the processor's time, all its life.
+        seed: Seed of all decisions.
     """
 
     duplicate: float = 0.0
@@ -45,21 +49,21 @@ class Faults:
         """Read `duplicate=0.1,kill=0.05,seed=3`; an empty text means no faults.
 
         Raises:
-            UsageError: An unknown name, or a value outside its range.
+            UsageError: The text has an unknown name, or a value outside its range.
         """
         valid = [field.name for field in fields(cls)]
         values: dict[str, float] = {}
         for item in filter(None, (part.strip() for part in text.split(","))):
             name, _, value = item.partition("=")
             if name not in valid:
-                raise UsageError(f"there is no fault {name!r}", hint=f"valid names: {', '.join(valid)}")
+                raise UsageError(f"There is no fault {name!r}", hint=f"Valid names: {', '.join(valid)}.")
             try:
                 number = int(value) if name == "seed" else float(value)
             except ValueError:
                 number = -1.0
             if number < 0 or (name != "seed" and not number <= 1):
                 kind = "a whole number from 0" if name == "seed" else "a probability from 0 to 1"
-                raise UsageError(f"fault {item!r} needs {kind}", hint="for example duplicate=0.1,kill=0.05,seed=3")
+                raise UsageError(f"Fault {item!r} needs {kind}", hint="For example duplicate=0.1,kill=0.05,seed=3.")
             values[name] = number
         return cls(**values)  # type: ignore[arg-type]
 
@@ -73,7 +77,7 @@ class Injector:
         self._typical_s: dict[str, float] = {}
 
     def deliveries(self) -> tuple[float, ...]:
-        """Seconds after which the next asynchronous event is delivered; once, never or twice."""
+        """Seconds after which the next asynchronous event is delivered: one number, none or two."""
         faults = self._faults
         if not (faults.duplicate or faults.drop or faults.delay):
             return (0.0,)
@@ -112,7 +116,7 @@ class Injectors:
     """The injector of each function version.
 
     Args:
-        faults: Of versions that bring none.
+        faults: Faults for versions that bring none.
     """
 
     def __init__(self, faults: Faults) -> None:
@@ -123,7 +127,7 @@ class Injectors:
         """The injector of a version with these environment variables.
 
         Raises:
-            UsageError: Its faults cannot be read.
+            UsageError: The faults cannot be read.
         """
         text, name = environment.get(FAULTS, ""), environment.get(FAULTS_NAME, "")
         if not text:
@@ -134,7 +138,7 @@ class Injectors:
 
 
 def kinds(deliveries: tuple[float, ...]) -> list[str]:
-    """The faults in what `Injector.deliveries` has decided."""
+    """Names of the faults that `Injector.deliveries` has decided on."""
     if not deliveries:
         return ["drop"]
     return [*(["delay"] if deliveries[0] else []), *(["duplicate"] if len(deliveries) > 1 else [])]

@@ -1,4 +1,4 @@
-"""What a user may choose about a local service."""
+"""The settings of a local service that a user may choose."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Options:
         template: CloudFormation template with the functions.
         root: Local folder that stands for the shared file system.
         task_root: Folder that is first on the functions' `sys.path`; None for an empty one.
-        python: Interpreter of the functions; None for the service's own. It needs AWS's runtime client.
+        python: Interpreter of the functions, with AWS's runtime client; None for the service's own.
         parameters: Values that replace defaults of the template's parameters.
-        region: Shown to functions, and part of every signature.
+        region: Region that functions see, and part of every signature.
         account_limit: Most invocations at a time over all functions.
         retry_delay_scale: Factor on Lambda's delays of one minute and more before a retry.
         faults: Fault injection, as `Faults.parse` reads it.
-        idle_timeout_s: The service ends by itself after so long without a call or an event.
-        environment_idle_s: An execution environment ends after so long without an event.
-        init_limit_s: Longest init phase; Lambda's is 10 s.
+        idle_timeout_s: Seconds without a call or an event after which the service ends by itself.
+        environment_idle_s: Seconds without an event after which an execution environment ends.
+        init_limit_s: Seconds that an init phase may take; 10 on Lambda.
     """
 
     template: Path
@@ -45,7 +45,7 @@ class Options:
     init_limit_s: float = 10.0
 
     def to_json(self) -> str:
-        """For the command line of a background service."""
+        """The options as text, for the command line of a background service."""
         data: dict[str, Any] = asdict(self)
         for name in _PATHS:
             data[name] = None if data[name] is None else str(Path(data[name]).absolute())

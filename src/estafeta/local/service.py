@@ -1,7 +1,7 @@
-"""The service as a whole: wires the parts, listens, keeps house, and ends without leaving a process behind.
+"""The service as a whole: it wires the parts, listens, keeps house, and ends without leaving a process behind.
 
-Knows which part answers what, and nothing of how. Invariant: every request is authenticated before it is looked at, and
-the socket is on the loopback interface.
+It knows which part answers which request, and not how. Invariant: the service checks every signature before it looks at
+the request, and its socket is on the loopback interface.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ from estafeta.local.work.variables import Surroundings
 log = logging.getLogger(__name__)
 
 HOUSEKEEPING_S = 5.0
-FAREWELL_S = 5.0  # for killed processes to be gone
+FAREWELL_S = 5.0  # time for killed processes to be gone
 DAY_S = 86_400.0
 
 
 class Service:
-    """A local Lambda service; lives inside one event loop.
+    """A local Lambda service; it lives inside one event loop.
 
     Args:
         home: Folder of the service's own files.
@@ -76,7 +76,7 @@ class Service:
         """Serve until a signal, a request or idleness ends it.
 
         Args:
-            ready: Called once, when requests are answered.
+            ready: Function that is called once, when the service answers requests.
 
         Raises:
             EnvironmentProblem: Another service runs in the same folder.
@@ -125,7 +125,7 @@ class Service:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise EnvironmentProblem(
-                    f"A local Lambda service runs in {self._home} already.",
+                    f"A local Lambda service is already running in {self._home}.",
                     hint=f"Stop it with {Command('estafeta', 'local', 'stop')}, or choose another folder.",
                 ) from None
             yield
@@ -133,7 +133,7 @@ class Service:
     def _build(self, endpoint: Endpoint) -> None:
         options, home = self._options, self._home
         self._environments = home / "environments"
-        shutil.rmtree(self._environments, ignore_errors=True)  # of a predecessor that was killed
+        shutil.rmtree(self._environments, ignore_errors=True)  # left by a service that was killed
         task_root = options.task_root or home / "task"
         self._logs = logs = home / "logs"
         for folder in (self._environments, task_root, logs, options.root):
@@ -224,7 +224,7 @@ def _answer_read(reply: Reply, reading: asyncio.Future[Response]) -> None:
         response = reading.result()
     except ApiError as error:
         response = error.response(str(uuid.uuid4()))
-    except Exception as error:  # such as a file that was removed meanwhile: who asks must not wait for ever
+    except Exception as error:  # such as a file removed meanwhile: the caller must not wait for ever
         log.exception("the logs could not be read")
         response = ApiError(500, "ServiceUnavailableException", f"The logs cannot be read: {error}").response("")
     reply(response)

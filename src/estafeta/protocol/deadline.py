@@ -7,19 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-STEP_MARGIN = 1.5
-"""The next micro-batch may take this much longer than the longest so far."""
-
-TRANSFER_MARGIN = 4.0
-"""Publishing may take this much longer than reading the weights did: writes are slower than reads on EFS, and a
-gradient goes out where the parameters came in."""
-
-FLOOR_S = 0.1
-"""Kept back in any case: for a listing, an invocation, and the answer to Lambda."""
-
-
-ANSWER_S = 20.0
-"""Longest leg of what a client waits for, however much time there is: it has a progress to show."""
+from estafeta import waiting
 
 
 class Deadline:
@@ -66,7 +54,7 @@ class Deadline:
     @property
     def needed_s(self) -> float:
         """Seconds that one more micro-batch and the publication after it may take."""
-        return STEP_MARGIN * self.step_s + TRANSFER_MARGIN * self.transfer_s + FLOOR_S
+        return waiting.STEP_MARGIN * self.step_s + waiting.TRANSFER_MARGIN * self.transfer_s + waiting.ANSWER_RESERVE_S
 
     def is_near(self) -> bool:
         """Whether it is time to publish what there is and hand over."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from typing import Any, Protocol
 
-from estafeta.cost.metering import Meter
-from estafeta.protocol.layout import RunLayout
+from estafeta.cost.meter import Meter
+from estafeta.protocol.run_folder import open_folder
 from estafeta.protocol.snapshot import Action, Finish, Merge, Prepare, Reside, Work
 from estafeta.protocol.spec import FunctionSettings, MergeEvent, Role, RunSpec, WorkerEvent
+from estafeta.protocol.warm import Warm
 from estafeta.store.store import Store
 
 
@@ -31,8 +31,8 @@ class Invoker(Protocol):
 
 Connect = Callable[[Mapping[Role, FunctionSettings]], Invoker]
 
-PROCESS_MEMORY: dict[str, Any] = {}
-"""What this process keeps between invocations: on Lambda, a process is an execution environment."""
+PROCESS = Warm()
+"""Memory of this process: on Lambda, a process is an execution environment."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Invocation:
         log_stream: Where its log goes.
         quiet: Write no notes to standard output: there is a user, not a log, at its other end.
         is_alone: No other function is at work before this one ends, so it would wait for them in vain.
-        memory: What the execution environment keeps from one invocation to the next. Losing it costs time, never bits.
+        warm: Memory of the execution environment, from one invocation to the next. Losing it costs time, never bits.
         meter: Counts its file operations.
         init_s: How long starting the environment took, if it was started for this invocation. It is billed too.
     """
@@ -64,7 +64,7 @@ class Invocation:
     log_stream: str = ""
     quiet: bool = False
     is_alone: bool = False
-    memory: dict[str, Any] = field(default_factory=lambda: PROCESS_MEMORY)
+    warm: Warm = field(default_factory=lambda: PROCESS)
     meter: Meter = field(default_factory=Meter)
     init_s: float = 0.0
 
@@ -109,11 +109,10 @@ def dispatch(actions: tuple[Action, ...], spec: RunSpec, invocation: Invocation,
                 invoker.send("merge", MergeEvent(run=spec.run, generation=generation).model_dump())
 
 
-@lru_cache(maxsize=8)
 def read_spec(store: Store, run: str) -> RunSpec:
     """The spec of a run; it never changes, so a warm environment reads it once.
 
     Raises:
         Gone: There is no such run.
     """
-    return RunSpec.model_validate_json(store.read(RunLayout(run).spec))
+    return open_folder(store, run).spec

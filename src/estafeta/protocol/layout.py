@@ -7,9 +7,9 @@
                        00000012.optimizer.safetensors   the optimiser's state after 12 steps
                        00000012-0003.safetensors        slice of both that rank 3 keeps, instead of these two
                        frozen.safetensors               parameters that are not trained
-               contributions/train-00000012-0003.safetensors   what rank 3 found for step 12
-                             valid-00000012-0003.safetensors   its part of the validation of version 12
-               partial/train-00000012-0003-01.safetensors      the same, unfinished: where leg 1 goes on
+               contributions/train-00000012-0003         what rank 3 found for step 12
+                             valid-00000012-0003         its part of the validation of version 12
+               partial/train-00000012-0003-01            the same, unfinished: where leg 1 goes on
                legs/merge-train-00000012.g00            who merges step 12 (generation 0)
                     close-train-00000012.g00            who waits for its late ranks
                     rank-0003-02.g00                    who is leg 2 of resident rank 3 (generation 0)
@@ -210,7 +210,7 @@ class RunLayout:
 
     def partial_of(self, round_: Round, rank: int, leg: int) -> str:
         """Where leg `leg` of a rank goes on in a round."""
-        return f"{self.partial}/{round_.name}-{rank:04d}-{leg:02d}.safetensors"
+        return f"{self.partial}/{round_.name}-{rank:04d}-{leg:02d}"
 
     def epoch(self, epoch: int) -> str:
         """Record of one epoch; the first is 1."""
@@ -284,7 +284,7 @@ def probe_folder(token: str) -> str:
 
 def contribution_name(round_: Round, rank: int) -> str:
     """File name of a contribution."""
-    return f"{round_.name}-{rank:04d}.safetensors"
+    return f"{round_.name}-{rank:04d}"
 
 
 def claim_of(round_: Round) -> str:

@@ -11,7 +11,8 @@ from collections.abc import Collection, Mapping
 
 from pydantic import ValidationError
 
-from estafeta.errors import Gone, UsageError
+from estafeta.errors import Gone
+from estafeta.job.checks import usage_error
 from estafeta.job.stopping import EpochRecord
 from estafeta.protocol.layout import Round, RunLayout
 from estafeta.protocol.listing import limits_in
@@ -50,9 +51,7 @@ def limits_after(before: Limits, changes: Mapping[str, float | None], token: str
     try:
         return Limits.model_validate({**before.model_dump(), **changes, "token": token, "since": now})
     except ValidationError as error:
-        raise UsageError(
-            f"the limits do not fit: {error.errors()[0]['msg'].lower()}", hint="limits are numbers above zero"
-        ) from error
+        raise usage_error(error, Limits) from None
 
 
 def limit_reached(limits: Limits, following: Round | None, *, spent_usd: float, now: float) -> str:

@@ -13,22 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from math import inf
 
+from estafeta import waiting
 from estafeta.protocol.attendance import Attendance
 from estafeta.protocol.layout import Round
 from estafeta.protocol.patience import Patience
 from estafeta.protocol.spec import Plan, RunSpec
 from estafeta.store.files import Clock
-
-MOST_IN_A_ROW = 8
-"""Rounds that a rank may miss one after the other; then it is waited for. Its rows are part of the data, what it has
-not read yet must be kept for it, and if it is dead somebody has to notice."""
-
-EAGERNESS = 0.8
-"""A quorum that is there at the first look may have been there that much earlier."""
-
-LOCAL_FLOOR_S, SHARED_FLOOR_S = 0.1, 2.0
-"""No round is closed earlier: a scheduler, or a busy network file system, may keep anybody waiting that long. It is not
-the floor for loss: a listing shows what is there, and a wrong guess costs a contribution, not an invocation."""
 
 
 def may_miss(spec: RunSpec, plan: Plan, round_: Round, ranks: Collection[int], attendance: Attendance) -> bool:
@@ -46,12 +36,12 @@ def may_miss(spec: RunSpec, plan: Plan, round_: Round, ranks: Collection[int], a
     """
     if not spec.closes_early or round_.phase != "train" or round_.version % plan.steps_per_epoch == 0:
         return False
-    return all(attendance.in_a_row.get(rank, 0) < MOST_IN_A_ROW for rank in ranks)
+    return all(attendance.in_a_row.get(rank, 0) < waiting.MOST_MISSED for rank in ranks)
 
 
 def new_patience(*, is_local: bool) -> Patience:
     """How long a quorum waits for the others, learnt from how long it took to be there; at first without limit."""
-    return Patience(floor_s=LOCAL_FLOOR_S if is_local else SHARED_FLOOR_S, start_s=inf)
+    return Patience(floor_s=waiting.timing(is_local=is_local).quorum_floor_s, start_s=inf)
 
 
 class Closing:
@@ -75,7 +65,7 @@ class Closing:
     @property
     def expected_s(self) -> float:
         """Seconds until a quorum may be there, if all goes a little faster than usual; 0 if that is not known."""
-        return max(0.0, EAGERNESS * self._patience.usual_s - self._passed_s)
+        return max(0.0, waiting.EAGERNESS * self._patience.usual_s - self._passed_s)
 
     def left_s(self, present: int) -> float:
         """Seconds until the round may be closed, when so many have contributed; infinite while they are too few."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 from estafeta.job.stopping import EpochRecord
 from estafeta.protocol.layout import Round, RunLayout
 from estafeta.protocol.limits import limit_at
 from estafeta.protocol.listing import epochs_in, left_in, legs_in, messages_in, ranks_in, residents_in, versions_in
+from estafeta.protocol.run_folder import open_folder
 from estafeta.protocol.spec import Plan, RunSpec
 from estafeta.protocol.weights import token_of_version
 from estafeta.store.store import Store
@@ -275,11 +275,10 @@ def read_epoch(store: Store, layout: RunLayout, epoch: int) -> EpochRecord | Non
     return EpochRecord.model_validate_json(store.read(layout.epoch(epoch))) if epoch else None
 
 
-@lru_cache(maxsize=8)
 def read_plan(store: Store, layout: RunLayout) -> Plan:
     """The plan of a run; it never changes, so a warm environment reads it once.
 
     Raises:
         Gone: The run has not been prepared.
     """
-    return Plan.model_validate_json(store.read(layout.plan))
+    return open_folder(store, layout.run).plan

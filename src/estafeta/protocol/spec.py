@@ -12,15 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from estafeta.cost.cost import Basis, Kept
 from estafeta.job.optim import Optimizer, from_dict
+from estafeta.job.recipe import Recipe
 from estafeta.job.stopping import EarlyStopping, EpochRecord
 from estafeta.protocol.layout import Phase, Round
 
 Role = Literal["worker", "merge", "control"]
 Topology = Literal["merge", "sharded", "replicated"]
-"""Who combines the contributions: a merge function; each worker a slice; each worker everything for itself."""
+"""Topology of a run: a merge function combines the contributions, or each worker a slice, or each worker everything."""
 
 Choice = Literal["auto", "merge", "sharded", "replicated"]
-"""What can be asked for: a topology, or that one of the last two be chosen by the sizes of model and world."""
+"""Topology that a user asks for; with `auto` the sizes of model and world choose one of the last two."""
 Which = Literal["best", "final"]
 State = Literal["preparing", "running", "stopping", "done", "stopped", "failed"]
 
@@ -31,20 +32,20 @@ LOG_GROUPS = "/aws/lambda/"
 """Beginning of the names of log groups; the function's name follows (AWS Lambda Developer Guide, "CloudWatch Logs")."""
 
 MOST_WORKERS = 9999
-"""A rank has four digits in the names of files."""
+"""Most ranks: a rank has four digits in the names of files."""
 
 MemoryMb = Annotated[int, Field(ge=128, le=10240)]
 TimeoutS = Annotated[int, Field(ge=1, le=900)]
-"""What Lambda allows for a function (AWS Lambda Developer Guide, "Lambda quotas")."""
+"""Settings that Lambda allows for a function (AWS Lambda Developer Guide, "Lambda quotas")."""
 
 
 class Document(BaseModel):
-    """Base: frozen, and nothing unknown is let in."""
+    """Base: frozen, and refuses unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     def to_json(self) -> bytes:
-        """As UTF-8 text, one line."""
+        """Return the document as UTF-8 text, one line."""
         return self.model_dump_json().encode() + b"\n"
 
 
@@ -68,13 +69,13 @@ class FunctionSettings(Document):
 
 
 class Limits(Document):
-    """What ends a run before its last epoch, as far as it is set: it stops then, and can be resumed.
+    """The limits that stop a run before its last epoch, as far as they are set; it can be resumed.
 
     Attributes:
         max_cost_usd: Dollars that the run may cost, from its beginning on.
         max_hours: Hours since it was started, or resumed.
         max_rounds: Train rounds from its beginning on.
-        since: When it was started or resumed, in seconds since 1970.
+        since: Seconds since 1970 when it was started or resumed.
     """
 
     format: Literal["estafeta-limits/1"] = "estafeta-limits/1"
@@ -90,33 +91,35 @@ class Limits(Document):
 
 
 class Origin(Document):
-    """Where a forked run begins: a version of another run, and that run's token."""
+    """The beginning of a forked run: a version of another run, and that run's token."""
 
     run: str
     token: str
     version: int = Field(ge=0)
 
 
-class RunSpec(Document):
+class RunSpec(Document, Recipe):
     """Everything that a run was started with. The bits of its result are a function of this and the user's code.
 
+    The numbers of the training are the fields of `Recipe`.
+
     Attributes:
-        job: Where the job is: `module:attribute` in the run's code folder.
+        job: Place of the job: `module:attribute` in the run's code folder.
         arguments: Keyword arguments for the job's callables, by field name (`model`, `dataset`, `valid_dataset`).
-        batch_size: Rows in a global batch, over all workers.
-        micro_batch_size: Most rows in one forward and backward pass.
-        topology: What was asked for; the plan has what became of it.
-        rounds_per_invocation: After how many rounds a resident worker hands over at the latest; None: when its time is
+        topology: Topology that the user asked for; the plan has the one that the run got.
+        rounds_per_invocation: Most rounds of a resident worker before it hands over; None: it does so when its time is
             short.
-        limits: What ends it before its last epoch, until it is resumed.
-        basis: What its price depends on.
-        quorum: With how many contributions a round may close when the others are late; None: with those of all.
-        window_mb: MiB of blocks of a stored data set that are shuffled together.
-        origin: What it was forked from; None: it begins with a new model.
+        limits: Limits that stop the run before its last epoch, until it is resumed.
+        basis: Facts that its price depends on.
+        quorum: Number of contributions with which a round may close when the others are late; None: those of all.
+        origin: Version that it was forked from; None: it begins with a new model.
         chaos: Faults that the local service injects into what the run invokes, as `--chaos` takes them.
+        options: Values that `-o` or `options=` was given, as text by name. The other fields have them applied.
+        command: Words that followed `estafeta train` and that no other field says: job file, place, template. Empty if
+            a Python program started the run.
     """
 
-    format: Literal["estafeta-run/1"] = "estafeta-run/1"
+    format: Literal["estafeta-run/2"] = "estafeta-run/2"
     token: str
     run: str
     created_at: float
@@ -127,13 +130,6 @@ class RunSpec(Document):
     topology: Choice = "merge"
     rounds_per_invocation: int | None = Field(default=None, ge=1)
     quorum: int | None = Field(default=None, ge=1)
-    seed: int = Field(ge=0)
-    batch_size: int = Field(ge=1)
-    micro_batch_size: int = Field(ge=1)
-    drop_last: bool
-    epochs: int = Field(ge=1)
-    validation: float = Field(ge=0, lt=1)
-    window_mb: int = Field(default=128, ge=1)
     optimizer: dict[str, Any]
     early_stopping: EarlyStopping
     limits: Limits = Limits()
@@ -141,6 +137,8 @@ class RunSpec(Document):
     functions: dict[Role, FunctionSettings]
     origin: Origin | None = None
     chaos: str = ""
+    options: dict[str, str] = {}
+    command: tuple[str, ...] = ()
 
     @cached_property
     def update_rule(self) -> Optimizer:
@@ -154,7 +152,7 @@ class RunSpec(Document):
 
 
 class Slot(Document):
-    """One named tensor: where it begins in the flat vector of its kind (elements), its shape and dtype."""
+    """One named tensor: its first element in the flat vector of its kind, its shape and dtype."""
 
     name: str
     shape: tuple[int, ...]
@@ -171,18 +169,19 @@ class Slot(Document):
 
 
 class Plan(Document):
-    """What preparing a run found out about the model and the data.
+    """The facts about the model and the data that preparing a run found.
 
     Attributes:
-        topology: Who combines the contributions.
+        topology: Topology of the run.
         data: Tokens of the stored data sets; a data set that was imported since has another.
+        sums: Names of what every rank sums over its rows: `loss`, then the metrics in the job's order.
         parameters: Trained parameters, in the order of the flat vector (that of `named_parameters()`).
         buffers: Buffers that belong to the state dict.
         frozen: Parameters that do not require a gradient.
         state_dict: The model's state dict in its order: (key, kind, name of the slot). Tied tensors share a slot.
     """
 
-    format: Literal["estafeta-plan/1"] = "estafeta-plan/1"
+    format: Literal["estafeta-plan/2"] = "estafeta-plan/2"
     token: str
     topology: Topology = "merge"
     train_rows: int
@@ -190,6 +189,7 @@ class Plan(Document):
     steps_per_epoch: int
     total_steps: int
     data: tuple[str, ...] = ()
+    sums: tuple[str, ...]
     parameters: tuple[Slot, ...]
     buffers: tuple[Slot, ...]
     frozen: tuple[Slot, ...]
@@ -211,7 +211,7 @@ class Plan(Document):
 
 
 class Failure(Document):
-    """Why a run failed, and where to look."""
+    """The reason why a run failed, and the place to look."""
 
     reason: str
     message: str
@@ -249,7 +249,7 @@ class Status(Document):
     """A run as `control` describes it.
 
     Attributes:
-        topology: Who combines the contributions; None while it is not decided.
+        topology: Topology of the run; None while it is not decided.
         version: Steps done.
         epoch: Epochs done.
         epochs: Records of the epochs that were asked for.
@@ -276,19 +276,19 @@ class Status(Document):
 
 
 class WorkerEvent(Document):
-    """What a worker is invoked with.
+    """The event that a worker is invoked with.
 
     Attributes:
         task: `prepare` builds the run's plan; `train` and `valid` are a rank's share of one round; `reside` is a rank's
             life for as many rounds as fit; `probe` belongs to no run: it says whether PyTorch is there.
-        version: Of the round.
-        rank: Which rank.
-        leg: Which of the rank's successive invocations; counted anew in each round, but for residents.
-        generation: Of a resident leg that is in place of a lost one.
-        sent_at: When it was sent, in seconds since 1970: how long starting takes is learnt from it.
-        lead_s: How long starting took the leg before.
-        share_s: How long its last share of a round took: others are given that time, too.
-        expires_at: When the leg before is dead for sure, in seconds since 1970.
+        version: Version of the round.
+        rank: Number of the rank.
+        leg: Number of the rank's invocation. It begins at 0 in each round; of residents, in the run.
+        generation: Generation of a resident leg: 0, or higher if it replaces a lost one.
+        sent_at: Seconds since 1970 when it was sent; from it the leg learns how long starting takes.
+        lead_s: Seconds that starting took the leg before.
+        share_s: Seconds that its last share of a round took; it gives the other ranks that time, too.
+        expires_at: Seconds since 1970 from which on the leg before is surely dead.
     """
 
     run: str
@@ -310,7 +310,7 @@ class WorkerEvent(Document):
 
 
 class MergeEvent(Document):
-    """What the merge function is invoked with: a hint that the run has something to merge or to finish."""
+    """The event that the merge function is invoked with: a hint that the run has something to merge or to finish."""
 
     run: str
     round: str = ""

@@ -15,9 +15,6 @@ from estafeta.cost.cost import access_usd, invocation_usd, second_usd
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.spec import Role, RunSpec
 
-UNSAID = "unsaid"
-"""Under which an environment keeps (the run's token, dollars that no publication has said yet)."""
-
 
 class Tab:
     """Of one invocation: what its environment has cost a run, and nobody has been told of yet.
@@ -32,8 +29,8 @@ class Tab:
         self._spec, self._invocation = spec, invocation
         self._clock = invocation.store.clock
         self._second_usd = second_usd(spec.functions[role].memory_mb, spec.basis)
-        run, before = invocation.memory.get(UNSAID, ("", 0.0))
-        self._before = before if run == spec.token else 0.0
+        self._memory = invocation.warm.of(spec.token)
+        self._before = self._memory.unsaid_usd
         self._before += invocation.init_s * self._second_usd + invocation_usd(spec.basis.prices)
         self._began = self._clock.monotonic()
 
@@ -50,4 +47,4 @@ class Tab:
 
     def close(self) -> None:
         """Leave the rest to the environment's next invocation."""
-        self._invocation.memory[UNSAID] = self._spec.token, self.usd()
+        self._memory.unsaid_usd = self.usd()

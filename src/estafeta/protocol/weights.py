@@ -11,8 +11,8 @@ or, where each rank keeps a slice, one file for each rank:
     <version>-<rank>.safetensors      both: parameters and state.<name>, float32[slice]; metadata also has first (the
                                       slice's first element), size (P) and pieces (how many); rank 0 adds the buffers
 
-The optimiser's file is published first: who sees a version finds its state too. A version in pieces is one when all
-are there.
+A function publishes the optimiser's file first, so a function that sees a version finds its state too. A version in
+pieces is complete when all pieces are there.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ import numpy as np
 
 from estafeta.errors import Gone
 from estafeta.protocol.attendance import NOTHING_MISSED, Attendance
-from estafeta.protocol.contribution import BUFFER
 from estafeta.protocol.layout import RunLayout
 from estafeta.protocol.listing import pieces_in
-from estafeta.protocol.slices import Slice
+from estafeta.protocol.partition import Slice
 from estafeta.protocol.spec import Plan
 from estafeta.protocol.totals import Totals
 from estafeta.store.files import Reader
@@ -38,6 +37,7 @@ from estafeta.store.tensorfile import Array, TensorFile, encode, scratch_buffer
 FORMAT = "estafeta-weights/1"
 PARAMETERS = "parameters"
 STATE = "state."
+BUFFER = "buffer."
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Weights:
         state: The optimiser's state vectors by name; float32[P] each, or of the slice that this rank keeps.
         rows: Rows of the epoch so far.
         sums: Loss and metrics, summed over these rows.
-        spent_usd: What the run has cost so far, as its functions know it (`spending.py`).
+        spent_usd: Dollars that the run has cost so far, as its functions know it (`spending.py`).
         attendance: Which ranks have missed rounds.
     """
 
@@ -65,7 +65,7 @@ class Weights:
     attendance: Attendance = NOTHING_MISSED
 
     def advance(self, totals: Totals, plan: Plan) -> None:
-        """Count a step whose update is done: the version, the buffers, the tally of the epoch, the dollars."""
+        """Count a step whose update is done: version, buffers, rows and sums of the epoch, dollars."""
         begins = self.version % plan.steps_per_epoch == 0
         self.rows = totals.rows + (0 if begins else self.rows)
         self.sums = {name: value + (0.0 if begins else self.sums[name]) for name, value in totals.sums.items()}
@@ -115,11 +115,11 @@ def read_weights(store: Store, layout: RunLayout, version: int, parameters: Arra
         store: The store.
         layout: The run's paths.
         version: Steps done.
-        parameters: float32[P] to read into; None: a new one.
+        parameters: float32[P] to read into; None: a new vector.
 
     Raises:
-        Gone: The version has been swept, or is not published yet.
-        Corrupt: A file is not as it was published.
+        Gone: The version is swept, or not published yet.
+        Corrupt: A file is not as its writer has published it.
     """
     whole: Weights | None = None
 
@@ -132,7 +132,7 @@ def read_weights(store: Store, layout: RunLayout, version: int, parameters: Arra
         buffers = {name.removeprefix(BUFFER): file.read(name) for name in file.entries if name.startswith(BUFFER)}
         weights.buffers.update(buffers)
         weights.rows, weights.sums = int(file.metadata["rows"]), json.loads(file.metadata["sums"])
-        weights.spent_usd = max(weights.spent_usd, float(file.metadata["spent"]))  # ranks may know more or less of it
+        weights.spent_usd = max(weights.spent_usd, float(file.metadata["spent"]))  # some ranks know more of it
         weights.attendance = _attendance(file)
         return weights
 
@@ -155,11 +155,11 @@ def read_state(
         layout: The run's paths.
         version: Steps done.
         span: The slice; None: whole vectors.
-        names: The vectors' names; they need not be given if whole vectors are read from one file.
+        names: The vectors' names; for whole vectors from one file the caller need not know them.
 
     Raises:
-        Gone: The version has been swept, or is not published yet.
-        Corrupt: A file is not as it was published.
+        Gone: The version is swept, or not published yet.
+        Corrupt: A file is not as its writer has published it.
     """
     state: dict[str, Array] = {name: np.empty(len(span), np.float32) for name in names} if span is not None else {}
 
@@ -191,12 +191,12 @@ def read_state(
 
 
 def token_of_version(store: Store, layout: RunLayout, version: int) -> str:
-    """The token of whoever published a version; raises `Gone` as `read_weights` does."""
+    """Return the token of the function that published a version; raises `Gone` as `read_weights` does."""
     return store.reading(layout.version(version), lambda reader: TensorFile(reader).metadata["token"])
 
 
 def spent_at(store: Store, layout: RunLayout, version: int) -> float:
-    """Dollars that a run had cost when a version was published; raises `Gone` as `read_weights` does."""
+    """Return the dollars that a run had cost at a version; raises `Gone` as `read_weights` does."""
     spent: list[float] = []
     _read(
         store,
@@ -209,7 +209,7 @@ def spent_at(store: Store, layout: RunLayout, version: int) -> float:
 
 
 def attendance_at(store: Store, layout: RunLayout, version: int) -> Attendance:
-    """Which ranks had missed rounds at a version in one file; raises `Gone` as `read_weights` does."""
+    """Return which ranks had missed rounds at a version in one file; raises `Gone` as `read_weights` does."""
     return store.reading(layout.version(version), lambda reader: _attendance(TensorFile(reader)))
 
 
@@ -217,7 +217,7 @@ def _read(store: Store, layout: RunLayout, version: int, whole: str, read: Calla
     """Read the one file of a version, or all pieces.
 
     Raises:
-        Gone: There is neither the file nor every piece: pieces are swept one by one.
+        Gone: The file is not there, and a piece is missing: ranks sweep pieces one by one.
     """
     try:
         store.reading(whole, read)

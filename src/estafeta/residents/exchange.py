@@ -6,14 +6,14 @@
                                                       ▼
                          publish_slice ─▶ fetch_slices     (sharded)
 
-It knows flat vectors, ranks and the store; never a model, an optimiser or a reason. Each rank publishes in a directory
-of its own, so that publishing does not wait for a directory that everybody changes.
+The exchange knows flat vectors, ranks and the store; never a model, an optimiser or a reason. Each rank publishes in a
+directory of its own. So no rank waits for a directory that everybody changes.
 
-What it gives is a function of what was published: sums are taken element by element in rank order, whatever slices they
-are taken in. What it holds is one chunk of memory, whatever the number of ranks.
+A sum is a function of what the ranks have published: the exchange adds element by element in rank order, in any slices.
+It holds one chunk of memory, whatever the number of ranks.
 
-A rank publishes for the round of version *v* only when it has that version. So who has gathered that round knows that
-all ranks are done with everything before it, and may retire it.
+A rank publishes for the round of version *v* only when it has that version. So a rank that has gathered the round knows
+that all ranks are done with everything before it, and may retire that.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ import numpy as np
 from estafeta.errors import Corrupt, Gone
 from estafeta.protocol.layout import Round, RunLayout, message_name
 from estafeta.protocol.listing import messages_in, rank_of_outbox
+from estafeta.protocol.message import CHUNK, FIXED_BYTES, TOKEN_BYTES, Form, Head, Kind, glance, kind_of
+from estafeta.protocol.partition import Slice
 from estafeta.protocol.quorum import Closing
-from estafeta.protocol.slices import Slice
 from estafeta.protocol.spec import Slot
 from estafeta.residents.gathered import Gathered, Source, gone_if_stale
-from estafeta.residents.message import FIXED_BYTES, TOKEN_BYTES, Form, Head, Kind, glance
-from estafeta.residents.outgoing import CHUNK, Outgoing
+from estafeta.residents.outgoing import Outgoing
 from estafeta.store.arrivals import Arrivals
 from estafeta.store.drafts import Draft, Drafts
 from estafeta.store.files import Reader
@@ -52,16 +52,16 @@ class Exchange:
         store: The store.
         layout: The run's paths.
         rank: This rank.
-        size: Elements of the vector.
-        slices: How it is cut among the ranks; one slice if nobody has a part of his own.
+        size: Number of elements of the vector.
+        slices: How the vector is cut among the ranks; one slice if no rank has a part of its own.
         workers: World size.
         sums: Names of the sums.
         buffers: The model's buffers.
-        token: Of this writer; at most 64 bytes.
-        alarm: Called now and then while others are waited for, with the ranks that are. It raises to give up.
+        token: The writer's token; at most 64 bytes.
+        alarm: The exchange calls it now and then while it waits, with the ranks that are missing. It raises to give up.
 
     Attributes:
-        arrivals: Has the number of looks.
+        arrivals: Waits for messages, and counts the looks.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Exchange:
         alarm: Callable[[Collection[int]], None],
     ) -> None:
         if len(token) > TOKEN_BYTES:
-            raise ValueError(f"the token {token!r} does not fit a message")
+            raise ValueError(f"The token {token!r} does not fit a message")
         self._store, self._layout = store, layout
         self._rank, self._workers, self._token = rank, workers, token
         self._slices, self._sums = slices, tuple(sums)
@@ -97,43 +97,43 @@ class Exchange:
         self._parts = Drafts(store, self._outbox, reuse=reuse)
         self._scratch: Array = np.empty(CHUNK, np.float32)
         self._published: dict[Kind, dict[int, Draft | None]] = {kind: {} for kind in Kind}
-        names = store.list(self._outbox)  # what earlier legs of this rank have left
+        names = store.list(self._outbox)  # earlier legs of this rank have left messages here
         for kind, name in _NAMES.items():
             self._published[kind] = dict.fromkeys(messages_in(names, name))
 
     # Contributions
 
     def has_contributed(self, round_: Round) -> bool:
-        """Whether this rank's contribution to a round is published, by this leg or an earlier one."""
-        return round_.version in self._published[_kind_of(round_)]
+        """Whether this leg or an earlier one has published this rank's contribution to a round."""
+        return round_.version in self._published[kind_of(round_.phase)]
 
     def is_closed(self, round_: Round) -> bool:
-        """Whether it is published by now, perhaps by somebody who has closed the round without this rank."""
-        kind = _kind_of(round_)
+        """Look whether the contribution has its name by now; another rank may have closed the round with a stand-in."""
+        kind = kind_of(round_.phase)
         if self._store.exists(self._layout.message(self._rank, _NAMES[kind], round_.version)):
             self._published[kind].setdefault(round_.version, None)
         return self.has_contributed(round_)
 
     def outgoing(self) -> Outgoing:
-        """A contribution to a train round, to be filled."""
+        """Return a contribution to a train round, to be filled."""
         return Outgoing(self._gradients.take(), self._gradient_form.vector_at, self._slices)
 
     def drop(self, outgoing: Outgoing) -> None:
-        """Give a contribution back that will not be published."""
+        """Give back a contribution that this rank will not publish."""
         self._gradients.give_back(outgoing.draft)
 
     def contribute(self, round_: Round, outgoing: Outgoing | None, **head: Any) -> bool:
         """Publish a contribution.
 
         Args:
-            round_: To which round.
+            round_: The round.
             outgoing: The vector of a train round; None if this rank has no rows in it, or it is a valid round.
-            head: `rows`, `wishes`, `round_s`, `sums`, `buffers`, as in `message.Head`.
+            head: The rest of the head, as in `message.Head`: `rows`, `parts`, `wishes`, `round_s`, `sums`, `buffers`.
 
         Returns:
-            Whether the published contribution is this one; if not, another incarnation of this rank was first.
+            Whether the published contribution is this one; if not, another generation of this rank was first.
         """
-        kind = _kind_of(round_)
+        kind = kind_of(round_.phase)
         form = self._gradient_form if kind is Kind.GRADIENT else self._score_form
         if outgoing is None:
             return self._publish_small(kind, round_.version, form, empty=True, **head)
@@ -145,18 +145,18 @@ class Exchange:
         return self._publish(kind, round_.version, self._gradients, outgoing.draft)
 
     def gather(self, round_: Round, *, wait: bool = True, closing: Closing | None = None) -> Gathered:
-        """The contributions of all ranks to a round.
+        """Open the contributions of all ranks to a round.
 
         Args:
-            round_: Which round.
-            wait: Wait until they are there; otherwise they have been listed, and must be.
-            closing: Says when to publish stand-ins for those that are missing; None: never.
+            round_: The round.
+            wait: Whether to wait until they are there; otherwise the caller has seen them in a listing.
+            closing: Says when to publish stand-ins for the missing ranks; None: never.
 
         Raises:
-            Corrupt: One of them is damaged.
-            Gone: One of them has been retired: this rank was left behind.
+            Corrupt: A contribution is damaged.
+            Gone: Its writer has retired a contribution: this rank was left behind.
         """
-        kind = _kind_of(round_)
+        kind = kind_of(round_.phase)
         form = self._gradient_form if kind is Kind.GRADIENT else self._score_form
         paths = [self._layout.message(rank, _NAMES[kind], round_.version) for rank in range(self._workers)]
         if closing is not None:
@@ -184,27 +184,16 @@ class Exchange:
     def _close(
         self, closing: Closing, form: Form, round_: Round, paths: Sequence[str], found: Mapping[str, Reader]
     ) -> float:
-        """Close a train round without the ranks that are missing, if it is time; see `arrivals.Late`."""
+        """Close a train round without the missing ranks, if it is time; see `arrivals.Late`."""
         left_s = closing.left_s(len(found))
         if left_s > 0:
             return left_s
         missing = [rank for rank, path in enumerate(paths) if path not in found]
-        # The mean is over the rows that are there, and a rank need not have any.
+        # The mean is over the rows of the ranks that are there, and a rank need not have any.
         if not any(form.read(reader)[0].rows for reader in found.values()) or not closing.allows(missing):
             return inf
         for rank in missing:
-            packed = form.head()
-            form.pack(
-                packed,
-                Kind.GRADIENT,
-                version=round_.version,
-                rank=rank,
-                token=self._token,
-                is_stand_in=True,
-                sums=(0.0,) * len(self._sums),
-                empty=True,
-            )
-            self._store.publish(paths[rank], [packed], self._token)
+            self._store.publish(paths[rank], form.stand_in(round_.version, rank, self._token), self._token)
         return 0.0
 
     # Norms of the slices of the mean gradient
@@ -213,9 +202,9 @@ class Exchange:
         """Publish the sums of squares of this rank's slice, and return those of all ranks, one after the other.
 
         Args:
-            version: The round's.
-            sums: float64.
-            lengths: How many each rank has.
+            version: The round's version.
+            sums: float64, of this rank.
+            lengths: Number of sums of each rank.
         """
         if not self._is_published(Kind.NORMS, version):
             self._publish_small(Kind.NORMS, version, Form(0, len(sums)), sums=sums.tolist())
@@ -245,7 +234,7 @@ class Exchange:
         others = {
             rank: self._slice_forms[rank]
             for rank, part in enumerate(self._slices)
-            if rank != self._rank and len(part)  # an empty slice is never published, and never waited for
+            if rank != self._rank and len(part)  # no rank publishes an empty slice, and none waits for it
         }
 
         for rank, (head, vector, reader) in self._fetch(Kind.SLICE, version, others):
@@ -259,19 +248,20 @@ class Exchange:
                     raise
             else:
                 values[:] = vector
-            if digest(values) != head.digests[0]:
-                path = self._layout.message(rank, _NAMES[Kind.SLICE], version)
-                raise self._unfit(path, "its vector is not as it was published")
+            try:
+                head.check_slice(0, digest(values))
+            except Corrupt as error:
+                raise self._unfit(self._layout.message(rank, _NAMES[Kind.SLICE], version), str(error)) from error
 
     # Housekeeping
 
     def retire(self, version: int, redo_from: int) -> None:
-        """Take back what no rank can need any more, when the round of `version` has been gathered.
+        """Take back what no rank can need any more, when this rank has gathered the round of `version`.
 
         Args:
-            version: All ranks have it.
-            redo_from: The newest version that has been saved with its optimiser state: contributions from there on
-                are what a lost rank is rebuilt from.
+            version: A version that all ranks have.
+            redo_from: The newest version that is saved with its optimiser state. A lost rank takes later steps anew
+                from the contributions.
         """
         for kind, before in (
             (Kind.GRADIENT, min(version, redo_from)),
@@ -288,7 +278,7 @@ class Exchange:
                     (self._gradients if kind is Kind.GRADIENT else self._parts).give_back(draft)
 
     def close(self) -> None:
-        """Let go of the files; what is published stays."""
+        """Close the files; what is published stays."""
         self._gradients.close()
         self._parts.close()
         self.arrivals.close()
@@ -327,28 +317,23 @@ class Exchange:
     ) -> tuple[Head, Array | None]:
         try:
             head, vector = form.read(reader)
+            head.check(kind, version, rank)
         except OSError as error:
             gone_if_stale(error, rank, version)
             raise
         except Corrupt as error:
             raise self._unfit(path, str(error)) from error
-        if (head.kind, head.version, head.rank) != (kind, version, rank):
-            raise self._unfit(path, f"it is of kind {head.kind}, rank {head.rank}, version {head.version}")
         return head, vector
 
     def _unfit(self, path: str, why: str) -> Gone | Corrupt:
-        """A file that was retired while it was open may have other content by now; one that is there is damaged."""
+        """Return the error for a file that does not fit: damaged if the store lists it, otherwise retired."""
         if self._store.exists(path):
             return Corrupt(f"{path} is damaged: {why}")
         return Gone(f"{path} has been retired")
 
 
 def is_stand_in(store: Store, path: str) -> bool:
-    """Whether a rank's contribution was published by another, which closed the round; one that is gone was not."""
+    """Whether a contribution is a stand-in of a rank that closed the round; one that is gone is none."""
     with suppress(Gone):
-        return store.reading(path, lambda reader: glance(reader, 0).is_stand_in)
+        return store.reading(path, lambda reader: glance(reader).is_stand_in)
     return False
-
-
-def _kind_of(round_: Round) -> Kind:
-    return Kind.GRADIENT if round_.phase == "train" else Kind.SCORES

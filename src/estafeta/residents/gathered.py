@@ -1,4 +1,4 @@
-"""The contributions of all ranks to a round, open for reading, and their sum."""
+"""The contributions of all resident ranks to a round, open for reading, and their sum."""
 
 from __future__ import annotations
 
@@ -6,35 +6,34 @@ import errno
 from collections.abc import Callable, Sequence
 from typing import Self
 
-import numpy as np
-
 from estafeta.errors import Corrupt, Gone
-from estafeta.protocol.slices import Slice
+from estafeta.protocol.message import Head
+from estafeta.protocol.partition import Slice
+from estafeta.protocol.step import add_in_order
 from estafeta.protocol.totals import Totals
-from estafeta.residents.message import Head
 from estafeta.store.files import Reader
 from estafeta.store.tensorfile import Array
 from estafeta.store.vectors import digest
 
 
 def gone_if_stale(error: OSError, rank: int, version: int) -> None:
-    """See whether an open message could not be read because it was retired.
+    """Look whether an open message could not be read because its writer has retired it.
 
     Raises:
-        Gone: That is so.
+        Gone: The writer has.
     """
     if error.errno == errno.ESTALE:
-        raise Gone(f"a message of rank {rank} for version {version} has been retired") from error
+        raise Gone(f"A message of rank {rank} for version {version} has been retired") from error
 
 
 class Source:
-    """One rank's vector.
+    """The vector of one rank.
 
     Args:
         head: The head of its message.
-        memory: The vector, if it has been read along with the head; otherwise it is read as it is wanted.
+        memory: The vector, if the reader has read it along with the head; None: it is read chunk by chunk.
         reader: The message's file.
-        vector_at: Where the vector begins in it, in bytes.
+        vector_at: First byte of the vector in it.
         unfit: Makes the error for a file that is not as its head says: damaged, or retired meanwhile.
     """
 
@@ -46,10 +45,10 @@ class Source:
         self._seen = 0
 
     def read(self, first: int, scratch: Array) -> Array:
-        """A chunk from `first` on, as long as `scratch`, which it may be read into.
+        """Return the chunk that begins at element `first` and is as long as `scratch`, its possible place.
 
         Raises:
-            Gone: It has been retired, and is stale.
+            Gone: The writer has retired the message, and the file is stale.
         """
         if self._memory is not None:
             values = self._memory[first : first + scratch.size]
@@ -64,16 +63,17 @@ class Source:
         return values
 
     def check(self, index: int) -> None:
-        """Compare what has been read with the digest of a slice, and begin anew.
+        """Compare the chunks that were read with the digest of a slice, and begin anew.
 
         Raises:
-            Corrupt: It is not as it was published.
-            Gone: It has been retired, and the file perhaps filled again: this reader was left behind.
+            Corrupt: The slice is not as it was published.
+            Gone: The writer has retired the message, and perhaps filled the file again: this reader was left behind.
         """
         seen, self._seen = self._seen, 0
-        if seen != self.head.digests[index]:
-            head = self.head
-            raise self._unfit(f"slice {index} of rank {head.rank}, version {head.version}, is not as it was published")
+        try:
+            self.head.check_slice(index, seen)
+        except Corrupt as error:
+            raise self._unfit(str(error)) from error
 
     def close(self) -> None:
         """Close the file."""
@@ -81,7 +81,9 @@ class Source:
 
 
 class Gathered:
-    """The contributions of all ranks to a round. Get them from `Exchange.gather`, and close them.
+    """The contributions of all ranks to a round; it is a source for `step.Step`.
+
+    `Exchange.gather` opens them, and its caller closes them.
 
     Args:
         sources: By rank.
@@ -91,43 +93,37 @@ class Gathered:
 
     Attributes:
         totals: Rows, sums and buffers of all ranks.
-        wishes: What any of the ranks that were in time would like to happen.
+        wishes: What any rank that was in time would like to happen.
         common: What all of them would.
     """
 
     def __init__(
         self, sources: Sequence[Source], names: Sequence[str], slices: Sequence[Slice], scratch: Array
     ) -> None:
-        self.totals = Totals()
+        self.totals = Totals(names)
         self.wishes, self.common = 0, ~0
         for source in sources:
-            head = source.head
-            sums = dict(zip(names, head.sums, strict=True))
-            self.totals.add(head.rows, sums, head.buffers, spent_usd=head.spent_usd, missed=head.is_stand_in)
-            if not head.is_stand_in:  # who was late is not asked
-                self.wishes |= head.wishes
-                self.common &= head.wishes
+            self.totals.add(source.head)
+            if not source.head.is_stand_in:  # a rank that was late is not asked
+                self.wishes |= source.head.wishes
+                self.common &= source.head.wishes
         self._all = sources
         self._sources = [source for source in sources if source.head.rows]
         self._slices, self._scratch = slices, scratch
 
     def add_up(self, index: int, first: int, out: Array) -> None:
-        """Sum a chunk of a slice over the ranks, in rank order. A slice is to be gone through from its beginning.
+        """Sum a chunk of a slice over the ranks, in rank order. A caller goes through a slice from its beginning.
 
         Args:
             index: Which slice.
-            first: The chunk's first element.
+            first: First element of the chunk.
             out: float32[n], n up to the length of the scratch, all within the slice; gets the sums.
 
         Raises:
             Corrupt, Gone: With the last chunk of a slice, as `Source.check`.
         """
         scratch = self._scratch[: out.size]
-        begun = self._sources[0].read(first, out)
-        for source in self._sources[1:]:
-            begun = np.add(begun, source.read(first, scratch), out=out)
-        if begun is not out:
-            out[:] = begun
+        add_in_order((source.read(first, scratch if at else out) for at, source in enumerate(self._sources)), out)
         if first + out.size == self._slices[index].last:
             for source in self._sources:
                 source.check(index)

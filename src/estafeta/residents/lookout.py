@@ -1,13 +1,13 @@
-"""Who waits for a peer for too long sends for it again.
+"""A rank that waits for a peer for too long has it replaced.
 
     missing for longer than rounds take ─▶ claim the call ─▶ invoke the rank's next generation
-                                             │ somebody was first: wait for what comes of it
-                                             ▼ called so often already, and the last one is dead for sure
+                                             │ another rank was first: wait for what comes of its call
+                                             ▼ the last of `MOST_CALLS` is dead for sure
                                            the run fails
 
-Who is missing is known from what is waited for; in which leg and generation it has to come follows from the claims. A
-call is itself claimed by publish-once, so that of all ranks that notice one sends; nothing depends on that, nor on the
-guess that the rank is lost: one that was only slow publishes the same bits, sees that it has been replaced, and leaves.
+The missing files say which rank is lost; the claims say in which leg and generation it has to come. The ranks claim a
+call by publish-once, so that only one of them sends. Nothing depends on that, nor on the guess that the rank is lost.
+A rank that was only slow publishes the same bits, sees that it was replaced, and leaves.
 
 A wait may be longer than the leg that waits. So a call says when it was made, and the next leg goes on from there.
 """
@@ -18,37 +18,28 @@ import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from estafeta import waiting
 from estafeta.errors import Command, Gone
 from estafeta.protocol.invocation import Invocation
-from estafeta.protocol.layout import Round, RunLayout, claim_of_call
+from estafeta.protocol.layout import Round, claim_of_call
 from estafeta.protocol.listing import calls_in, left_in, residents_in
 from estafeta.protocol.outcome import fail
+from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.snapshot import replacement
-from estafeta.protocol.spec import Failure, RunSpec
-from estafeta.residents.leg import CHECK_S, Claim, Leaving, Leg, publish_left, read_claim, send_for
-from estafeta.store.store import Store, claim_name
-
-MOST_CALLS = 5
-"""How often a rank is sent for at one version. If it is still missing then, the run fails."""
-
-SHARES_OF_PATIENCE = 2.0
-"""A peer may take as many times longer than this rank took for its own share of the round."""
-
-GROWTH = 2.0
-"""Each further call waits that many times as long as the one before: the rank may be slow to start, or restore."""
-
-LONGEST, LONGEST_SHARE = 1 / 3, 1 / 2
-"""Of the time that the leg has: the wait before a first look at the calls is not longer, or the one who waits would be
-gone before it was over. Half of it is for a rank whose share may take as long as that."""
+from estafeta.protocol.spec import Failure
+from estafeta.residents.ending import Leaving
+from estafeta.residents.leg import Leg
+from estafeta.residents.marks import Claim, publish_left, read_claim, send_for
+from estafeta.store.store import claim_name
 
 
 @dataclass
 class _Missing:
-    """A rank that is waited for.
+    """A rank that this leg waits for.
 
     Attributes:
-        since: When it was missed, or something was last seen of it.
-        seen: What that was: calls, leg and generation, legs that have left.
+        since: Time when this leg missed it, or last saw something of it.
+        seen: What this leg saw: calls, leg and generation, legs that have left.
     """
 
     since: float
@@ -57,60 +48,73 @@ class _Missing:
 
 @dataclass
 class _Wait:
-    """What is waited for at present."""
+    """The wait of one round."""
 
-    round: Round | None = None
+    round: Round
     missing: dict[int, _Missing] = field(default_factory=dict)
     look_at: float = 0.0
 
 
 class Lookout:
-    """Looks after the peers of a leg.
+    """Looks after a leg and its peers while the leg waits.
 
     Args:
         leg: The leg that waits.
-        spec: The run's spec.
+        folder: The run's folder.
         invocation: This invocation.
+
+    Attributes:
+        round: The round that the leg is at; None before its first.
     """
 
-    def __init__(self, leg: Leg, spec: RunSpec, invocation: Invocation) -> None:
-        self._leg, self._spec, self._invocation = leg, spec, invocation
-        self._store, self._layout = invocation.store, RunLayout(spec.run)
-        self._wait = _Wait()
+    def __init__(self, leg: Leg, folder: RunFolder, invocation: Invocation) -> None:
+        self.round: Round | None = None
+        self._leg, self._folder, self._invocation = leg, folder, invocation
+        self._spec, self._store, self._layout = folder.spec, folder.store, folder.layout
+        self._wait: _Wait | None = None
 
-    def miss(self, ranks: Collection[int], round_: Round) -> None:
-        """Take note that ranks are waited for in a round, and send for those that are overdue.
+    def alarm(self, ranks: Collection[int]) -> None:
+        """Called now and then while the leg waits for ranks: it may have to go, or they may have to be replaced.
 
         Raises:
-            Leaving: One of them has been sent for in vain too often; the run has been ended as failed.
+            Leaving: This leg is to end, or a rank did not come after too many calls, and the run has failed.
+        """
+        self._leg.check()
+        if self.round is not None:
+            self.miss(ranks, self.round)
+
+    def miss(self, ranks: Collection[int], round_: Round) -> None:
+        """Take note that the leg waits for ranks in a round, and call those that are overdue.
+
+        Raises:
+            Leaving: One of them did not come after too many calls; the run has failed.
         """
         now, wait = self._store.clock.monotonic(), self._wait
-        if wait.round != round_:
+        if wait is None or wait.round != round_:
             wait = self._wait = _Wait(round_)
         others = [rank for rank in ranks if rank != self._leg.rank]
         wait.missing = {rank: wait.missing.get(rank) or _Missing(now) for rank in others}
-        overdue = [rank for rank in others if wait.missing[rank].seen or self._is_overdue(rank, others, now)]
+        overdue = [r for r in others if wait.missing[r].seen or self._is_overdue(r, wait.missing[r], others, now)]
         if not overdue or now < wait.look_at:
             return
-        wait.look_at = now + CHECK_S
+        wait.look_at = now + waiting.CHECK_S
         names = self._store.list(self._layout.legs)
         for rank in overdue:
-            self._look_after(rank, round_, names, now)
+            self._look_after(rank, wait.missing[rank], round_, names, now)
 
-    def _is_overdue(self, rank: int, others: Collection[int], now: float) -> bool:
-        """Whether a rank has been missing for too long for the first time."""
+    def _is_overdue(self, rank: int, missing: _Missing, others: Collection[int], now: float) -> bool:
+        """Tell whether a rank has been missing for too long for the first time."""
         limit_s = self._leg.pace.limit_s
-        if rank == 0 and len(others) > 1:  # which may itself wait for the others to save
+        if rank == 0 and len(others) > 1:  # rank 0 may itself wait for the others to save
             limit_s = max(limit_s, self._leg.pace.start_s)
-        share_s = min(SHARES_OF_PATIENCE * self._leg.share_s, LONGEST_SHARE * self._leg.time_s)
-        limit_s = max(min(limit_s, LONGEST * self._leg.time_s), share_s)
-        return now - self._wait.missing[rank].since > limit_s
+        share_s = min(waiting.SHARES_OF_PATIENCE * self._leg.share_s, waiting.LONGEST_WAIT_FOR_SHARE * self._leg.time_s)
+        limit_s = max(min(limit_s, waiting.LONGEST_WAIT * self._leg.time_s), share_s)
+        return now - missing.since > limit_s
 
-    def _look_after(self, rank: int, round_: Round, names: Collection[str], now: float) -> None:
-        missing = self._wait.missing[rank]
+    def _look_after(self, rank: int, missing: _Missing, round_: Round, names: Collection[str], now: float) -> None:
         calls = calls_in(names, rank).get(round_.version, 0)
         seen = calls, residents_in(names).get(rank), frozenset(mark for mark in left_in(names) if mark[0] == rank)
-        if seen != missing.seen:  # it has been called, or has come: now it has to start
+        if seen != missing.seen:  # a peer has called it, or it has come: now it has to start
             is_first_look, missing.seen = missing.seen is None, seen
             if not is_first_look:
                 missing.since = now
@@ -119,7 +123,7 @@ class Lookout:
                 missing.since = now - self._since_call(rank, round_, calls - 1)
         if calls and now - missing.since <= self._limit_s(calls):
             return
-        if calls >= MOST_CALLS:
+        if calls >= waiting.MOST_CALLS:
             self._give_up(rank, round_, names)
             return
         call = claim_of_call(rank, round_.version)
@@ -128,46 +132,46 @@ class Lookout:
             self._call(rank, round_, names)
 
     def _limit_s(self, calls: int) -> float:
-        """How long is waited after so many calls: who was sent for begins its share anew, and must get done with it.
+        """Return how long to wait after so many calls: a replacement begins its share again, and must finish it.
 
-        Within its time limit a leg either does, or hands over, which shows.
+        Within its time limit a leg either finishes, or hands over, which shows.
         """
-        first_s = max(self._leg.pace.start_s, SHARES_OF_PATIENCE * self._leg.share_s)
-        return min(first_s * GROWTH ** (calls - 1), self._spec.functions["worker"].timeout_s)
+        first_s = max(self._leg.pace.start_s, waiting.SHARES_OF_PATIENCE * self._leg.share_s)
+        return min(first_s * waiting.CALL_GROWTH ** (calls - 1), self._spec.functions["worker"].timeout_s)
 
     def _since_call(self, rank: int, round_: Round, number: int) -> float:
-        """Seconds since a call was made, perhaps while an earlier leg waited."""
+        """Return the seconds since a call, perhaps one that an earlier leg waited for."""
         try:
-            return max(0.0, self._store.clock.time() - read_call(self._store, self._layout, rank, round_, number))
+            return max(0.0, self._store.clock.time() - read_call(self._folder, rank, round_, number))
         except Gone:
             return 0.0
 
     def _call(self, rank: int, round_: Round, names: Collection[str]) -> None:
         residents, left = residents_in(names), left_in(names)
         leg, _ = residents.get(rank, (0, 0))
-        if leg and (rank, leg - 1) not in left:  # its successor is there already, and waits in vain
-            publish_left(self._store, self._layout, rank, leg - 1, self._leg.token, None)
+        if leg and (rank, leg - 1) not in left:  # its successor is there already, and waits for its mark
+            publish_left(self._folder, rank, leg - 1, self._leg.token, None)
         else:
             action = replacement(rank, residents, left, self._leg.lead_s, self._leg.share_s)
-            send_for((action,), self._spec, self._invocation)
+            send_for((action,), self._folder, self._invocation)
         old = [claim_of_call(rank, version) for version in calls_in(names, rank) if version < round_.version]
         self._store.sweep(self._layout.legs, [name for name in names if name.rpartition(".")[0] in old])
         self._invocation.note(self._spec.run, sent_for=rank, missing_in=round_.name)
 
     def _give_up(self, rank: int, round_: Round, names: Collection[str]) -> None:
-        """End the run as failed, unless the last one who was sent for may be alive: it may only be slow."""
+        """End the run as failed, unless the last replacement may be alive: it may only be slow."""
         leg, generation = residents_in(names).get(rank, (0, -1))
         claim: Claim | None = None
         if generation >= 0:
             try:
-                claim = read_claim(self._store, self._layout, rank, leg, generation)
+                claim = read_claim(self._folder, rank, leg, generation)
             except Gone:
                 return  # a later leg has come meanwhile
             if self._store.clock.time() <= claim.expires_at:
                 return
         failure = Failure(
             reason="Lost",
-            message=f"rank {rank} contributed nothing to round {round_.name}, and was sent for {MOST_CALLS} times",
+            message=f"rank {rank} contributed nothing to round {round_.name}, after {waiting.MOST_CALLS} calls for it",
             hint=f"its log may say why: {Command('estafeta', 'logs', self._spec.run)}; "
             "often it is memory: -o worker.memory_mb=…",
             rank=rank,
@@ -180,11 +184,11 @@ class Lookout:
         raise Leaving("the run has ended", silently=True)
 
 
-def read_call(store: Store, layout: RunLayout, rank: int, round_: Round, number: int) -> float:
-    """When a rank was sent for because it was missing in a round, in seconds since 1970.
+def read_call(folder: RunFolder, rank: int, round_: Round, number: int) -> float:
+    """Return when a rank was called because it was missing in a round, in seconds since 1970.
 
     Raises:
-        Gone: It was swept.
+        Gone: A later call has swept it.
     """
-    path = f"{layout.legs}/{claim_name(claim_of_call(rank, round_.version), number)}"
-    return float(json.loads(store.read(path))["at"])
+    path = f"{folder.layout.legs}/{claim_name(claim_of_call(rank, round_.version), number)}"
+    return float(json.loads(folder.store.read(path))["at"])

@@ -1,4 +1,4 @@
-"""A contribution that is being written, while the backward pass produces it."""
+"""A contribution that a resident rank writes while the backward pass produces it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from estafeta.protocol.slices import Slice
-from estafeta.residents.message import SMALL
+from estafeta.protocol.message import CHUNK, SMALL
+from estafeta.protocol.partition import Slice
+from estafeta.protocol.step import check_gradient
 from estafeta.store.drafts import Draft
 from estafeta.store.tensorfile import Array
 from estafeta.store.vectors import digest
 
-CHUNK = 262_144
-"""Elements that are digested and written at a time, 1 MB: they are read from memory once, and from the cache then."""
-
 
 class Outgoing:
-    """A vector that is put into a draft piece by piece. Get one from `Exchange.outgoing`.
+    """A gradient that the rank puts into a draft piece by piece. `Exchange.outgoing` makes one.
 
     Args:
         draft: The file.
-        vector_at: Where the vector begins in it, in bytes.
+        vector_at: First byte of the vector in it.
         slices: How the vector is cut.
     """
 
@@ -33,20 +31,22 @@ class Outgoing:
         self._memory: Array | None = np.empty(size, np.float32) if size <= SMALL else None
 
     def put(self, number: int, first: int, values: Array) -> None:
-        """Write a part of the vector. All parts are to be written; one may be written again.
+        """Write a part of the gradient. The caller writes all parts, and may write one again.
 
         Args:
-            number: Which part, to know it again.
+            number: Number of the part; the same number means the same part.
             first: Its first element.
             values: float32[n], contiguous.
 
         Raises:
-            OSError: It could not be written.
+            NotFinite: An element is NaN or infinite.
+            OSError: The part could not be written.
         """
         digests = self._digests[number] = [0] * len(self._slices)
         for index, part in enumerate(self._slices):
             for begin in range(max(first, part.first), min(first + values.size, part.last), CHUNK):
                 piece = values[begin - first : min(begin + CHUNK, part.last) - first]
+                check_gradient(piece)
                 digests[index] ^= digest(piece)
                 if self._memory is None:
                     self.draft.write([piece.data], self._vector_at + 4 * begin)
@@ -54,7 +54,7 @@ class Outgoing:
                     self._memory[begin : begin + piece.size] = piece
 
     def digests(self) -> list[int]:
-        """Of each slice."""
+        """Return the digest of each slice."""
         digests = [0] * len(self._slices)
         for parts in self._digests.values():
             for index, value in enumerate(parts):
@@ -62,9 +62,9 @@ class Outgoing:
         return digests
 
     def close(self, head: bytearray) -> None:
-        """Write the head, and what has not been written yet.
+        """Write the head, and the vector if it is small.
 
         Raises:
-            OSError: It could not be written.
+            OSError: They could not be written.
         """
         self.draft.write([head] if self._memory is None else [head, self._memory.data], 0)

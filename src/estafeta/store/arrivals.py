@@ -1,13 +1,13 @@
-"""Waiting for files of other writers, and opening them.
+"""Arrivals: the wait for files of other writers, and their opening.
 
-Two ways, by what the file system can promise (`Files.watch`):
+There are two ways, and the promise of the file system decides (`Files.watch`):
 
-* Of this machine alone: names are looked for where they will be, at once, for a moment in a loop, then whenever the
-  kernel reports a new name. A round of a small model is over within that moment.
-* Shared: directories are listed, then what is listed is opened. Each look is a round trip, on EFS a billed one, so the
-  first look is made when the files are expected, by what earlier waits took; the next ones ever later.
+* A file system of this machine alone: a rank tries to open the files, for a moment in a loop, then at each new name
+  that the kernel reports. A round of a small model is over within that moment.
+* A shared file system: a rank lists the directories, then opens the listed files. Each look is a round trip, on EFS a
+  billed one. So the first look comes when earlier waits say that the files are there; the next ones come ever later.
 
-It knows paths and time; never what the files are for.
+This module knows paths and time; it must not know what the files are for.
 """
 
 from __future__ import annotations
@@ -18,45 +18,27 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
+from estafeta import waiting
 from estafeta.errors import Gone
 from estafeta.store.files import Reader
 from estafeta.store.store import Backoff, Store
 
-SPIN_S = 100e-6
-"""How long names are looked for in a loop, where every writer has a processor of its own. Longer burns what the others
-could use; a kernel wake-up costs about as much."""
-
-ALARM_S = 0.5
-"""Longest pause between two calls of `alarm`."""
-
-FIRST_ALARM = 1 / 8
-"""Of that, how long a pause is at most before the first call: who begins to wait may have less time left than that."""
-
-EAGERNESS = 0.8
-"""A wait in which the first look was enough may have been that much shorter."""
-
-AGAIN = 0.125
-"""The second look comes after this part of the expected wait, the next ones after ever longer pauses."""
-
-RECENT = 9
-"""Waits from which is learnt."""
-
 Late = Callable[[Mapping[str, Reader]], float]
-"""Called after each look that was not enough, with what is there. It may publish what is missing; it returns after how
-many seconds it wants to be called again at the latest, 0 for a look at once."""
+"""Function that is called with the files found so far, after each look that was not enough. It may publish the missing
+ones. It returns the seconds until its next call at the latest, 0 for a look at once."""
 
 
 class Arrivals:
-    """Waits for files in some directories.
+    """The wait for files in some directories.
 
     Args:
         store: The store.
-        directories: Where the files will be.
-        alarm: Called now and then while nothing comes, with the paths that are still missing. It raises to give up.
-        writers: How many processes take turns in writing and waiting.
+        directories: Directories of the files.
+        alarm: Function that is called now and then while nothing comes, with the missing paths. It raises to give up.
+        writers: Number of processes that take turns in writing and waiting.
 
     Attributes:
-        looks: Listings so far.
+        looks: Number of listings so far.
     """
 
     def __init__(
@@ -66,9 +48,9 @@ class Arrivals:
         self._store = store
         self._alarm = alarm
         self._watch = store.files.watch([store.absolute(directory) for directory in directories])
-        self._spin_s = SPIN_S if writers <= len(os.sched_getaffinity(0)) else 0.0
+        self._spin_s = waiting.SPIN_S if writers <= len(os.sched_getaffinity(0)) else 0.0
         self._expected_s = 0.0
-        self._waits_s: deque[float] = deque(maxlen=RECENT)
+        self._waits_s: deque[float] = deque(maxlen=waiting.RECENT_WAITS)
 
     @property
     def is_local(self) -> bool:
@@ -80,11 +62,11 @@ class Arrivals:
 
         Args:
             paths: The files.
-            late: What is to be done while some are missing; None: nothing.
-            expected_s: After how many seconds a first look is worth a round trip; None: as earlier waits took.
+            late: Function that is called while files are missing, if any.
+            expected_s: Seconds after which a first look is worth a round trip; None leaves it to the earlier waits.
 
         Raises:
-            BaseException: Whatever `alarm` or `late` raised.
+            BaseException: `alarm` or `late` raised it.
         """
         found: dict[str, Reader] = {}
         try:
@@ -102,7 +84,7 @@ class Arrivals:
         """Open files that have been listed, in the order of their paths.
 
         Raises:
-            Gone: One of them is not there any more.
+            Gone: One of them has been removed.
         """
         found: dict[str, Reader] = {}
         for path in paths:
@@ -124,7 +106,7 @@ class Arrivals:
         if not pending:
             return
         began = clock.monotonic()
-        alarm_at = began + FIRST_ALARM * ALARM_S
+        alarm_at = began + waiting.FIRST_ALARM * waiting.ALARM_S
         while pending:
             now = clock.monotonic()
             until = alarm_at if late is None else min(alarm_at, now + late(found))
@@ -134,7 +116,7 @@ class Arrivals:
                 pass  # not sched_yield: with other work on the machine it gives the processor away for milliseconds
             elif now >= alarm_at:
                 self._alarm(pending)
-                alarm_at = now + ALARM_S
+                alarm_at = now + waiting.ALARM_S
             else:
                 self._watch.wait(until - now)
             pending = [path for path in pending if not self._try(path, found)]
@@ -144,10 +126,10 @@ class Arrivals:
     ) -> None:
         began = self._store.clock.monotonic()
         expected_s = self._expected_s if given_s is None else given_s
-        if expected_s > FIRST_ALARM * ALARM_S:
-            self._alarm(())  # what is missing is not known before the first look
+        if expected_s > waiting.FIRST_ALARM * waiting.ALARM_S:
+            self._alarm(())  # before the first look nobody knows what is missing
         self._pause(expected_s, ())
-        pause, looks = max(Backoff.first_s, expected_s * AGAIN), 0
+        pause, looks = max(Backoff.first_s, expected_s * waiting.SECOND_LOOK), 0
         pending = list(paths)
         while True:
             for directory in dict.fromkeys(path.rpartition("/")[0] for path in pending):
@@ -163,19 +145,19 @@ class Arrivals:
             pending = [path for path in paths if path not in found]
             self._alarm(pending)
             self._pause(pause if late is None else min(pause, late(found)), pending)
-            pause = min(pause * Backoff.factor, ALARM_S)
+            pause = min(pause * Backoff.factor, waiting.ALARM_S)
         if given_s is None:
             self._learn(self._store.clock.monotonic() - began, looks)
 
     def _learn(self, waited_s: float, looks: int) -> None:
-        """Expect the next files when these have come, by the median of waits: one that was long tells little."""
-        self._waits_s.append(waited_s * EAGERNESS if looks == 1 else waited_s)
+        """Expect the next files after the median of the last waits: a single long one tells little."""
+        self._waits_s.append(waited_s * waiting.EAGERNESS if looks == 1 else waited_s)
         self._expected_s = median(self._waits_s)
 
     def _pause(self, seconds: float, pending: Sequence[str]) -> None:
         """Sleep, but not through an alarm."""
         while seconds > 0:
-            part = min(seconds, ALARM_S)
+            part = min(seconds, waiting.ALARM_S)
             self._store.clock.sleep(part)
             seconds -= part
             if seconds > 0:
@@ -185,7 +167,7 @@ class Arrivals:
         try:
             found[path] = self._store.files.open(self._store.absolute(path))
         except OSError as error:
-            # Not there, or gone again: then whoever waits for it learns from `alarm` that he was left behind.
+            # The file is not there yet, or gone again. In the latter case `alarm` tells the rank that it is outdated.
             if error.errno not in (errno.ENOENT, errno.ESTALE):
                 raise
             return False
@@ -193,7 +175,7 @@ class Arrivals:
 
 
 def is_local(store: Store, directory: str) -> bool:
-    """Whether all who use a directory are on this machine, as far as the type of its file system tells."""
+    """Whether all users of a directory are on this machine, as far as the type of its file system tells."""
     watch = store.files.watch([store.absolute(directory)])
     if watch is not None:
         watch.close()

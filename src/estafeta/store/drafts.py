@@ -1,13 +1,13 @@
-"""Files that are filled piece by piece, published, retired, and filled again where that is safe.
+"""Files that a rank fills piece by piece, publishes, retires, and fills again where that is safe.
 
 A draft lies under a private name. Publishing gives it a second one by `link`, so it is published once, as everything
-is. Retiring takes that name back. What happens then depends on the file system:
+is. Retiring removes that name. The rest depends on the file system:
 
-* Shared: the private name goes at once, the file with the public one. Content is never written twice to one file.
-* Of this machine alone: the file stays open, and is overwritten by the next content and linked to the next name. No
-  page has to be allocated, cleared and freed again: of 10 MB, that is most of the time. It is safe once every reader
-  has moved on, which whoever calls `retire` must know. A reader that has been left behind and holds it open all the
-  same sees content that does not fit its header.
+* A shared file system: the private name goes at once, the file with the public name. No file is written twice.
+* A file system of this machine alone: the file stays open for the next content and the next name. So no page has to be
+  allocated, cleared and freed again, which takes most of the time for 10 MB. That is safe once every reader has moved
+  on; the caller of `retire` must know it. An outdated reader that still holds the file open sees content that does not
+  fit its header.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Draft:
 
     Args:
         store: The store.
-        directory: Where it is published.
-        reuse: Keep it open for other content.
+        directory: Directory for its publication.
+        reuse: Whether it stays open for other content.
 
     Raises:
-        OSError: It cannot be made.
+        OSError: The file cannot be made.
     """
 
     def __init__(self, store: Store, directory: str, *, reuse: bool) -> None:
@@ -44,7 +44,7 @@ class Draft:
         """Write all chunks, one after the other, from `offset` bytes on.
 
         Raises:
-            OSError: They could not be written.
+            OSError: The chunks could not be written.
         """
         self._writer.write(chunks, offset)
 
@@ -53,14 +53,14 @@ class Draft:
 
         Args:
             name: Final name.
-            token: Stands in the first `head_bytes` bytes of the file, and in no other publication's.
+            token: Token in the first `head_bytes` bytes of the file, and in no other publication.
             head_bytes: Number of bytes.
 
         Returns:
-            Whether the published file is this one; if not, another was first.
+            Whether the published file is this one; if not, another writer was first.
 
         Raises:
-            OSError: Content could not be written back. Nothing is published then.
+            OSError: The content could not be written back, and nothing is published.
         """
         if not self._reuse:
             self._close()  # an error of the write-back shows here, before anybody can see the file
@@ -72,13 +72,13 @@ class Draft:
         return mine
 
     def retire(self) -> None:
-        """Take its name back, if it has one."""
+        """Remove its public name, if it has one."""
         if self._public:
             self._store.sweep(self._directory, [self._public])
             self._public = ""
 
     def discard(self) -> None:
-        """Give it up; what is published stays."""
+        """Give it up; a published file stays."""
         self._close()
         self._remove_private()
 
@@ -97,8 +97,8 @@ class Drafts:
 
     Args:
         store: The store.
-        directory: Where they are published.
-        reuse: Whether retired ones are filled again.
+        directory: Directory for their publication.
+        reuse: Whether retired drafts are filled again.
     """
 
     def __init__(self, store: Store, directory: str, *, reuse: bool) -> None:
@@ -106,16 +106,16 @@ class Drafts:
         self._directory = directory
         self._reuse = reuse
         self._free: list[Draft] = []
-        self._in_use: dict[Draft, None] = {}  # in order, so that a history can be repeated
+        self._in_use: dict[Draft, None] = {}  # in order, so that a simulated history can be repeated
 
     def take(self) -> Draft:
-        """A draft to fill: whatever it held is to be overwritten, all of it."""
+        """A draft to fill; the caller must overwrite all of its old content."""
         draft = self._free.pop() if self._free else Draft(self._store, self._directory, reuse=self._reuse)
         self._in_use[draft] = None
         return draft
 
     def give_back(self, draft: Draft) -> None:
-        """Retire a draft that was published, or give back one that was not."""
+        """Retire a published draft, or give back an unpublished one."""
         draft.retire()
         self._in_use.pop(draft, None)
         if self._reuse:
@@ -124,6 +124,6 @@ class Drafts:
             draft.discard()
 
     def close(self) -> None:
-        """Give up all private names. What is published stays published."""
+        """Give up all private names; published files stay."""
         for draft in (*self._free, *self._in_use):
             draft.discard()

@@ -1,8 +1,8 @@
-"""The seam under the store: the few file-system calls that the protocol is made of, and the clock beside them.
+"""The seam under the store: the few file-system calls that the protocol needs, and the clock.
 
-`store.py` decides what is safe; this module only carries it out. Anything that can do these calls can stand in: the
-operating system (here), an imitation of an NFS client's caches, a simulator with a virtual clock.
-Paths are absolute strings, errors are `OSError` with the errno of the call.
+`store.py` decides what is safe; this module only carries it out. Anything that can do these calls can replace it: the
+operating system (here), an imitation of an NFS client's caches, a simulator with a virtual clock. Paths are absolute
+strings, errors are `OSError` with the errno of the call.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Protocol, Self
 
 import numpy as np
 
-from estafeta.cost.metering import SETTLE_AFTER, Meter
+from estafeta.cost.meter import SETTLE_AFTER, Meter
 from estafeta.store.inotify import LOCAL, filesystem_of, watch
 
 Buffer = bytes | bytearray | memoryview
-"""Bytes to write, or room to read into (numpy arrays by their `.data`)."""
+"""Bytes to write, or memory to read into (numpy arrays by their `.data`)."""
 
 IOV_MAX = os.sysconf("SC_IOV_MAX")
-"""The most buffers that one `writev` or `preadv` takes (POSIX; 1024 on Linux)."""
+"""Number of buffers that one `writev` or `preadv` takes at most (POSIX; 1024 on Linux)."""
 
 
 class Reader(Protocol):
@@ -35,7 +35,7 @@ class Reader(Protocol):
         """Read at `offset` bytes until `buffer` is full or the file ends; return the number of bytes."""
 
     def scatter(self, buffers: Sequence[Buffer], offset: int) -> int:
-        """As `readinto`, into several buffers, one after the other, by one call of the system."""
+        """Read as `readinto` does, into several buffers, one after the other, by one call of the system."""
 
     def close(self) -> None:
         """Close the descriptor."""
@@ -50,7 +50,7 @@ class Reader(Protocol):
 
 
 class Writer(Protocol):
-    """A file of one's own that is being written."""
+    """A file that only its owner writes and nobody sees yet."""
 
     def write(self, chunks: Sequence[Buffer], offset: int) -> None:
         """Write all chunks, one after the other, from `offset` bytes on."""
@@ -60,20 +60,20 @@ class Writer(Protocol):
 
 
 class Watch(Protocol):
-    """Told by the kernel when a name appears in one of some directories."""
+    """The kernel's report of new names in some directories."""
 
     def wait(self, timeout_s: float) -> None:
-        """Return when a name has appeared since the last call, or after that time."""
+        """Return when a name has appeared since the last call, or after so many seconds."""
 
     def close(self) -> None:
         """Stop watching."""
 
 
 class Files(Protocol):
-    """What the store asks of a file system."""
+    """The calls that the store makes of a file system."""
 
     def listdir(self, path: str) -> list[str]:
-        """Names in a directory, asked of the server each time (opening a directory revalidates it on NFS)."""
+        """Names in a directory; the server is asked each time (opening a directory revalidates it on NFS)."""
 
     def create(self, path: str, chunks: Sequence[Buffer]) -> None:
         """Create a new file, write all chunks, close it; errors of the write-back appear at the latest on close."""
@@ -85,14 +85,14 @@ class Files(Protocol):
         """Open an existing file afresh (close-to-open consistency: the server is asked)."""
 
     def watch(self, paths: Sequence[str]) -> Watch | None:
-        """Watch directories; None if nobody could tell of changes that other machines make.
+        """Watch directories; None if nobody could report the changes of other machines.
 
-        Where there is a watch, all who use the directories are on this machine: names are seen at once when they
-        appear, and what has been written to an open file is seen before it is closed.
+        A watch means that all users of the directories are on this machine. They see a new name at once, and the
+        content of an open file before its writer closes it.
         """
 
     def append(self, path: str, data: bytes) -> None:
-        """Append to a file that has one writer only, and close it; create it if it is not there."""
+        """Append to a file with only one writer, and close it; create it if it does not exist."""
 
     def link(self, source: str, target: str) -> None:
         """Give a file a second name; EEXIST if that name is taken."""
@@ -117,10 +117,10 @@ class Clock(Protocol):
         """Seconds since an arbitrary moment, never going back."""
 
     def time(self) -> float:
-        """Seconds since 1970, as this machine believes."""
+        """Seconds since 1970, by this machine's clock."""
 
     def sleep(self, seconds: float) -> None:
-        """Let that much time pass."""
+        """Let so much time pass."""
 
 
 class OsReader:
@@ -139,7 +139,7 @@ class OsReader:
         return self._read([buffer], offset)
 
     def scatter(self, buffers: Sequence[Buffer], offset: int) -> int:
-        """See `Reader.scatter`. On a file system of this machine the file is mapped during the call, and copied."""
+        """See `Reader.scatter`. On a file system of this machine, the call maps the file and copies from there."""
         if self.size and filesystem_of(os.path.dirname(self._path)) in LOCAL:
             with mmap.mmap(self._descriptor, self.size, prot=mmap.PROT_READ) as mapped:
                 count = _copy(mapped, offset, buffers)
@@ -187,10 +187,10 @@ class OsWriter:
 
 
 class OsFiles:
-    """`Files` as the operating system has them: a local directory, or a mounted one.
+    """`Files` of the operating system: a local directory, or a mounted one.
 
     Args:
-        meter: Gets to know each call that succeeds.
+        meter: Meter that counts each successful call.
     """
 
     def __init__(self, meter: Meter | None = None) -> None:
@@ -279,13 +279,13 @@ class SystemClock:
 
 
 def free_bytes(path: str) -> int:
-    """Room that is left for this user on the file system that a path is on."""
+    """Bytes that this user may still write to the file system of a path."""
     status = os.statvfs(path)
     return status.f_bavail * status.f_frsize
 
 
 def _write_all(descriptor: int, chunks: Iterable[Buffer], offset: int | None) -> int:
-    """Write all chunks, from an offset on or where the descriptor stands; return the number of bytes."""
+    """Write all chunks, from an offset on or at the descriptor's position; return the number of bytes."""
     views, total = _views(chunks), 0
     while views:
         some = views[:IOV_MAX]
@@ -300,7 +300,7 @@ def _write_all(descriptor: int, chunks: Iterable[Buffer], offset: int | None) ->
 
 
 def _copy(mapped: mmap.mmap, offset: int, buffers: Sequence[Buffer]) -> int:
-    """Copy what is mapped; numpy does it in half the time that a read takes, and lets other threads run."""
+    """Copy from a mapped file; numpy needs half the time of a read, and lets other threads run."""
     content, first = np.frombuffer(mapped, np.uint8), offset
     for buffer in buffers:
         out = np.frombuffer(buffer, np.uint8)
@@ -311,12 +311,12 @@ def _copy(mapped: mmap.mmap, offset: int, buffers: Sequence[Buffer]) -> int:
 
 
 def _views(buffers: Iterable[Buffer]) -> list[memoryview]:
-    """Their bytes; without those that have none."""
+    """Bytes of the buffers, without empty ones."""
     return [view for buffer in buffers if len(view := memoryview(buffer).cast("B"))]
 
 
 def _pass(views: list[memoryview], count: int) -> None:
-    """Take away the first bytes: they are done."""
+    """Take away the first bytes, which are done."""
     while views and count >= len(views[0]):
         count -= len(views.pop(0))
     if count:

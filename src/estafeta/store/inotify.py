@@ -1,7 +1,7 @@
-"""The kernel's word that a name has appeared in a directory, and whether its word is the whole truth.
+"""The kernel's report of new names in a directory, and whether the report is complete.
 
-inotify(7) reports what this machine does. On a network file system other machines do things too, of which it says
-nothing; so the type of the file system decides who may rely on it.
+inotify(7) reports the changes of this machine only. On a network file system other machines change things, too. So the
+type of the file system decides who may rely on the report.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from estafeta import waiting
+
 LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "tmpfs", "overlay"})
-"""Types of file systems that one machine has for itself. What is not listed is taken for shared."""
+"""Types of file systems that one machine has for itself; all other types count as shared."""
 
 IN_MOVED_TO, IN_CREATE = 0x80, 0x100  # inotify(7); `link` is reported as a creation
 READ_BYTES = 65_536
-
-POLL_S = 0.0005
-"""Pause where nobody tells: half the time of a round of a small model, and a twentieth of a processor."""
 
 
 class Inotify:
@@ -48,7 +47,7 @@ class Inotify:
             raise
 
     def wait(self, timeout_s: float) -> None:
-        """See `Watch.wait`. Which name it was does not matter: whoever waits looks for his own."""
+        """See `Watch.wait`. The name does not matter: the caller looks for its own."""
         if self._poll.poll(timeout_s * 1000):
             os.read(self._descriptor, READ_BYTES)
 
@@ -58,18 +57,18 @@ class Inotify:
 
 
 class Polling:
-    """`Watch` for a user who has no inotify instance left: it returns soon, and whoever waits looks for himself."""
+    """`Watch` for a user who has no inotify instance left: it returns soon, and the caller looks again."""
 
     def wait(self, timeout_s: float) -> None:
         """See `Watch.wait`."""
-        time.sleep(min(timeout_s, POLL_S))
+        time.sleep(min(timeout_s, waiting.POLL_S))
 
     def close(self) -> None:
         """See `Watch.close`."""
 
 
 def watch(paths: Sequence[str]) -> Inotify | Polling:
-    """Watch directories of this machine, as well as it can be done.
+    """Watch directories of this machine: by inotify if there is an instance left, else by polling.
 
     Raises:
         OSError: A directory does not exist.
@@ -84,7 +83,7 @@ def watch(paths: Sequence[str]) -> Inotify | Polling:
 
 @lru_cache(maxsize=64)
 def filesystem_of(path: str) -> str:
-    """Type of the file system that a directory is on, as `/proc/self/mountinfo` has it; empty if it is not listed."""
+    """Type of a directory's file system, from `/proc/self/mountinfo`; empty if it is not listed there."""
     device = Path(path).stat().st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
     with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as lines:

@@ -1,19 +1,21 @@
 """The shared directory: publish once, claim, wait by listing, sweep. The only module that knows about NFS.
 
-What is safe here is safe between machines that see each other through NFS clients with their default caches, as AWS
-mounts EFS. Each rule answers something that such clients were seen to do:
+The store is safe between machines that see each other through NFS clients with their default caches, as AWS mounts EFS.
+Each rule answers something that such clients were seen to do:
 
-* A name that was looked up while absent may stay "absent" for 60 s, a directory's as well as a file's. So waiting lists
-  the directory, then opens what is listed; nothing ever polls a name, and "absent" counts only when a listing says so.
-* A file created in place is seen empty by others. So content is written under a temporary name in the same directory
-  and closed before it gets its final name, by `link`, which fails if the name is taken: exactly one writer wins.
-* After a server fail-over a call that was carried out can be answered with an error (its first reply was lost): `link`
-  says EEXIST, `rename` and `unlink` say ENOENT. So whoever publishes puts a token into the file, and when refused looks
-  whether the token in the published file is its own; whoever renames looks whether the new name is there.
-* A removed file may answer ESTALE to those who hold it. So readers open afresh, read to memory, and never map.
+* A client that looked up an absent name may hold it for absent for 60 s, a directory's as well as a file's. So a
+  waiting process lists the directory, then opens the listed files. It never polls a name, and "absent" counts only when
+  a listing says so.
+* Others see a file that is created in place while it is empty. So a writer writes the content under a temporary name in
+  the same directory and closes the file. Then `link` gives it its final name; `link` fails if the name is taken, so
+  exactly one writer wins.
+* After a server fail-over, a successful call may get an error, because its first reply was lost: `link` says EEXIST,
+  `rename` and `unlink` say ENOENT. So a writer puts a token into the file; when refused, it checks whether the
+  published file has that token. A process that renames checks whether the new name is there.
+* A removed file may answer ESTALE to a reader that holds it. So readers open afresh, read to memory, and never map.
 * Appending from two machines loses records. So an appended file has one writer.
 
-It knows nothing of runs, rounds or tensors: paths are relative to its root and come from `layout.py`.
+This module must not know runs, rounds or tensors: paths are relative to its root and come from `layout.py`.
 """
 
 from __future__ import annotations
@@ -31,10 +33,10 @@ from estafeta.errors import Gone, StoreError
 from estafeta.store.files import Buffer, Clock, Files, OsFiles, Reader, SystemClock
 
 TEMPORARY = ".tmp-"
-"""Prefix of names that are not published yet. Listings leave out names that begin with a dot (NFS has its own)."""
+"""Prefix of unpublished names. Listings leave out names that begin with a dot (NFS has some, too)."""
 
 STALE_ATTEMPTS = 3
-"""How often a file that is listed, yet stale or not found, is opened before that counts as an error."""
+"""Number of attempts to open a file that is listed, yet stale or not found."""
 
 T = TypeVar("T")
 
@@ -61,8 +63,8 @@ class Store:
         files: File-system calls; those of the operating system by default.
         clock: Clock for waiting.
 
-    `files`, `clock` and `absolute` are for `drafts.py` and `arrivals.py`, which keep the same rules for files that are
-    written and awaited round after round.
+    `files`, `clock` and `absolute` are for `drafts.py` and `arrivals.py`, which keep the same rules for the files of
+    each round.
     """
 
     def __init__(self, root: str | os.PathLike[str], files: Files | None = None, clock: Clock | None = None) -> None:
@@ -71,13 +73,13 @@ class Store:
         self.clock = clock or SystemClock()
 
     def absolute(self, path: str) -> str:
-        """A path as the file system has it."""
+        """The absolute path of a path in the store."""
         return f"{self.root}/{path}"
 
     # Writing
 
     def make_directories(self, path: str) -> None:
-        """Create a directory and those above it, below the root. It is no error if one exists."""
+        """Create a directory and its parents below the root; they may exist already."""
         parts = path.split("/")
         for depth in range(1, len(parts) + 1):
             with contextlib.suppress(FileExistsError):
@@ -89,14 +91,14 @@ class Store:
         Args:
             path: Final name. Its directory exists.
             chunks: Content. The first chunk contains `token`.
-            token: Tells this publication from every other: the request id of an invocation, so that its retry
-                recognises what it did before, or `new_token()`.
+            token: Id of this publication: the request id of an invocation, so that a retry recognises its own file, or
+                `new_token()`.
 
         Returns:
             True if the published file carries `token`: it is this writer's. False if another writer was first.
 
         Raises:
-            OSError: The file could not be written, for instance ENOSPC. Nothing is published then.
+            OSError: The file could not be written, for instance ENOSPC, and nothing is published.
             ValueError: The token is not in the first chunk.
         """
         if token.encode() not in bytes(chunks[0]):
@@ -114,11 +116,11 @@ class Store:
         Args:
             temporary: Absolute path of the file.
             path: Final name.
-            token: As in `publish`.
-            head_bytes: How far into the file the token may stand.
+            token: Token in the file, as for `publish`.
+            head_bytes: Number of bytes from the beginning that contain the token.
 
         Returns:
-            As `publish`.
+            True if the published file carries `token`, else False.
         """
         try:
             self.files.link(temporary, self.absolute(path))
@@ -127,14 +129,14 @@ class Store:
         return True
 
     def place(self, path: str, chunks: Iterable[Buffer]) -> None:
-        """Publish a file whose content is the same whoever writes it: it does not matter who is first.
+        """Publish a file with the same content from any writer, so that any of them may be first.
 
         Args:
             path: Final name. Its directory exists.
             chunks: Content, piece by piece. If the iterator raises, nothing is published.
 
         Raises:
-            OSError: The file could not be written. Nothing is published then.
+            OSError: The file could not be written, and nothing is published.
         """
         directory, _, name = self.absolute(path).rpartition("/")
         temporary = f"{directory}/{temporary_name(name)}"
@@ -152,32 +154,32 @@ class Store:
             self._remove(temporary)
 
     def share(self, source: str, target: str) -> None:
-        """Give a published file a further name. A name that is there stays: it is for names that nobody else gives.
+        """Give a published file another name, which nobody else gives. An existing name stays.
 
         Raises:
-            Gone: There is no such file (any more).
+            Gone: The file does not exist (any more).
         """
         try:
             self.files.link(self.absolute(source), self.absolute(target))
         except FileExistsError:
-            return  # an earlier attempt, or this one, whose first reply was lost
+            return  # an earlier attempt made it, or this one, whose first reply was lost
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ESTALE):
                 raise
             raise Gone(f"{source} is not in the store (any more)") from error
 
     def replace(self, path: str, chunks: Sequence[Buffer]) -> None:
-        """Write a file whose last writer wins (progress, heart-beats); readers see the old or the new one, complete.
+        """Write a file whose last writer wins; readers see the old or the new one, complete.
 
         Raises:
-            OSError: The file could not be written; the old one stands.
+            OSError: The file could not be written; the old one stays.
         """
         target = self.absolute(path)
         temporary = self._write_temporary(target, chunks)
         try:
             self.files.rename(temporary, target)
         except FileNotFoundError:
-            # Nobody else takes the temporary name away, so while the target is there this call was carried out.
+            # Nobody else removes the temporary name, so if the target is there this call has succeeded.
             if not self.exists(path):
                 raise
         except OSError:
@@ -192,11 +194,11 @@ class Store:
         """Rename a published file out of the way.
 
         Args:
-            source: A name from a listing.
-            target: A name that no other caller moves to: it tells this move from another's.
+            source: Name from a listing.
+            target: Name to which no other caller moves, so that it identifies this move.
 
         Returns:
-            True if the file is now at `target`, moved by this call; False if there was nothing to move.
+            True if this call has moved the file to `target`; False if there was nothing to move.
         """
         try:
             self.files.rename(self.absolute(source), self.absolute(target))
@@ -207,15 +209,15 @@ class Store:
     # Reading
 
     def list(self, directory: str) -> frozenset[str]:
-        """Names published in a directory, as the server has them now; none if there is no such directory."""
+        """Published names in a directory, as the server has them now; none if there is no such directory."""
         return frozenset(name for name in self._names(directory) if not name.startswith("."))
 
     def unpublished(self, directory: str) -> tuple[str, ...]:
-        """Temporary names in a directory: of files that are being written, or that dead writers have left."""
+        """Temporary names in a directory, of living writers or left by dead ones."""
         return tuple(name for name in self._names(directory) if name.startswith(TEMPORARY))
 
     def exists(self, path: str) -> bool:
-        """Whether a name is published, asked of the server by listing its directory."""
+        """Whether a name is published; a listing of its directory asks the server."""
         directory, _, name = path.rpartition("/")
         return name in self.list(directory)
 
@@ -223,20 +225,20 @@ class Store:
         """The whole content of a published file.
 
         Raises:
-            Gone: There is no such file (any more).
+            Gone: The file does not exist (any more).
         """
         return self.reading(path, _read_all)
 
     def reading(self, path: str, use: Callable[[Reader], T]) -> T:
-        """Open a published file, hand it to `use`, close it; begin anew if it is listed but stale or not found.
+        """Open a published file, hand it to `use`, close it; begin again if it is listed but stale or not found.
 
         Args:
             path: Name of the file.
-            use: Reads what it needs to memory. It may be called again from the start.
+            use: Function that reads what it needs to memory. It may be called again from the start.
 
         Raises:
-            Gone: There is no such file (any more).
-            StoreError: The server goes on listing it, but it cannot be read.
+            Gone: The file does not exist (any more).
+            StoreError: The server still lists the file, but it cannot be read.
         """
         for _ in range(STALE_ATTEMPTS):
             try:
@@ -245,7 +247,7 @@ class Store:
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.ESTALE):
                     raise
-                # Absence may be a memory of this client, a stale file one that was replaced: the listing knows.
+                # This client may only remember the absence, and a stale file may have been replaced. The listing knows.
                 if not self.exists(path):
                     raise Gone(f"{path} is not in the store (any more)") from error
         raise StoreError(f"{path} is listed, but could not be read in {STALE_ATTEMPTS} attempts")
@@ -259,17 +261,17 @@ class Store:
         backoff: Backoff = Backoff(),
         alarm: Callable[[], None] = lambda: None,
     ) -> frozenset[str] | None:
-        """List a directory again and again until `ready` says yes of what is published there.
+        """List a directory again and again until `ready` accepts the published names.
 
         Args:
-            directory: Which directory.
-            ready: Decides.
+            directory: The directory.
+            ready: Function that decides on a listing.
             timeout_s: Most seconds to wait.
             backoff: Pauses between looks.
-            alarm: Called before each pause. It raises to give up.
+            alarm: Function that is called before each pause. It raises to give up.
 
         Returns:
-            The listing that was ready, or None after `timeout_s` seconds. There is at least one look.
+            The accepted listing, or None after `timeout_s` seconds. There is at least one look.
         """
         deadline = self.clock.monotonic() + timeout_s
         pause = backoff.first_s
@@ -285,19 +287,19 @@ class Store:
     # Claiming
 
     def claim(self, directory: str, name: str, *, generation: int, token: str, **facts: Any) -> bool:
-        """Claim a duty for one holder: `name` in generation 0, 1, 2 … is given away once each.
+        """Claim a duty for one holder: each of the generations 0, 1, 2 … of `name` has one holder.
 
-        A holder that may be dead is replaced by claiming the next generation, never by waiting for it.
+        To replace a holder that may be dead, a process claims the next generation; it never waits for the holder.
 
         Args:
-            directory: Where claims are.
-            name: The duty.
-            generation: In which it is claimed.
-            token: The holder.
-            facts: What else others may want to know of the holder, JSON-ready.
+            directory: Directory of the claims.
+            name: Name of the duty.
+            generation: Generation of the claim.
+            token: Token of the holder.
+            facts: Further facts about the holder, JSON-ready.
 
         Returns:
-            True if `token` holds the claim, now or already since an earlier attempt.
+            True if `token` holds the claim, now or since an earlier attempt.
         """
         content = json.dumps({"holder": token, "generation": generation, **facts}).encode() + b"\n"
         return self.publish(f"{directory}/{claim_name(name, generation)}", [content], token)
@@ -305,22 +307,22 @@ class Store:
     # Removing
 
     def sweep(self, directory: str, names: Iterable[str]) -> None:
-        """Remove published files, in the order of their names. Those that are gone already are no error."""
+        """Remove published files, in the order of their names; some may be gone already."""
         for name in sorted(names):
             self._remove(self.absolute(f"{directory}/{name}"))
 
     def sweep_temporary(self, directory: str) -> None:
-        """Remove the temporary files in a directory: those of dead writers. Whoever still writes there fails."""
+        """Remove the temporary files in a directory, left by dead writers. A living writer there fails."""
         self.sweep(directory, self.unpublished(directory))
 
     def remove_tree(self, directory: str, last: Sequence[str] = ()) -> None:
-        """Remove a directory with all that is in it, temporary files of dead writers too.
+        """Remove a directory with all its content, temporary files of dead writers included.
 
-        A directory that the server still holds for an open file stays behind, empty of published names.
+        A directory that the server still holds for an open file stays behind, without published names.
 
         Args:
-            directory: Which directory.
-            last: Names in it that go after all others, in this order: by them, an attempt that was broken off is known.
+            directory: The directory.
+            last: Names that go after all others, in this order, so that an interrupted removal is recognised by them.
         """
         path = self.absolute(directory)
         names = self._names(directory)
@@ -336,7 +338,7 @@ class Store:
         self.remove_if_empty(directory)
 
     def remove_if_empty(self, directory: str) -> None:
-        """Remove a directory that has nothing in it; one that has, stays."""
+        """Remove an empty directory; any other stays."""
         try:
             self.files.rmdir(self.absolute(directory))
         except OSError as error:
@@ -358,7 +360,7 @@ class Store:
         temporary = f"{directory}/{temporary_name(name)}"
         try:
             self.files.create(temporary, chunks)
-        except BaseException:  # somebody at the keyboard may have interrupted it
+        except BaseException:  # the user may have interrupted it
             self._remove(temporary)
             raise
         return temporary
@@ -380,7 +382,7 @@ class Store:
 
 
 def temporary_name(name: str) -> str:
-    """A name that nobody else uses and no listing shows."""
+    """A unique name, which no listing shows."""
     return f"{TEMPORARY}{secrets.token_hex(8)}-{name}"
 
 

@@ -1,11 +1,11 @@
 """Tensor files: the safetensors format, written and read in place, with a digest for each tensor.
 
-A file is what https://github.com/huggingface/safetensors describes: 8 bytes with the length of a JSON header, the
-header, then the tensors' bytes without holes. Any safetensors reader opens it. Ours differs from the library in
-three ways that the exchange needs: it reads into buffers that exist already (the library allocates, at up to ten
-times the cost), it reads parts of a tensor, and it checks a CRC-32 of each tensor, kept in the header's metadata.
+https://github.com/huggingface/safetensors describes the format: 8 bytes with the length of a JSON header, the header,
+then the tensors' bytes without holes. Any safetensors reader opens such a file. This module differs from the library in
+three ways that the exchange needs. It reads into existing buffers; the library allocates, at up to ten times the cost.
+It reads parts of a tensor. It checks a CRC-32 of each tensor from the header's metadata.
 
-It knows files and numpy arrays; never a model, never a run.
+It knows files and numpy arrays, and must not know models or runs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from estafeta.errors import Corrupt, UsageError
 from estafeta.store.files import Buffer, Reader
 
 try:
-    from isal.isal_zlib import crc32  # zlib's, ten times as fast: a worker reads its rows at the speed of the digest
+    from isal.isal_zlib import crc32  # ten times as fast as zlib's: the digest limits the speed of reading rows
 except ImportError:  # there is no wheel for this platform
     from zlib import crc32
 
@@ -43,23 +43,23 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
-"""Names of the safetensors format for the dtypes that numpy has."""
+"""Numpy dtypes by their names in the safetensors format."""
 
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 ALIGNMENT = 64
-"""The header is padded so that the data begin at a multiple of this (a cache line)."""
+"""Bytes of a cache line: padding makes the data begin at a multiple of this."""
 
 DIGEST = "crc32:"
 """Prefix of the metadata keys that hold the tensors' digests."""
 
 CHUNK_BYTES = 1 << 20
-"""How much is read at once when a tensor is streamed: the read size of an EFS mount."""
+"""Bytes that `stream` reads at once: the read size of an EFS mount."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one tensor lies: dtype, shape, first byte in the file, number of bytes."""
+    """Dtype, shape and place of one tensor: first byte in the file, number of bytes."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -68,7 +68,7 @@ class Entry:
 
 
 def encode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> list[Buffer]:
-    """Content of a tensor file, ready to be published: the header, then each tensor's own memory (not copied).
+    """Content of a tensor file, ready for publication: the header, then each tensor's own memory (not copied).
 
     Args:
         tensors: C-contiguous arrays by name, laid out in this order.
@@ -84,7 +84,7 @@ def encode(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> list[Bu
     for name, array in tensors.items():
         if array.dtype not in CODES:
             raise UsageError(
-                f"tensor {name!r} has dtype {array.dtype}, which a tensor file cannot hold",
+                f"Tensor {name!r} has dtype {array.dtype}, which a tensor file cannot hold",
                 hint=f"convert it to one of {', '.join(str(d) for d in CODES)}",
             )
         data = _bytes_of(array)
@@ -105,22 +105,22 @@ class TensorFile:
     """A tensor file that is open for reading.
 
     Attributes:
-        metadata: The strings of its header, without the digests.
-        entries: Where each tensor lies.
+        metadata: Strings of its header, without the digests.
+        entries: Place of each tensor.
         digests: CRC-32 of each tensor that has one in the header, as hex digits.
 
     Raises:
-        Corrupt: The header is not one, or the file is shorter or longer than the header says.
+        Corrupt: The header cannot be read, or the file is shorter or longer than the header says.
     """
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         start = bytearray(8)
         if reader.readinto(start, 0) < 8:
-            raise Corrupt("a tensor file is shorter than its length field")
+            raise Corrupt("A tensor file is shorter than its length field")
         length = int.from_bytes(start, "little")
         if length > reader.size - 8:
-            raise Corrupt(f"a tensor file of {reader.size} bytes claims a header of {length} bytes")
+            raise Corrupt(f"A tensor file of {reader.size} bytes claims a header of {length} bytes")
         text = bytearray(length)
         reader.readinto(text, 8)
         try:
@@ -130,10 +130,10 @@ class TensorFile:
             self.digests = {key.removeprefix(DIGEST): value for key, value in strings.items() if key.startswith(DIGEST)}
             self.entries = {name: _entry(record, 8 + length) for name, record in header.items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Corrupt(f"a tensor file has an unreadable header: {error}") from error
+            raise Corrupt(f"A tensor file has an unreadable header: {error}") from error
         end = max((entry.offset + entry.length for entry in self.entries.values()), default=8 + length)
         if end != reader.size:
-            raise Corrupt(f"a tensor file has {reader.size} bytes where its header says {end}")
+            raise Corrupt(f"A tensor file has {reader.size} bytes where its header says {end}")
 
     def read(self, name: str) -> Array:
         """One tensor, in memory of its own."""
@@ -143,33 +143,33 @@ class TensorFile:
         return array
 
     def read_into(self, name: str, out: Array) -> None:
-        """One whole tensor into `out`, a C-contiguous array of its dtype and size.
+        """Read one whole tensor into `out`, a C-contiguous array of its dtype and size.
 
         Raises:
-            Corrupt: The bytes are not those that were published.
+            Corrupt: The bytes are not the published ones.
         """
         entry = self.entries[name]
         if out.dtype != entry.dtype or out.size * out.itemsize != entry.length:
-            raise Corrupt(f"tensor {name!r} is {entry.dtype}{list(entry.shape)}, expected {out.dtype}[{out.size}]")
+            raise Corrupt(f"Tensor {name!r} is {entry.dtype}{list(entry.shape)}, expected {out.dtype}[{out.size}]")
         view = _bytes_of(out)
         self._reader.readinto(view, entry.offset)
         self._check(name, crc32(view))
 
     def check(self, name: str, values: Array, offset: int) -> None:
-        """Make sure that what was read from the file elsewhere is one whole tensor.
+        """Make sure that values which the caller has read from the file are one whole tensor.
 
         Args:
             name: The tensor.
-            values: C-contiguous.
-            offset: Where in the file they were read.
+            values: C-contiguous array.
+            offset: Place in the file at which they were read.
 
         Raises:
-            Corrupt: The tensor is another, or elsewhere, or the bytes are not those that were published.
+            Corrupt: The tensor is another, or elsewhere, or the bytes are not the published ones.
         """
         entry = self.entries[name]
         if (values.dtype, values.shape, offset) != (entry.dtype, entry.shape, entry.offset):
             raise Corrupt(
-                f"tensor {name!r} is {entry.dtype}{list(entry.shape)} at byte {entry.offset}, expected "
+                f"Tensor {name!r} is {entry.dtype}{list(entry.shape)} at byte {entry.offset}, expected "
                 f"{values.dtype}{list(values.shape)} at {offset}"
             )
         self._check(name, crc32(_bytes_of(values)))
@@ -182,7 +182,7 @@ class TensorFile:
             scratch: 1-d buffer of the tensor's dtype. Each piece is a view of it, valid until the next.
 
         Raises:
-            Corrupt: At the end, if the bytes were not those that were published.
+            Corrupt: The bytes were not the published ones; raised at the end.
         """
         entry = self.entries[name]
         total = entry.length // entry.dtype.itemsize
@@ -198,7 +198,7 @@ class TensorFile:
     def _check(self, name: str, digest: int) -> None:
         expected = self.digests.get(name)
         if expected is not None and expected != f"{digest:08x}":
-            raise Corrupt(f"tensor {name!r} has digest {digest:08x}, its header says {expected}")
+            raise Corrupt(f"Tensor {name!r} has digest {digest:08x}, its header says {expected}")
 
 
 def scratch_buffer(dtype: npt.DTypeLike = np.float32) -> Array:

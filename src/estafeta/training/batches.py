@@ -1,7 +1,7 @@
-"""The rows of a run: where they come from, which of them belong to each phase, and to each rank's share of a round.
+"""The rows of a run: their source, and the rows of each phase and of each rank's share of a round.
 
-Two kinds of data meet here. What the job makes or scikit-learn has is in memory, or read row by row; what was imported
-is in the store, and read block by block. Nothing above this module tells them apart.
+This module joins two kinds of data. Data from the job or scikit-learn are in memory, or read row by row. Imported data
+are in the store, and read block by block. No module above this one tells them apart.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 
 from estafeta.data.catalog import read_manifest
 from estafeta.data.manifest import Manifest
-from estafeta.data.sampling import Rows, batch_of, micro_batches, share_of, split_rows
-from estafeta.data.windows import BlockRows, Deal, Share
+from estafeta.data.sampler import Rows, batch_of, micro_batches, share_of, split_rows
+from estafeta.data.windows import BlockRows, Deal, RankRows
 from estafeta.errors import UsageError
 from estafeta.job.dataset_name import BUNDLED
 from estafeta.job.job import Job
@@ -27,7 +27,7 @@ from estafeta.training.block_table import BlockTable
 from estafeta.training.memory import MIB, plan_memory
 from estafeta.training.table import Batch, Table, open_table
 
-MicroBatches = Share | Sequence[Rows]
+MicroBatches = RankRows | Sequence[Rows]
 """The rows of each micro-batch of a share."""
 
 
@@ -36,11 +36,11 @@ class Data:
     """The rows of a run.
 
     Attributes:
-        tables: By phase, the rows by number.
-        rows: By phase, the numbers of its rows.
-        tokens: Of the stored data sets among them.
-        collate: The job's, for tables that give a batch as it is.
-        transform: The job's.
+        tables: Table of each phase, which gives rows by number.
+        rows: Numbers of the rows of each phase.
+        tokens: Tokens of the stored data sets among them.
+        collate: The job's `collate`, for tables that do not call it.
+        transform: The job's `transform`.
     """
 
     tables: dict[Phase, Table | BlockTable]
@@ -55,15 +55,15 @@ class Data:
         """Open the job's data sets and split them.
 
         Args:
-            job: Says which they are.
-            spec: Gives the split, and what they may take.
-            store: Has those that were imported.
+            job: Job, which names or makes them.
+            spec: Spec, which has the split and the memory.
+            store: Store of the imported ones.
             model: Bytes of the model.
-            trained: Bytes of what is trained of it.
+            trained: Bytes of its trained parameters.
 
         Raises:
             UserCodeError: A factory of the job raised.
-            UsageError: What it made is no data set, there is none of that name, or it does not fit the memory.
+            UsageError: A factory made no data set, there is none of that name, or it does not fit the memory.
         """
         sources = {"dataset": job.dataset, "valid_dataset": job.valid_dataset}
         stored = {
@@ -71,13 +71,13 @@ class Data:
             for name, source in sources.items()
             if isinstance(source, str) and source not in BUNDLED
         }
-        plan = plan_memory(spec, model, trained, tuple(stored.values()), dense=job.dense)
+        plan = plan_memory(spec, model, trained, tuple(stored.values()))
         plan.check(spec.window_mb)
         room = plan.room // max(1, len(stored))
 
         def table(name: str) -> Table | BlockTable:
             if name in stored:
-                return BlockTable(store, stored[name], room, dense=job.dense)
+                return BlockTable(store, stored[name], room, dense=spec.dense)
             source = sources[name]
             assert source is not None
             return open_table(source, spec.arguments.get(name, {}), job.collate)
@@ -119,13 +119,13 @@ class Data:
         return [rows[part] for part in micro_batches(share, spec.micro_batch_size)]
 
     def batch(self, phase: Phase, share: MicroBatches, part: int) -> Batch:
-        """One micro-batch of a share; what comes after it is read ahead.
+        """One micro-batch of a share; the table reads the next ones ahead.
 
         Raises:
             UserCodeError: The data set, or the job's `collate` or `transform`, raised.
         """
         table = self.tables[phase]
-        if isinstance(share, Share) and isinstance(table, BlockTable):
+        if isinstance(share, RankRows) and isinstance(table, BlockTable):
             table.expect(share.blocks(part))
         batch: Any = table.batch(share[part])
         if self.collate and not (isinstance(table, Table) and table.collated):
@@ -136,17 +136,17 @@ class Data:
                 batch = self.transform(*batch)
         if not isinstance(batch, (tuple, list)) or len(batch) < 2:
             raise UsageError(
-                f"a batch is a {type(batch).__name__}", hint="collate and transform must return (inputs …, target)"
+                f"A batch is a {type(batch).__name__}", hint="collate and transform must return (inputs …, target)"
             )
         return tuple(batch)
 
     def _check(self, phase: Phase, plan: Plan) -> None:
         expected = plan.rows_of(phase)
         if self.tokens != plan.data:
-            raise UsageError("the data set has been imported anew since the run was prepared", hint="start a new run")
+            raise UsageError("The data set has been imported again since the run was prepared", hint="start a new run")
         if len(self.rows[phase]) != expected:
             raise UsageError(
-                f"the data set has {len(self.rows[phase])} rows for this phase, and had {expected} when the run was "
+                f"The data set has {len(self.rows[phase])} rows for this phase, and had {expected} when the run was "
                 "prepared",
                 hint="dataset() must give the same rows in every process: fix its seeds, and its source",
             )
@@ -166,7 +166,7 @@ class Data:
 
 
 def _split(table: Table | BlockTable, manifest: Manifest | None, spec: RunSpec) -> dict[Phase, Rows | BlockRows]:
-    """Rows to train on, and rows that are held out: as the data set was imported, or else as the job says."""
+    """Training rows and held-out rows: by the wishes of the data set's import, or else by the job's."""
     if manifest is None:
         train, valid = split_rows(len(table), spec.validation, spec.seed)
         return {"train": train, "valid": valid}

@@ -1,10 +1,10 @@
 """Rows of a stored data set by number, as batches of tensors; blocks are read whole, and kept while there is room.
 
 The room is divided into slots of one block each, so a batch is one selection from memory, wherever its rows come from.
-What is to be needed next is read ahead by threads. Losing a block costs time, never bits: what is in a slot is a
-function of the file and the manifest.
+Threads read the next blocks ahead. Losing a block costs time, never bits: the content of a slot depends on the file and
+the manifest alone.
 
-Only the thread that asks for batches decides what is in which slot; the others fill the slots that they are given.
+Only the thread that asks for batches decides on the content of slots; the others fill the slots that it gives them.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from estafeta.data.blocks import Csr, Part, read_rows, stack
+from estafeta.data.blocks import Csr, RowArray, read_rows, stack
 from estafeta.data.manifest import Kind, Manifest
-from estafeta.data.sampling import Rows
+from estafeta.data.sampler import Rows
 from estafeta.errors import Gone, UsageError
 from estafeta.protocol.layout import DatasetLayout
 from estafeta.store.files import Reader
@@ -27,20 +27,20 @@ from estafeta.store.store import Store
 from estafeta.store.tensorfile import DTYPES, Array
 
 NOWHERE = -(1 << 62)
-"""Places of rows that are not there are out of bounds."""
+"""Shift of a block that is not in memory: the places of its rows are out of bounds."""
 
 LOADERS = 2
-"""Threads that read ahead: while one waits for the store, the other checks digests."""
+"""Number of threads that read ahead: while one waits for the store, the other checks digests."""
 
 
 class BlockTable:
     """Rows of a stored data set.
 
     Args:
-        store: Where it is.
-        manifest: What it is.
-        budget_bytes: Room for blocks. There is room for one at least, and never for more than there are.
-        dense: Make dense tensors of sparse rows.
+        store: Store of the data set.
+        manifest: Its manifest.
+        budget_bytes: Bytes for blocks. There is room for at least one, and for no more than the data set has.
+        dense: Whether sparse rows become dense tensors.
     """
 
     def __init__(self, store: Store, manifest: Manifest, budget_bytes: int, *, dense: bool = False) -> None:
@@ -52,14 +52,14 @@ class BlockTable:
             _Sparse(kind, self.slots, manifest.block_rows, dense) if kind.sparse else _Dense(kind, self.slots, manifest)
             for kind in manifest.kinds
         ]
-        # By number of the block:
+        # Arrays by number of the block:
         self._slot_of: Rows = np.full(len(manifest.blocks), -1, np.int64)  # -1: it has none
-        self._shift: Rows = np.full(len(manifest.blocks), NOWHERE)  # of what has been read: from a row to its place
+        self._shift: Rows = np.full(len(manifest.blocks), NOWHERE)  # from a row of a read block to its place
         self._used: Rows = np.zeros(len(manifest.blocks), np.int64)  # the larger, the later
         self._uses = 0
-        self._loading: dict[int, Future[None]] = {}  # with a slot, and not known to be read
+        self._loading: dict[int, Future[None]] = {}  # blocks with a slot that may not be filled yet
         self._expected: Rows | None = None
-        # Where all blocks fit, each has the slot of its number; when all have been read, rows are in their places.
+        # If all blocks fit, each has the slot of its number; when all have been read, the place of a row is its number.
         self._all_fit = self.slots == len(manifest.blocks)
         self._complete = False
         self._free = list(range(self.slots))
@@ -86,33 +86,30 @@ class BlockTable:
             return tuple(shelf.tensor(part) for shelf, part in zip(self._shelves, whole, strict=True))
         blocks = rows // self._manifest.block_rows
         try:
-            taken = self._take(rows, blocks)  # without asking first: a window is used for many batches
+            taken = self._take(rows, blocks)  # without a check: a window serves many batches
         except IndexError:
             taken = self._bring_and_take(rows, blocks)
         return tuple(shelf.tensor(part) for shelf, part in zip(self._shelves, taken, strict=True))
 
     def expect(self, blocks: Rows) -> None:
-        """Begin to read the blocks that will be needed next, as many of the first ones as there is room for.
-
-        The same array again says nothing new.
-        """
+        """Begin to read the next blocks, as many as there is room for; the same array again changes nothing."""
         if blocks is self._expected:
             return
         self._expected = blocks
         self._begin(blocks[: self.slots])
 
     def _take(self, rows: Rows, blocks: Rows) -> list[Any]:
-        """Rows whose blocks are there.
+        """Rows of blocks that are in memory.
 
         Raises:
-            IndexError: One is not.
+            IndexError: A block is not.
         """
         self._touch(blocks)
         places = rows + self._shift[blocks]
         return [shelf.take(places) for shelf in self._shelves]
 
     def _bring_and_take(self, rows: Rows, blocks: Rows) -> list[Any]:
-        """Any rows. Of more blocks than there is room for, block by block, then put in order."""
+        """Any rows. If their blocks do not fit together, the table takes turns, then puts the rows in order."""
         needed = np.unique(blocks)
         if len(needed) <= self.slots:
             self._bring(needed)
@@ -145,7 +142,7 @@ class BlockTable:
         self._complete = self._all_fit and not self._shift.any()
 
     def _begin(self, wanted: Rows) -> None:
-        """Begin to read those of these blocks that have no slot; none of them loses it for another."""
+        """Begin to read those of these blocks that have no slot; none of these blocks loses its slot."""
         new = list(dict.fromkeys(wanted[self._slot_of[wanted] < 0].tolist()))
         if not self._all_fit and len(new) > len(self._free):
             droppable = self._slot_of >= 0
@@ -166,24 +163,24 @@ class BlockTable:
     def _drop(self, block: int) -> None:
         future = self._loading.pop(block, None)
         if future and not future.cancel():
-            future.exception()  # nobody writes into the slot any more when it is given away
+            future.exception()  # wait: no thread may write into the slot when it is given away
         self._free.append(int(self._slot_of[block]))
         self._slot_of[block], self._shift[block] = -1, NOWHERE
 
     def _read(self, block: int, slot: int) -> None:
-        """Fill a slot; in a thread of its own."""
+        """Fill a slot; runs in a thread of its own."""
         rows = self._manifest.blocks[block].rows
         room = [shelf.room(slot, rows) for shelf in self._shelves if isinstance(shelf, _Dense)]
 
-        def read(reader: Reader) -> list[Part]:
+        def read(reader: Reader) -> list[RowArray]:
             return read_rows(reader, self._manifest, block, room)
 
         try:
             parts = self._store.reading(self._layout.block(self._manifest.attempt, block), read)
         except Gone as error:
             raise UsageError(
-                f"the data set {self._manifest.name!r} was removed while it was read",
-                hint="import it again, and start the run anew",
+                f"The data set {self._manifest.name!r} was removed while it was read",
+                hint="import it again, and start a new run",
             ) from error
         for shelf, part in zip(self._shelves, parts, strict=True):
             shelf.put(slot, part)
@@ -198,16 +195,16 @@ class _Dense:
         self._treatment = _Treatment(kind, manifest)
 
     def room(self, slot: int, rows: int) -> Array:
-        """Where the rows of a block go."""
+        """Memory for the rows of a block."""
         first = slot * self._block_rows
         return self._array[first : first + rows]
 
     def put(self, slot: int, part: Any) -> None:
-        """They are there."""
+        """Apply missing-value and scaling rules to the rows that were just read."""
         self._treatment.apply(part)
 
     def take(self, places: Rows) -> torch.Tensor:
-        return torch.from_numpy(self._array.take(places, 0))  # on one thread a tenth faster than index_select
+        return torch.from_numpy(self._array.take(places, 0))  # a tenth faster than index_select on one thread
 
     def join(self, pieces: list[torch.Tensor], inverse: Rows) -> torch.Tensor:
         return torch.cat(pieces).index_select(0, torch.from_numpy(inverse))
@@ -249,7 +246,7 @@ class _Sparse:
 
 
 class _Treatment:
-    """What reading does to the numbers of a block: the mean for missing ones, mean 0 and deviation 1."""
+    """The missing-value and scaling rules: the mean for missing numbers, mean 0 and deviation 1."""
 
     def __init__(self, kind: Kind, manifest: Manifest) -> None:
         table = kind.dtype == "F32" and kind in manifest.inputs and bool(kind.columns)

@@ -1,9 +1,9 @@
 """A PyTorch model as flat vectors: load parameters, add up gradients and metrics over micro-batches.
 
-The parameters are views into one flat float32 vector, so loading a weights file moves no tensor one by one. Gradients
-are summed where PyTorch sums them, in each parameter's `grad`. They are read as one vector, or, in the last backward
-pass of a share, shipped one by one the moment each is final and still in the processor's cache.
-This module knows torch and the job; it knows nothing of files, ranks or rounds.
+The parameters are views into one flat float32 vector, so loading a weights file moves no tensor one by one. PyTorch
+sums the gradients in each parameter's `grad`. The learner gives them away as one vector. In the last backward pass of a
+share, it ships them one by one instead, the moment each is final and still in the processor's cache. This module knows
+torch and the job; it must not know files, ranks or rounds.
 
 The sum of the gradients depends only on the parameters, the micro-batches in their order, and their seeds.
 """
@@ -26,8 +26,8 @@ from estafeta.errors import NotFinite, UsageError
 from estafeta.job.job import Job
 from estafeta.job.user_code import user_code
 from estafeta.protocol.spec import RunSpec, Slot
+from estafeta.protocol.step import DIVERGING
 from estafeta.store.tensorfile import CODES, Array
-from estafeta.store.vectors import is_finite
 from estafeta.training.table import Batch
 
 Sums = dict[str, float]
@@ -36,18 +36,14 @@ Sums = dict[str, float]
 StateKey = tuple[str, str, str]
 
 
-DIVERGING = "try a smaller learning rate, and look for missing or huge numbers in the data"
-"""Hint for numbers that are not finite."""
-
-
 class Ship(Protocol):
-    """Takes the gradient of one parameter away. It comes again for the same parameter if that has changed since."""
+    """The receiver of one parameter's gradient. The learner calls it again if the gradient has changed since."""
 
     def __call__(self, number: int, first: int, values: Array) -> None:
-        """Take it.
+        """Take a gradient.
 
         Args:
-            number: The parameter, as in `Learner.slots`.
+            number: Number of the parameter, as in `Learner.slots`.
             first: Its first element in the flat vector.
             values: float32[n], valid during the call.
         """
@@ -57,14 +53,14 @@ class Learner:
     """A model whose parameters lie in a flat vector.
 
     Args:
-        job: Gives model, loss and metrics.
-        spec: Gives the seed of the initial weights, the model's arguments and the number of threads.
+        job: Job with model, loss and metrics.
+        spec: Spec with the seed of the initial weights, the model's arguments and the number of threads.
 
     Attributes:
         parameters: float32[P], the trained parameters in the order of `named_parameters()`.
-        slots: Where each parameter lies in it.
+        slots: Place of each parameter in it.
         sums: Sums over the rows since `reset`.
-        rows: Rows since `reset`.
+        rows: Number of rows since `reset`.
 
     Raises:
         UserCodeError: Making the model raised.
@@ -78,8 +74,8 @@ class Learner:
             self.model = job.model(**spec.arguments.get("model", {}))
         if not isinstance(self.model, torch.nn.Module):
             raise UsageError(
-                f"the job's model() gave a {type(self.model).__name__}, not a torch.nn.Module",
-                hint="return a torch.nn.Module from it",
+                f"The job's model() gave a {type(self.model).__name__}, not a torch.nn.Module",
+                hint="return the module from model()",
             )
         self._loss = job.loss
         self._metrics = dict(job.metrics)
@@ -93,13 +89,13 @@ class Learner:
         self.slots = self._flatten(trained)
         self._ship: Ship | None = None
         self._shipped: set[int] = set()
-        self._has_lost = False
+        self._loss_checked = False
         self.frozen = {n: p.detach().numpy() for n, p in self.model.named_parameters() if not p.requires_grad}
         self.reset()
 
     @property
     def buffers(self) -> dict[str, Array]:
-        """The buffers of the state dict by name, as they are now: a module may have put others in their place."""
+        """The buffers of the state dict by name, as they are now: a module may have replaced them."""
         if not self._saved_buffers:
             return {}  # without a walk through the modules, in each round
         buffers = self.model.named_buffers()
@@ -107,7 +103,7 @@ class Learner:
 
     @property
     def bytes(self) -> int:
-        """Size of the model: what is trained, what is not, buffers."""
+        """Size of the model: trained and frozen parameters, and buffers."""
         others = [*self.frozen.values(), *self.buffers.values()]
         return self.parameters.nbytes + sum(array.nbytes for array in others)
 
@@ -119,12 +115,12 @@ class Learner:
         self.rows = 0
 
     def resume(self, gradient: Array, absent: Collection[int], rows: int, sums: Sums) -> None:
-        """Go on with a sum that was begun elsewhere.
+        """Continue a sum that another leg has begun.
 
         Args:
-            gradient: float32[P]; it is added to in place.
-            absent: The parameters that had no gradient so far, by number.
-            rows: Rows so far.
+            gradient: float32[P]; the learner adds to it in place.
+            absent: Numbers of the parameters that had no gradient so far.
+            rows: Number of rows so far.
             sums: Sums over them.
         """
         flat = torch.from_numpy(gradient)
@@ -135,7 +131,7 @@ class Learner:
 
     @property
     def absent(self) -> tuple[int, ...]:
-        """The parameters that have no gradient yet, by number: their first one is taken as it is, not added to zero."""
+        """Numbers of the parameters without a gradient yet: PyTorch takes their first one as it is, without adding."""
         return tuple(number for number, parameter in enumerate(self._trained) if parameter.grad is None)
 
     def gradient(self) -> Array:
@@ -151,7 +147,7 @@ class Learner:
 
         Args:
             batch: (inputs …, target) with n rows.
-            ship: Of the last micro-batch: takes the sum of each parameter's gradients as soon as it is complete.
+            ship: Receiver of each parameter's summed gradient, once complete; for the last micro-batch only.
 
         Raises:
             UserCodeError: Model, loss or a metric raised.
@@ -162,44 +158,47 @@ class Learner:
             output, loss, rows = self._forward(batch)
         if ship is not None and not math.isfinite(total := self.sums["loss"] + float(loss.detach())):
             raise NotFinite(
-                f"the loss is {total / (self.rows + rows)}", hint=DIVERGING
-            )  # before its gradient turns out to be so, too
+                f"The loss is {total / (self.rows + rows)}", hint=DIVERGING
+            )  # rather than blame its gradient
         with user_code("the backward pass"):
             self._backward(loss, ship)
         self._add(output, batch[-1], loss, rows)
 
     def evaluate(self, batch: Batch) -> None:
-        """Add a micro-batch's metrics to the sums; raises as `train` does, but a loss may be anything."""
+        """Add a micro-batch's metrics to the sums; raises as `train` does, but accepts any loss."""
         self.model.eval()
         with torch.inference_mode(), user_code("the forward pass"):
             output, loss, rows = self._forward(batch)
         self._add(output, batch[-1], loss, rows)
 
     def check_metrics(self, monitor: str, *, validates: bool) -> None:
-        """Make sure that the metric that decides on stopping will be there.
+        """Make sure that the metric for early stopping exists.
 
         Raises:
-            UsageError: It is not among the metrics; the message lists them.
+            UsageError: It is not among the metrics; the hint lists them.
         """
         phases = ("train", "valid") if validates else ("train",)
         names = [f"{phase}_{name}" for phase in phases for name in self.sums]
         if monitor not in names:
-            raise UsageError(f"early_stopping.monitor is {monitor!r}", hint=f"the metrics are {', '.join(names)}")
+            raise UsageError(
+                f"early_stopping.monitor is {monitor!r}, which is no metric",
+                hint=f"the metrics are {', '.join(names)}",
+            )
 
     def check_loss(self) -> None:
         """Make sure that the sum of the losses can be used.
 
         Raises:
-            NotFinite: It is NaN or infinite.
+            NotFinite: The sum is NaN or infinite.
         """
         if not math.isfinite(self.sums["loss"]):
-            raise NotFinite(f"the loss is {self.sums['loss'] / max(1, self.rows)}", hint=DIVERGING)
+            raise NotFinite(f"The loss is {self.sums['loss'] / max(1, self.rows)}", hint=DIVERGING)
 
     def state_dict_keys(self) -> tuple[StateKey, ...]:
-        """Each key of the model's state dict, with the kind and the name of the tensor that it stands for.
+        """Keys of the model's state dict, each with the kind and the name of its tensor.
 
         Raises:
-            UsageError: A key stands for something else.
+            UsageError: A key has no parameter and no buffer.
         """
         first: dict[int, tuple[str, str]] = {}
         for name, parameter in self.model.named_parameters():
@@ -211,8 +210,8 @@ class Learner:
         keys = self.model.state_dict().keys()
         if others := keys - tensors.keys():
             raise UsageError(
-                f"the model's state dict has {min(others)!r}, neither a parameter nor a buffer",
-                hint="keep in a buffer what is to be saved with the model",
+                f"The model's state dict has {min(others)!r}, neither a parameter nor a buffer",
+                hint="make it a buffer, and it is saved with the model",
             )
         return tuple((key, *first[id(tensors[key])]) for key in keys)
 
@@ -224,7 +223,7 @@ class Learner:
             span = slice(offset, offset + parameter.numel())
             flat[span] = parameter.detach().reshape(-1)
             parameter.data = flat[span].view(parameter.shape)
-            # The hook is kept by PyTorch where Python's garbage collector does not look: it must not keep the model.
+            # PyTorch keeps the hook where Python's garbage collector does not look: it must not keep the model alive.
             shipping = partial(_accumulated, weakref.ref(self), number)
             parameter.register_post_accumulate_grad_hook(shipping)  # type: ignore[no-untyped-call]
             slots.append(Slot(name=name, shape=tuple(parameter.shape), offset=offset))
@@ -235,10 +234,10 @@ class Learner:
         *inputs, target = batch
         rows = len(target)
         output = self.model(*inputs)
-        with contextlib.nullcontext() if self._has_lost else _shapes_compared(output, target):
+        with contextlib.nullcontext() if self._loss_checked else _shapes_compared(output, target):
             loss = self._loss(output, target)
-        self._has_lost = True
-        return output, _total(loss, rows, "the loss"), rows
+        self._loss_checked = True
+        return output, _total(loss, rows, "The loss"), rows
 
     def _backward(self, loss: torch.Tensor, ship: Ship | None) -> None:
         self._ship = ship
@@ -250,7 +249,7 @@ class Learner:
         if ship is None:
             return
         for number, (parameter, slot) in enumerate(zip(self._trained, self.slots, strict=True)):
-            if number not in self._shipped:  # it had no part in this pass; what earlier ones gave it counts
+            if number not in self._shipped:  # it had no part in this pass; the gradient of earlier ones counts
                 ship(
                     number,
                     slot.offset,
@@ -259,7 +258,7 @@ class Learner:
             parameter.grad = None
 
     def accumulated(self, number: int, parameter: torch.Tensor) -> None:
-        """A gradient has been added; with re-entrant checkpointing, more than once in a pass, so `grad` is kept."""
+        """Ship a gradient that PyTorch has just added to. Re-entrant checkpointing adds more than once in a pass."""
         if self._ship is not None and parameter.grad is not None:
             self._shipped.add(number)
             self._ship(number, self.slots[number].offset, _vector(parameter.grad))
@@ -270,7 +269,7 @@ class Learner:
         with torch.inference_mode():
             for name, metric in self._metrics.items():
                 with user_code(f"the metric {name!r}"):
-                    self.sums[name] += float(_total(_as_tensor(metric, output, target), rows, f"the metric {name!r}"))
+                    self.sums[name] += float(_total(_as_tensor(metric, output, target), rows, f"The metric {name!r}"))
 
 
 def _accumulated(learner: weakref.ref[Learner], number: int, parameter: torch.Tensor) -> None:
@@ -279,20 +278,10 @@ def _accumulated(learner: weakref.ref[Learner], number: int, parameter: torch.Te
 
 
 def seed_generators(seed: int) -> None:
-    """Seed all generators that a user's code may draw from without asking: PyTorch's, NumPy's, Python's."""
+    """Seed the global generators that a user's code may draw from: PyTorch's, NumPy's, Python's."""
     torch.default_generator.manual_seed(seed)  # not torch.manual_seed: it formats a stack trace for CUDA each time
     np.random.seed(seed % 2**32)
     random.seed(seed)
-
-
-def check_gradient(values: Array) -> None:
-    """Make sure that a gradient can be used.
-
-    Raises:
-        NotFinite: It has an element that is NaN or infinite.
-    """
-    if not is_finite(values):
-        raise NotFinite("the gradient has elements that are not finite", hint=DIVERGING)
 
 
 def _vector(gradient: torch.Tensor) -> Array:
@@ -314,7 +303,7 @@ def _shapes_compared(output: Any, target: Any) -> Iterator[None]:
             yield
         except UserWarning as warning:
             raise UsageError(
-                f"the loss would broadcast an output of shape {list(output.shape)} and a target of shape "
+                f"The loss would broadcast an output of shape {list(output.shape)} and a target of shape "
                 f"{list(target.shape)}",
                 hint="return output.squeeze(1) from the model, or reshape in the loss",
             ) from warning
@@ -339,14 +328,14 @@ def _as_tensor(metric: Callable[..., Any], output: Any, target: Any) -> torch.Te
 def _check(trained: Mapping[str, torch.nn.Parameter]) -> None:
     if not trained:
         raise UsageError(
-            "the model has no parameter that requires a gradient", hint="freeze fewer of its parameters: requires_grad"
+            "The model has no parameter that requires a gradient", hint="leave requires_grad on in model()"
         )
     for name, parameter in trained.items():
         if torch.nn.parameter.is_lazy(parameter):
-            raise UsageError(f"parameter {name!r} has no shape yet", hint="give the lazy module its sizes in model()")
+            raise UsageError(f"Parameter {name!r} has no shape yet", hint="give the lazy module its sizes in model()")
         if parameter.dtype != torch.float32:
             raise UsageError(
-                f"parameter {name!r} is {parameter.dtype}; gradients are exchanged in float32",
+                f"Parameter {name!r} is {parameter.dtype}; gradients are exchanged in float32",
                 hint="call .float() on the model, or freeze the parameter",
             )
 
@@ -356,6 +345,6 @@ def _check_dtypes(model: torch.nn.Module) -> None:
     for name, tensor in model.state_dict().items():
         if isinstance(tensor, torch.Tensor) and str(tensor.dtype) not in publishable:
             raise UsageError(
-                f"tensor {name!r} is {tensor.dtype}, which cannot be published",
+                f"Tensor {name!r} is {tensor.dtype}, which cannot be published",
                 hint="convert it to another dtype in model()",
             )

@@ -1,6 +1,7 @@
-"""What a worker has to hold in memory, added up before the data are opened; what cannot fit is refused.
+"""Memory of a worker, added up before the data are opened; a run that cannot fit is refused.
 
-Knows sizes alone. The activations of a model cannot be known beforehand: half of what is left is theirs.
+The module knows sizes alone, and no torch: `client.plan` predicts with the same sums. Nobody can know the activations
+of a model beforehand, so half of the remaining memory is left to them.
 """
 
 from __future__ import annotations
@@ -11,27 +12,29 @@ from dataclasses import dataclass
 from estafeta.data.manifest import Manifest
 from estafeta.errors import UsageError
 from estafeta.protocol.clipping import BLOCK
-from estafeta.protocol.slices import cut
+from estafeta.protocol.partition import choose, cut
 from estafeta.protocol.spec import RunSpec, Topology
-from estafeta.protocol.topology import choose
 
 MIB = 1 << 20
 
 INDEX_BYTES = 8
-"""A row number is int64."""
+"""Bytes of a row number, an int64."""
+
+VECTOR_ITEM = 4
+"""Bytes of an element of a vector, a float32."""
 
 RUNTIME_BYTES = 320 * MIB
-"""Python, PyTorch, scikit-learn and the runtime client of a worker (`benchmarks/bench_data.py` prints it)."""
+"""Bytes of Python, PyTorch, scikit-learn and the runtime client of a worker (`benchmarks/bench_data.py` prints it)."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What goes into a worker's memory, in bytes.
+    """The parts of a worker's memory, in bytes.
 
     Attributes:
-        size: What the function has.
+        size: Memory that the function has.
         model: Parameters and buffers.
-        gradient: Twice what is trained: as PyTorch sums it, and as one vector to be published.
+        gradient: Twice the trained parameters: the gradient as PyTorch sums it, and as one vector to be published.
         optimizer: The optimiser's state, as far as the topology has the worker hold it.
         windows: The window that is read and the one after it, and the order of their rows, of each stored data set.
         batch: A micro-batch, and a copy of it.
@@ -45,10 +48,14 @@ class MemoryPlan:
     batch: int
 
     @property
+    def needed(self) -> int:
+        """The sum of the parts."""
+        return RUNTIME_BYTES + self.model + self.gradient + self.optimizer + self.windows + self.batch
+
+    @property
     def room(self) -> int:
-        """What blocks may take."""
-        left = self.size - RUNTIME_BYTES - self.model - self.gradient - self.optimizer - self.batch
-        return max(self.windows, left // 2)
+        """Bytes that blocks may take."""
+        return max(self.windows, (self.size - self.needed + self.windows) // 2)
 
     def check(self, window_mb: int) -> None:
         """Refuse what does not fit.
@@ -56,6 +63,8 @@ class MemoryPlan:
         Raises:
             UsageError: The parts are more than the whole; the message has all numbers.
         """
+        if self.needed <= self.size:
+            return
         parts = {
             "Python and PyTorch": RUNTIME_BYTES,
             "the model": self.model,
@@ -64,18 +73,15 @@ class MemoryPlan:
             "two windows of data": self.windows,
             "a micro-batch": self.batch,
         }
-        needed = sum(parts.values())
-        if needed <= self.size:
-            return
         listing = ", ".join(f"{what} {_mb(size)}" for what, size in parts.items() if size)
-        enough = -(-needed * 5 // 4 // MIB)  # a quarter for the activations
+        enough = -(-self.needed * 5 // 4 // MIB)  # a quarter for the activations
         raise UsageError(
-            f"a worker needs {_mb(needed)} MB and has {_mb(self.size)}: {listing}",
-            hint=f"-o worker.memory_mb={enough}, or {self._less(window_mb)}",
+            f"A worker needs {_mb(self.needed)} MB and has {_mb(self.size)}: {listing}",
+            hint=f"-o worker.memory_mb={enough}, or {self._smaller(window_mb)}",
         )
 
-    def _less(self, window_mb: int) -> str:
-        """How less is needed, by what takes most of it."""
+    def _smaller(self, window_mb: int) -> str:
+        """Suggest how to need less memory, by the part that takes most of it."""
         if max(self.windows, self.batch) < self.optimizer + self.gradient:
             return "more --workers with --topology sharded" if self.optimizer else "a smaller model"
         if self.windows >= self.batch and window_mb > 1:
@@ -83,34 +89,45 @@ class MemoryPlan:
         return "-o micro_batch_size=…"
 
 
-def plan_memory(spec: RunSpec, model: int, trained: int, manifests: Sequence[Manifest], *, dense: bool) -> MemoryPlan:
+def plan_memory(spec: RunSpec, model: int, trained: int, manifests: Sequence[Manifest]) -> MemoryPlan:
     """Add up what a worker of a run needs.
 
     Args:
         spec: Gives memory size, micro-batch, window and optimiser.
         model: Bytes of the model.
         trained: Bytes of what is trained of it.
-        manifests: The stored data sets; what a job makes itself is in memory already, or read row by row.
-        dense: Whether sparse rows become dense tensors.
+        manifests: The stored data sets. Data that the job makes are in memory already, or are read row by row.
     """
+    parameters = trained // VECTOR_ITEM
+    topology = choose(spec.topology, parameters, spec.workers)
+    gradient, optimizer = vectors(topology, parameters, spec.workers, len(spec.update_rule.state_slots))
     return MemoryPlan(
         size=spec.functions["worker"].memory_mb * MIB,
         model=model,
-        gradient=2 * trained,
-        optimizer=_held(choose(spec.topology, trained // 4, spec.workers), trained // 4, spec.workers)
-        * len(spec.update_rule.state_slots),
+        gradient=gradient,
+        optimizer=optimizer,
         windows=sum(_windows(manifest, spec.window_mb * MIB) for manifest in manifests),
-        batch=2 * spec.micro_batch_size * max((_row_bytes(m, dense) for m in manifests), default=0),
+        batch=2 * spec.micro_batch_size * max((_row_bytes(m, spec.dense) for m in manifests), default=0),
     )
 
 
-def _held(topology: Topology, parameters: int, workers: int) -> int:
-    """Bytes of each state vector that a worker holds: a slice, and another while it takes lost steps anew."""
-    if topology == "merge":
-        return 0
-    if topology == "replicated":
-        return 4 * parameters
-    return 4 * min(parameters, 2 * max(map(len, cut(parameters, workers, BLOCK))))
+def vectors(topology: Topology, parameters: int, workers: int, state_vectors: int) -> tuple[int, int]:
+    """Return the bytes of gradient and optimiser state that a worker holds beside its model.
+
+    A sharded worker holds a slice of each state vector, and another one while it repeats the steps of a lost rank.
+
+    Args:
+        topology: Decides which rank steps which parameters.
+        parameters: Number of trained parameters.
+        workers: Number of ranks.
+        state_vectors: Number of the optimiser's state vectors, each as long as the parameters.
+    """
+    stepped = {
+        "merge": 0,
+        "replicated": parameters,
+        "sharded": min(parameters, 2 * max(map(len, cut(parameters, workers, BLOCK)))),
+    }[topology]
+    return 2 * VECTOR_ITEM * parameters, state_vectors * VECTOR_ITEM * stepped
 
 
 def _windows(manifest: Manifest, window_bytes: int) -> int:

@@ -1,28 +1,28 @@
-"""Preparing a run: a worker makes the model and opens the data once, publishes version 0 and the plan.
+"""The preparation of a run: a worker makes the model and opens the data once, publishes version 0 and the plan.
 
-The plan is published last: where it is, the weights are. It is a function of the spec and the user's code, so a
-second preparation publishes nothing new.
+The worker publishes the plan last, so a run with a plan has weights. The plan depends on the spec and the user's code
+alone, so a second preparation publishes nothing new.
 """
 
 from __future__ import annotations
 
-from estafeta.data.sampling import steps_per_epoch
+from estafeta.data.sampler import steps_per_epoch
 from estafeta.protocol.invocation import Invocation, dispatch
 from estafeta.protocol.layout import RunLayout
+from estafeta.protocol.partition import choose
 from estafeta.protocol.snapshot import next_actions, take_snapshot
 from estafeta.protocol.spec import Plan, RunSpec, Slot
 from estafeta.protocol.spending import Tab
-from estafeta.protocol.topology import choose
 from estafeta.protocol.weights import Weights, publish_weights
 from estafeta.store.tensorfile import CODES, Array, encode
 from estafeta.training.session import Session, check_rows, open_session
 
 
 def prepare(spec: RunSpec, invocation: Invocation, tab: Tab) -> str:
-    """Publish the first weights and the plan, then do what is next.
+    """Publish the first weights and the plan, then dispatch the next actions.
 
     Returns:
-        What was done, for the log.
+        Summary for the log.
 
     Raises:
         UserCodeError: The job's code raised.
@@ -47,7 +47,7 @@ def prepare(spec: RunSpec, invocation: Invocation, tab: Tab) -> str:
 
 
 def plan_of(session: Session, spec: RunSpec, token: str) -> Plan:
-    """What there is to know of a run before it begins; raises as `prepare` does."""
+    """The plan of a run, before it begins; raises as `prepare` does."""
     learner, rows = session.learner, session.data.rows
     steps = steps_per_epoch(len(rows["train"]), spec.batch_size, spec.drop_last)
     check_rows(session.data, spec, steps)
@@ -59,6 +59,7 @@ def plan_of(session: Session, spec: RunSpec, token: str) -> Plan:
         steps_per_epoch=steps,
         total_steps=steps * spec.epochs,
         data=session.data.tokens,
+        sums=tuple(learner.sums),
         parameters=learner.slots,
         buffers=tuple(_slot(name, array) for name, array in learner.buffers.items()),
         frozen=tuple(_slot(name, array) for name, array in learner.frozen.items()),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from dataclasses import dataclass, field
 
 from estafeta.errors import UsageError
@@ -23,7 +22,6 @@ class Session:
     """One run in a warm environment.
 
     Attributes:
-        run: The run's token.
         data: Its rows.
         learner: Its model.
         version: The weights version that is in the model; None if there is none, or one that is nowhere else.
@@ -32,7 +30,6 @@ class Session:
         prefetched: A micro-batch that has been read already: which one, and its rows.
     """
 
-    run: str
     data: Data
     learner: Learner
     version: int | None = None
@@ -54,10 +51,6 @@ class Session:
             array[...] = self.buffers[name]
 
 
-WARM = "session"
-"""Under which an environment keeps its session."""
-
-
 def open_session(spec: RunSpec, invocation: Invocation) -> Session:
     """The run's session: the warm one, or a new one in its place.
 
@@ -65,19 +58,16 @@ def open_session(spec: RunSpec, invocation: Invocation) -> Session:
         UserCodeError: The job's code raised.
         UsageError: The job cannot be trained.
     """
-    store, layout, memory = invocation.store, RunLayout(spec.run), invocation.memory
-    session: Session | None = memory.get(WARM)
-    if session is None or session.run != spec.token:
-        if session is not None:  # goes before the next model is made: two may not fit the function's memory
-            session = memory[WARM] = None
-            gc.collect()  # the parts of a user's model may know each other
-        seed_generators(spec.seed)
-        job = load_job(f"{store.root}/{layout.code}", spec.job)
-        learner = Learner(job, spec)
-        if learner.frozen and store.exists(layout.frozen):
-            _load_frozen(store, layout, learner)
-        data = Data.open(job, spec, store, learner.bytes, learner.parameters.nbytes)
-        session = memory[WARM] = Session(spec.token, data, learner)
+    store, layout, memory = invocation.store, RunLayout(spec.run), invocation.warm.of(spec.token)
+    if isinstance(memory.session, Session):
+        return memory.session
+    seed_generators(spec.seed)
+    job = load_job(f"{store.root}/{layout.code}", spec.job)
+    learner = Learner(job, spec)
+    if learner.frozen and store.exists(layout.frozen):
+        _load_frozen(store, layout, learner)
+    session = Session(Data.open(job, spec, store, learner.bytes, learner.parameters.nbytes), learner)
+    memory.session = session
     return session
 
 

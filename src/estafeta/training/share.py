@@ -1,7 +1,7 @@
 """A rank's share of a round, micro-batch by micro-batch: the part of a worker that computes.
 
-The sum that it leaves in the learner is a function of the weights, the seed, the round and the rank; how often it was
-broken off, and by whom it was continued, does not show.
+The sum that the share leaves in the learner is a function of the weights, the seed, the round and the rank. It does not
+show how often a leg broke off, nor which leg went on.
 """
 
 from __future__ import annotations
@@ -9,16 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from estafeta.data.sampling import seed_of
-from estafeta.protocol.contribution import BUFFER, GRADIENT, Tally, contribution, tally_of
+import numpy as np
+
+from estafeta.data.sampler import seed_of
 from estafeta.protocol.deadline import Deadline
 from estafeta.protocol.layout import Round
+from estafeta.protocol.message import ABSENT, Head, form_of, kind_of
 from estafeta.protocol.spec import Plan, RunSpec
+from estafeta.protocol.spending import Tab
+from estafeta.protocol.step import check_gradient
 from estafeta.store.files import Buffer, Reader
 from estafeta.store.store import Store
-from estafeta.store.tensorfile import TensorFile
+from estafeta.store.tensorfile import Array
 from estafeta.training.batches import MicroBatches
-from estafeta.training.learner import Ship, check_gradient, seed_generators
+from estafeta.training.learner import Ship, seed_generators
 from estafeta.training.session import Session
 from estafeta.training.table import Batch
 
@@ -29,12 +33,13 @@ class Share:
 
     Attributes:
         parts: Row numbers of each micro-batch.
-        done: Micro-batches done.
-        spent_usd: What the legs before have said it cost.
+        done: Number of micro-batches done.
+        spent_usd: Dollars that the share has cost the legs before.
     """
 
     session: Session
     spec: RunSpec
+    plan: Plan
     round: Round
     rank: int
     parts: MicroBatches
@@ -43,13 +48,13 @@ class Share:
 
     @classmethod
     def of(cls, session: Session, spec: RunSpec, plan: Plan, round_: Round, rank: int) -> Share:
-        """The share that falls to a rank. The session's learner begins a new sum.
+        """Return the share that falls to a rank. The session's learner begins a new sum.
 
         Raises:
             UsageError: The data set has changed since the run was prepared.
         """
         session.learner.reset()
-        return cls(session, spec, round_, rank, session.data.micro_batches(round_, rank, spec, plan))
+        return cls(session, spec, plan, round_, rank, session.data.micro_batches(round_, rank, spec, plan))
 
     @property
     def is_complete(self) -> bool:
@@ -57,34 +62,37 @@ class Share:
         return self.done == len(self.parts)
 
     def resume(self, store: Store, path: str) -> None:
-        """Go on where an unfinished contribution ends.
+        """Go on where an unfinished share ends.
 
         Raises:
-            Gone: It has been swept.
+            Gone: Somebody has swept the file.
+            Corrupt: The file is damaged.
         """
-        learner = self.session.learner
+        learner, phase, size = self.session.learner, self.round.phase, self.plan.size
+        form = form_of(self.plan, phase, unfinished=True)
 
-        def read(reader: Reader) -> Tally:
-            file = TensorFile(reader)
-            tally = tally_of(file)
-            if GRADIENT in file.entries:
-                learner.resume(file.read(GRADIENT), tally.absent, tally.rows, dict(tally.sums))
+        def read(reader: Reader) -> Head:
+            head, vector = form.read(reader)
+            head.check(kind_of(phase), self.round.version, self.rank)
+            learner.rows, learner.sums = head.rows, dict(zip(self.plan.sums, head.sums, strict=True))
+            if phase == "train":
+                for _, gradient in form.stream(reader, head, vector, np.empty(size, np.float32)):  # in one piece
+                    absent = np.flatnonzero(head.buffers[ABSENT]).tolist()
+                    learner.resume(gradient, absent, learner.rows, learner.sums)
                 for name, array in learner.buffers.items():
-                    array[...] = file.read(BUFFER + name)
-            else:
-                learner.rows, learner.sums = tally.rows, dict(tally.sums)
-            return tally
+                    array[...] = head.buffers[name]
+            return head
 
-        tally = store.reading(path, read)
-        self.done, self.spent_usd = tally.parts, tally.spent_usd
+        head = store.reading(path, read)
+        self.done, self.spent_usd = head.parts, head.spent_usd
 
     def work(self, deadline: Deadline, ship: Ship | None = None, in_vain: Callable[[], bool] | None = None) -> None:
-        """Do micro-batches until all are done or the time is short; one is always done.
+        """Do micro-batches until all are done or the time is short. The rank always does one.
 
         Args:
             deadline: Knows the time.
             ship: In a train round, takes the gradients of the last micro-batch as they come.
-            in_vain: Asked before each micro-batch, whether to break off.
+            in_vain: Says before each micro-batch whether to break off.
 
         Raises:
             UserCodeError: The job's code raised.
@@ -105,28 +113,65 @@ class Share:
             learner.check_loss()
 
     def content(self, token: str, spent_usd: float) -> list[Buffer]:
-        """What has been summed so far as a tensor file, complete or not.
+        """Return what this rank has summed so far as a message, complete or not.
 
         Args:
-            token: Of the publication.
-            spent_usd: What this leg has cost.
+            token: The publication's token.
+            spent_usd: Dollars that this leg has cost.
 
         Raises:
             NotFinite: The gradient is NaN or infinite.
         """
-        learner = self.session.learner
-        train = self.round.phase == "train" and learner.rows > 0
-        gradient = learner.gradient() if train else None
+        learner, phase = self.session.learner, self.round.phase
+        gradient = learner.gradient() if phase == "train" and learner.rows else None
+        buffers: dict[str, Array] = {}
         if gradient is not None:
             check_gradient(gradient)
-        absent = () if self.is_complete else learner.absent
-        tally = Tally(learner.rows, learner.sums, self.done, absent, self.spent_usd + spent_usd)
-        return contribution(self.round, self.rank, tally, gradient, learner.buffers if train else {}, token)
+            buffers.update(learner.buffers)
+            if not self.is_complete:
+                buffers[ABSENT] = np.isin(np.arange(len(learner.slots)), learner.absent)
+        return form_of(self.plan, phase, unfinished=not self.is_complete).content(
+            kind_of(phase),
+            gradient,
+            version=self.round.version,
+            rank=self.rank,
+            token=token,
+            parts=self.done,
+            rows=learner.rows,
+            spent_usd=self.spent_usd + spent_usd,
+            sums=tuple(learner.sums.values()),
+            buffers=buffers,
+        )
+
+    def publish(self, store: Store, path: str, token: str, deadline: Deadline, tab: Tab) -> bool:
+        """Publish what this rank has summed so far: a contribution if the share is complete, otherwise a partial.
+
+        Args:
+            store: The store.
+            path: Final name.
+            token: The publication's token.
+            deadline: Learns how long the transfer takes; the session keeps that for its next share.
+            tab: Knows what this leg has cost.
+
+        Returns:
+            Whether the published file is this one; if not, another delivery of the leg was first.
+
+        Raises:
+            NotFinite: The gradient is NaN or infinite.
+        """
+        spent_usd = tab.usd()
+        content = self.content(token, spent_usd)
+        with deadline.transfer():
+            mine = store.publish(path, content, token)
+        if mine:
+            tab.said(spent_usd)
+        self.session.transfer_s = deadline.transfer_s
+        return mine
 
     def prefetch(self) -> None:
         """Read the first micro-batch now, while there is nothing else to do.
 
-        The generators are left as reading it leaves them; nothing may draw from them before it is used.
+        The generators stay as reading leaves them. Nothing may draw from them before the rank uses the micro-batch.
         """
         if len(self.parts):
             self.session.prefetched = self._key(0), self._read(0)
@@ -137,7 +182,7 @@ class Share:
         return batch if key == self._key(part) else self._read(part)
 
     def _read(self, part: int) -> Batch:
-        seed_generators(seed_of(self.spec.seed, self.round, self.rank, part))  # first: the rows may be augmented
+        seed_generators(seed_of(self.spec.seed, self.round, self.rank, part))  # first: reading may augment the rows
         return self.session.data.batch(self.round.phase, self.parts, part)
 
     def _key(self, part: int) -> tuple[object, ...]:

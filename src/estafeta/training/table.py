@@ -1,7 +1,4 @@
-"""A job's data on the function's side: any map-style data set, read batch by batch by row number.
-
-The first of the two modules that import torch (the other is `learner.py`).
-"""
+"""A job's data on the function's side: any map-style data set, read batch by batch by row number."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, TensorDataset, default_collate
 
-from estafeta.data.sampling import Rows
+from estafeta.data.sampler import Rows
 from estafeta.errors import UsageError
 from estafeta.job.user_code import user_code
 
@@ -26,13 +23,13 @@ class Table:
 
     Args:
         source: Tuple of arrays or tensors of equal length, or a map-style data set.
-        collate: Makes a batch of the rows of a map-style data set.
+        collate: Function that makes a batch of the rows of a map-style data set.
 
     Attributes:
-        collated: Whether that is done here: rows of arrays are a batch as they are.
+        collated: Whether the table calls `collate`; rows of arrays are a batch as they are.
 
     Raises:
-        UsageError: It is neither, or the lengths differ.
+        UsageError: The source is neither, or the lengths differ.
     """
 
     def __init__(self, source: Any, collate: Callable[[list[Any]], Any] | None = None) -> None:
@@ -49,7 +46,7 @@ class Table:
                 self._rows = len(source)
         else:
             raise UsageError(
-                f"the data set is a {type(source).__name__}",
+                f"The data set is a {type(source).__name__}",
                 hint="return a tuple of arrays (inputs …, target) or a map-style torch.utils.data.Dataset",
             )
 
@@ -77,7 +74,7 @@ class Table:
         if isinstance(batch, (tuple, list)) and len(batch) >= 2:
             return tuple(batch)
         raise UsageError(
-            f"a row of the data set is a {type(items[0]).__name__}", hint="each row must be a tuple (inputs …, target)"
+            f"A row of the data set is a {type(items[0]).__name__}", hint="each row must be a tuple (inputs …, target)"
         )
 
 
@@ -110,18 +107,18 @@ def _are_tuples(rows: list[Any]) -> bool:
 
 def _tensors(arrays: Sequence[Any]) -> tuple[torch.Tensor, ...]:
     if len(arrays) < 2:
-        raise UsageError("the data set is a tuple of one array", hint="return (inputs …, target)")
+        raise UsageError("The data set is a tuple of one array", hint="return (inputs …, target)")
     tensors = tuple(_tensor(array) for array in arrays)
     if len(lengths := {len(tensor) for tensor in tensors}) > 1:
         raise UsageError(
-            f"the arrays of the data set have different lengths: {sorted(lengths)}",
-            hint="give each of them one row for each example",
+            f"The arrays of the data set have different lengths: {sorted(lengths)}",
+            hint="each row needs a value of every array",
         )
     return tensors
 
 
 def _tensor(array: Any) -> torch.Tensor:
-    """As PyTorch would take it, but floating-point numbers become float32, the parameters' dtype."""
+    """The array as PyTorch would take it, except that floating-point numbers become float32, the parameters' dtype."""
     if isinstance(array, torch.Tensor):
         tensor = array
     else:

@@ -34,14 +34,14 @@ def echo(event, context):
 
 
 def count(event, context):
-    """How often this process has been used, and which it is."""
+    """Number of uses of this process, and its id."""
     global COUNT
     COUNT += 1
     return {"count": COUNT, "pid": os.getpid(), "tmp": tempfile.gettempdir(), "version": context.function_version}
 
 
 def describe(event, context):
-    """What the environment looks like from inside."""
+    """Describe the environment from inside."""
     try:
         multiprocessing.Lock()
         semaphore = None
@@ -73,7 +73,7 @@ def fail(event, context):
 
 
 def leave(event, context):
-    """Write to /tmp and the log, then end the process in the way that was asked for."""
+    """Write to /tmp and the log, then end the process as the event says."""
     count_before = len(list(Path(tempfile.gettempdir()).glob("mark-*")))
     sys.stdout.write("about to leave\n")
     match event["how"]:
@@ -100,7 +100,7 @@ def hold(event, context):
 
 
 def meet(event, context):
-    """Come, wait for the others, and say so; events that do not run at the same time never meet."""
+    """Note the arrival, and wait for the others; events that do not run at the same time never meet."""
     note(event["path"])
     while Path(event["path"]).read_text().count("\n") < event["others"]:
         pause(0.01)
@@ -140,7 +140,7 @@ def tick(event, context):
 
 
 def record(event, context):
-    """Note the attempt, then fail as often as asked."""
+    """Note the attempt, then fail as often as the event says."""
     note(event["path"], id=context.aws_request_id, arn=context.invoked_function_arn)
     attempts = Path(event["path"]).read_text().count(context.aws_request_id)
     if attempts <= event.get("failures", 0):

@@ -16,7 +16,7 @@ from estafeta.protocol.spec import FunctionSettings, Role
 
 
 class Client:
-    """Answers each call with the same."""
+    """A client that gives each call the same answer."""
 
     def __init__(self, payload: bytes = b"", **answer: Any) -> None:
         self.calls: list[dict[str, Any]] = []
@@ -39,7 +39,7 @@ def test_an_event_is_queued() -> None:
 
 
 def test_the_answer_to_an_event_is_read() -> None:
-    """Or the connection could not be used again."""
+    """An unread payload would keep the connection from being used again."""
     client = Client(b"left over")
     invoker(client).send("worker", {})
     assert client.payload.read() == b""
@@ -89,11 +89,11 @@ def test_a_client_never_repeats_a_call() -> None:
     [
         (NoRegionError(), "check region"),
         (ClientError({"Error": {"Code": "ExpiredTokenException"}}, "Invoke"), "check region, credentials"),
-        (ClientError({"Error": {"Code": "AccessDeniedException"}}, "Invoke"), "docs/aws-permissions.md"),
-        (ClientError({"Error": {"Code": "403"}}, "HeadBucket"), "docs/aws-permissions.md"),
+        (ClientError({"Error": {"Code": "AccessDeniedException"}}, "Invoke"), "docs/aws.md"),
+        (ClientError({"Error": {"Code": "403"}}, "HeadBucket"), "docs/aws.md"),
     ],
 )
-def test_what_the_network_says_becomes_a_problem_of_the_environment(error: Exception, hint: str) -> None:
+def test_network_errors_become_environment_problems(error: Exception, hint: str) -> None:
     with pytest.raises(EnvironmentProblem, match="the service cannot be reached") as caught, reaching("the service"):
         raise error
     assert caught.value.exit_code == 3

@@ -89,10 +89,16 @@ def beyond_the_disk(path: Path) -> None:
         ("t.csv", text(TABLE.replace(",", ";")), (), 2, ("no column 'buys'", "--delimiter ';' makes columns")),
         ("t.csv", text("31,Riga,1\n40,Oslo,0\n"), (), 2, ("no column 'buys'", "a first line with the names")),
         ("t.csv", text(TABLE.replace("buys", " buys")), (), 2, ("no column 'buys'", "age, city, ' buys'")),
-        ("t.csv", text(TABLE), ("--label", "buys", "--delimiter", ",,"), 2, ("',,' cannot stand", "one character")),
+        (
+            "t.csv",
+            text(TABLE),
+            ("--label", "buys", "--delimiter", ",,"),
+            2,
+            ("',,' cannot be a delimiter", "one character"),
+        ),
         ("t.csv", text(TABLE + '"22,Oslo,1\n'), (), 2, ("t.csv, line 5, column city: the value is missing",)),
-        ("t.csv.gz", text(TABLE), (), 2, ("t.csv.gz is no whole gzip file", "anew")),
-        ("t.csv.gz", cut_short, (), 2, ("t.csv.gz is no whole gzip file", "anew")),
+        ("t.csv.gz", text(TABLE), (), 2, ("t.csv.gz is not a complete gzip file", "again")),
+        ("t.csv.gz", cut_short, (), 2, ("t.csv.gz is not a complete gzip file", "again")),
         (
             "t.csv",
             text(TABLE.replace("1\n", "1.0\n")),
@@ -100,13 +106,13 @@ def beyond_the_disk(path: Path) -> None:
             2,
             ("'buys' is double", "--category buys"),
         ),
-        ("t.csv", not_text, (), 2, ("column 'age' of t.csv holds bytes", "UTF-8")),
-        ("t.parquet", table(cut=9), (), 2, ("t.parquet is no whole Parquet file", "anew")),
-        ("t.parquet", table(cut=2000), (), 2, ("t.parquet is no whole Parquet file", "anew")),
+        ("t.csv", not_text, (), 2, ("Column 'age' of t.csv holds bytes", "UTF-8")),
+        ("t.parquet", table(cut=9), (), 2, ("t.parquet is not a complete Parquet file", "again")),
+        ("t.parquet", table(cut=2000), (), 2, ("t.parquet is not a complete Parquet file", "again")),
         ("t.csv", beyond_the_disk, (), 3, ("GB, the disk of", "ESTAFETA_HOME")),
     ],
 )
-def test_what_is_refused(
+def test_bad_sources_are_refused(
     source: str,
     write: Callable[[Path], object],
     options: tuple[str, ...],
@@ -192,7 +198,7 @@ def test_an_import_that_is_ended_in_the_middle(
     assert len(left(folder)) == 3  # a folder, a block, a manifest
 
 
-def test_what_a_killed_import_has_left_is_removed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_of_a_killed_import_are_removed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "home/store/datasets/rows").mkdir(parents=True)
     (folder / "home/store/datasets/rows/0123456789abcdef-000000.safetensors").touch()
     assert command("rm", "rows", "--yes") == 0

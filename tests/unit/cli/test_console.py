@@ -16,7 +16,7 @@ from estafeta.cli.words import run as words
 from estafeta.cli.words.error import Complaint
 from estafeta.client.summary import Best, Summary
 from estafeta.cost.cost import Bill, Kept
-from estafeta.cost.metering import Traffic
+from estafeta.cost.meter import Traffic
 from estafeta.job.stopping import EarlyStopping, EpochRecord
 from estafeta.protocol.spec import Failure, FunctionSettings, Limits, Outcome, RunSpec, Status
 

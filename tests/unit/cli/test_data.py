@@ -84,15 +84,20 @@ def test_for_machines(data: Command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "error", "remedy"),
     [
-        (["import", "people", "people.csv"], 2, "which column of people.csv is to be learnt?", "age, city, buys"),
-        (["import", "people", "none.csv", "--label", "a"], 2, "there is no file none.csv", "check the path"),
-        (["import", "people", "people"], 2, "there is no file people", "--format"),
+        (
+            ["import", "people", "people.csv"],
+            2,
+            "people.csv has several columns, and none is named as the label",
+            "age, city, buys",
+        ),
+        (["import", "people", "none.csv", "--label", "a"], 2, "There is no file none.csv", "check the path"),
+        (["import", "people", "people"], 2, "There is no file people", "--format"),
         (["import", "people"], 2, "Missing argument 'SOURCE...'", "estafeta data import --help"),
         (["import", "iris", "people.csv", "--label", "buys"], 2, "comes with scikit-learn", "another name"),
-        (["import", "p", "huge.csv", "--label", "buys"], 3, "the source has", "ESTAFETA_HOME"),
-        (["show", "people"], 2, "there is no data set named 'people'", "estafeta data import people"),
-        (["verify", "people"], 2, "there is no data set named 'people'", "estafeta data import people"),
-        (["rm", "people", "--yes"], 2, "there is no data set named 'people'", "estafeta data import people"),
+        (["import", "p", "huge.csv", "--label", "buys"], 3, "The source has", "ESTAFETA_HOME"),
+        (["show", "people"], 2, "There is no data set named 'people'", "estafeta data import people"),
+        (["verify", "people"], 2, "There is no data set named 'people'", "estafeta data import people"),
+        (["rm", "people", "--yes"], 2, "There is no data set named 'people'", "estafeta data import people"),
     ],
 )
 def test_errors(arguments: list[str], code: int, error: str, remedy: str, data: Command, folder: Path) -> None:
@@ -112,7 +117,7 @@ def test_a_damaged_data_set(data: Command, folder: Path) -> None:
     block.write_bytes(block.read_bytes()[:-1] + b"\xff")
     done = data("verify", "people")
     assert done.code == 3
-    assert "block 0 of data set 'people' is damaged" in done.err
+    assert "Block 0 of data set 'people' is damaged" in done.err
 
 
 def test_nobody_is_asked_without_a_terminal(data: Command) -> None:

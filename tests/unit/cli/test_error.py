@@ -44,7 +44,7 @@ def test_a_failure_names_the_users_own_line_and_the_log() -> None:
     assert complaint.exit_code == 2
 
 
-def test_what_is_not_known_is_not_said() -> None:
+def test_unknown_facts_are_left_out() -> None:
     theirs = ON_LAMBDA.replace("/runs/digits-1a2b3c/code/", "/elsewhere/")
     failure = Failure(reason="X", message="it raised", traceback=theirs, function="estafeta-merge")
     assert of_failure(failure, "r", "local").lines() == [

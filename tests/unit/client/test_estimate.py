@@ -1,4 +1,4 @@
-"""Predictions worked out by hand, and what must hold of all of them."""
+"""Predictions worked out by hand, and properties of all of them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.specs import FUNCTIONS, spec_of
 from estafeta.client.plan.estimate import Estimate, Machine, estimate, grid, machines, pareto, verdict
-from estafeta.client.plan.round import AWS, MIB, Profile, Setting, traffic, valid_traffic
+from estafeta.client.plan.round import AWS, Profile, Setting, traffic, valid_traffic
 from estafeta.cost.cost import Basis, access_usd
-from estafeta.protocol.spec import Topology
+from estafeta.errors import UsageError
+from estafeta.protocol.spec import FunctionSettings, Topology
+from estafeta.training.memory import MIB, RUNTIME_BYTES, plan_memory
 
 PROFILE = Profile(
     parameters=1_000_000,
@@ -27,6 +30,7 @@ PROFILE = Profile(
     valid_row_s=0.0005,
     element_s=1e-9,
     parallel=1.0,
+    model_bytes=4_000_000,
     worker_bytes=400 * MIB,
 )
 """A vector has 4 MB. A share of 4 workers is 25 rows, one pass: 0.01 + 25 * 0.001 = 0.035 s."""
@@ -58,7 +62,7 @@ def test_replicated_by_hand() -> None:
     assert one.efs_usd == 0.0
     assert (one.read_bytes, one.write_bytes) == (64_000_000 + 16 * 512, 16_000_000), "heads are read first"
     assert one.binds == "starting"
-    assert one.memory_mb == 400 + 16, "parameters, gradient and both state vectors are 15.26 MiB"
+    assert one.memory_mb == 400 + 20, "parameters, gradient twice, and both state vectors are 19.07 MiB"
 
 
 def test_sharded_by_hand() -> None:
@@ -66,7 +70,7 @@ def test_sharded_by_hand() -> None:
     one = estimate(PROFILE, Setting(4, 1769, "sharded"), Basis())
     assert one.parts == pytest.approx({"compute": 0.03625, "EFS throughput": 0.279744, "latency": 0.0456}, rel=1e-5)
     assert (one.read_bytes, one.write_bytes) == (28_000_000 + 32 * 512, 20_000_000)
-    assert one.memory_mb == 400 + 10, "two vectors, and a quarter of two: 9.54 MiB"
+    assert one.memory_mb == 400 + 16, "three vectors, and of two the slice of 4 blocks of 16, twice: 15.44 MiB"
 
 
 def test_merge_by_hand() -> None:
@@ -82,7 +86,8 @@ def test_merge_by_hand() -> None:
     billed_s = 4 * (START_S + 20 * worker_s + 2 * valid_s) + START_S + 20 * merge_s + 2 * 0.0228
     assert one.compute_usd == pytest.approx(billed_s * SECOND_USD, rel=1e-5)
     assert one.requests_usd == pytest.approx((1 + 5 * 22) * REQUEST_USD, rel=1e-5)
-    assert (one.read_bytes, one.write_bytes) == (32_000_000 + 16 * 512, 16_000_000 + 12_000_000)
+    assert (one.read_bytes, one.write_bytes) == (32_000_000 + 12 * 512, 16_000_000 + 12_000_000)
+    assert one.memory_mb == 400 + 12, "three vectors: 11.44 MiB"
 
 
 def test_access_that_has_a_price() -> None:
@@ -119,14 +124,34 @@ def test_credit_that_runs_out() -> None:
     assert estimate(profile, setting, Basis(throughput="elastic"), poor).binds != "burst credit"
 
 
-def test_what_cannot_be_done() -> None:
-    huge = replace(PROFILE, parameters=150_000_000)
-    assert estimate(huge, Setting(4, 1769, "replicated"), Basis()).obstacles == ("a worker needs 2,689 MB",)
+def test_settings_that_cannot_train_the_job() -> None:
+    huge = replace(PROFILE, parameters=150_000_000, model_bytes=600_000_000)
+    assert estimate(huge, Setting(4, 1769, "replicated"), Basis()).obstacles == ("a worker needs 3,262 MB",)
     assert estimate(huge, Setting(4, 3538, "replicated"), Basis()).obstacles == ()
     assert estimate(huge, Setting(4, 3538, "merge"), Basis()).obstacles == ("the merge needs 2,389 MB",)
     slow = replace(PROFILE, row_s=40.0)
     assert estimate(slow, Setting(4, 1769, "sharded"), Basis()).obstacles == ("a micro-batch does not fit 900 s",)
     assert not any(one.pareto for one in grid(slow, [1, 4], [1769], TOPOLOGIES, Basis()))
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize("workers", [1, 2, 3, 8, 64])
+@pytest.mark.parametrize("parameters", [1, 1_000, 1_000_000, 30_000_000])
+def test_plan_and_worker_say_the_same_of_the_memory(topology: Topology, workers: int, parameters: int) -> None:
+    model = 4 * parameters + 1000
+    profile = replace(PROFILE, parameters=parameters, model_bytes=model, worker_bytes=RUNTIME_BYTES)
+    needed = estimate(profile, Setting(workers, 10240, topology), Basis()).memory_mb
+    for memory_mb in (needed - 1, needed):
+        worker = FunctionSettings(name="w", memory_mb=memory_mb, timeout_s=900)
+        spec = spec_of("adam", functions={**FUNCTIONS, "worker": worker}, topology=topology, workers=workers)
+        predicted = estimate(profile, Setting(workers, memory_mb, topology), Basis()).obstacles
+        if memory_mb < needed:
+            assert f"a worker needs {needed:,} MB" in predicted
+            with pytest.raises(UsageError, match=f"A worker needs {needed:,} MB"):
+                plan_memory(spec, model, 4 * parameters, ()).check(128)
+        else:
+            assert not any("a worker needs" in obstacle for obstacle in predicted)
+            plan_memory(spec, model, 4 * parameters, ()).check(128)
 
 
 def test_handovers_are_starts_that_are_paid() -> None:
@@ -148,7 +173,7 @@ def test_a_machine_by_hand() -> None:
     assert two.usd == pytest.approx(61.53 / 3600 * 0.0816)
 
 
-# What must hold of all predictions
+# Properties of all predictions
 
 PROFILES = st.builds(
     Profile,
@@ -165,6 +190,7 @@ PROFILES = st.builds(
     valid_row_s=st.floats(1e-8, 1e-2),
     element_s=st.floats(1e-11, 1e-8),
     parallel=st.floats(0, 1),
+    model_bytes=st.just(4_000_000),
     worker_bytes=st.just(300 * MIB),
 )
 SETTINGS = st.builds(Setting, st.integers(1, 64), st.sampled_from(MEMORY_MB), st.sampled_from(TOPOLOGIES))

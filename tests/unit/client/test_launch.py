@@ -1,7 +1,8 @@
-"""Starting a run: what comes before what."""
+"""Starting a run: the order of its steps, and the spec that it sends."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from estafeta.client.backend import ROLES, Backend, Functions, LambdaBackend, Se
 from estafeta.client.connect import TEMPLATE, connect
 from estafeta.errors import EnvironmentProblem, UsageError
 from estafeta.job.job import On
+from estafeta.job.recipe import numbers_of
 
 JOB = estafeta.Job(
     model=lambda: nn.Linear(64, 10),
@@ -29,7 +31,7 @@ JOB = estafeta.Job(
 
 
 def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, upload_s: float = 0.0) -> tuple[Backend, list[Any]]:
-    """A backend in this process, and what happens to it, in order; sending data takes so many seconds of its clock."""
+    """Return a backend in this process, and its events in order; sending data takes `upload_s` seconds of its clock."""
     monkeypatch.setenv("ESTAFETA_HOME", str(tmp_path))
     backend, seen, now = connect("inline"), cast("list[Any]", []), [1000.0]
     versions = backend.with_settings
@@ -55,7 +57,7 @@ def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, upload_s: float = 
 
 
 def test_the_data_is_there_before_the_run_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An upload may take an hour: the limits of the run do not count it, and if it fails nothing else was made."""
+    """An upload may take an hour: the limits of the run do not count it, and a failed one leaves nothing behind."""
     backend, seen = recorded(tmp_path, monkeypatch, upload_s=3600.0)
     backend.bucket = Bucket("b", None)  # type: ignore[arg-type]
     launch.start(JOB, "jobs:job", {"jobs.py": ""}, backend=backend, workers=2, options={}, limits={"max_hours": 0.5})
@@ -82,8 +84,32 @@ def test_nothing_is_sent_for_choices_that_do_not_fit(
     assert seen == []
 
 
+def test_the_spec_has_the_numbers_of_the_job_and_the_words_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, _ = recorded(tmp_path, monkeypatch)
+    job = dataclasses.replace(JOB, seed=5, valid_dataset="digits", dense=True)
+    choices: dict[str, Any] = {"backend": backend, "workers": 2, "topology": "auto", "limits": {}}
+    options = {"epochs": "3", "optimizer.lr": 0.5}
+    spec, changed = launch.spec_for(job, "jobs:job", options=options, command=("jobs.py", "--on", "inline"), **choices)
+    assert numbers_of(spec) == {**numbers_of(changed), "validation": 0.0}, "the job has validation data of its own"
+    assert (spec.seed, spec.epochs, spec.dense) == (5, 3, True)
+    assert spec.options == {"epochs": "3", "optimizer.lr": "0.5"}
+    assert spec.command == ("jobs.py", "--on", "inline")
+
+
+def test_a_choice_that_is_none_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, _ = recorded(tmp_path, monkeypatch)
+    monkeypatch.setattr(backend, "on", "local")
+    with pytest.raises(UsageError, match='topology is \'ring\'; it must be "auto" or "merge"') as caught:
+        launch.start(JOB, "jobs:job", {}, backend=backend, workers=2, topology="ring", options={})  # type: ignore[arg-type]
+    assert caught.value.hint.startswith("set topology to")
+    with pytest.raises(UsageError, match=r"max_rounds is 0; it must be a whole number in \[1, inf\)"):
+        launch.start(JOB, "jobs:job", {}, backend=backend, workers=2, options={}, limits={"max_rounds": 0})
+
+
 @pytest.mark.parametrize(("on", "hint"), [("local", "estafeta resume RUN"), ("aws", "region, credentials")])
-def test_what_helps_if_the_functions_cannot_be_reached(on: On, hint: str) -> None:
+def test_functions_that_cannot_be_reached_get_a_hint(on: On, hint: str) -> None:
     class Gone:
         def get_function_configuration(self, **_: str) -> None:
             raise EndpointConnectionError(endpoint_url="http://127.0.0.1:1")
@@ -93,7 +119,7 @@ def test_what_helps_if_the_functions_cannot_be_reached(on: On, hint: str) -> Non
     assert hint in caught.value.hint
 
 
-def test_a_place_that_there_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_place_that_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ESTAFETA_HOME", str(tmp_path))
     with pytest.raises(UsageError, match="no place 'lambda'") as caught:
         estafeta.train(JOB, on="lambda")  # type: ignore[arg-type]

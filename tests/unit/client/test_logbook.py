@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from estafeta.client.logbook import entries, faults_of, usage_of
-from estafeta.cost.metering import Traffic, traffic_of
+from estafeta.cost.meter import Traffic, traffic_of
 from estafeta.protocol.spec import FunctionSettings, Role
 
 FUNCTIONS: Mapping[Role, FunctionSettings] = {

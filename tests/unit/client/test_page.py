@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from estafeta.cli.main import estafeta as command_line
 from estafeta.client.logbook import Entry
 from estafeta.client.report.charts import MOST_POINTS, line_chart, scale, thinned, ticks
 from estafeta.client.report.page import Facts, commands_of, page
 from estafeta.client.report.timeline import Span, coalesced, packed, spans_of, timeline
 from estafeta.client.summary import Chaos, Summary
 from estafeta.cost.cost import Bill, Kept
-from estafeta.cost.metering import Traffic
+from estafeta.cost.meter import Traffic
 from estafeta.job.stopping import EarlyStopping, EpochRecord
-from estafeta.protocol.spec import Failure, FunctionSettings, Limits, Outcome, RunSpec, Status
+from estafeta.protocol.spec import Failure, FunctionSettings, Limits, Origin, Outcome, RunSpec, Status
 
 EVIL = "<script>alert('&')</script>"
 VOID = ("meta",)
@@ -27,7 +30,7 @@ MOST_BYTES = 3_000_000
 
 
 class Page(HTMLParser):
-    """Checks that elements are closed in their order, and keeps texts and tags."""
+    """A parser that checks that elements are closed in their order, and keeps texts and tags."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -209,7 +212,7 @@ def test_a_successor_gets_a_row_of_its_own_and_the_next_one_the_first_again() ->
     assert packed([Span("x", 0, 9)] * 4) == [[Span("x", 0, 9)], [Span("x", 0, 9)] * 3]
 
 
-def test_what_is_too_close_becomes_one_box_that_looks_like_the_worst() -> None:
+def test_close_boxes_become_one_that_looks_like_the_worst() -> None:
     row = [Span("x", 0, 1), Span("x", 2, 3, kind="failed"), Span("x", 50, 51)]
     first, second = coalesced(row, 10)
     assert (first.kind, first.count, first.end) == ("failed", 2, 3)
@@ -262,7 +265,7 @@ def test_a_look_at_a_run_that_has_ended_does_not_stretch_its_timeline() -> None:
     assert "1 invocations in 1 lanes over 8.0 seconds" in text
 
 
-def test_what_users_write_is_escaped() -> None:
+def test_texts_of_users_are_escaped() -> None:
     made = facts(
         record(1, **{EVIL: 1.0}),
         outcome=failed(EVIL),
@@ -285,8 +288,36 @@ def test_a_long_run_makes_no_long_page() -> None:
 
 
 def test_commands_say_what_was_chosen() -> None:
-    train, resume, export = commands_of(facts(quorum=1, arguments={"model": {"hidden": 64}}).status, "aws")
-    assert {"quorum=1", "model.hidden=64", "optimizer.lr=0.1", "worker.memory_mb=1769"} <= set(train)
-    assert train[2] == "digits.py:job"
+    options = {"quorum": "1", "model.hidden": "64", "optimizer.betas": "[0.8, 0.9]"}
+    given = {
+        "options": options,
+        "limits": Limits(max_cost_usd=2, max_rounds=9),
+        "chaos": "kill=0.1",
+        "topology": "auto",
+    }
+    place = ("examples/digits.py", "--on", "aws", "--stack", "mine")
+    train, resume, export = commands_of(facts(**given, command=place).status, "aws")
+    assert shlex.join(train) == (
+        "estafeta train examples/digits.py --on aws --stack mine --workers 2 --topology auto --max-cost 2.0 "
+        "--max-rounds 9 --chaos kill=0.1 -o quorum=1 -o model.hidden=64 -o 'optimizer.betas=[0.8, 0.9]'"
+    )
     assert resume == ["estafeta", "resume", "r-1", "--on", "aws"]
     assert export == ["estafeta", "export", "r-1", "--on", "aws"]
+
+
+def test_commands_of_a_run_that_python_started_or_that_is_a_fork() -> None:
+    train, *_ = commands_of(facts(job="package.digits:job", options={"epochs": "3"}).status, "local")
+    place = "package/digits.py:job --on local"
+    assert shlex.join(train) == f"estafeta train {place} --workers 2 --topology merge -o epochs=3"
+    fork, *_ = commands_of(facts(origin=Origin(run="r-0", token="t", version=6), options={"epochs": "9"}).status, "aws")
+    assert shlex.join(fork) == "estafeta fork r-0 --from 6 --on aws -o epochs=9"
+
+
+def test_commands_are_understood_by_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[3])
+    limits = Limits(max_cost_usd=2, max_hours=0.5, max_rounds=9)
+    spec = {"command": ("examples/digits.py", "--on", "local"), "options": {"epochs": "3"}, "limits": limits}
+    origin = Origin(run="r-0", token="t", version=6)
+    for status in (facts(**spec).status, facts(**spec, origin=origin).status):
+        for _, name, *words in commands_of(status, "local"):
+            command_line.commands[name].make_context(name, words)

@@ -1,4 +1,4 @@
-"""Prices, worked out by hand from the list prices that `facts` in the comments name; and what adds up to them."""
+"""Prices, worked out by hand from the list prices in the docstrings, and their sums."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from estafeta.cost.cost import GIB, MONTH_S, Basis, Bill, Kept, Usage, access_usd, bill, invocation_usd, second_usd
-from estafeta.cost.metering import KIB, Traffic, kept_bytes, traffic_of
+from estafeta.cost.meter import KIB, Traffic, kept_bytes, traffic_of
 from estafeta.cost.prices import PRICES, prices_of
 
 US = PRICES["us-east-1"]
@@ -51,7 +51,7 @@ def test_access_has_a_price_where_throughput_is_elastic() -> None:
 
 
 def test_one_step_of_8_workers_on_10_mib_costs_a_cent_for_access_and_a_27th_of_that_for_compute() -> None:
-    """Each reads 2 times 10 MiB and the 8 write 9 times 10 MiB: 160 and 90 MiB, in requests of 1 MiB.
+    """The 8 workers read 2 times 10 MiB each and write 9 times 10 MiB: 160 and 90 MiB, in requests of 1 MiB.
 
     160 / 1,024 * $0.03 + 90 / 1,024 * $0.06 = $0.0099609; 8 * 2 s * 1.7275390625 GB * $0.0000133334 = $0.00036855.
     """
@@ -70,8 +70,8 @@ def test_logs() -> None:
     assert invocation_usd(US) == pytest.approx(0.4793968e-6, rel=1e-5)
 
 
-def test_what_is_kept_is_paid_by_the_month_and_a_run_has_its_share() -> None:
-    """10 GiB at $0.30 are $3 a month, whosever they are; for half a month, $1.50; for an hour of 720, $0.0041667."""
+def test_storage_is_paid_by_the_month_and_a_run_has_its_share() -> None:
+    """10 GiB at $0.30 are $3 a month for any owner; for half a month, $1.50; for an hour of 720, $0.0041667."""
     kept = Kept(run_bytes=4 * GIB, data_bytes=6 * GIB)
     half = billed(used(), kept=kept, seconds=MONTH_S / 2)
     assert half.storage_month == pytest.approx(3.0)
@@ -89,7 +89,7 @@ def test_data_comes_in_through_s3_once() -> None:
     assert costs.total == pytest.approx(3 * 0.2e-6)
 
 
-def test_what_a_kept_file_is_metered_as() -> None:
+def test_kept_files_are_metered_in_steps() -> None:
     """2 KiB for its inode, and its data in steps of 4 KiB, one at least."""
     for size, kib in ((0, 6), (1, 6), (4 * KIB, 6), (4 * KIB + 1, 10), (1 << 20, 1026)):
         assert kept_bytes(size) == kib * KIB

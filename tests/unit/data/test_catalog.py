@@ -1,4 +1,4 @@
-"""What a store has of data sets, whatever happened while they were imported, removed or damaged."""
+"""The data sets of a store, after accidents during import and removal, and after damage."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Numbers:
 
 
 class Failing(Interposed):
-    """Files of a machine to which something happens at the n-th call that changes the store."""
+    """Files of a machine that has an accident at the n-th call that changes the store."""
 
     def __init__(self, at: int, accident: BaseException) -> None:
         super().__init__(OsFiles())
@@ -103,7 +103,7 @@ def test_an_import_that_ends_anywhere_leaves_nothing_and_can_be_repeated(
 
 @pytest.mark.parametrize("at", range(1, 2 * (BLOCKS + 1) + 1))
 def test_an_import_that_is_killed_anywhere_is_not_seen(at: int, store: Store) -> None:
-    """Nobody tidies up behind it but the next import that succeeds."""
+    """Only the next successful import removes its files."""
 
     class Killed(BaseException):
         pass
@@ -116,7 +116,7 @@ def test_an_import_that_is_killed_anywhere_is_not_seen(at: int, store: Store) ->
 
     with pytest.raises(Killed):
         bring(Store(store.root, Dead(at, Killed())))
-    published = at == 2 * (BLOCKS + 1)  # after the manifest has its name, the data set is there
+    published = at == 2 * (BLOCKS + 1)  # the data set exists once the manifest has its name
     assert names(store) == (["n"] if published else [])
     if published:
         assert list(verify(store, read_manifest(store, "n"))) == list(range(BLOCKS))
@@ -125,9 +125,9 @@ def test_an_import_that_is_killed_anywhere_is_not_seen(at: int, store: Store) ->
         assert len([name for name in files(store) if ".tmp-" not in name]) == BLOCKS + 1
 
 
-def test_of_two_imports_at_once_one_wins(store: Store) -> None:
+def test_one_of_two_concurrent_imports_wins(store: Store) -> None:
     won: list[Manifest] = []
-    with pytest.raises(UsageError, match="there is a data set named 'n' already"):
+    with pytest.raises(UsageError, match="There is a data set named 'n' already"):
         bring(store, Numbers(lambda: won.append(bring(store))))
     assert read_manifest(store, "n") == won[0]
     assert list(verify(store, won[0])) == list(range(BLOCKS))
@@ -137,9 +137,9 @@ def test_of_two_imports_at_once_one_wins(store: Store) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: path.unlink(), "block 3 of data set 'n' is missing"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "block 3 of data set 'n' is damaged: its file has"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\1"), "is damaged: tensor 'target' has digest"),
+        (lambda path: path.unlink(), "Block 3 of data set 'n' is missing"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "Block 3 of data set 'n' is damaged: its file has"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\1"), "is damaged: Tensor 'target' has digest"),
         (
             lambda path: path.write_bytes(next(path.parent.glob("*4.safetensors")).read_bytes()),
             "is damaged: its file is not that of this block",
@@ -156,12 +156,12 @@ def test_damage_is_found(damage: Callable[[Path], object], message: str, store: 
 def test_a_manifest_that_cannot_be_read(store: Store) -> None:
     bring(store)
     Path(store.root, "datasets/n/manifest.json").write_text('{"format": "estafeta-dataset/2"}')
-    with pytest.raises(Corrupt, match="the manifest of data set 'n' cannot be read"):
+    with pytest.raises(Corrupt, match="The manifest of data set 'n' cannot be read"):
         read_manifest(store, "n")
 
 
 def test_blocks_that_are_not_even_are_no_data_set(store: Store) -> None:
-    """Which block a row is in is a division: a manifest that it would not hold for is refused."""
+    """A division finds the block of a row, so a manifest with uneven blocks is refused."""
     bring(store)
     path = Path(store.root, "datasets/n/manifest.json")
     document = json.loads(path.read_text())
@@ -173,8 +173,8 @@ def test_blocks_that_are_not_even_are_no_data_set(store: Store) -> None:
             read_manifest(store, "n")
 
 
-def test_what_is_not_there_is_named_with_what_is(store: Store) -> None:
-    with pytest.raises(UsageError, match="which has none") as caught:
+def test_missing_data_set_is_named_beside_those_there(store: Store) -> None:
+    with pytest.raises(UsageError, match="which is empty") as caught:
         read_manifest(store, "people")
     assert "estafeta data import people" in caught.value.hint
     bring(store, name="digits-2")

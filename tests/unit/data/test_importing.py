@@ -14,13 +14,13 @@ from pyarrow import parquet
 from scipy.sparse import csr_matrix, random_array
 from sklearn.datasets import dump_svmlight_file, load_svmlight_file
 
-from estafeta.data.blocks import Csr, Part, stack
+from estafeta.data.blocks import Csr, RowArray, stack
 from estafeta.data.catalog import names, read_block, read_manifest, verify
 from estafeta.data.importing.importer import Progress, Wishes, import_dataset
 from estafeta.data.importing.sources import Reading, open_source
 from estafeta.data.importing.tabular import Choice
 from estafeta.data.manifest import Manifest
-from estafeta.data.sampling import held_out
+from estafeta.data.sampler import held_out
 from estafeta.errors import EnvironmentProblem, EstafetaError, UsageError
 from estafeta.store.store import Store
 
@@ -54,7 +54,7 @@ def bring(store: Store) -> Import:
     return bring
 
 
-def whole(store: Store, manifest: Manifest) -> list[Part]:
+def whole(store: Store, manifest: Manifest) -> list[RowArray]:
     """All rows of a data set."""
     blocks = [read_block(store, manifest, number) for number in range(len(manifest.blocks))]
     return [stack(p) if isinstance(p[0], Csr) else np.concatenate(p) for p in map(list, zip(*blocks, strict=True))]
@@ -122,16 +122,21 @@ def test_missing_numbers_are_kept_for_the_mean(store: Store, bring: Import, tmp_
     [
         ("", {}, "t.csv is empty", "no rows"),
         ("a,label\n", {}, "t.csv has no rows", ""),
-        ("a,label\n1,2\n3\n", {}, r"t.csv, line 3, column label: the value is missing", "put the row right"),
-        ("a,label\n1,2\n3,4,5\n", {}, r"t.csv, line 3, column 3: the value is one too many: '5'", "put the row right"),
+        ("a,label\n1,2\n3\n", {}, r"t.csv, line 3, column label: the value is missing", "correct or remove the row"),
+        (
+            "a,label\n1,2\n3,4,5\n",
+            {},
+            r"t.csv, line 3, column 3: the value is one too many: '5'",
+            "correct or remove the row",
+        ),
         ("a,label\n1,2\n", {"label": "y"}, "has no column 'y' to learn", "a, label"),
-        ("a,label\n1,2\n", {"label": None}, "which column of .*t.csv is to be learnt", "one of a, label"),
+        ("a,label\n1,2\n", {"label": None}, "t.csv has several columns, and none is named", "one of a, label"),
         ("a,label\n1,2\n", {"ignore": ("b",)}, "no column 'b' to ignore", "a, label"),
         ("a,label\n1,2\n", {"ignore": ("a",)}, "has no column but the label", "inputs"),
         ("a,a,label\n1,1,2\n", {}, "two columns named 'a'", "a name of its own"),
-        ("a,label\n2020-01-01,2\n", {}, "column 'a' of .*t.csv holds date32", "--ignore a"),
-        ("a,label\n1,x\n", {"target": "number"}, "the label 'label' is text", "--target"),
-        ("a,label\n1,0.5\n", {"target": "class"}, "the label 'label' is double", "--target"),
+        ("a,label\n2020-01-01,2\n", {}, "Column 'a' of .*t.csv holds date32", "--ignore a"),
+        ("a,label\n1,x\n", {"target": "number"}, "The label 'label' is text", "--target"),
+        ("a,label\n1,0.5\n", {"target": "class"}, "The label 'label' is double", "--target"),
     ],
 )
 def test_tables_that_are_refused(
@@ -151,10 +156,8 @@ def test_tables_that_are_refused(
         ("1\n", r"line 200002, column label: the value is missing"),
     ],
 )
-def test_what_is_wrong_far_behind_is_found(
-    late: str, message: str, store: Store, bring: Import, tmp_path: Path
-) -> None:
-    """Behind the first megabyte, where types are not guessed any more and blocks have been published."""
+def test_late_errors_in_a_file_are_found(late: str, message: str, store: Store, bring: Import, tmp_path: Path) -> None:
+    """The error comes after the first megabyte, when Arrow has guessed the types and blocks are published."""
     content = "a,label\n" + "12345678,1\n" * 200_000 + late
     with pytest.raises(UsageError, match=message):
         bring(file(tmp_path, content), label="label", block_bytes=1 << 16)
@@ -223,7 +226,7 @@ def test_parquet_that_is_not_whole(store: Store, bring: Import, people: pa.Table
     path = tmp_path / "folder/1.parquet"
     content = path.read_bytes()
     path.write_bytes(content[:-100])
-    with pytest.raises(UsageError, match=r"1.parquet is no whole Parquet file"):
+    with pytest.raises(UsageError, match=r"1.parquet is not a complete Parquet file"):
         bring(path, label="y")
     path.write_bytes(content[:4] + b"\xff" * 50 + content[54:])
     with pytest.raises(UsageError, match=r"1.parquet is damaged"):
@@ -282,7 +285,7 @@ def test_an_array_file_that_is_a_single_number(store: Store, bring: Import, tmp_
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"x": IMAGES, "z": LABELS}, "no array that is clearly the target"),
+        ({"x": IMAGES, "z": LABELS}, "no array whose name says that it is the target"),
         ({"y": LABELS}, "no array but the target"),
         ({"x": IMAGES, "y": LABELS[1:]}, "different lengths: x 70, y 69"),
         ({"x": np.array(["a"] * 70), "y": LABELS}, "is <U1"),
@@ -304,7 +307,7 @@ def test_an_archive_that_is_not_whole(store: Store, bring: Import, tmp_path: Pat
     np.savez(tmp_path / "a.npz", x=IMAGES, y=LABELS)
     content = (tmp_path / "a.npz").read_bytes()
     (tmp_path / "a.npz").write_bytes(content[:-300])
-    with pytest.raises(UsageError, match="is no whole file of numpy arrays"):
+    with pytest.raises(UsageError, match="is not a complete file of numpy arrays"):
         bring(tmp_path / "a.npz")
     (tmp_path / "a.npz").write_bytes(content[:5000] + b"\xff" + content[5001:])
     with pytest.raises(UsageError, match="is damaged"):
@@ -411,7 +414,7 @@ def test_factories(store: Store, bring: Import, tmp_path: Path) -> None:
         with pytest.raises(EstafetaError, match=message) as caught:
             bring(f"{place}:{attribute}", name="f")
         assert caught.value.exit_code == 2, "no run has failed"
-    with pytest.raises(UsageError, match="there is no module"):
+    with pytest.raises(UsageError, match="There is no module"):
         bring("no.such.module:rows", name="f")
     assert names(store) == ["d", "e"]
 
@@ -440,7 +443,7 @@ def test_standardizing_needs_columns(bring: Import, store: Store, sparse: tuple[
 def test_the_name_is_taken(store: Store, bring: Import, tmp_path: Path) -> None:
     path = file(tmp_path, WHOLE)
     first = bring(path, label="label")
-    with pytest.raises(UsageError, match="there is a data set named 'd' already") as caught:
+    with pytest.raises(UsageError, match="There is a data set named 'd' already") as caught:
         bring(path, label="label")
     assert "estafeta data rm d" in caught.value.hint
     assert list(verify(store, first)) == [0]

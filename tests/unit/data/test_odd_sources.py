@@ -1,4 +1,4 @@
-"""Files as other programs write them: what they mean is what is imported."""
+"""Files as other programs write them: the import takes their meaning."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_comments_before_the_first_sparse_row_do_not_make_numbers_of_classes(tmp
 
 
 def test_line_breaks_inside_quotes(tmp_path: Path) -> None:
-    """More text than Arrow parses at once: it has to see that a value goes on in the next line."""
+    """The text is longer than Arrow parses at once: Arrow has to see that a value continues in the next line."""
     path, rows = tmp_path / "t.csv", 60_000
     path.write_text("note,x,y\n" + "".join(f'"first {i % 3}\nsecond, line",{i},{i % 2}\n' for i in range(rows)))
     manifest, (numbers, codes, _) = bring(tmp_path, path, Reading(choice=Choice(label="y")))
@@ -85,8 +85,8 @@ def test_a_data_set_whose_length_is_no_number_of_rows(length: object) -> None:
 
 
 @pytest.mark.parametrize("delimiter", ["é", "\n", ", "])
-def test_what_cannot_stand_between_values(delimiter: str, tmp_path: Path) -> None:
+def test_impossible_delimiters_are_refused(delimiter: str, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("x,y\n1,0\n")
     reading = Reading(choice=Choice(label="y"), delimiter=delimiter)
-    with pytest.raises(UsageError, match="cannot stand between values"):
+    with pytest.raises(UsageError, match="cannot be a delimiter"):
         bring(tmp_path, tmp_path / "t.csv", reading)

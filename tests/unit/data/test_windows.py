@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estafeta.data.sampling import Rows, held_out, steps_per_epoch
-from estafeta.data.windows import PARTS, BlockRows, Deal, Share
+from estafeta.data.sampler import Rows, held_out, steps_per_epoch
+from estafeta.data.windows import PARTS, BlockRows, Deal, RankRows
 
 
 def block_rows(lengths: list[int], held: bool | None = None, fraction: float = 0.0, size: int = 100) -> BlockRows:
@@ -23,7 +23,7 @@ def deal_of(rows: BlockRows, *, workers: int = 1, batch: int = 10, drop: bool = 
     return Deal(rows, workers, batch, steps, micro_batch_size=7, window_bytes=window, seed=1)
 
 
-def rows_of(share: Share) -> list[int]:
+def rows_of(share: RankRows) -> list[int]:
     return [row for part in range(len(share)) for row in share[part].tolist()]
 
 
@@ -94,7 +94,7 @@ def test_a_window_is_all_that_is_needed_at_once(lengths: list[int], workers: int
 
 
 def test_each_block_is_read_in_one_stretch() -> None:
-    """Per rank and epoch: what has left the window does not come back."""
+    """Blocks that have left a rank's window do not come back in the epoch."""
     rows = block_rows([10] * 40)
     deal = deal_of(rows, workers=3, batch=30, window=400)
     for rank in range(3):
@@ -130,7 +130,7 @@ def test_rows_are_shuffled_in_their_window() -> None:
     assert abs(np.corrcoef(positions, np.arange(300))[0, 1]) < 0.2
 
 
-def test_what_there_is_not() -> None:
+def test_rows_beyond_the_end_and_empty_shares() -> None:
     share = deal_of(block_rows([10])).train(0, 0)
     with pytest.raises(IndexError):
         share[len(share)]

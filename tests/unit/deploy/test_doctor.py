@@ -1,4 +1,4 @@
-"""`estafeta doctor` on this machine: how checks are gone through, and what each says when something is wrong."""
+"""`estafeta doctor` on this machine: the order of the checks, and the finding of each when something is wrong."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_each_check_passes_or_fails_with_its_cure() -> None:
     assert "docs/troubleshooting.md" in unknown.cure
 
 
-def test_what_needs_something_that_is_not_right_is_not_tried() -> None:
+def test_checks_with_failed_needs_are_not_tried() -> None:
     def never() -> str:
         raise AssertionError
 
@@ -65,7 +65,7 @@ def test_a_defect_of_a_check_is_no_finding() -> None:
 
 @pytest.fixture
 def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Finding]:
-    """Carry out one check, in a home of the test's own."""
+    """Make one check, in a home of the test's own."""
     monkeypatch.setenv("ESTAFETA_HOME", str(tmp_path / "home"))
 
     def look(name: str) -> Finding:
@@ -85,7 +85,7 @@ def test_this_machine_is_well(look: Callable[[str], Finding], tmp_path: Path) ->
 def test_a_missing_package(look: Callable[[str], Finding], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "NEEDED", {**machine.NEEDED, "no-such-torch": "torch"})
     found = look("packages")
-    assert (found.passed, found.detail) == (False, "not installed: no-such-torch")
+    assert (found.passed, found.detail) == (False, "Not installed: no-such-torch")
     assert found.cure == "pip install 'estafeta[torch]'"
 
 
@@ -137,7 +137,7 @@ def test_the_exit_code_and_the_words(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("pass    python    Python 3.")
     assert lines[1:3] == [
-        "fail    packages  not installed: no-such-torch",
+        "fail    packages  Not installed: no-such-torch",
         "                  try: pip install 'estafeta[torch]'",
     ]
     assert lines[-1] == "-       service   not tried: packages must pass first"
@@ -149,6 +149,6 @@ def test_the_exit_code_and_the_words(
     assert facts["checks"][1] == {
         "name": "packages",
         "passed": False,
-        "detail": "not installed: no-such-torch",
+        "detail": "Not installed: no-such-torch",
         "cure": "pip install 'estafeta[torch]'",
     }

@@ -204,7 +204,7 @@ def test_a_name_leads_nowhere_else(run: str, relay: Relay, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("event", [{}, {"verb": "dance"}, {"verb": "stop"}, [], None, "stop"])
-def test_what_control_does_not_understand(event: Any, relay: Relay) -> None:
+def test_control_refuses_unknown_events(event: Any, relay: Relay) -> None:
     answer = error_of(relay.call("control", event))
     assert (answer["kind"], answer["exit_code"]) == ("UsageError", 2)
     assert "control does not understand" in answer["message"]
@@ -329,7 +329,7 @@ def test_an_answer_fits_what_lambda_can_return() -> None:
         ({"which": "final", "offset": -1}, "does not understand"),
     ],
 )
-def test_what_cannot_be_fetched(fields: dict[str, Any], message: str, relay: Relay) -> None:
+def test_missing_exports_cannot_be_fetched(fields: dict[str, Any], message: str, relay: Relay) -> None:
     done(relay)
     assert message in error_of(relay.control("fetch", **fields))["message"]
 

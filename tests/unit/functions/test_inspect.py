@@ -15,6 +15,7 @@ from core.stage import Stage
 from estafeta.cli.words import inspection as words
 from estafeta.functions.verbs.inspect import Inspection
 from estafeta.protocol.listing import leg_claimed_in
+from estafeta.protocol.message import glance
 from estafeta.protocol.snapshot import Reside, Work, next_actions, take_snapshot, takeovers
 from estafeta.store.files import OsReader
 from estafeta.store.store import temporary_name
@@ -51,16 +52,17 @@ def test_before_it_is_prepared_there_is_nothing_but_what_is_next(tmp_path: Path)
     assert "next prepare" in text_of(found)
 
 
-def test_who_has_contributed_what_and_who_is_missing(tmp_path: Path) -> None:
-    relay = at_a_round(tmp_path, lambda r: r.store.exists(r.layout.contributions + "/train-00000002-0000.safetensors"))
+def test_inspect_tells_contributions_and_missing_ranks(tmp_path: Path) -> None:
+    relay = at_a_round(tmp_path, lambda r: r.store.exists(r.layout.contributions + "/train-00000002-0000"))
     found = inspect(relay)
     newest = found.rounds[0]
     assert (newest.round, newest.missing) == ("train-00000002", (1, 2))
     (entry,) = newest.contributions
-    with OsReader(str(tmp_path / relay.layout.contributions / "train-00000002-0000.safetensors")) as reader:
-        file = TensorFile(reader)
-        assert entry.digest == file.digests["gradient"]
-        assert entry.token == file.metadata["token"]
+    with OsReader(str(tmp_path / relay.layout.contributions / "train-00000002-0000")) as reader:
+        vector = np.empty(found_size(relay), np.float32)
+        reader.readinto(vector.data, reader.size - vector.nbytes)
+        assert entry.digest == f"{digest(vector):08x}"
+        assert entry.token == glance(reader).token
     assert (entry.rank, entry.leg, entry.generation) == (0, 0, None)
     snapshot = take_snapshot(relay.store, relay.layout, relay.spec)
     expected = [a for a in next_actions(snapshot) if isinstance(a, Work)]

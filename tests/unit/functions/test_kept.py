@@ -10,7 +10,7 @@ from core.driver import Relay
 from core.specs import spec_of
 from core.stage import Stage
 from estafeta.cost.cost import Kept
-from estafeta.cost.metering import kept_bytes
+from estafeta.cost.meter import kept_bytes
 from estafeta.data.catalog import read_manifest
 from estafeta.data.importing.importer import import_dataset
 from estafeta.functions.verbs import kept as module

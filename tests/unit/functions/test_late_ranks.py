@@ -11,15 +11,15 @@ import pytest
 from conformance.clock import VirtualClock
 from core.driver import Relay
 from core.specs import spec_of
-from estafeta.functions.late_ranks import RESERVE_S, await_others, patience_of
-from estafeta.protocol.contribution import Tally, contribution, tally_of
+from estafeta import waiting
+from estafeta.functions.late_ranks import await_others, patience_of
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import Round
 from estafeta.protocol.listing import ranks_in
-from estafeta.protocol.patience import KNOWN
-from estafeta.protocol.weights import read_weights
+from estafeta.protocol.message import Kind, form_of, glance
+from estafeta.protocol.snapshot import read_plan
+from estafeta.protocol.warm import Warm
 from estafeta.store.store import Store
-from estafeta.store.tensorfile import TensorFile
 
 ROUND = Round(1, "train")
 
@@ -44,16 +44,17 @@ class Waiting:
             self.contribute(rank, rows)
 
     def contribute(self, rank: int, rows: int = 1) -> None:
-        size = read_weights(self.store, self.relay.layout, 1).parameters.size
-        gradient = np.ones(size, np.float32) if rows else None
-        content = contribution(ROUND, rank, Tally(rows, {"loss": 1.0, "accuracy": 1.0}, 1), gradient, {}, "t")
+        plan = read_plan(self.store, self.relay.layout)
+        gradient = np.ones(plan.size, np.float32) if rows else None
+        head = {"version": ROUND.version, "rank": rank, "rows": rows, "sums": (1.0, 1.0), "token": "t"}
+        content = form_of(plan, "train").content(Kind.GRADIENT, gradient, **head)
         self.store.publish(self.relay.layout.contribution(ROUND, rank), content, "t")
 
     def wait(self, *, known_s: float | None = 10.0, token: str = "waits", **changes: Any) -> frozenset[int]:
         """What rank 0 finds, in an environment where shares have taken so long."""
-        options = {"remaining_s": lambda: 900.0, "memory": {}, **changes}
+        options = {"remaining_s": lambda: 900.0, "warm": Warm(), **changes}
         invocation = Invocation(self.store, lambda functions: self.relay, token, **options)
-        for _ in range(KNOWN if known_s else 0):
+        for _ in range(waiting.KNOWN_ROUNDS if known_s else 0):
             patience_of(self.relay.spec, invocation).note(known_s or 0.0)
         return await_others(ROUND, 0, self.clock.monotonic(), self.relay.spec, invocation)
 
@@ -63,60 +64,60 @@ class Waiting:
         return {
             rank
             for rank in ranks_in(self.store.list(layout.contributions), ROUND)
-            if self.store.reading(layout.contribution(ROUND, rank), lambda r: tally_of(TensorFile(r)).missed)
+            if self.store.reading(layout.contribution(ROUND, rank), lambda reader: glance(reader).is_stand_in)
         }
 
 
 def test_it_closes_the_round_when_half_as_long_again_has_passed(tmp_path: Path) -> None:
-    waiting = Waiting(tmp_path)
-    assert waiting.wait() == {0, 1, 2}
-    assert waiting.clock.monotonic() == pytest.approx(15.0)
-    assert waiting.missed() == {1}
+    late = Waiting(tmp_path)
+    assert late.wait() == {0, 1, 2}
+    assert late.clock.monotonic() == pytest.approx(15.0)
+    assert late.missed() == {1}
 
 
 def test_it_does_not_wait_when_all_come(tmp_path: Path) -> None:
-    waiting = Waiting(tmp_path)
-    waiting.clock.after(3.0, lambda: waiting.contribute(1))
-    assert waiting.wait() == {0, 1, 2}
-    assert waiting.clock.monotonic() < 6.0
-    assert waiting.missed() == set()
+    late = Waiting(tmp_path)
+    late.clock.after(3.0, lambda: late.contribute(1))
+    assert late.wait() == {0, 1, 2}
+    assert late.clock.monotonic() < 6.0
+    assert late.missed() == set()
 
 
 def test_it_does_not_stay_longer_than_its_time_allows(tmp_path: Path) -> None:
-    waiting = Waiting(tmp_path)
-    assert waiting.wait(remaining_s=lambda: RESERVE_S + 4.0) == {0, 1, 2}
-    assert waiting.clock.monotonic() == pytest.approx(4.0)
+    late = Waiting(tmp_path)
+    assert late.wait(remaining_s=lambda: waiting.CLOSING_RESERVE_S + 4.0) == {0, 1, 2}
+    assert late.clock.monotonic() == pytest.approx(4.0)
 
 
 def test_one_waits_and_its_retry_in_its_place(tmp_path: Path) -> None:
-    waiting = Waiting(tmp_path)
-    waiting.store.claim(waiting.relay.layout.legs, "close-train-00000001", generation=0, token="waits")
-    assert waiting.wait(token="another") == {0, 2}
-    assert waiting.clock.monotonic() == 0.0
-    assert waiting.wait(token="waits") == {0, 1, 2}
+    late = Waiting(tmp_path)
+    late.store.claim(late.relay.layout.legs, "close-train-00000001", generation=0, token="waits")
+    assert late.wait(token="another") == {0, 2}
+    assert late.clock.monotonic() == 0.0
+    assert late.wait(token="waits") == {0, 1, 2}
 
 
 def test_who_does_not_know_how_long_shares_take_leaves(tmp_path: Path) -> None:
-    waiting = Waiting(tmp_path)
-    assert waiting.wait(known_s=None) == {0, 2}
-    assert waiting.wait(token="another") == {0, 1, 2}, "it has not claimed what it does not do"
+    late = Waiting(tmp_path)
+    assert late.wait(known_s=None) == {0, 2}
+    assert late.wait(token="another") == {0, 1, 2}, "it has not claimed what it does not do"
 
 
 def test_of_no_rows_there_is_no_mean(tmp_path: Path) -> None:
-    waiting = Waiting(tmp_path, rows=0)
-    assert waiting.wait() == {0, 2}
-    assert waiting.missed() == set()
+    late = Waiting(tmp_path, rows=0)
+    assert late.wait() == {0, 2}
+    assert late.missed() == set()
 
 
 def test_what_was_swept_is_not_missing(tmp_path: Path) -> None:
     """The round is over, and another's sweeping has got as far as rank 1."""
-    waiting = Waiting(tmp_path)
-    layout = waiting.relay.layout
+    late = Waiting(tmp_path)
+    layout = late.relay.layout
 
     def go_on() -> None:
         for path in (layout.optimizer(1), layout.version(1)):
-            waiting.store.publish(path.replace("00000001", "00000002"), [b"a token"], "token")
+            late.store.publish(path.replace("00000001", "00000002"), [b"a token"], "token")
 
-    waiting.clock.after(3.0, go_on)
-    assert waiting.wait() == {0, 2}
-    assert waiting.missed() == set()
+    late.clock.after(3.0, go_on)
+    assert late.wait() == {0, 2}
+    assert late.missed() == set()

@@ -151,14 +151,14 @@ def test_a_run_that_is_not_prepared_is_left_alone(tmp_path: Path) -> None:
 def test_the_second_of_two_merges_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both have summed; the other has published, and swept what this one has just read."""
     relay, event = at_merge(tmp_path, "train-00000000")
-    plain = module.combine
+    plain = module.advance
 
-    def combine_slowly(*arguments: Any) -> None:
+    def advance_slowly(*arguments: Any) -> None:
         plain(*arguments)
-        monkeypatch.setattr(module, "combine", plain)
+        monkeypatch.setattr(module, "advance", plain)
         assert merge(relay, "train-00000000") == "merged train-00000000, invoked 2 workers"
 
-    monkeypatch.setattr(module, "combine", combine_slowly)
+    monkeypatch.setattr(module, "advance", advance_slowly)
     assert relay.redeliver(event)["done"] == "left: another merge was first"
     assert len(workers_queued(relay)) == 2
 
@@ -166,14 +166,14 @@ def test_the_second_of_two_merges_leaves(tmp_path: Path, monkeypatch: pytest.Mon
 def test_an_attempt_that_broke_off_leaves_nothing_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The step has changed the parameters in place when memory runs out; the retry finds the same environment."""
     relay, _ = at_merge(tmp_path, "train-00000001")
-    plain = module.combine
+    plain = module.advance
 
-    def combine_and_break(store: Any, layout: Any, spec: Any, plan: Any, round_: Any, weights: Any) -> None:
-        monkeypatch.setattr(module, "combine", plain)
+    def advance_and_break(weights: Any, *others: Any) -> None:
+        monkeypatch.setattr(module, "advance", plain)
         weights.parameters += 1
         raise MemoryError
 
-    monkeypatch.setattr(module, "combine", combine_and_break)
+    monkeypatch.setattr(module, "advance", advance_and_break)
     relay.drain()
     assert len(relay.errors) == 1
     assert relay.result() == undisturbed("plain")
@@ -222,7 +222,7 @@ def test_a_contribution_that_is_broken_fails_the_run(tmp_path: Path) -> None:
     failure = relay.outcome().failure
     assert failure is not None
     assert (failure.reason, failure.round, failure.exit_code) == ("Corrupt", "train-00000001", 3)
-    assert "has digest" in failure.message
+    assert "contributions/train-00000001-0001 is damaged" in failure.message
 
 
 def test_a_claim_is_for_hints_alone(tmp_path: Path) -> None:

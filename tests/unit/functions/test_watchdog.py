@@ -12,7 +12,8 @@ from core.driver import Relay, undisturbed
 from core.events import Event
 from core.specs import FUNCTIONS, spec_of
 from core.stage import Stage
-from estafeta.functions.watchdog import MOST_CALLS, RECENT, Note, digest_of, look
+from estafeta import waiting
+from estafeta.functions.watchdog import Note, digest_of, look
 from estafeta.protocol.snapshot import Snapshot
 
 PERIOD_S = 300.0
@@ -40,10 +41,10 @@ def test_the_first_look_only_remembers() -> None:
 def test_a_run_that_gets_on_is_left_alone() -> None:
     note, acted = looks(*map(str, range(20)))
     assert not any(acted)
-    assert len(note.stretches_s) == RECENT
+    assert len(note.stretches_s) == waiting.RECENT_STRETCHES
 
 
-def test_what_shows_the_same_is_set_going_at_growing_intervals() -> None:
+def test_a_run_that_stands_still_is_set_going_at_growing_intervals() -> None:
     _, acted = looks(*"aaaaaaaaaaaaaaaa")
     assert [number for number, did in enumerate(acted) if did] == [1, 3, 7, 15]
 
@@ -163,11 +164,11 @@ def test_a_run_that_does_not_move_fails_and_can_be_resumed(tmp_path: Path) -> No
         stage.now += PERIOD_S
         done.append(tend(stage))
         stage.drain()
-    assert sum("set going" in what for what in done) == MOST_CALLS
+    assert sum("set going" in what for what in done) == waiting.MOST_WATCHDOG_CALLS
     failure = stage.outcome().failure
     assert failure is not None
     assert failure.reason == "StoodStill"
-    assert f"{MOST_CALLS} times" in failure.message
+    assert f"{waiting.MOST_WATCHDOG_CALLS} times" in failure.message
     assert failure.log_group == f"/aws/lambda/{FUNCTIONS['worker'].name}"
     stage._arrivals = lambda event: (0,)
     stage.control("resume")

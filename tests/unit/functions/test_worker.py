@@ -14,12 +14,12 @@ from core.driver import Relay
 from core.specs import spec_of
 from estafeta.errors import Gone
 from estafeta.functions.worker import handler
-from estafeta.protocol.contribution import tally_of
 from estafeta.protocol.layout import Round, claim_of
 from estafeta.protocol.listing import legs_in, ranks_in
+from estafeta.protocol.message import form_of, glance
+from estafeta.protocol.snapshot import read_plan
 from estafeta.protocol.spec import WorkerEvent
 from estafeta.store.store import claim_name
-from estafeta.store.tensorfile import TensorFile
 
 FIRST = Round(0, "train")
 
@@ -77,13 +77,13 @@ def test_a_share_is_handed_over_when_time_is_short(tmp_path: Path) -> None:
     assert work(relay, task="train", rank=1) == "handed over to leg 1"
     assert legs_in(relay.store.list(relay.layout.partial), FIRST) == {1: 1}
     path = relay.layout.partial_of(FIRST, 1, 1)
-    tally = relay.store.reading(path, lambda reader: tally_of(TensorFile(reader)))
-    assert (tally.rows, tally.parts) == (4, 1)
+    head = relay.store.reading(path, glance)
+    assert (head.rows, head.parts) == (4, 1)
     assert [event.payload["leg"] for event in relay.queued()] == [1]
     assert work(relay, task="train", rank=1, leg=1) == "contributed"
     path = relay.layout.contribution(FIRST, 1)
-    tally = relay.store.reading(path, lambda reader: tally_of(TensorFile(reader)))
-    assert (tally.rows, tally.parts) == (8, 2)
+    head = relay.store.reading(path, glance)
+    assert (head.rows, head.parts) == (8, 2)
 
 
 def test_one_micro_batch_is_done_however_short_the_time_is(tmp_path: Path) -> None:
@@ -115,8 +115,9 @@ def test_a_share_without_rows(tmp_path: Path) -> None:
     relay.drain_until(lambda: relay.store.exists(relay.layout.version(2)))
     assert work(relay, task="train", version=2, rank=0) == "contributed"
     path = relay.layout.contribution(Round(2, "train"), 0)
-    file = relay.store.reading(path, lambda reader: TensorFile(reader).entries)
-    assert dict(file) == {}
+    form = form_of(read_plan(relay.store, relay.layout), "train")
+    head, size = relay.store.reading(path, lambda reader: (form.read(reader)[0], reader.size))
+    assert (head.rows, size) == (0, form.vector_at)
 
 
 def test_a_round_that_is_over(tmp_path: Path) -> None:
@@ -141,13 +142,11 @@ def test_validation_publishes_sums_alone(tmp_path: Path) -> None:
     relay.drain_until(lambda: bool(ranks_in(relay.store.list(relay.layout.contributions), valid)))
     (rank,) = ranks_in(relay.store.list(relay.layout.contributions), valid)
 
-    def check(reader: Any) -> None:
-        file = TensorFile(reader)
-        assert dict(file.entries) == {}
-        assert tally_of(file).rows == 6
-        assert np.isfinite(tally_of(file).sums["loss"])
-
-    relay.store.reading(relay.layout.contribution(valid, rank), check)
+    form = form_of(read_plan(relay.store, relay.layout), "valid")
+    path = relay.layout.contribution(valid, rank)
+    head, size = relay.store.reading(path, lambda reader: (form.read(reader)[0], reader.size))
+    assert (head.rows, size) == (6, form.vector_at)
+    assert np.isfinite(head.sums).all()
 
 
 def test_the_handler_writes_what_it_was_asked_and_what_it_did(

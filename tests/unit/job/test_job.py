@@ -1,4 +1,4 @@
-"""What a job refuses, and what it does when little is said."""
+"""A job refuses wrong values, and has defaults for what the user leaves out."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def job(**changes: Any) -> Job:
         ({"validation": -0.1}, "validation is -0.1"),
         ({"window_mb": 0}, "window_mb is 0"),
         ({"seed": -1}, "seed is -1"),
-        ({"seed": 2**63}, "below 2"),
+        ({"seed": 2**63}, r"it must be a whole number in \[0, 2\*\*63\)"),
         ({"dataset": "../x"}, "dataset '../x' cannot be the name"),
         ({"valid_dataset": "MNIST"}, "valid_dataset 'MNIST' cannot be the name"),
-        ({"seed": -1}, "seed is -1; it must be at least 0"),
+        ({"seed": -1}, r"seed is -1; it must be a whole number in \[0, "),
         ({"epochs": 2.0}, r"epochs is 2\.0; it must be a whole number"),
         ({"batch_size": None}, "batch_size is None; it must be a whole number"),
-        ({"validation": "0.2"}, "validation is '0.2'; it must be a fraction"),
+        ({"validation": "0.2"}, r"validation is '0.2'; it must be a number in \[0, 1\)"),
         ({"model": nn.Linear(1, 1)}, "model is a Linear; it must be a function or class that makes the model"),
         ({"model": None}, "model is None; it must be a function"),
         ({"loss": "mse"}, "loss is 'mse'; it must be a function"),

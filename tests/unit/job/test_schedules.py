@@ -22,7 +22,7 @@ def at(step: int, total: int = EPOCHS * STEPS_PER_EPOCH) -> Progress:
 
 
 def torch_factors(scheduler: Scheduler, count: int) -> list[float]:
-    """Learning rates of `count` periods at a base learning rate of 1."""
+    """Return the learning rates of `count` periods at a base learning rate of 1."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule = scheduler(optimizer)
     factors = []
@@ -148,7 +148,7 @@ def test_values_outside_their_range_are_refused(
     with pytest.raises(UsageError) as caught:
         make()
     message = str(caught.value)
-    assert f"{field}={value}" in message
+    assert f".{field} is {value}; it must be " in message
     assert allowed in message
     assert field in caught.value.hint
 

@@ -1,4 +1,4 @@
-"""Jobs are imported by name, from the run's own folder, and what their code raises is told apart from the rest."""
+"""Jobs are imported by name, from the run's own folder, and errors of their code are told apart from the others."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _restored() -> Iterator[None]:
 
 
 def folder(tmp_path: Path, run: str, **modules: str) -> str:
-    """A run's code folder."""
+    """Return a run's code folder."""
     code = tmp_path / "runs" / run / "code"
     for name, text in modules.items():
         path = code / f"{name.replace('__', '/', 1)}.py"
@@ -75,7 +75,7 @@ def test_modules_of_another_run_have_the_same_names(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_modules_is_left_behind_too(tmp_path: Path) -> None:
-    """The first run's has no `__init__.py`, the second's has."""
+    """The folder of the first run has no `__init__.py`, that of the second has one."""
     text = HEAD + "from parts.sizes import EPOCHS\njob = Job(epochs=EPOCHS, **settings)"
     folders = [
         folder(tmp_path, "first", mine=text, parts__sizes="EPOCHS = 1"),
@@ -126,20 +126,20 @@ def test_the_only_job_needs_no_name() -> None:
         ({"a": jobs.plain}, "c", "has no job named 'c'", "mine:a"),
     ],
 )
-def test_which_job_is_unclear(attributes: dict[str, object], name: str | None, message: str, hint: str) -> None:
+def test_an_unclear_job_is_asked_for(attributes: dict[str, object], name: str | None, message: str, hint: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         job_in(module_with(**attributes), name)
     assert hint in caught.value.hint
 
 
 @pytest.mark.parametrize("error", [OSError(5, "gone"), MemoryError("no"), Gone("swept"), KeyboardInterrupt()])
-def test_what_is_not_the_users_fault_passes(error: BaseException) -> None:
+def test_an_error_that_is_not_the_users_fault_passes(error: BaseException) -> None:
     with pytest.raises(type(error)) as caught, user_code("reading"):
         raise error
     assert caught.value is error
 
 
-def test_what_the_user_raises_is_kept() -> None:
+def test_an_exception_of_the_user_is_kept() -> None:
     def divide(number: float) -> float:
         return number / 0
 
@@ -159,7 +159,7 @@ def test_what_the_user_raises_is_kept() -> None:
         (nn.Linear(1, 3), 0, ""),
     ],
 )
-def test_what_pytorch_says_is_completed(model: nn.Module, target: int, hint: str) -> None:
+def test_a_message_of_pytorch_gets_a_hint(model: nn.Module, target: int, hint: str) -> None:
     with pytest.raises(UserCodeError) as caught, user_code("the forward pass"):
         nn.functional.cross_entropy(model(torch.zeros(1, 2)), torch.tensor([target]))
     assert hint in caught.value.hint

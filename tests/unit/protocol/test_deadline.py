@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from estafeta import waiting
 from estafeta.protocol import deadline as module
-from estafeta.protocol.deadline import FLOOR_S, STEP_MARGIN, TRANSFER_MARGIN, Deadline
+from estafeta.protocol.deadline import Deadline
 
 
 class Clock:
@@ -36,11 +37,13 @@ def take(clock: Clock, deadline: Deadline, *, step_s: float = 0.0, transfer_s: f
 
 def test_the_longest_of_each_counts(clock: Clock) -> None:
     deadline = Deadline(lambda: 100.0)
-    assert deadline.needed_s == FLOOR_S
+    assert deadline.needed_s == waiting.ANSWER_RESERVE_S
     take(clock, deadline, step_s=2.0, transfer_s=1.0)
     take(clock, deadline, step_s=4.0, transfer_s=0.5)
     take(clock, deadline, step_s=1.0)
-    assert deadline.needed_s == pytest.approx(STEP_MARGIN * 4.0 + TRANSFER_MARGIN * 1.0 + FLOOR_S)
+    assert deadline.needed_s == pytest.approx(
+        waiting.STEP_MARGIN * 4.0 + waiting.TRANSFER_MARGIN * 1.0 + waiting.ANSWER_RESERVE_S
+    )
 
 
 def test_one_more_step_is_begun_while_it_fits(clock: Clock) -> None:
@@ -50,7 +53,7 @@ def test_one_more_step_is_begun_while_it_fits(clock: Clock) -> None:
     while not deadline.is_near():
         take(clock, deadline, step_s=5.0)
     assert 60 - clock.now > 1.0, "there is time to publish"
-    assert 60 - clock.now < 5 * STEP_MARGIN + TRANSFER_MARGIN + 5, "but none was wasted"
+    assert 60 - clock.now < 5 * waiting.STEP_MARGIN + waiting.TRANSFER_MARGIN + 5, "but none was wasted"
 
 
 def test_a_warm_environment_knows_how_long_a_transfer_takes(clock: Clock) -> None:
@@ -58,13 +61,13 @@ def test_a_warm_environment_knows_how_long_a_transfer_takes(clock: Clock) -> Non
     take(clock, first, transfer_s=3.0)
     assert first.transfer_s == 3.0
     second = Deadline(lambda: 100.0, first.transfer_s)
-    assert second.needed_s == pytest.approx(TRANSFER_MARGIN * 3.0 + FLOOR_S)
+    assert second.needed_s == pytest.approx(waiting.TRANSFER_MARGIN * 3.0 + waiting.ANSWER_RESERVE_S)
     take(clock, second, transfer_s=1.0)
     assert second.transfer_s == 3.0
 
 
 def test_near_is_less_than_needed(clock: Clock) -> None:
-    remaining = [FLOOR_S]
+    remaining = [waiting.ANSWER_RESERVE_S]
     deadline = Deadline(lambda: remaining[0])
     assert not deadline.is_near()
     remaining[0] -= 0.001

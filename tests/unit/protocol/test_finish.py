@@ -23,6 +23,7 @@ PLAN = Plan(
     valid_rows=0,
     steps_per_epoch=1,
     total_steps=1,
+    sums=("loss",),
     parameters=(Slot(name="a.w", shape=(2, 3)), Slot(name="b.w", shape=(2,), offset=6)),
     buffers=(Slot(name="a.n", shape=(), dtype="I64"),),
     frozen=(Slot(name="f.w", shape=(2,)),),

@@ -8,18 +8,10 @@ import pytest
 
 from conformance.clock import VirtualClock
 from core.specs import spec_of
+from estafeta import waiting
 from estafeta.protocol.attendance import Attendance
 from estafeta.protocol.layout import Phase, Round
-from estafeta.protocol.patience import KNOWN
-from estafeta.protocol.quorum import (
-    EAGERNESS,
-    LOCAL_FLOOR_S,
-    MOST_IN_A_ROW,
-    SHARED_FLOOR_S,
-    Closing,
-    may_miss,
-    new_patience,
-)
+from estafeta.protocol.quorum import Closing, may_miss, new_patience
 from estafeta.protocol.spec import Plan
 
 from ..ring import plan_of
@@ -37,8 +29,8 @@ PLAN: Plan = plan_of(SPEC, 10, steps=5)
         (10, "valid", 3, 0, False),
         (6, "train", None, 0, False),
         (6, "train", 4, 0, False),
-        (6, "train", 3, MOST_IN_A_ROW - 1, True),
-        (6, "train", 3, MOST_IN_A_ROW, False),
+        (6, "train", 3, waiting.MOST_MISSED - 1, True),
+        (6, "train", 3, waiting.MOST_MISSED, False),
     ],
 )
 def test_which_rounds_may_be_missed(version: int, phase: Phase, quorum: int | None, in_a_row: int, may: bool) -> None:
@@ -57,7 +49,7 @@ def closing(clock: VirtualClock, *quorate_s: float, is_local: bool = True) -> Cl
 
 def test_nobody_is_late_while_it_is_not_known_what_is_usual() -> None:
     clock = VirtualClock()
-    wait = closing(clock, *[1.0] * (KNOWN - 1))
+    wait = closing(clock, *[1.0] * (waiting.KNOWN_ROUNDS - 1))
     assert wait.left_s(3) == inf
     wait.learn()
     assert wait.left_s(3) == 1.5, "half as long again as usual"
@@ -73,7 +65,9 @@ def test_too_few_wait_for_ever_and_a_quorum_half_as_long_again() -> None:
     assert wait.left_s(3) == -0.5
 
 
-@pytest.mark.parametrize(("is_local", "floor_s"), [(True, LOCAL_FLOOR_S), (False, SHARED_FLOOR_S)])
+@pytest.mark.parametrize(
+    ("is_local", "floor_s"), [(True, waiting.LOCAL.quorum_floor_s), (False, waiting.SHARED.quorum_floor_s)]
+)
 def test_no_round_is_closed_before_the_floor(is_local: bool, floor_s: float) -> None:
     assert closing(VirtualClock(), 1e-3, 1e-3, 1e-3, is_local=is_local).left_s(3) == floor_s
 
@@ -81,7 +75,7 @@ def test_no_round_is_closed_before_the_floor(is_local: bool, floor_s: float) -> 
 def test_what_is_learnt_is_when_the_quorum_was_there_and_not_the_last_rank() -> None:
     clock = VirtualClock()
     patience = new_patience(is_local=True)
-    for _ in range(KNOWN):
+    for _ in range(waiting.KNOWN_ROUNDS):
         wait = Closing(3, patience, clock, clock.monotonic(), lambda missing: True)
         assert wait.left_s(2) == inf
         clock.sleep(2.0)
@@ -96,6 +90,6 @@ def test_the_first_look_comes_a_little_before_a_quorum_is_usual() -> None:
     assert closing(clock).expected_s == 0.0
     wait = closing(clock, 5.0, 5.0, 5.0)
     clock.sleep(1.0)
-    assert wait.expected_s == pytest.approx(5 * EAGERNESS - 1)
+    assert wait.expected_s == pytest.approx(5 * waiting.EAGERNESS - 1)
     clock.sleep(9.0)
     assert wait.expected_s == 0.0

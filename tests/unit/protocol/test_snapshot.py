@@ -49,6 +49,7 @@ def plan_of(valid_rows: int = 10, steps: int = STEPS, epochs: int = 2, topology:
         valid_rows=valid_rows,
         steps_per_epoch=steps,
         total_steps=steps * epochs,
+        sums=("loss",),
         parameters=(),
         buffers=(),
         frozen=(),

@@ -52,7 +52,8 @@ def test_the_update_rule_is_the_optimizer() -> None:
         {"validation": -0.1},
         {"topology": "ring"},
         {"colour": "red"},
-        {"format": "estafeta-run/2"},
+        {"format": "estafeta-run/1"},
+        {"format": "estafeta-run/3"},
     ],
     ids=str,
 )
@@ -75,6 +76,7 @@ def test_sizes_are_numbers_of_elements() -> None:
         valid_rows=0,
         steps_per_epoch=1,
         total_steps=1,
+        sums=("loss", "accuracy"),
         parameters=slots,
         buffers=(),
         frozen=(),

@@ -12,7 +12,8 @@ from core.faults import Killed, Mortal
 from estafeta.errors import Corrupt, Gone
 from estafeta.protocol.layout import RunLayout
 from estafeta.protocol.listing import versions_in
-from estafeta.protocol.slices import Slice, cut
+from estafeta.protocol.message import Head, Kind
+from estafeta.protocol.partition import Slice, cut
 from estafeta.protocol.spec import Plan
 from estafeta.protocol.totals import Totals
 from estafeta.protocol.weights import (
@@ -199,6 +200,7 @@ def test_the_tally_of_an_epoch_begins_with_it() -> None:
         valid_rows=0,
         steps_per_epoch=2,
         total_steps=8,
+        sums=("loss",),
         parameters=(),
         buffers=(),
         frozen=(),
@@ -206,8 +208,8 @@ def test_the_tally_of_an_epoch_begins_with_it() -> None:
     )
     one = Weights(4, np.zeros(1, np.float32), {"b": np.array([1.0], np.float32)}, rows=99, sums={"loss": 99.0})
     for version, rows, loss in ((5, 3, 1.5), (6, 6, 3.0), (7, 3, 1.5)):
-        totals = Totals()
-        totals.add(3, {"loss": 1.5}, {"b": np.array([version], np.float32)})
+        totals, mean = Totals(("loss",)), {"b": np.array([version], np.float32)}
+        totals.add(Head(Kind.GRADIENT, version - 1, 0, 3, 0, 0.0, 0.0, "t", (0,), (1.5,), mean))
         one.advance(totals, plan)
         assert (one.version, one.rows, one.sums) == (version, rows, {"loss": loss})
         assert one.buffers["b"].tolist() == [version]

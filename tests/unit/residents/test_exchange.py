@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from conformance.interposed import Interposed
 from estafeta.errors import Corrupt, Gone
 from estafeta.protocol.layout import Round
-from estafeta.protocol.slices import cut
+from estafeta.protocol.message import SMALL, Wish
+from estafeta.protocol.partition import cut
 from estafeta.protocol.spec import Slot
 from estafeta.residents.exchange import Exchange
-from estafeta.residents.message import SMALL, Wish
 from estafeta.store.files import OsFiles, Reader
 from estafeta.store.store import TEMPORARY
 
@@ -28,7 +28,7 @@ from ..ring import Contribution, Ring, WaitedInVain, add_up_all, at_once, contri
 FIRST = Round(0, "train")
 SIZE = 5000
 LARGE = SMALL + 5000
-"""Of a vector of that size, each chunk is read and written for itself."""
+"""Elements of a vector that is read and written chunk by chunk."""
 
 SIZES = pytest.mark.parametrize("size", [SIZE, LARGE])
 EITHER = pytest.mark.parametrize("files", [OsFiles, shared], ids=["of this machine", "shared"])

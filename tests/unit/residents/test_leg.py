@@ -12,22 +12,16 @@ import pytest
 from conformance.clock import VirtualClock
 from conformance.faults import Interrupted
 from core.specs import spec_of
+from estafeta import waiting
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import RunLayout, claim_of_leg
-from estafeta.protocol.patience import SHARED_FLOOR_S, SHARED_START_S
+from estafeta.protocol.message import Form, Kind, Wish
+from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.snapshot import OUTCOMES
 from estafeta.protocol.spec import WorkerEvent
-from estafeta.residents.leg import (
-    CHECK_S,
-    FLOOR_S,
-    LEAD_MARGIN,
-    ROUNDS_OF_PATIENCE,
-    STARTS_OF_PATIENCE,
-    Leaving,
-    Leg,
-    take,
-)
-from estafeta.residents.message import Form, Kind, Wish
+from estafeta.residents.claim import take
+from estafeta.residents.ending import Leaving, Refusal
+from estafeta.residents.leg import Leg
 from estafeta.store.files import Files, OsFiles
 from estafeta.store.store import Store, claim_name
 
@@ -65,9 +59,10 @@ class Scene:
 
     def take(
         self, token: str = "request", limit_s: float = LIMIT_S, files: Files | None = None, **event: Any
-    ) -> Leg | str:
-        event = {"rank": self.rank, **event}
-        return take(WorkerEvent(run="r", task="reside", **event), self.spec, self.invocation(token, limit_s, files))
+    ) -> Leg | Refusal:
+        invocation = self.invocation(token, limit_s, files)
+        worker_event = WorkerEvent(run="r", task="reside", **{"rank": self.rank, **event})
+        return take(worker_event, RunFolder(invocation.store, "r", self.spec), invocation)
 
     def leg(self, token: str = "request", limit_s: float = LIMIT_S, **event: Any) -> Leg:
         leg = self.take(token, limit_s, **event)
@@ -121,7 +116,7 @@ def test_the_first_to_come_is_the_leg(scene: Scene) -> None:
 
 def test_a_duplicate_of_another_request_leaves_at_once(scene: Scene) -> None:
     scene.leg("one")
-    assert scene.take("other") == "left: a duplicate"
+    assert scene.take("other") is Refusal.DUPLICATE
     assert scene.clock.monotonic() == 0
     assert scene.names == {claim(0, 0)}
     assert scene.sent == []
@@ -136,7 +131,7 @@ def test_a_second_delivery_leaves_at_once(scene: Scene) -> None:
     """If the first is dead, its peers will notice: they wait for it."""
     scene.leg()
     scene.publish(Kind.GRADIENT, 7, round_s=1.0)
-    assert scene.take() == "left: a duplicate, or its peers will notice"
+    assert scene.take() is Refusal.PEERS_NOTICE
     assert scene.clock.monotonic() == 0
     assert scene.names == {claim(0, 0)}
 
@@ -144,11 +139,11 @@ def test_a_second_delivery_leaves_at_once(scene: Scene) -> None:
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_second_delivery_takes_the_place_of_one_that_said_that_it_failed(rank: int, tmp_path: Path) -> None:
     scene = Scene(tmp_path, rank)
-    scene.leg(leg=2).fall()
+    scene.leg(leg=2).crash()
     second = scene.leg(leg=2)
     assert (second.leg, second.generation, scene.clock.monotonic()) == (2, 1, 0)
-    assert scene.take("other", leg=2) == "left: a duplicate"
-    second.fall()
+    assert scene.take("other", leg=2) is Refusal.DUPLICATE
+    second.crash()
     assert scene.leg(leg=2).generation == 2
 
 
@@ -157,7 +152,7 @@ def test_of_rank_0_a_second_delivery_looks_whether_the_holder_publishes(after_s:
     """Nothing was published before: it may still be loading."""
     rank_0.leg()
     rank_0.clock.after(after_s, lambda: rank_0.publish(Kind.GRADIENT, 0))
-    assert rank_0.take() == "left: a duplicate of a leg that is at work"
+    assert rank_0.take() is Refusal.LEG_AT_WORK
     assert rank_0.names == {claim(0, 0, 0)}
 
 
@@ -169,7 +164,7 @@ def test_it_takes_the_place_of_a_dead_holder(rank_0: Scene) -> None:
     assert (second.leg, second.generation) == (0, 1)
     assert second.token != first.token, "what each of them publishes can be told apart"
     assert rank_0.names == {claim(0, 0, 0), claim(0, 1, 0)}
-    assert SHARED_FLOOR_S <= rank_0.clock.monotonic() < SHARED_FLOOR_S + 2
+    assert waiting.SHARED.floor_s <= rank_0.clock.monotonic() < waiting.SHARED.floor_s + 2
     third = rank_0.leg()
     assert third.generation == 2
 
@@ -177,7 +172,7 @@ def test_it_takes_the_place_of_a_dead_holder(rank_0: Scene) -> None:
 def test_before_its_first_message_a_holder_has_more_time(rank_0: Scene) -> None:
     rank_0.leg()
     assert rank_0.leg(limit_s=10_000).generation == 1
-    assert rank_0.clock.monotonic() == pytest.approx(SHARED_START_S, abs=2)
+    assert rank_0.clock.monotonic() == pytest.approx(waiting.SHARED.start_s, abs=2)
 
 
 @pytest.mark.parametrize("between", [False, True])
@@ -187,8 +182,8 @@ def test_a_holder_has_the_time_that_its_rounds_take(between: bool, rank_0: Scene
     rank_0.publish(Kind.GRADIENT, 7, round_s=100.0)
     if between:
         rank_0.publish(Kind.SLICE, 8)
-    rank_0.clock.after(ROUNDS_OF_PATIENCE * 100 - 5, lambda: rank_0.publish(Kind.GRADIENT, 8, round_s=100.0))
-    assert rank_0.take() == "left: a duplicate of a leg that is at work"
+    rank_0.clock.after(waiting.ROUNDS_OF_PATIENCE * 100 - 5, lambda: rank_0.publish(Kind.GRADIENT, 8, round_s=100.0))
+    assert rank_0.take() is Refusal.LEG_AT_WORK
 
 
 def test_a_holder_is_dead_when_its_time_is_up(rank_0: Scene) -> None:
@@ -208,18 +203,18 @@ def test_who_was_sent_to_take_over_does_not_ask(scene: Scene) -> None:
     scene.leg("one", leg=2)
     assert scene.leg("sent by resume", leg=2, generation=1).generation == 1
     assert scene.clock.monotonic() == 0
-    assert scene.take("a duplicate of it", leg=2, generation=1) == "left: a duplicate"
-    assert scene.take("an older one", leg=2, generation=0) == "left: a duplicate"
+    assert scene.take("a duplicate of it", leg=2, generation=1) is Refusal.DUPLICATE
+    assert scene.take("an older one", leg=2, generation=0) is Refusal.DUPLICATE
 
 
 def test_when_a_later_leg_is_there_it_is_told_that_this_one_has_left(rank_0: Scene) -> None:
     """The retry of a leg that died when it had called its successor, which waits."""
     rank_0.leg("one", leg=0)
     rank_0.leg("two", leg=1)
-    assert rank_0.take("one", leg=0) == "left: a later leg is there"
+    assert rank_0.take("one", leg=0) is Refusal.LATER_LEG
     assert json.loads(rank_0.store.read(LAYOUT.left(0, 0)))["version"] is None
     began = rank_0.clock.monotonic()
-    assert rank_0.take("one", leg=0) == "left: a later leg is there"
+    assert rank_0.take("one", leg=0) is Refusal.LATER_LEG
     assert rank_0.clock.monotonic() == began, "it was told already"
 
 
@@ -227,7 +222,7 @@ def test_a_later_leg_is_told_nothing_while_this_one_is_at_work(rank_0: Scene) ->
     rank_0.leg("one", leg=0)
     rank_0.leg("two", leg=1)
     rank_0.clock.after(20, lambda: rank_0.publish(Kind.GRADIENT, 3))
-    assert rank_0.take("one", leg=0) == "left: a later leg is there"
+    assert rank_0.take("one", leg=0) is Refusal.LATER_LEG
     assert rank_0.names == {claim(0, 0, 0), claim(1, 0, 0)}
 
 
@@ -236,14 +231,14 @@ def test_nobody_else_looks_whether_the_leg_before_is_alive(rank: int, request_id
     scene = Scene(tmp_path, rank)
     scene.leg("one", leg=0)
     scene.leg("two", leg=1)
-    assert scene.take(request_id, leg=0) == "left: a later leg is there"
+    assert scene.take(request_id, leg=0) is Refusal.LATER_LEG
     assert scene.clock.monotonic() == 0
     assert scene.names == {claim(0, 0, rank), claim(1, 0, rank)}
 
 
 def test_who_comes_much_later_leaves_at_once(scene: Scene) -> None:
     scene.leg("three", leg=3)
-    assert scene.take("one", leg=1) == "left: a later leg is there"
+    assert scene.take("one", leg=1) is Refusal.LATER_LEG
     assert scene.clock.monotonic() == 0
     assert scene.names == {claim(3, 0)}
 
@@ -251,7 +246,7 @@ def test_who_comes_much_later_leaves_at_once(scene: Scene) -> None:
 def test_a_claim_that_is_swept_meanwhile_was_of_long_ago(scene: Scene) -> None:
     scene.leg("one")
     files = Interrupted(OsFiles(), "open", lambda: scene.store.sweep(LAYOUT.legs, [claim(0, 0)]))
-    assert scene.take("other", files=files) == "left: the leg is long over"
+    assert scene.take("other", files=files) is Refusal.LONG_OVER
 
 
 def test_the_first_leg_waits_for_nobody(scene: Scene) -> None:
@@ -288,7 +283,7 @@ def test_a_successor_leaves_when_the_run_has_ended(scene: Scene) -> None:
     with pytest.raises(Leaving, match="the run has ended") as order:
         leg.await_turn()
     assert order.value.silently
-    assert scene.clock.monotonic() <= 5 + CHECK_S + 0.5
+    assert scene.clock.monotonic() <= 5 + waiting.CHECK_S + 0.5
 
 
 def test_who_was_sent_to_take_over_waits_for_nobody(scene: Scene) -> None:
@@ -314,7 +309,7 @@ def test_a_second_delivery_takes_the_place_of_a_successor_that_still_waits(rank_
     waiting = rank_0.leg("one", leg=1, expires_at=100.0)
     leg = rank_0.leg("one", leg=1, expires_at=100.0)
     assert (leg.generation, rank_0.clock.monotonic()) == (1, 0)
-    with pytest.raises(Leaving, match="another incarnation"):
+    with pytest.raises(Leaving, match="another leg"):
         waiting.check_place()
     rank_0.clock.after(7.0, lambda: rank_0.mark(LAYOUT.left(0, 0)))
     leg.await_turn()
@@ -325,17 +320,17 @@ def test_when_the_leg_before_has_left_a_second_delivery_asks(rank_0: Scene) -> N
     rank_0.leg("one", leg=1)
     rank_0.mark(LAYOUT.left(0, 0))
     rank_0.clock.after(20, lambda: rank_0.publish(Kind.GRADIENT, 3))
-    assert rank_0.take("one", leg=1) == "left: a duplicate of a leg that is at work"
+    assert rank_0.take("one", leg=1) is Refusal.LEG_AT_WORK
 
 
 def test_peers_are_given_the_time_that_starting_took(scene: Scene) -> None:
     leg = scene.leg()
     leg.await_turn()
-    assert leg.pace.limit_s == SHARED_START_S
+    assert leg.pace.limit_s == waiting.SHARED.start_s
     scene.clock.sleep(100)
     leg = scene.leg("other", leg=1, generation=1, sent_at=0.1)
     leg.await_turn()
-    assert leg.pace.limit_s == pytest.approx(STARTS_OF_PATIENCE * 99.9)
+    assert leg.pace.limit_s == pytest.approx(waiting.STARTS_OF_PATIENCE * 99.9)
 
 
 # Staying
@@ -362,7 +357,7 @@ def test_the_successor_is_called_once_and_so_early_that_it_can_start(scene: Scen
     leg = scene.leg(lead_s=5.0)
     leg.note_share(0.5)
     leg.note_round(1.0)
-    scene.clock.sleep(LIMIT_S - LEAD_MARGIN * 5 - leg.margin_s - 0.1)
+    scene.clock.sleep(LIMIT_S - waiting.LEAD_MARGIN * 5 - leg.margin_s - 0.1)
     assert leg.wishes() is Wish.NONE
     assert scene.sent == []
     scene.clock.sleep(0.2)
@@ -395,7 +390,7 @@ def test_it_wishes_to_leave_when_two_more_rounds_would_not_fit(scene: Scene) -> 
     leg.note_share(3.0)
     leg.note_round(4.0)
     leg.note_save(2.0)
-    assert leg.margin_s >= 3.0 + 4.0 + 2.0 + FLOOR_S
+    assert leg.margin_s >= 3.0 + 4.0 + 2.0 + waiting.LEG_RESERVE_S
     scene.clock.sleep(LIMIT_S - 2 * leg.margin_s - 0.1)
     assert not leg.wishes() & Wish.LEAVE
     scene.clock.sleep(0.2)
@@ -435,7 +430,7 @@ def test_rank_0_alone_passes_on_that_the_run_is_to_stop(rank: int, wish: Wish, s
     leg = scene.leg(rank=rank)
     scene.mark(LAYOUT.stop)
     assert leg.wishes() is Wish.NONE, "it does not look in every round"
-    scene.clock.sleep(CHECK_S)
+    scene.clock.sleep(waiting.CHECK_S)
     assert leg.wishes() is wish
     assert leg.wishes() is wish
 
@@ -454,7 +449,7 @@ def test_a_leg_leaves_when_a_newer_generation_is_there(scene: Scene) -> None:
     leg = scene.leg("one", leg=2)
     newer = scene.leg("other", leg=2, generation=1)
     newer.check_place()
-    with pytest.raises(Leaving, match="another incarnation") as order:
+    with pytest.raises(Leaving, match="another leg") as order:
         leg.check_place()
     assert order.value.silently
 
@@ -463,7 +458,7 @@ def test_a_leg_leaves_when_a_later_one_has_swept_the_marks_of_its_replacement(sc
     leg = scene.leg("one", leg=2)
     scene.leg("other", leg=2, generation=1)
     scene.leg("third", leg=4).sweep()
-    with pytest.raises(Leaving, match="another incarnation"):
+    with pytest.raises(Leaving, match="another leg"):
         leg.check_place()
 
 
@@ -485,7 +480,7 @@ def test_a_leg_leaves_when_its_turn_is_long_over_as_it_learns_of_it(scene: Scene
     leg = scene.take("one", leg=2, files=Interrupted(shared(), "open", second_time))
     assert isinstance(leg, Leg)
     opened.clear()
-    with pytest.raises(Leaving, match="another incarnation") as order:
+    with pytest.raises(Leaving, match="another leg") as order:
         leg.await_turn()
     assert order.value.silently
 
@@ -496,7 +491,7 @@ def test_a_leg_leaves_when_somebody_said_that_it_has_left(scene: Scene) -> None:
     scene.mark(LAYOUT.left(0, 2))
     leg.check_place()
     scene.mark(LAYOUT.left(1, 2))
-    with pytest.raises(Leaving, match="another incarnation") as order:
+    with pytest.raises(Leaving, match="another leg") as order:
         leg.check_place()
     assert order.value.silently
 
@@ -512,7 +507,7 @@ def test_ones_own_successor_is_no_reason_to_leave(scene: Scene) -> None:
 def test_a_leg_whose_time_is_up_says_so(scene: Scene) -> None:
     leg = scene.leg(limit_s=10)
     leg.check()
-    scene.clock.sleep(10 - FLOOR_S / 2)
+    scene.clock.sleep(10 - waiting.LEG_RESERVE_S / 2)
     with pytest.raises(Leaving, match="time is up") as order:
         leg.check()
     assert not order.value.silently
@@ -527,15 +522,15 @@ def test_looks_have_their_pace(scene: Scene, tmp_path: Path) -> None:
     for _ in range(100):
         leg.check()
         scene.clock.sleep(0.1)
-    assert len(set(listed)) == pytest.approx(10 / CHECK_S, abs=1)
+    assert len(set(listed)) == pytest.approx(10 / waiting.CHECK_S, abs=1)
 
 
 def test_who_never_waits_looks_now_and_then_all_the_same(scene: Scene) -> None:
     leg = scene.leg("one")
     scene.leg("other", generation=1)
     assert leg.wishes() is Wish.NONE
-    scene.clock.sleep(CHECK_S)
-    with pytest.raises(Leaving, match="another incarnation"):
+    scene.clock.sleep(waiting.CHECK_S)
+    with pytest.raises(Leaving, match="another leg"):
         leg.wishes()
 
 

@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from estafeta.errors import Corrupt, Diverged
+from estafeta.errors import Corrupt, Diverged, NotFinite
+from estafeta.functions.merge import advance as merge
 from estafeta.protocol.clipping import BLOCK
-from estafeta.protocol.combine import combine
-from estafeta.protocol.contribution import Tally, contribution
 from estafeta.protocol.layout import Round
-from estafeta.protocol.slices import GRAIN
+from estafeta.protocol.message import CHUNK, Kind, form_of
+from estafeta.protocol.partition import GRAIN, slices_of
 from estafeta.protocol.spec import Plan, RunSpec, Slot
+from estafeta.protocol.streamed import Streamed
 from estafeta.protocol.weights import Weights
-from estafeta.residents.exchange import CHUNK, Exchange
-from estafeta.residents.replica import Replica, slices_of
+from estafeta.residents.exchange import Exchange
+from estafeta.residents.replica import Replica
 from estafeta.store.files import OsFiles
 from estafeta.store.tensorfile import Array
 
@@ -78,10 +79,10 @@ def merged(optimizer: str, workers: int, rounds: int = ROUNDS) -> Weights:
             round_ = Round(version, "train")
             for rank in range(workers):
                 says = said(version, rank, workers)
-                tally = Tally(says.rows, {"loss": says.sums[0]}, 1)
-                content = contribution(round_, rank, tally, says.gradient, says.buffers if says.rows else {}, "t")
+                head = {"version": version, "rank": rank, "rows": says.rows, "sums": says.sums, "token": "t"}
+                content = form_of(plan, "train").content(Kind.GRADIENT, says.gradient, buffers=says.buffers, **head)
                 ring.store.publish(ring.layout.contribution(round_, rank), content, "t")
-            combine(ring.store, ring.layout, spec, plan, round_, weights)
+            merge(weights, Streamed(ring.store, ring.layout, plan, round_, workers), spec, plan)
     return weights
 
 
@@ -178,16 +179,16 @@ def test_slices_hold_whole_blocks_where_norms_are_taken(size: int, workers: int)
 
 
 def spoiled(tmp_path: Path, topology: str, spoil: Callable[[Array], None]) -> Callable[[], object]:
-    """Takes the first step of rank 0 of two, after the gradient of rank 1 was spoilt."""
+    """Takes the first step of rank 0 of two, after the gradients of both were spoilt."""
     spec = resident_spec(topology, 2, SGD)
     plan = plan_of(spec, SIZE, buffers=BUFFERS)
     ring = ring_of(tmp_path, spec, plan, files=OsFiles)
     one, other = ring.join_all(patient=0)
-    says = said(0, 1, 2)
-    assert says.gradient is not None
-    spoil(says.gradient)
-    contribute(one, Round(0, "train"), said(0, 0, 2))
-    contribute(other, Round(0, "train"), says)
+    for rank, exchange in enumerate((one, other)):
+        says = said(0, rank, 2)
+        assert says.gradient is not None
+        spoil(says.gradient)
+        contribute(exchange, Round(0, "train"), says)
     replica = Replica(spec, plan, 0, first_weights(spec, own=len(slices_of(spec, plan)[0])))
 
     def step() -> None:
@@ -199,11 +200,23 @@ def spoiled(tmp_path: Path, topology: str, spoil: Callable[[Array], None]) -> Ca
 
 @TOPOLOGIES
 def test_a_step_that_leads_astray_is_noticed(topology: str, tmp_path: Path) -> None:
-    def spoil(gradient: Array) -> None:
-        gradient[17] = np.inf
+    """Each gradient is finite, and their sum is not."""
 
-    with pytest.raises(Diverged, match="step 1 made parameters that are not finite"):
+    def spoil(gradient: Array) -> None:
+        gradient[17] = np.finfo(np.float32).max
+
+    with pytest.raises(Diverged, match="Step 1 made parameters that are not finite"):
         spoiled(tmp_path, topology, spoil)()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@TOPOLOGIES
+def test_a_gradient_that_is_not_finite_is_not_published(topology: str, value: float, tmp_path: Path) -> None:
+    def spoil(gradient: Array) -> None:
+        gradient[-1] = value
+
+    with pytest.raises(NotFinite, match="The gradient"):
+        spoiled(tmp_path, topology, spoil)
 
 
 def test_nothing_is_published_of_a_slice_that_is_damaged(tmp_path: Path) -> None:

@@ -17,15 +17,17 @@ from conformance.clock import VirtualClock
 from conformance.faults import StaleReader
 from conformance.interposed import Interposed
 from conformance.nfs_server import refusal
-from estafeta.client.inline import NO_LIMIT_S
+from estafeta import waiting
 from estafeta.errors import Gone
-from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import Round, RunLayout
 from estafeta.protocol.listing import versions_in
+from estafeta.protocol.message import Wish
+from estafeta.protocol.partition import slices_of
+from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.weights import Weights, publish_weights
-from estafeta.residents.message import Wish
-from estafeta.residents.replica import Replica, slices_of
-from estafeta.residents.saving import ATTEMPTS, FIRST_AFTER, MOST_REDO, MOST_REDO_BYTES, SHARE, Saver, restore
+from estafeta.residents.redo import restore
+from estafeta.residents.replica import Replica
+from estafeta.residents.saving import Saver
 from estafeta.store.files import Buffer, Files, OsFiles, Reader
 from estafeta.store.store import Store
 
@@ -65,13 +67,13 @@ class Run:
         self.saves = saves
         publish_weights(self.ring.store, self.ring.layout, first_weights(self.spec), "prepared")
 
+    def folder(self, store: Store | None = None) -> RunFolder:
+        return RunFolder(store or self.ring.store, self.ring.layout.run, self.spec, self.plan)
+
     def saver(self, rank: int, saved: int = 0, store: Store | None = None) -> Saver:
         return Saver(
-            store or self.ring.store,
-            self.ring.layout,
-            self.plan,
+            self.folder(store),
             rank=rank,
-            workers=self.spec.workers,
             token=f"token-of-{rank}",
             saved=saved,
             recycles=True,
@@ -102,20 +104,13 @@ class Run:
         store = Store(self.ring.store.root, files)
         exchange = self.ring.join(rank, patient=0, files=exchanged)
         try:
-            return restore(self.spec, self.plan, rank, np.full(SIZE, np.nan, np.float32), exchange, invocation(store))
+            return restore(self.folder(store), rank, np.full(SIZE, np.nan, np.float32), exchange)
         finally:
             exchange.close()
 
     @property
     def saved_names(self) -> set[str]:
         return set(self.ring.store.list(self.ring.layout.weights))
-
-
-def invocation(store: Store) -> Invocation:
-    def nobody(functions: object) -> Any:
-        raise AssertionError("restoring invokes nobody")
-
-    return Invocation(store, nobody, "t", lambda: NO_LIMIT_S, quiet=True)
 
 
 def assert_restored(run: Run, rank: int, found: Weights, optimizer: str = "SGD", version: int = ROUNDS) -> None:
@@ -293,7 +288,7 @@ def test_what_is_gone_each_time_is_given_up(tmp_path: Path) -> None:
     run, files = Run(tmp_path, "replicated"), NeverThere()
     with pytest.raises(Gone):
         run.restore(0, files)
-    assert files.opened == ATTEMPTS
+    assert files.opened == waiting.RESTORE_ATTEMPTS
 
 
 # When to save
@@ -330,11 +325,8 @@ def small_saver(
     spec = resident_spec(topology, workers, {"name": "SGD", "lr": 0.1})
     ring = Ring(tmp_path, workers=workers, size=10)
     return Saver(
-        Store(tmp_path, **store),
-        ring.layout,
-        plan_of(spec, size),
+        RunFolder(Store(tmp_path, **store), ring.layout.run, spec, plan_of(spec, size)),
         rank=rank,
-        workers=workers,
         token="t",
         saved=0,
         recycles=recycles,
@@ -343,9 +335,9 @@ def small_saver(
 
 def test_the_first_time_is_soon_as_the_cost_is_not_known(tmp_path: Path) -> None:
     saver = small_saver(tmp_path)
-    wishes = [saver.wish(version, 1e-6) for version in range(2 * FIRST_AFTER)]
-    assert wishes.index(Wish.CHECKPOINT) == FIRST_AFTER - 1
-    assert set(wishes[FIRST_AFTER:]) == {Wish.CHECKPOINT}, "until it is done"
+    wishes = [saver.wish(version, 1e-6) for version in range(2 * waiting.FIRST_SAVING)]
+    assert wishes.index(Wish.CHECKPOINT) == waiting.FIRST_SAVING - 1
+    assert set(wishes[waiting.FIRST_SAVING :]) == {Wish.CHECKPOINT}, "until it is done"
 
 
 @given(cost_s=st.floats(1e-4, 100), round_s=st.floats(1e-4, 100))
@@ -357,24 +349,24 @@ def test_saving_takes_its_share_of_the_time_and_no_more(
     saver = small_saver(tmp_path_factory.mktemp("run"), files=Slow(clock, cost_s), clock=clock)
     saver.save(small_replica(1))
     assert saver.cost_s == pytest.approx(cost_s)
-    rounds = next(n for n in range(1, MOST_REDO + 1) if saver.wish(n, round_s) is Wish.CHECKPOINT)
-    if rounds < MOST_REDO:
-        assert cost_s <= SHARE * rounds * round_s * 1.001
-    assert rounds == 1 or cost_s > SHARE * (rounds - 1) * round_s * 0.999, "and not much less"
+    rounds = next(n for n in range(1, waiting.MOST_REDO + 1) if saver.wish(n, round_s) is Wish.CHECKPOINT)
+    if rounds < waiting.MOST_REDO:
+        assert cost_s <= waiting.SAVING_FRACTION * rounds * round_s * 1.001
+    assert rounds == 1 or cost_s > waiting.SAVING_FRACTION * (rounds - 1) * round_s * 0.999, "and not much less"
 
 
 def test_the_redo_log_has_an_end_however_dear_saving_is(tmp_path: Path) -> None:
     clock = VirtualClock()
     saver = small_saver(tmp_path, files=Slow(clock, 1e6), clock=clock)
     saver.save(small_replica(1))
-    assert saver.wish(MOST_REDO - 1, 1e-3) is Wish.NONE
-    assert saver.wish(MOST_REDO, 1e-3) is Wish.CHECKPOINT
+    assert saver.wish(waiting.MOST_REDO - 1, 1e-3) is Wish.NONE
+    assert saver.wish(waiting.MOST_REDO, 1e-3) is Wish.CHECKPOINT
 
 
-@pytest.mark.parametrize(("recycles", "rounds"), [(True, 5), (False, MOST_REDO)])
+@pytest.mark.parametrize(("recycles", "rounds"), [(True, 5), (False, waiting.MOST_REDO)])
 def test_of_files_that_could_be_filled_again_few_bytes_are_kept(tmp_path: Path, recycles: bool, rounds: int) -> None:
     clock = VirtualClock()
-    size = MOST_REDO_BYTES // (4 * rounds) if recycles else MOST_REDO_BYTES
+    size = waiting.MOST_REDO_BYTES // (4 * rounds) if recycles else waiting.MOST_REDO_BYTES
     saver = small_saver(tmp_path, size=size, recycles=recycles, files=Slow(clock, 1e6), clock=clock)
     saver.save(small_replica(1))
     assert saver.wish(rounds - 1, 1e-3) is Wish.NONE

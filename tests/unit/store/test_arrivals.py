@@ -1,4 +1,4 @@
-"""Waiting for files by their names, where the kernel reports them, and by listings, where it cannot."""
+"""The wait for files: by their names where the kernel reports them, and by listings where it cannot."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import pytest
 
 from conformance.clock import VirtualClock
 from conformance.interposed import Interposed
+from estafeta import waiting
 from estafeta.errors import Gone
-from estafeta.store.arrivals import ALARM_S, EAGERNESS, Arrivals, is_local
+from estafeta.store.arrivals import Arrivals, is_local
 from estafeta.store.files import OsFiles, Reader
 from estafeta.store.store import Backoff, Store
 
@@ -24,7 +25,7 @@ class GivenUp(Exception):
 
 
 def never(_missing: object) -> None:
-    """An alarm that always says to go on."""
+    """An alarm that never raises."""
 
 
 def give_up(_missing: object) -> None:
@@ -48,7 +49,7 @@ def publish(store: Store, *paths: str) -> None:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """On a file system of this machine."""
+    """A store on a file system of this machine."""
     store = Store(tmp_path)
     for name in ("a", "b"):
         store.make_directories(name)
@@ -61,7 +62,7 @@ def clock() -> VirtualClock:
 
 
 class Listed(Interposed):
-    """Files of a file system that others use, too, with the times at which directories were listed."""
+    """Files of a shared file system, with the times of all listings."""
 
     def __init__(self, clock: VirtualClock) -> None:
         super().__init__(OsFiles())
@@ -85,13 +86,13 @@ def files(clock: VirtualClock) -> Listed:
 
 @pytest.fixture
 def shared(store: Store, files: Listed, clock: VirtualClock) -> Store:
-    """The same directory, as if others used it, too."""
+    """The same directory, as if other machines used it, too."""
     return Store(store.root, files, clock)
 
 
 @pytest.fixture
-def waiting(store: Store) -> Iterator[Callable[..., Arrivals]]:
-    """Makes arrivals that are closed at the end."""
+def arrivals_of(store: Store) -> Iterator[Callable[..., Arrivals]]:
+    """A function that makes arrivals, which the fixture closes."""
     made: list[Arrivals] = []
 
     def make(of: Store, alarm: Callable[[Sequence[str]], None] = never, writers: int = 2) -> Arrivals:
@@ -107,10 +108,10 @@ def waiting(store: Store) -> Iterator[Callable[..., Arrivals]]:
 
 
 @pytest.mark.parametrize("writers", [1, 10_000], ids=["a processor each", "taking turns"])
-def test_what_another_publishes_is_found(
-    writers: int, store: Store, waiting: Callable[..., Arrivals], tmp_path: Path
+def test_message_of_another_writer_is_found(
+    writers: int, store: Store, arrivals_of: Callable[..., Arrivals], tmp_path: Path
 ) -> None:
-    """The writer begins when the reader has looked in vain; what the wait is ended by is the kernel's word."""
+    """The writer begins after the reader's first look; the kernel's report ends the wait."""
     looked = threading.Event()
 
     class Looking(OsFiles):
@@ -125,7 +126,7 @@ def test_what_another_publishes_is_found(
         looked.wait(30)
         publish(store, "b/1", "a/2")
 
-    arrivals = waiting(Store(tmp_path, Looking()), give_up_after(20), writers)
+    arrivals = arrivals_of(Store(tmp_path, Looking()), give_up_after(20), writers)
     assert arrivals.is_local
     writer = threading.Thread(target=write)
     writer.start()
@@ -145,8 +146,8 @@ def give_up_after(calls: int) -> Callable[[object], None]:
     return alarm
 
 
-def test_a_round_of_files_one_after_the_other(store: Store, waiting: Callable[..., Arrivals]) -> None:
-    """Two that wait for each other, as ranks do: nothing that happens between a look and a wait is missed."""
+def test_a_round_of_files_one_after_the_other(store: Store, arrivals_of: Callable[..., Arrivals]) -> None:
+    """Two threads wait for each other, as ranks do, and miss nothing that happens between a look and a wait."""
     rounds = 200
 
     def go(mine: str, other: str, result: list[bytes]) -> None:
@@ -169,19 +170,19 @@ def test_a_round_of_files_one_after_the_other(store: Store, waiting: Callable[..
     assert seen[0] == [f"b/{number}".encode() for number in range(rounds)]
 
 
-def test_what_is_there_is_found_without_waiting(store: Store, waiting: Callable[..., Arrivals]) -> None:
+def test_present_messages_are_found_without_waiting(store: Store, arrivals_of: Callable[..., Arrivals]) -> None:
     publish(store, "a/1", "b/1")
-    found = waiting(store, give_up).collect(["b/1", "a/1"])
+    found = arrivals_of(store, give_up).collect(["b/1", "a/1"])
     assert [content(reader) for reader in found] == [b"b/1", b"a/1"]
-    assert waiting(store, give_up).collect([]) == []
+    assert arrivals_of(store, give_up).collect([]) == []
 
 
-def test_the_alarm_rings_again_and_again(store: Store, waiting: Callable[..., Arrivals]) -> None:
+def test_the_alarm_rings_again_and_again(store: Store, arrivals_of: Callable[..., Arrivals]) -> None:
     with pytest.raises(GivenUp):
-        waiting(store, give_up_after(1)).collect(["a/1"])
+        arrivals_of(store, give_up_after(1)).collect(["a/1"])
 
 
-def test_the_alarm_hears_what_is_missing(store: Store, waiting: Callable[..., Arrivals]) -> None:
+def test_the_alarm_hears_what_is_missing(store: Store, arrivals_of: Callable[..., Arrivals]) -> None:
     heard: list[list[str]] = []
 
     def alarm(missing: Sequence[str]) -> None:
@@ -193,17 +194,17 @@ def test_the_alarm_hears_what_is_missing(store: Store, waiting: Callable[..., Ar
 
     publish(store, "a/1")
     with pytest.raises(GivenUp):
-        waiting(store, alarm).collect(["a/1", "b/1", "a/2"])
+        arrivals_of(store, alarm).collect(["a/1", "b/1", "a/2"])
     assert heard == [["b/1", "a/2"], ["b/1"]]
 
 
 # By listing
 
 
-def test_what_is_listed_is_found_and_looks_are_counted(
-    store: Store, shared: Store, files: Listed, clock: VirtualClock, waiting: Callable[..., Arrivals]
+def test_listed_messages_are_found_and_looks_are_counted(
+    store: Store, shared: Store, files: Listed, clock: VirtualClock, arrivals_of: Callable[..., Arrivals]
 ) -> None:
-    arrivals = waiting(shared)
+    arrivals = arrivals_of(shared)
     assert not arrivals.is_local
     publish(store, "a/1")
     clock.after(0.3, partial(publish, store, "b/1"))
@@ -216,20 +217,20 @@ def test_what_is_listed_is_found_and_looks_are_counted(
 
 
 def test_pauses_between_looks_grow_to_that_between_alarms(
-    shared: Store, files: Listed, clock: VirtualClock, waiting: Callable[..., Arrivals]
+    shared: Store, files: Listed, clock: VirtualClock, arrivals_of: Callable[..., Arrivals]
 ) -> None:
     with pytest.raises(GivenUp):
-        waiting(shared, give_up_after(30)).collect(["a/1"])
+        arrivals_of(shared, give_up_after(30)).collect(["a/1"])
     times = [time for time, _ in files.listed]
     pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert pauses[0] == Backoff().first_s
     assert all(later <= earlier * Backoff().factor * 1.001 for earlier, later in itertools.pairwise(pauses))
-    assert pauses[-1] == pytest.approx(ALARM_S)
-    assert max(pauses) <= ALARM_S * 1.001
+    assert pauses[-1] == pytest.approx(waiting.ALARM_S)
+    assert max(pauses) <= waiting.ALARM_S * 1.001
 
 
 def rounds_of(clock: VirtualClock, store: Store, arrivals: Arrivals, *seconds: float) -> list[int]:
-    """How many looks each of some rounds took, in which the file came after so many seconds."""
+    """Numbers of looks in some rounds, in which the file came after so many seconds."""
     looks = []
     for number, later in enumerate(seconds):
         before = arrivals.looks
@@ -240,18 +241,18 @@ def rounds_of(clock: VirtualClock, store: Store, arrivals: Arrivals, *seconds: f
 
 
 def test_the_first_look_is_made_when_the_files_are_expected(
-    store: Store, shared: Store, clock: VirtualClock, waiting: Callable[..., Arrivals]
+    store: Store, shared: Store, clock: VirtualClock, arrivals_of: Callable[..., Arrivals]
 ) -> None:
-    first, *others = rounds_of(clock, store, waiting(shared), *[0.4] * 40)
+    first, *others = rounds_of(clock, store, arrivals_of(shared), *[0.4] * 40)
     assert first > 5
     assert sum(others) / len(others) < first / 2
     assert others.count(1) >= len(others) / 2, "where rounds are alike, one look is mostly enough"
 
 
 def test_the_first_look_comes_ever_earlier_when_it_finds_all(
-    store: Store, shared: Store, files: Listed, clock: VirtualClock, waiting: Callable[..., Arrivals]
+    store: Store, shared: Store, files: Listed, clock: VirtualClock, arrivals_of: Callable[..., Arrivals]
 ) -> None:
-    arrivals = waiting(shared)
+    arrivals = arrivals_of(shared)
     rounds_of(clock, store, arrivals, 0.4)
     publish(store, *[f"b/{number}" for number in range(40)])
     waits = []
@@ -261,25 +262,25 @@ def test_the_first_look_comes_ever_earlier_when_it_finds_all(
         waits.append(clock.monotonic() - began)
     assert waits[0] >= 0.4
     assert all(later <= earlier for earlier, later in itertools.pairwise(waits))
-    assert waits[-1] < waits[0] * EAGERNESS**4
+    assert waits[-1] < waits[0] * waiting.EAGERNESS**4
 
 
 def test_a_round_that_was_long_does_not_keep_the_alarm_from_ringing(
-    store: Store, shared: Store, clock: VirtualClock, waiting: Callable[..., Arrivals]
+    store: Store, shared: Store, clock: VirtualClock, arrivals_of: Callable[..., Arrivals]
 ) -> None:
-    """A lost rank was replaced, which took a minute; the next round, too, must notice when its time is up."""
+    """Replacing a lost rank took a minute; the next round, too, must notice when its time is up."""
     rang: list[float] = [0.0]
-    arrivals = waiting(shared, lambda _: rang.append(clock.monotonic()))
+    arrivals = arrivals_of(shared, lambda _: rang.append(clock.monotonic()))
     rounds_of(clock, store, arrivals, 60.0)
     rounds_of(clock, store, arrivals, 90.0)
     rang.append(clock.monotonic())
-    assert max(later - earlier for earlier, later in itertools.pairwise(rang)) <= 2 * ALARM_S
+    assert max(later - earlier for earlier, later in itertools.pairwise(rang)) <= 2 * waiting.ALARM_S
 
 
 def test_a_file_that_is_listed_but_gone_is_waited_for(
-    store: Store, shared: Store, files: Listed, clock: VirtualClock, waiting: Callable[..., Arrivals]
+    store: Store, shared: Store, files: Listed, clock: VirtualClock, arrivals_of: Callable[..., Arrivals]
 ) -> None:
-    """It was retired: that this rank was left behind is what the alarm will notice."""
+    """The file was retired; the alarm will notice that this rank is outdated."""
 
     class Vanishing(Listed):
         def open(self, path: str) -> Reader:
@@ -288,7 +289,7 @@ def test_a_file_that_is_listed_but_gone_is_waited_for(
 
     publish(store, "a/1")
     with pytest.raises(GivenUp):
-        waiting(Store(store.root, Vanishing(clock), clock), give_up_after(3)).collect(["a/1"])
+        arrivals_of(Store(store.root, Vanishing(clock), clock), give_up_after(3)).collect(["a/1"])
 
 
 # Either way
@@ -296,10 +297,10 @@ def test_a_file_that_is_listed_but_gone_is_waited_for(
 
 @pytest.mark.parametrize("of", ["store", "shared"])
 def test_an_alarm_that_raises_closes_what_was_opened(
-    of: str, request: pytest.FixtureRequest, waiting: Callable[..., Arrivals], store: Store
+    of: str, request: pytest.FixtureRequest, arrivals_of: Callable[..., Arrivals], store: Store
 ) -> None:
     publish(store, "a/1", "b/1")
-    arrivals = waiting(request.getfixturevalue(of), give_up)
+    arrivals = arrivals_of(request.getfixturevalue(of), give_up)
     before = open_descriptors()
     with pytest.raises(GivenUp):
         arrivals.collect(["a/1", "b/1", "a/2"])
@@ -307,11 +308,11 @@ def test_an_alarm_that_raises_closes_what_was_opened(
 
 
 @pytest.mark.parametrize("of", ["store", "shared"])
-def test_what_has_been_listed_is_opened_or_gone(
-    of: str, request: pytest.FixtureRequest, waiting: Callable[..., Arrivals], store: Store
+def test_listed_messages_are_opened_or_gone(
+    of: str, request: pytest.FixtureRequest, arrivals_of: Callable[..., Arrivals], store: Store
 ) -> None:
     publish(store, "a/1", "b/1")
-    arrivals = waiting(request.getfixturevalue(of), give_up)
+    arrivals = arrivals_of(request.getfixturevalue(of), give_up)
     assert [content(reader) for reader in arrivals.open(["b/1", "a/1"])] == [b"b/1", b"a/1"]
     before = open_descriptors()
     with pytest.raises(Gone, match="a/2"):

@@ -1,4 +1,4 @@
-"""Files that are filled again, on a file system of this machine alone and as if on a shared one."""
+"""Files that a rank fills again, on a file system of this machine alone and as if on a shared one."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def private_names(store: Store) -> list[str]:
 
 
 @LOCAL
-def test_what_is_filled_piece_by_piece_is_published_as_one(store: Store, reuse: bool) -> None:
+def test_draft_filled_piece_by_piece_is_published_as_one(store: Store, reuse: bool) -> None:
     drafts = Drafts(store, "d", reuse=reuse)
     draft = drafts.take()
     fill(draft, "A")
@@ -56,7 +56,7 @@ def test_what_is_filled_piece_by_piece_is_published_as_one(store: Store, reuse: 
 
 
 @LOCAL
-def test_of_two_drafts_for_one_name_the_first_wins(store: Store, reuse: bool) -> None:
+def test_first_of_two_drafts_for_one_name_wins(store: Store, reuse: bool) -> None:
     one, other = Drafts(store, "d", reuse=reuse), Drafts(store, "d", reuse=reuse)
     assert publish(one, "f", "A", b"first..")[1]
     loser, mine = publish(other, "f", "B", b"second.")
@@ -88,7 +88,7 @@ def test_a_retired_draft_is_the_same_file_again(store: Store, tmp_path: Path) ->
 
 
 def test_a_reader_that_was_left_behind_sees_what_does_not_fit(store: Store) -> None:
-    """That is what a header with a digest is for; on a shared file system it would see the old content."""
+    """The digest in the header shows it; on a shared file system the reader would see the old content."""
     seen = {}
     for reuse in (True, False):
         drafts = Drafts(store, "d", reuse=reuse)
@@ -130,7 +130,7 @@ def test_on_a_shared_file_system_nothing_is_written_twice(store: Store) -> None:
 
 
 @LOCAL
-def test_what_is_given_up_stays_published(store: Store, reuse: bool) -> None:
+def test_closing_drafts_keeps_the_published(store: Store, reuse: bool) -> None:
     drafts = Drafts(store, "d", reuse=reuse)
     publish(drafts, "f", "A")
     retired, _ = publish(drafts, "g", "A")
@@ -155,13 +155,13 @@ def test_closing_lets_go_of_the_files(store: Store, reuse: bool) -> None:
 
 @LOCAL
 def test_the_same_writer_may_publish_what_it_has_published(store: Store, reuse: bool) -> None:
-    """After a retry that does not know what the attempt before it did."""
+    """The retry does not know the publication of the attempt before it."""
     publish(Drafts(store, "d", reuse=reuse), "f", "A")
     assert publish(Drafts(store, "d", reuse=reuse), "f", "A")[1]
 
 
 class WrittenBackOnClose(Interposed):
-    """Files of which the quota is noticed when they are closed."""
+    """Files whose close notices that the quota is used up."""
 
     def write(self, path: str) -> Writer:
         writer = super().write(path)

@@ -114,7 +114,7 @@ def test_a_reader_fills_arrays(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file_system", ["ext4", "nfs4"])
 def test_a_reader_fills_several_buffers(file_system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mapped on a file system of this machine, read on others: nobody sees a difference."""
+    """The call maps files on a file system of this machine, and reads them on others, with the same result."""
     monkeypatch.setattr("estafeta.store.files.filesystem_of", lambda path: file_system)
     content = np.random.default_rng(1).bytes(10_000)
     (tmp_path / "f").write_bytes(content)

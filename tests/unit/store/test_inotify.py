@@ -1,4 +1,4 @@
-"""The kernel's word that a name has appeared."""
+"""The kernel's report of new names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from estafeta.store.files import OsFiles
 from estafeta.store.inotify import LOCAL, Inotify, filesystem_of
 
 LONG_S = 30.0
-"""A wait that ends sooner was ended by a name."""
+"""Seconds of a wait; a shorter one was ended by a name."""
 
 
 def open_descriptors() -> int:
@@ -40,7 +40,7 @@ def test_a_name_that_appears_in_any_of_the_directories_ends_the_wait(
 
 
 def test_a_name_is_reported_once_and_writing_to_it_not_at_all(directories: list[str], tmp_path: Path) -> None:
-    """So the second wait goes on until its time is up: it is not ended by what happened before it."""
+    """The second wait lasts until its time is up: an earlier name does not end it."""
     watch = Inotify(directories)
     os.link(tmp_path / "source", tmp_path / "a/f")
     watch.wait(LONG_S)
@@ -74,7 +74,7 @@ def test_the_type_of_a_file_system_is_known() -> None:
     assert not any(name.startswith(("nfs", "fuse")) for name in LOCAL)
 
 
-def test_what_is_not_of_this_machine_alone_is_not_watched(directories: list[str]) -> None:
+def test_file_systems_of_other_machines_are_not_watched(directories: list[str]) -> None:
     files = OsFiles()
     assert files.watch(["/proc"]) is None
     assert files.watch([*directories, "/proc"]) is None

@@ -1,4 +1,4 @@
-"""What the store does on its own, call by call. What it promises to several machines is in `tests/conformance`."""
+"""The store on its own, call by call. `tests/conformance` has its promises to several machines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Recorded(Interposed):
-    """Files that write down which call was made on which name."""
+    """Files that record each call with its name."""
 
     def __init__(self, files: Files) -> None:
         super().__init__(files)

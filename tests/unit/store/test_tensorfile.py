@@ -1,4 +1,4 @@
-"""Tensor files: what is written is read, by ours and by the safetensors library, and damage is noticed."""
+"""Tensor files: this module and the safetensors library read each other's files, and damage is noticed."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_data_begin_at_a_cache_line(path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [">f4", "c16", "M8[s]", "U3", "O"])
 def test_a_dtype_without_a_name_is_refused(dtype: str) -> None:
-    with pytest.raises(UsageError, match="tensor 'w' has dtype") as caught:
+    with pytest.raises(UsageError, match="Tensor 'w' has dtype") as caught:
         encode({"w": np.zeros(2, dtype)}, {})
     assert "float32" in caught.value.hint
 
@@ -144,7 +144,7 @@ def test_a_scratch_buffer_is_one_read_long(dtype: type) -> None:
 @pytest.mark.parametrize("out", [np.empty(5, np.float32), np.empty(3, np.float64), np.empty(6, np.int32)])
 def test_a_buffer_that_does_not_fit_is_refused(path: Path, out: Array) -> None:
     save(path, {"t": np.zeros(6, np.float32)})
-    with opened(path) as file, pytest.raises(Corrupt, match=r"tensor 't' is float32\[6\], expected"):
+    with opened(path) as file, pytest.raises(Corrupt, match=r"Tensor 't' is float32\[6\], expected"):
         file.read_into("t", out)
 
 
@@ -185,7 +185,7 @@ WRITTEN = {tensor.tobytes() for tensor in TENSORS_FOR_DAMAGE.values()}
 
 @pytest.mark.parametrize("flip", [1, 8, 32, 128, ord("w") ^ ord("b"), ord("F") ^ ord("I")])
 def test_a_flipped_byte_of_the_header_never_yields_bytes_that_were_not_written(path: Path, flip: int) -> None:
-    """The digests cover the bytes, not the names and metadata: those that survive may have changed."""
+    """The digests cover the bytes, but not names and metadata, which damage may change."""
     content = save(path, TENSORS_FOR_DAMAGE, {"round": "3"})
     noticed = 0
     for position in range(8 + int.from_bytes(content[:8], "little")):
@@ -275,5 +275,5 @@ def test_a_header_longer_than_the_file_is_not_read(path: Path) -> None:
 def test_a_damaged_digest_is_noticed(path: Path, digest: str) -> None:
     text = json.dumps({"__metadata__": {"crc32:w": digest}, "w": W}).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + b"12345678")
-    with opened(path) as file, pytest.raises(Corrupt, match="tensor 'w' has digest"):
+    with opened(path) as file, pytest.raises(Corrupt, match="Tensor 'w' has digest"):
         file.read("w")

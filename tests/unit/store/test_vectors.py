@@ -1,4 +1,4 @@
-"""Facts about vectors, found in one pass."""
+"""Finite elements and digests of vectors."""
 
 from __future__ import annotations
 

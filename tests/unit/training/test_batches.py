@@ -1,4 +1,4 @@
-"""What becomes of a batch on its way to the model, and which data are refused."""
+"""The way of a batch to the model, and the refusal of wrong data."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ def plan(rows: int = ROWS) -> Plan:
         valid_rows=0,
         steps_per_epoch=2,
         total_steps=2,
+        sums=("loss",),
         parameters=(),
         buffers=(),
         frozen=(),
@@ -94,13 +95,13 @@ def test_collate_gets_rows_of_any_kind(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["collate", "transform"])
-def test_what_the_users_functions_do_wrong(what: str, tmp_path: Path) -> None:
+def test_errors_of_the_users_functions(what: str, tmp_path: Path) -> None:
     def fails(*_: Any) -> None:
         raise ValueError("no")
 
     with pytest.raises(UserCodeError, match=f"{what} raised ValueError: no"):
         first_batch(data_of(tmp_path, **{what: fails}))
-    with pytest.raises(UsageError, match="a batch is a Tensor"):
+    with pytest.raises(UsageError, match="A batch is a Tensor"):
         first_batch(data_of(tmp_path, **{what: lambda *batch: torch.ones(3)}))
 
 
@@ -109,5 +110,5 @@ def test_other_rows_than_those_of_the_plan(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has 20 rows for this phase, and had 21"):
         data.micro_batches(TRAIN, 0, spec_of("plain"), plan(21))
     data.tokens = ("another",)
-    with pytest.raises(UsageError, match="has been imported anew"):
+    with pytest.raises(UsageError, match="has been imported again"):
         data.micro_batches(TRAIN, 0, spec_of("plain"), plan())

@@ -35,7 +35,7 @@ TARGET = RANDOM.integers(0, 5, ROWS)
 
 
 class Made:
-    """A source with a kind of everything."""
+    """A source with every sort of kind."""
 
     size = position = 0
     inputs = (
@@ -89,7 +89,7 @@ def room(manifest: Manifest, blocks: int) -> int:
 
 
 def check(table: BlockTable, manifest: Manifest, rows: np.ndarray) -> None:
-    """A batch is what an in-memory table would give."""
+    """Compare a batch with that of a table in memory."""
     numbers, images, sparse, target = table.batch(rows)
     mean = np.array([column.mean for column in manifest.inputs[0].columns])
     expected = np.where(np.isnan(TABLE), mean, TABLE).astype(np.float32)[rows]
@@ -129,7 +129,7 @@ def test_blocks_are_read_once_while_there_is_room(stored: tuple[Store, Manifest]
     assert files.opened == dict.fromkeys(range(ROWS // BLOCK_ROWS), 1)
 
 
-def test_what_was_used_last_stays(stored: tuple[Store, Manifest]) -> None:
+def test_the_block_used_last_stays(stored: tuple[Store, Manifest]) -> None:
     files = Counting()
     table = BlockTable(Store(stored[0].root, files), stored[1], room(stored[1], 3))
     for block in (0, 1, 2, 0, 3, 0, 1):
@@ -137,7 +137,7 @@ def test_what_was_used_last_stays(stored: tuple[Store, Manifest]) -> None:
     assert files.opened == {0: 1, 1: 2, 2: 1, 3: 1}
 
 
-def test_what_is_needed_is_not_given_up_for_what_else_is_needed(stored: tuple[Store, Manifest]) -> None:
+def test_a_needed_block_is_not_dropped_for_another(stored: tuple[Store, Manifest]) -> None:
     files = Counting()
     table = BlockTable(Store(stored[0].root, files), stored[1], room(stored[1], 3))
     for blocks in ([1], [2], [3], [0, 1]):
@@ -146,7 +146,7 @@ def test_what_is_needed_is_not_given_up_for_what_else_is_needed(stored: tuple[St
 
 
 def test_blocks_are_read_ahead(stored: tuple[Store, Manifest]) -> None:
-    """While nobody waits for them; and what is at hand is not given up for what comes later."""
+    """Threads read while nobody waits, and the table does not drop a block at hand for a later one."""
     files = Counting()
     table = BlockTable(Store(stored[0].root, files), stored[1], room(stored[1], 4))
     check(table, stored[1], np.arange(20))
@@ -190,7 +190,7 @@ def test_a_data_set_that_is_removed_while_it_is_read(ahead: bool, tmp_path: Path
     table = BlockTable(store, manifest, room(manifest, 2))
     check(table, manifest, np.arange(3))
     remove(store, "made")
-    bring(store)  # other data of the same name are not taken for it
+    bring(store)  # the table must not take other data of the same name
     for _ in range(2):
         if ahead:
             table.expect(np.array([5]))
@@ -206,7 +206,7 @@ def test_a_damaged_block(tmp_path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     table = BlockTable(store, manifest, 1 << 30)
-    with pytest.raises(Corrupt, match=r"tensor '.*' has digest"):
+    with pytest.raises(Corrupt, match=r"Tensor '.*' has digest"):
         table.batch(np.arange(ROWS))
     path.write_bytes(content)
     check(table, manifest, np.arange(ROWS))

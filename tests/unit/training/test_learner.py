@@ -1,4 +1,4 @@
-"""A model as flat vectors: what it sums is what autograd computes, and its tensors are views of the vectors."""
+"""A model as flat vectors: its sums are those of autograd, and its tensors are views of the vectors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from core import jobs
 from core.specs import spec_of
 from estafeta.errors import NotFinite, UsageError, UserCodeError
 from estafeta.job.job import Job
-from estafeta.training.learner import Learner, check_gradient, seed_generators
+from estafeta.protocol.step import check_gradient
+from estafeta.training.learner import Learner, seed_generators
 from estafeta.training.table import Batch
 
 INPUTS, TARGET = (torch.as_tensor(array) for array in jobs.table())
@@ -33,7 +34,7 @@ def rows(first: int, last: int) -> Batch:
 
 
 def flat_gradient(model: nn.Module, batch: Batch) -> np.ndarray:
-    """Of the sum over the rows."""
+    """Gradient of the sum over the rows."""
     loss = nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="sum")
     gradients = torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])
     return torch.cat([gradient.reshape(-1) for gradient in gradients]).numpy()
@@ -148,7 +149,7 @@ def test_keys_of_the_state_dict_stand_for_tensors() -> None:
 def test_a_loss_that_is_no_number(value: float) -> None:
     learner = learner_of(loss=lambda output, target: output.mean() * 0 + value)
     learner.train(rows(0, 4))
-    with pytest.raises(NotFinite, match=r"the loss is (nan|inf|-inf)"):
+    with pytest.raises(NotFinite, match=r"The loss is (nan|inf|-inf)"):
         learner.check_loss()
 
 
@@ -160,7 +161,7 @@ def test_a_gradient_that_is_no_number(value: float) -> None:
     gradient = learner.gradient()
     check_gradient(gradient)
     gradient[-1] = value
-    with pytest.raises(NotFinite, match="the gradient"):
+    with pytest.raises(NotFinite, match="The gradient"):
         check_gradient(gradient)
 
 
@@ -183,9 +184,9 @@ def test_the_monitor_is_looked_for_among_the_metrics() -> None:
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        (lambda output, target: output, r"the loss has shape \[4, 3\] for 4 rows"),
-        (lambda output, target: output[:2, 0], r"the loss has shape \[2\] for 4 rows"),
-        (lambda output, target: output.mean(0), r"the loss has shape \[3\] for 4 rows"),
+        (lambda output, target: output, r"The loss has shape \[4, 3\] for 4 rows"),
+        (lambda output, target: output[:2, 0], r"The loss has shape \[2\] for 4 rows"),
+        (lambda output, target: output.mean(0), r"The loss has shape \[3\] for 4 rows"),
     ],
 )
 def test_a_loss_of_the_wrong_shape(loss: Any, message: str) -> None:
@@ -218,7 +219,7 @@ def test_a_loss_without_a_gradient() -> None:
 
 
 class Shipped:
-    """Takes gradients away, and knows how often each came.
+    """A receiver of gradients that counts how often each came.
 
     Attributes:
         numbers: Parameters, in the order in which they came.
@@ -260,7 +261,7 @@ class Branches(nn.Module):
 @pytest.mark.parametrize("lasts", [(12,), (5, 7, 12), (4, 8, 12)], ids=str)
 @pytest.mark.parametrize("name", ["plain", "tied", "batch_norm", "row_losses"])
 def test_each_gradient_is_shipped_once_and_complete(name: str, lasts: tuple[int, ...]) -> None:
-    """With the bits of the sum that is not shipped."""
+    """The shipped gradient has the bits of the unshipped sum."""
     whole = learner_of(name)
     train_in_parts(whole, *lasts)
     learner = learner_of(name)
@@ -272,7 +273,7 @@ def test_each_gradient_is_shipped_once_and_complete(name: str, lasts: tuple[int,
 
 
 def test_gradients_are_shipped_as_they_come() -> None:
-    """The last layer first, while the backward pass goes on."""
+    """The last layer's gradient comes first, during the backward pass."""
     learner = learner_of()
     shipped = Shipped(learner)
     learner.train(rows(0, 12), shipped)
@@ -298,7 +299,7 @@ def test_parameters_without_a_part_in_the_last_micro_batch(lasts: tuple[int, ...
 
 
 class Checkpointed(nn.Module):
-    """A layer that is used twice, each time computed anew in the backward pass."""
+    """The model uses a layer twice, and the backward pass computes it again each time."""
 
     def __init__(self, use_reentrant: bool | None) -> None:
         super().__init__()
@@ -320,7 +321,7 @@ class Checkpointed(nn.Module):
 @pytest.mark.parametrize("use_reentrant", [True, False])
 @pytest.mark.parametrize("lasts", [(12,), (5, 12)], ids=str)
 def test_with_checkpointing_the_last_word_is_the_whole_gradient(lasts: tuple[int, ...], use_reentrant: bool) -> None:
-    """Re-entrant, a gradient is added to more than once in one pass; it comes again each time."""
+    """Re-entrant checkpointing adds to a gradient more than once in one pass; the gradient comes again each time."""
     plain = learner_of(model=lambda: Checkpointed(None))
     train_in_parts(plain, *lasts)
     learner = learner_of(model=lambda: Checkpointed(use_reentrant))
@@ -337,7 +338,7 @@ def test_with_checkpointing_the_last_word_is_the_whole_gradient(lasts: tuple[int
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), NotFinite("inf"), MemoryError()])
 @pytest.mark.parametrize("after", [0, 2, 3])
-def test_what_shipping_raises_is_raised_as_it_is(error: Exception, after: int) -> None:
+def test_errors_of_shipping_are_raised_as_they_are(error: Exception, after: int) -> None:
     learner = learner_of()
     left = [None] * after
 
@@ -390,7 +391,7 @@ def test_after_shipping_the_next_sum_begins_with_nothing() -> None:
 @pytest.mark.parametrize("cut", [4, 5])
 @pytest.mark.parametrize("is_shipped", [True, False])
 def test_a_sum_that_was_begun_elsewhere_is_gone_on_with(cut: int, is_shipped: bool) -> None:
-    """Of those parameters that had no part so far, the first gradient is taken as it is."""
+    """The first gradient of a parameter that had no part so far is taken as it is."""
     whole = learner_of(model=Branches)
     train_in_parts(whole, cut, 12)
     begun, learner = learner_of(model=Branches), learner_of(model=Branches)
@@ -418,7 +419,7 @@ class Constant(nn.Module):
 
 
 def test_a_resumed_sum_keeps_negative_zeros() -> None:
-    """Zero plus a negative zero is zero: so what was absent must not have become zero."""
+    """Zero plus a negative zero is zero, so an absent gradient must not become zero."""
     learner = learner_of(model=Constant, loss=lambda output, target: output.sum(), metrics={})
     learner.train(rows(0, 4))
     expected = learner.gradient()

@@ -1,4 +1,4 @@
-"""What a worker holds is added up, and refused with its numbers if it is too much."""
+"""The memory of a worker is added up, and refused with its numbers if it is too much."""
 
 from __future__ import annotations
 
@@ -39,9 +39,14 @@ def plan_of(
 ) -> MemoryPlan:
     worker = FunctionSettings(name="w", memory_mb=memory_mb, timeout_s=900)
     spec = spec_of(
-        name, functions={**FUNCTIONS, "worker": worker}, window_mb=window_mb, topology=topology, workers=WORKERS
+        name,
+        functions={**FUNCTIONS, "worker": worker},
+        window_mb=window_mb,
+        dense=dense,
+        topology=topology,
+        workers=WORKERS,
     )
-    return plan_memory(spec, 11 * MIB, 10 * MIB, manifests, dense=dense)
+    return plan_memory(spec, 11 * MIB, 10 * MIB, manifests)
 
 
 def test_the_parts() -> None:
@@ -78,7 +83,7 @@ def test_without_stored_data_there_are_no_windows() -> None:
     [("adam", "merge", "a smaller model"), ("adam", "replicated", "more --workers with --topology sharded")],
 )
 def test_a_model_that_does_not_fit(name: str, topology: Choice, less: str) -> None:
-    """What helps is named by what takes most."""
+    """The hint names the part that takes most."""
     with pytest.raises(UsageError) as caught:
         plan_of(name=name, topology=topology, memory_mb=330).check(1)
     assert less in caught.value.hint
@@ -111,9 +116,9 @@ def test_blocks_have_room_for_two_windows_at_least() -> None:
     assert plan.room == plan.windows
 
 
-def test_what_does_not_fit_is_refused_with_two_ways_out() -> None:
+def test_too_little_memory_is_refused_with_two_ways_out() -> None:
     with pytest.raises(
-        UsageError, match=r"a worker needs 629 MB and has 512: .*the optimiser 20, two windows"
+        UsageError, match=r"A worker needs 629 MB and has 512: .*the optimiser 20, two windows"
     ) as caught:
         plan_of(manifest(1000), memory_mb=512).check(128)
     assert caught.value.hint == "-o worker.memory_mb=786, or -o window_mb=32"

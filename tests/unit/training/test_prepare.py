@@ -1,4 +1,4 @@
-"""Preparing publishes version 0 and the plan, the same ones whoever does it, and the plan last."""
+"""The preparation publishes version 0 and then the plan, and any worker publishes the same ones."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_version_0_is_the_model_as_it_was_made(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("calls", range(1, 30))
-def test_where_the_plan_is_the_weights_are(calls: int, tmp_path: Path) -> None:
+def test_a_run_with_a_plan_has_weights(calls: int, tmp_path: Path) -> None:
     files = Mortal()
     relay = Relay(tmp_path, spec_of("tied"), files=files)
     relay.start()

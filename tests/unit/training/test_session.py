@@ -18,6 +18,7 @@ from estafeta.errors import Gone, UsageError
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import Round
 from estafeta.protocol.snapshot import read_plan
+from estafeta.protocol.warm import Warm
 from estafeta.store.files import OsFiles, Reader
 from estafeta.store.store import Store
 from estafeta.training.session import Data, Session, check_rows, open_session
@@ -74,10 +75,10 @@ def test_the_model_of_another_run_is_gone_before_the_next_is_made(relay: Relay) 
 
 
 def test_each_environment_has_a_session_of_its_own(relay: Relay) -> None:
-    one: dict[str, Any] = {}
-    session = session_of(relay, memory=one)
-    assert session_of(relay, memory={}) is not session
-    assert session_of(relay, memory=one) is session
+    one = Warm()
+    session = session_of(relay, warm=one)
+    assert session_of(relay, warm=Warm()) is not session
+    assert session_of(relay, warm=one) is session
     assert session_of(relay) is not session
 
 

@@ -18,6 +18,7 @@ from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import Round
 from estafeta.protocol.snapshot import read_plan
 from estafeta.protocol.spec import Plan
+from estafeta.protocol.warm import Warm
 from estafeta.store.tensorfile import Array
 from estafeta.training.session import Session, open_session
 from estafeta.training.share import Share
@@ -37,7 +38,7 @@ class Bench:
 
     def open_session(self) -> Session:
         """A worker's memory of its own, with version 0 loaded."""
-        invocation = Invocation(self.relay.store, lambda functions: self.relay, "t", lambda: NO_LIMIT_S, memory={})
+        invocation = Invocation(self.relay.store, lambda functions: self.relay, "t", lambda: NO_LIMIT_S, warm=Warm())
         session = open_session(self.relay.spec, invocation)
         session.load(self.relay.store, self.relay.layout, 0)
         return session
@@ -106,7 +107,7 @@ def test_one_micro_batch_is_done_however_short_the_time_is(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["plain", "dropout", "noisy"])
-def test_what_is_read_ahead_is_what_would_have_been_read(name: str, tmp_path: Path) -> None:
+def test_rows_read_ahead_are_the_same_rows(name: str, tmp_path: Path) -> None:
     """Also where reading draws random numbers, and the model does."""
     bench = Bench(tmp_path, name)
     expected = bench.worked()
@@ -116,7 +117,7 @@ def test_what_is_read_ahead_is_what_would_have_been_read(name: str, tmp_path: Pa
     assert bench.session.learner.gradient().tobytes() == expected.tobytes()
 
 
-def test_what_was_read_ahead_for_another_round_is_not_used(tmp_path: Path) -> None:
+def test_rows_read_ahead_for_another_round_are_not_used(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     expected = bench.worked()
     bench.share(Round(1, "train")).prefetch()
@@ -143,7 +144,7 @@ def test_scores_are_broken_off_and_gone_on_with_too(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_is_noticed_in_training_alone(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.session.learner.parameters[:] = np.nan
-    with pytest.raises(NotFinite, match="the loss"):
+    with pytest.raises(NotFinite, match="The loss"):
         bench.share().work(plenty())
     bench.share(Round(0, "valid")).work(plenty())
 
@@ -156,7 +157,7 @@ def test_a_gradient_that_is_no_number_is_not_published(tmp_path: Path) -> None:
     gradient[3] = np.nan
     learner = bench.session.learner
     learner.resume(gradient, learner.absent, learner.rows, learner.sums)
-    with pytest.raises(NotFinite, match="the gradient"):
+    with pytest.raises(NotFinite, match="The gradient"):
         share.content("t", 0.0)
 
 

@@ -1,4 +1,4 @@
-"""Rows by number, from whatever a job gives."""
+"""Rows by number, from every kind of data set that a job may give."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class MapStyle(Dataset):
 
 
 class Batched(MapStyle):
-    """Reads many rows at once, as PyTorch allows."""
+    """A data set that reads many rows at once, as PyTorch allows."""
 
     def __getitems__(self, rows: list[int]) -> list[Any]:
         return [(torch.full((2,), len(rows)), row) for row in rows]
@@ -87,11 +87,11 @@ def test_numbers_become_float32(dtype: str) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (None, "the data set is a NoneType"),
-        (iter([]), "the data set is a list_iterator"),
-        (Stream(), "the data set is a Stream"),
-        ({"x": INPUTS, "y": TARGET}, "the data set is a dict"),
-        ([INPUTS, TARGET], "the data set is a list"),
+        (None, "The data set is a NoneType"),
+        (iter([]), "The data set is a list_iterator"),
+        (Stream(), "The data set is a Stream"),
+        ({"x": INPUTS, "y": TARGET}, "The data set is a dict"),
+        ([INPUTS, TARGET], "The data set is a list"),
         ((INPUTS,), "a tuple of one array"),
         ((INPUTS, TARGET[:-1]), r"different lengths: \[9, 10\]"),
     ],
@@ -103,7 +103,7 @@ def test_no_data_set(source: Any, message: str) -> None:
 
 @pytest.mark.parametrize("source", [INPUTS, [(1,), (2,)]], ids=["array", "tuples of one"])
 def test_rows_that_are_no_pairs(source: Any) -> None:
-    with pytest.raises(UsageError, match="a row of the data set is a") as caught:
+    with pytest.raises(UsageError, match="A row of the data set is a") as caught:
         Table(source).batch(np.array([0]))
     assert "(inputs …, target)" in caught.value.hint
 

@@ -61,26 +61,26 @@ def deploy(
     What is not asked for stays as it is deployed. No Docker is needed: the functions' code goes up as a zip file,
     PyTorch as a folder that `control` unpacks on the file system.
     """
-    from estafeta.aws.session import STACK, Session
+    from estafeta.aws.account import STACK, Account
     from estafeta.cli.words import stack as words
     from estafeta.deploy.deploy import Deployer
     from estafeta.deploy.plan import Wishes
 
-    console, session, stack = manners.console(), Session(on.region, on.profile), on.stack or STACK
+    console, account, stack = manners.console(), Account(on.region, on.profile), on.stack or STACK
     wishes = Wishes(
         stack=stack,
         requirements=None if requirements is None else _lines(requirements),
         parameters=dict(_pair(text) for text in parameters),
         **options,
     )
-    deployer = Deployer(session, wishes, _Report(console))
+    deployer = Deployer(account, wishes, _Report(console))
     try:
         with tempfile.TemporaryDirectory(prefix="estafeta-") as folder:
             plan = deployer.prepare(Path(folder))
             try:
-                console.talk(words.plan(plan, session.region))
+                console.talk(words.plan(plan, account.region))
                 if not yes:
-                    _ask(f"Deploy {stack} to {session.region}?", console)
+                    _ask(f"Deploy {stack} to {account.region}?", console)
             except BaseException:
                 deployer.discard(plan)
                 raise
@@ -88,9 +88,9 @@ def deploy(
     finally:
         console.still()
     if manners.json:
-        console.json(words.facts(deployed, plan, session.region))
+        console.json(words.facts(deployed, plan, account.region))
     else:
-        console.results(words.deployed(deployed, session.region))
+        console.results(words.deployed(deployed, account.region))
         console.talk([("next", f"{Command('estafeta', 'train', 'JOB.py', '--on', 'aws')}")])
     return 0
 
@@ -108,16 +108,16 @@ def destroy(manners: Manners, on: Place, delete_data: bool, yes: bool) -> int:
 
     The file system stays unless told otherwise; a stack of the same name finds it again.
     """
-    from estafeta.aws.session import STACK, Session
+    from estafeta.aws.account import STACK, Account
     from estafeta.cli.words import stack as words
     from estafeta.deploy.destroy import Destroyer
 
-    console, session, stack = manners.console(), Session(on.region, on.profile), on.stack or STACK
-    destroyer = Destroyer(session, stack, _Report(console))
+    console, account, stack = manners.console(), Account(on.region, on.profile), on.stack or STACK
+    destroyer = Destroyer(account, stack, _Report(console))
     standing = destroyer.look()
-    console.talk(words.standing(standing, session.region, delete_data=delete_data))
+    console.talk(words.standing(standing, account.region, delete_data=delete_data))
     if not yes and not (standing.is_gone and not delete_data):
-        _ask(f"Remove {stack} from {session.region}?", console)
+        _ask(f"Remove {stack} from {account.region}?", console)
     try:
         destroyer.carry_out(standing, delete_data=delete_data)
     finally:
@@ -125,7 +125,7 @@ def destroy(manners: Manners, on: Place, delete_data: bool, yes: bool) -> int:
     left, kept = destroyer.leftovers(), destroyer.kept()
     if manners.json:
         leftovers = [{"kind": x.kind, "name": x.name, "command": console.complete(str(x.command))} for x in left]
-        console.json({"stack": stack, "region": session.region, "kept": kept, "leftovers": leftovers})
+        console.json({"stack": stack, "region": account.region, "kept": kept, "leftovers": leftovers})
     else:
         console.results(words.destroyed(stack, kept, left))
     return 0

@@ -149,6 +149,8 @@ def _start(
     from estafeta.client.launch import start
     from estafeta.client.source import import_job
 
+    command = [job, *(word for pair in on.options.items() for word in pair)]
+    command += ["--template", str(template)] if template else []
     with ThreadPoolExecutor(1) as pool:
         connecting = pool.submit(connect, on.name, template=template, **on.choices)
         imported = import_job(job)
@@ -162,6 +164,7 @@ def _start(
             options=options,
             chaos=chaos,
             limits=limits,
+            command=command,
             show=partial(console.portion, unit="bytes"),
         )
     except KeyboardInterrupt:

@@ -14,7 +14,7 @@ from estafeta.client.units import count, size
 from estafeta.errors import Command
 
 if TYPE_CHECKING:
-    from estafeta.aws.session import Deployment
+    from estafeta.aws.account import Deployment
     from estafeta.deploy.change_sets import Change
     from estafeta.deploy.destroy import Leftover, Standing
     from estafeta.deploy.plan import Plan
@@ -30,7 +30,7 @@ def plan(plan: Plan, region: str) -> Lines:
     wishes, target = plan.wishes, plan.target
     lines = [("stack", f"{wishes.stack}   account {plan.account}, {region}, {target.architecture}")]
     if plan.remains:
-        lines.append(("first", f"remove what a failed attempt has left ({plan.remains})"))
+        lines.append(("first", f"remove the remains of a failed attempt ({plan.remains})"))
     if plan.code is not None:
         sizes = f"{size(plan.code.zipped_bytes)} zipped, {size(plan.code.unzipped_bytes)} unzipped"
         compiled = "" if plan.code.compiled else ", not precompiled"

@@ -1,4 +1,4 @@
-"""What a run will take, before it is started: time, memory, traffic and dollars.
+"""Prediction of a run before it is started: time, memory, traffic and dollars.
 
 It must not start anything on AWS.
 """

@@ -1,8 +1,7 @@
-"""What a run would take on AWS, predicted for any number of workers, memory and topology, and beside one machine.
+"""Time and dollars of a run on AWS, predicted for any number of workers, memory and topology, and for one machine.
 
-A round is a sum of parts, one after the other (`roundmodel.py`); the largest part is what binds. Left out are
-stragglers, retries, caches, and work that overlaps with waiting. So it is better at comparing settings with each other
-than at any one of them.
+A round is a sum of parts, one after the other (`round.py`); the largest part binds. The prediction leaves out
+stragglers, retries, caches, and work that overlaps with waiting. So it compares settings better than it predicts one.
 """
 
 from __future__ import annotations
@@ -35,22 +34,22 @@ from estafeta.protocol.spec import Topology
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a setting would take.
+    """The time, dollars, memory and traffic of a setting.
 
     Attributes:
-        setting: Which.
-        seconds: From start to end.
-        round_s: Of a train round.
-        start_s: Of a cold start.
+        setting: The setting.
+        seconds: Seconds from start to end.
+        round_s: Seconds of a train round.
+        start_s: Seconds of a cold start.
         parts: Seconds of a train round: `compute`, `latency`, and `network` or `EFS throughput` for moving bytes.
-        compute_usd: GB-seconds of all functions.
-        requests_usd: Their invocations, and what each of them logs.
-        efs_usd: Access to the file system.
-        memory_mb: What a worker needs.
-        read_bytes: Of a train round, by all functions.
-        write_bytes: Likewise.
-        binds: What takes most of the time: a part of the round, `starting`, or `burst credit` where that runs out.
-        obstacles: Why it cannot be done; empty if it can.
+        compute_usd: Dollars for the GB-seconds of all functions.
+        requests_usd: Dollars for their invocations, and for the lines that each of them logs.
+        efs_usd: Dollars for access to the file system.
+        memory_mb: Memory that a worker needs.
+        read_bytes: Bytes that all functions read in a train round.
+        write_bytes: Bytes that they write.
+        binds: Part that takes most of the time: of the round, `starting`, or `burst credit` if that runs out.
+        obstacles: Reasons why the setting cannot train the job; empty if it can.
         pareto: Whether no other setting is both faster and cheaper.
     """
 
@@ -71,13 +70,13 @@ class Estimate:
 
     @property
     def usd(self) -> float:
-        """Dollars for all of it."""
+        """Dollars for the whole run."""
         return self.compute_usd + self.requests_usd + self.efs_usd
 
 
 @dataclass(frozen=True)
 class Machine:
-    """One virtual machine that does the same: its processors, seconds from its start on, dollars."""
+    """One virtual machine that trains the same job: its processors, seconds from its start on, dollars."""
 
     vcpus: int
     seconds: float
@@ -85,7 +84,7 @@ class Machine:
 
 
 def estimate(profile: Profile, setting: Setting, basis: Basis, aws: Aws = AWS) -> Estimate:
-    """Predict what a setting takes."""
+    """Predict time, dollars, memory and traffic of a setting."""
     workers, steps, prices = setting.workers, profile.steps, basis.prices
     epochs = profile.epochs if profile.valid_rows else 0
     share, update, waits = share_s(profile, setting), update_s(profile, setting, aws), latency(setting, aws)
@@ -149,7 +148,7 @@ def grid(
     basis: Basis,
     aws: Aws = AWS,
 ) -> list[Estimate]:
-    """Estimates of all combinations, the fastest first, with the Pareto set marked."""
+    """Return estimates of all combinations, the fastest first, with the Pareto set marked."""
     most = min(profile.batch_size, profile.train_rows)
     found = [
         estimate(profile, Setting(count, memory, topology), basis, aws)
@@ -162,7 +161,7 @@ def grid(
 
 
 def pareto(estimates: Sequence[Estimate]) -> list[Estimate]:
-    """The same estimates, with those marked that can be done, and that no other is at least as good as in both ways."""
+    """Return the same estimates; those that can train the job, and that no other beats in both ways, are marked."""
     able = [one for one in estimates if not one.obstacles]
 
     def is_beaten(one: Estimate) -> bool:
@@ -177,10 +176,11 @@ def pareto(estimates: Sequence[Estimate]) -> list[Estimate]:
 
 
 def machines(profile: Profile, basis: Basis, aws: Aws = AWS, vcpus: Sequence[int] = (1, 2, 4, 8, 16)) -> list[Machine]:
-    """What one EC2 instance (m7g) would take, by its size.
+    """Return the time and dollars of one EC2 instance (m7g), for each number of processors.
 
-    It is given the better of two ways: threads that share each pass, or a process for each processor that share each
-    batch and exchange nothing but memory. Billed by the second, at least a minute, booting included.
+    The instance takes the better of two ways: threads that share each pass, or a process for each processor. These
+    processes share each batch, and exchange nothing but memory. EC2 bills by the second, at least a minute, with
+    booting.
     """
     found = []
     for count in vcpus:
@@ -195,7 +195,7 @@ def machines(profile: Profile, basis: Basis, aws: Aws = AWS, vcpus: Sequence[int
 
 
 def verdict(estimates: Sequence[Estimate], vms: Sequence[Machine]) -> str:
-    """Whether functions or one virtual machine are the better place, in a sentence."""
+    """Return a sentence that says whether functions or one virtual machine are the better place."""
     able = [one for one in estimates if not one.obstacles]
     if not able:
         return "no setting of the grid can do it"

@@ -1,7 +1,7 @@
-"""A job, measured here: how long rows, passes and updates take, what it needs in memory. For `planning.py`.
+"""A job, measured on this machine: seconds of rows, passes and updates, and the memory that it needs.
 
-A few micro-batches of the run's first rounds are really trained, by the run's own learner on the run's own rows, on one
-thread. Of each measurement the fastest counts: what else goes on at this machine only adds to it.
+The run's own learner really trains a few micro-batches of the run's first rounds, on one thread. The fastest time of
+each measurement counts, since other work on this machine only adds to it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import numpy as np
 import torch
 
 from estafeta.client.plan.round import Profile
+from estafeta.data.catalog import read_manifest
+from estafeta.job.dataset_name import BUNDLED
 from estafeta.job.job import Job
 from estafeta.protocol.layout import Phase, Round
 from estafeta.protocol.spec import Plan, RunSpec
 from estafeta.store.store import Store
 from estafeta.training.batches import Data
 from estafeta.training.learner import Learner, seed_generators
-from estafeta.training.memory import RUNTIME_BYTES
+from estafeta.training.memory import RUNTIME_BYTES, plan_memory
 from estafeta.training.prepare import plan_of
 from estafeta.training.session import Session
 from estafeta.training.table import Batch
@@ -30,13 +32,13 @@ REPEATS = 5
 """Times that a micro-batch is trained."""
 
 MOST_S = 5.0
-"""Seconds after which no further one is."""
+"""Seconds after which no further micro-batch is trained."""
 
 MOST_ELEMENTS = 1 << 20
-"""Of the parameters, to update."""
+"""Most elements of the parameters that are updated to measure the optimiser."""
 
 PARALLEL_OF_ROWS = 0.9
-"""Part of the time of rows that threads share, where that cannot be measured: one processor, or others at work here."""
+"""Part of the time of rows that threads share, if it cannot be measured: one processor, or other work on it."""
 
 
 def profile(job: Job, spec: RunSpec, store: Store) -> Profile:
@@ -50,7 +52,7 @@ def profile(job: Job, spec: RunSpec, store: Store) -> Profile:
     before = _resident_bytes()
     learner = Learner(job, spec)
     data = Data.open(job, spec, store, learner.bytes, learner.parameters.nbytes)
-    plan = plan_of(Session(spec.token, data, learner), spec, spec.token)
+    plan = plan_of(Session(data, learner), spec, spec.token)
     learner.check_metrics(spec.early_stopping.monitor, validates=plan.valid_rows > 0)
     torch.set_num_threads(1)
     batch, read_s = _first(data, spec, plan, "train")
@@ -60,10 +62,14 @@ def profile(job: Job, spec: RunSpec, store: Store) -> Profile:
     if plan.valid_rows:
         held_out, held_out_s = _first(data, spec, plan, "valid")
         valid_s = (_fastest(lambda: learner.evaluate(held_out)) + held_out_s) / len(held_out[-1])
-    used = max(0, _resident_bytes(peak=True) - before - (1 + len(_state(spec))) * learner.parameters.nbytes)
+    stored = [name for name in (job.dataset, job.valid_dataset) if isinstance(name, str) and name not in BUNDLED]
+    memory = plan_memory(
+        spec, learner.bytes, learner.parameters.nbytes, [read_manifest(store, name) for name in stored]
+    )
+    used = _resident_bytes(peak=True) - before - memory.model - memory.gradient // 2  # which is not published here
     return Profile(
         parameters=plan.size,
-        state_vectors=len(_state(spec)),
+        state_vectors=len(spec.update_rule.state_slots),
         train_rows=plan.train_rows,
         valid_rows=plan.valid_rows,
         batch_size=spec.batch_size,
@@ -75,12 +81,13 @@ def profile(job: Job, spec: RunSpec, store: Store) -> Profile:
         valid_row_s=valid_s,
         element_s=_element_s(spec, plan.size),
         parallel=_parallel(lambda: learner.train(batch), PARALLEL_OF_ROWS * rows * row_s / (pass_s + rows * row_s)),
-        worker_bytes=RUNTIME_BYTES + used,
+        model_bytes=memory.model,
+        worker_bytes=RUNTIME_BYTES + max(used, memory.windows + memory.batch),
     )
 
 
 def _first(data: Data, spec: RunSpec, plan: Plan, phase: Phase) -> tuple[Batch, float]:
-    """The first micro-batch of a phase, and how long reading it takes."""
+    """Return the first micro-batch of a phase, and the seconds that reading it takes."""
     parts = data.micro_batches(Round(0, phase), 0, spec, plan)
     seed_generators(spec.seed)
     data.batch(phase, parts, 0)
@@ -90,7 +97,7 @@ def _first(data: Data, spec: RunSpec, plan: Plan, phase: Phase) -> tuple[Batch, 
 
 
 def _line(train: Callable[[Batch], None], batch: Batch) -> tuple[float, float]:
-    """Seconds of a pass whatever its rows, and of each row: the line through a whole micro-batch and a part of it."""
+    """Return the seconds of a pass without rows, and of each row: the line through a whole micro-batch and a part."""
     rows = len(batch[-1])
     whole_s = _fastest(lambda: train(batch))
     few = rows // 4
@@ -103,7 +110,7 @@ def _line(train: Callable[[Batch], None], batch: Batch) -> tuple[float, float]:
 
 
 def _fastest(work: Callable[[], None]) -> float:
-    """Seconds, after one time that does not count."""
+    """Return the fewest seconds that the work takes, after one time that does not count."""
     work()
     found: list[float] = []
     ends_at = time.perf_counter() + MOST_S
@@ -115,7 +122,7 @@ def _fastest(work: Callable[[], None]) -> float:
 
 
 def _parallel(work: Callable[[], None], assumed: float) -> float:
-    """What two threads share of the work, by how much faster they are; what is assumed, if two have no room here."""
+    """Return the part of the work that two threads share; `assumed` if this machine has no room for two."""
     processors = len(os.sched_getaffinity(0))
     if processors < 2 or os.getloadavg()[0] > processors:
         return assumed
@@ -127,19 +134,15 @@ def _parallel(work: Callable[[], None], assumed: float) -> float:
 
 
 def _element_s(spec: RunSpec, size: int) -> float:
-    """Seconds in which the optimiser updates an element."""
+    """Return the seconds in which the optimiser updates an element."""
     count = min(size, MOST_ELEMENTS)
     parameters, gradient = np.zeros(count, np.float32), np.ones(count, np.float32)
     state = spec.update_rule.initial_state(count)
     return _fastest(lambda: spec.update_rule.update(parameters, gradient, state, step=0, lr=1e-3, scale=1.0)) / count
 
 
-def _state(spec: RunSpec) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
-    return spec.update_rule.initial_state(1)
-
-
 def _resident_bytes(*, peak: bool = False) -> int:
-    """Memory of this process now, or the most that it has had."""
+    """Return the bytes of memory of this process now, or the most that it has had."""
     if peak:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     with open("/proc/self/statm", encoding="ascii") as file:

@@ -1,7 +1,7 @@
 """A round of training on AWS, in parts: seconds of computing, of moving bytes, of waiting for files; bytes; memory.
 
-Pure functions of a profile that was measured here (`profiling.py`), of a setting, and of what is known of AWS (`Aws`,
-with its sources). `planning.py` makes runs and their prices of them.
+The functions are pure. They take a profile that was measured here (`measure.py`), a setting, and the facts about AWS
+(`Aws`, with their sources). `estimate.py` adds rounds up to runs and their prices.
 """
 
 from __future__ import annotations
@@ -11,20 +11,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from estafeta.cost.cost import Basis
-from estafeta.cost.metering import Traffic, traffic_of
+from estafeta.cost.meter import Traffic, traffic_of
+from estafeta.protocol.message import SMALL
 from estafeta.protocol.spec import MB_PER_VCPU, Topology
-from estafeta.residents.message import SMALL
-
-VECTOR_ITEM = 4
-"""Bytes of a float32."""
-
-MIB = 1 << 20
+from estafeta.training.memory import MIB, VECTOR_ITEM, vectors
 
 HEAD_BYTES = 512
-"""Of what stands before a vector, about; it is metered as much more."""
+"""Bytes before a vector, about; EFS meters them as many more."""
 
 TENSOR_FILE_HEADS = 2
-"""Reads before the tensors of a safetensors file: the length of its header, and the header."""
+"""Number of reads before the tensors of a safetensors file: the length of its header, and the header."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,7 @@ class Profile:
 
     Attributes:
         parameters: Trained parameters.
-        state_vectors: Vectors of their length that the optimiser keeps.
+        state_vectors: Vectors of that length that the optimiser keeps.
         train_rows: Rows to train on.
         valid_rows: Rows to validate.
         batch_size: Rows in a global batch.
@@ -41,11 +37,12 @@ class Profile:
         steps: Train rounds.
         epochs: Valid rounds, if there are rows for them.
         row_s: Seconds of a row, forward and backward, on one thread.
-        pass_s: Seconds of a pass, whatever its rows.
+        pass_s: Seconds of a pass without its rows.
         valid_row_s: Seconds of a row, forward alone.
         element_s: Seconds of an element of the parameters, added or updated.
         parallel: Part of the computation that more threads share (Amdahl's law).
-        worker_bytes: Memory of a worker beside what depends on the parameters: Python, PyTorch, data, activations.
+        model_bytes: Memory of the model: parameters, trained or not, and buffers.
+        worker_bytes: Memory of a worker beside model, gradient and optimiser: Python, PyTorch, data, activations.
     """
 
     parameters: int
@@ -61,17 +58,18 @@ class Profile:
     valid_row_s: float
     element_s: float
     parallel: float
+    model_bytes: int
     worker_bytes: int
 
     @property
     def vector_bytes(self) -> int:
-        """The parameters, or a gradient."""
+        """Bytes of the parameters, or of a gradient."""
         return VECTOR_ITEM * self.parameters
 
 
 @dataclass(frozen=True)
 class Aws:
-    """What is known of AWS, or assumed.
+    """The facts about AWS that are known or assumed.
 
     Attributes:
         network: Bytes per second of one environment: 625 Mbit/s (Lambda quotas). That NFS is within it is assumed.
@@ -81,14 +79,14 @@ class Aws:
         elastic_read: Bytes per second of an elastic file system, in the slowest region.
         elastic_write: The same, written.
         read_s: Seconds of a file operation that only asks (EFS, Performance: about 1 ms).
-        change_s: Seconds of one that changes something (about 2.7 ms).
+        change_s: Seconds of a file operation that changes something (about 2.7 ms).
         invoke_s: Seconds from an asynchronous invocation to a warm handler. AWS says nothing; some tens of ms are seen.
         start_s: Seconds of a cold start with PyTorch that do not depend on the memory.
         start_vcpu_s: Seconds of it on one vCPU. Both from LambdaNER-Bench: 19.7 s at 1,769 MB, 8.3 s at 10,240 MB.
-        init_limit_s: An init phase that takes longer is broken off and repeated within the invocation.
+        init_limit_s: Most seconds of an init phase; Lambda breaks off a longer one and repeats it in the invocation.
         limit_s: Time limit of an invocation.
         merge_mb: Memory of the merge function.
-        merge_bytes: What it needs beside what depends on the parameters.
+        merge_bytes: Memory of the merge function that does not depend on the parameters.
         boot_s: Seconds until a virtual machine has started and imported PyTorch; an assumption.
     """
 
@@ -133,35 +131,35 @@ class Setting:
 
 
 def amdahl(parallel: float, threads: int) -> float:
-    """Part of the time of one thread that so many threads take."""
+    """Return the time of so many threads as a part of the time of one."""
     return 1 - parallel + parallel / threads
 
 
 def _speed(profile: Profile, setting: Setting) -> float:
-    """How much longer a function computes than one thread here: threads for whole vCPUs, less than one for less."""
+    """Return the time of a function as a multiple of one thread here; it has a thread for each whole vCPU."""
     return amdahl(profile.parallel, max(1, int(setting.vcpus))) / min(1.0, setting.vcpus)
 
 
 def passes_s(profile: Profile, rows: int) -> float:
-    """Seconds of rows on one thread, in passes of a micro-batch each."""
+    """Return the seconds of rows on one thread, in passes of a micro-batch each."""
     return math.ceil(rows / profile.micro_batch_size) * profile.pass_s + rows * profile.row_s
 
 
 def share_s(profile: Profile, setting: Setting) -> float:
-    """Seconds in which a rank computes its share of a train round."""
+    """Return the seconds in which a rank computes its share of a train round."""
     rows = math.ceil(min(profile.batch_size, profile.train_rows) / setting.workers)
     return passes_s(profile, rows) * _speed(profile, setting)
 
 
 def valid_s(profile: Profile, setting: Setting) -> float:
-    """Seconds in which a rank scores its share of a valid round."""
+    """Return the seconds in which a rank scores its share of a valid round."""
     return math.ceil(profile.valid_rows / setting.workers) * profile.valid_row_s * _speed(profile, setting)
 
 
 def update_s(profile: Profile, setting: Setting, aws: Aws) -> float:
-    """Seconds in which N contributions are added up and the optimiser takes its step: of all parameters, or of a slice.
+    """Return the seconds in which a function adds up N contributions and takes the optimiser's step.
 
-    Threads do not share it.
+    A sharded worker does so for its slice, the others for all parameters. Threads do not share this work.
     """
     cuts = setting.workers if setting.topology == "sharded" else 1
     elements = (setting.workers + 1) * profile.parameters / cuts
@@ -170,7 +168,7 @@ def update_s(profile: Profile, setting: Setting, aws: Aws) -> float:
 
 
 class Latency(NamedTuple):
-    """Seconds of a round in which nothing but waiting is done: in a worker, in the merge, between invocations."""
+    """Seconds of a round in which functions only wait: a worker, the merge, and events on their way."""
 
     worker: float
     merge: float
@@ -178,10 +176,11 @@ class Latency(NamedTuple):
 
 
 def latency(setting: Setting, aws: Aws) -> Latency:
-    """Of file operations that wait for each other, and of invocations on their way.
+    """Return the seconds of file operations that wait for each other, and of invocations on their way.
 
-    A hop of residents: publish (create, close, link, unlink), then list, open and read for each of the N ranks. In
-    `merge` a worker reads and publishes one file and lists twice, and the merge lists, reads N files and publishes.
+    In a hop of residents each rank publishes (create, close, link, unlink), then lists, opens and reads for each of the
+    N ranks. In `merge` a worker reads and publishes one file and lists twice. The merge lists, reads N files and
+    publishes.
     """
     publish_s = 4 * aws.change_s
     if setting.merges:
@@ -191,13 +190,13 @@ def latency(setting: Setting, aws: Aws) -> Latency:
 
 
 def merge_bytes(profile: Profile, workers: int) -> tuple[float, float]:
-    """Bytes that the merge function reads and writes in a train round."""
+    """Return the bytes that the merge function reads and writes in a train round."""
     vector = profile.vector_bytes
     return workers * vector, (1 + profile.state_vectors) * vector
 
 
 def rank_bytes(profile: Profile, setting: Setting) -> tuple[float, float]:
-    """Bytes that a rank reads and writes in a train round."""
+    """Return the bytes that a rank reads and writes in a train round."""
     vector, workers = float(profile.vector_bytes), setting.workers
     match setting.topology:
         case "merge":
@@ -209,7 +208,7 @@ def rank_bytes(profile: Profile, setting: Setting) -> tuple[float, float]:
 
 
 def transfer_s(read: float, written: float, at_once: int, basis: Basis, aws: Aws) -> tuple[float, str]:
-    """Seconds in which functions read and write so many bytes each, `at_once` of them, and what they wait for."""
+    """Return the seconds in which `at_once` functions read and write so many bytes each, and what limits them."""
     network_s = (read + written) / aws.network
     if basis.throughput == "elastic":
         shared_s = at_once * max(read / aws.elastic_read, written / aws.elastic_write)
@@ -219,11 +218,11 @@ def transfer_s(read: float, written: float, at_once: int, basis: Basis, aws: Aws
 
 
 def traffic(profile: Profile, setting: Setting) -> Traffic:
-    """File operations of a train round, of all functions."""
+    """Return the file operations of all functions in a train round."""
     workers = setting.workers
     read, written = rank_bytes(profile, setting)
     hops = 2 if setting.topology == "sharded" else 1
-    files = hops * workers if not setting.merges else 1  # that a rank opens
+    files = hops * workers if not setting.merges else 1  # a rank opens so many
     calls = {"list": workers * files + 2 * workers, "open": workers * files}
     for kind in ("create", "link", "unlink"):
         calls[kind] = workers * hops * (2 if kind == "unlink" else 1)
@@ -231,7 +230,7 @@ def traffic(profile: Profile, setting: Setting) -> Traffic:
     writes = {max(HEAD_BYTES, round(written / hops)): workers * hops}
     if setting.merges:
         heads = TENSOR_FILE_HEADS * workers
-    else:  # a message is read in one go, if its vector is small
+    else:  # a rank reads a message at once if its vector is small
         largest = [profile.parameters, profile.parameters / workers][:hops]
         heads = workers * workers * sum(elements > SMALL for elements in largest)
     total = traffic_of(calls, reads, writes) + traffic_of({}, {HEAD_BYTES: heads}, {})
@@ -242,24 +241,26 @@ def traffic(profile: Profile, setting: Setting) -> Traffic:
         total += traffic_of(
             calls, {max(1, profile.vector_bytes): workers}, {max(1, round(written / versions)): versions}
         )
-        total += traffic_of({}, {HEAD_BYTES: heads}, {})
+        total += traffic_of({}, {HEAD_BYTES: workers * (profile.parameters > SMALL)}, {})
     return total
 
 
 def valid_traffic(setting: Setting) -> Traffic:
-    """File operations of a valid round, of all functions: a short file of each rank, read by all, or by the merge."""
+    """Return the file operations of all functions in a valid round.
+
+    Each rank publishes a short file, which all ranks or the merge read.
+    """
     workers = setting.workers
     readers = 1 if setting.merges else workers
     calls = {"list": 4 * workers, "open": workers * readers, "create": workers, "link": workers, "unlink": 2 * workers}
-    reads = workers * readers * (TENSOR_FILE_HEADS if setting.merges else 1)
-    return traffic_of(calls, {HEAD_BYTES: reads}, {HEAD_BYTES: workers})
+    return traffic_of(calls, {HEAD_BYTES: workers * readers}, {HEAD_BYTES: workers})
 
 
 def obstacles(profile: Profile, setting: Setting, share: float, aws: Aws) -> tuple[int, tuple[str, ...]]:
-    """What a worker needs in MB, and what stands against a setting."""
+    """Return the MB that a worker needs, and the reasons why a setting cannot train the job."""
     vector = profile.vector_bytes
-    kept = {"merge": 0.0, "sharded": 1 / setting.workers}.get(setting.topology, 1.0)  # of the optimiser's state
-    worker_mb = math.ceil((profile.worker_bytes + vector * (2 + profile.state_vectors * kept)) / MIB)
+    held = vectors(setting.topology, profile.parameters, setting.workers, profile.state_vectors)
+    worker_mb = math.ceil((profile.worker_bytes + profile.model_bytes + sum(held)) / MIB)
     merge_mb = math.ceil((aws.merge_bytes + vector * (2 + profile.state_vectors)) / MIB)
     found = []
     if worker_mb > setting.memory_mb:

@@ -1,4 +1,4 @@
 """A finished or running run as one HTML page.
 
-It must not fetch: it draws what a `Run` says.
+It must not fetch: it draws the facts that a `Run` gives it.
 """

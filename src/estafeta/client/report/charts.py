@@ -14,11 +14,11 @@ Points = Sequence[tuple[float, float]]
 MOST_POINTS = 400
 WIDTH, HEIGHT = 460, 230
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 40
-"""Margins in pixels: of the axes' numbers and titles."""
+"""Margins in pixels, for the axes' numbers and titles."""
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers within a range: at most `most`, one or two powers of ten times 1, 2 or 5 apart."""
+    """At most `most` round numbers within a range, at distances of 1, 2 or 5 times a power of ten."""
     if not low < high:
         return [low]
     raw = (high - low) / max(1, most - 1)
@@ -29,12 +29,12 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def scale(low: float, high: float, begin: float, end: float, value: float) -> float:
-    """Where a value lies between two pixels; in the middle if the range has no length."""
+    """Place of a value between two pixels; the middle if the range has no length."""
     return begin + (value - low) / (high - low) * (end - begin) if high > low else (begin + end) / 2
 
 
 def thinned(points: Points, most: int = MOST_POINTS) -> list[tuple[float, float]]:
-    """At most that many points, with the least and the greatest value of each stretch, so that no spike is lost."""
+    """At most `most` points, with the least and the greatest value of each stretch, so that no spike is lost."""
     if len(points) <= most:
         return list(points)
     width = math.ceil(len(points) / (most // 2))
@@ -49,10 +49,10 @@ def line_chart(title: str, lines: Mapping[str, Points], best: float | None = Non
     """Draw lines over a common axis.
 
     Args:
-        title: What the values are.
-        lines: Points by name, in the order of x; values that are not finite are left out.
-        best: The x that is marked; None: none.
-        x_title: What x is.
+        title: Name of the values.
+        lines: Points by name, in the order of x; the chart leaves out values that are not finite.
+        best: Marked x, if any.
+        x_title: Name of x.
     """
     finite = {name: [p for p in points if math.isfinite(p[1])] for name, points in lines.items()}
     everything = [point for points in finite.values() for point in points]
@@ -99,7 +99,7 @@ def line_chart(title: str, lines: Mapping[str, Points], best: float | None = Non
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
-    """The least and the greatest; of equal values, a little room on both sides."""
+    """The least and the greatest value; equal values get a little room on both sides."""
     low, high = min(values), max(values)
     room = abs(low) * 0.1 or 1.0
     return (low, high) if low < high else (low - room, high + room)

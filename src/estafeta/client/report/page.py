@@ -1,7 +1,7 @@
 """A run as one HTML page that needs no network and no script.
 
-Pure: from what is known of a run to text. Invariants: whatever comes from users is escaped where it enters the page
-(`escape`, in `_table`, `_facts` and the charts); the page's size is bounded, however long the run was.
+It turns what is known of a run into text, and reads nothing else. Invariants: jinja2 escapes whatever comes from users,
+and the charts escape their own texts; the page's size is bounded, however long the run was.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from html import escape
-from importlib.resources import files
 from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from estafeta.client.logbook import Entry
 from estafeta.client.report.charts import line_chart
@@ -26,13 +27,13 @@ from estafeta.job.stopping import EpochRecord
 from estafeta.protocol.spec import Failure, Status
 
 MOST_EPOCHS = 300
-"""Rows of the table of epochs; of more, every second, third … is shown."""
+"""Number of rows in the table of epochs; of more, the page shows every second, third …"""
 
 MOST_EVENTS = 100
-"""Rows of the table of what happened, the first ones."""
+"""Number of rows in the table of events, the first ones."""
 
 MOST_TEXT = 20_000
-"""Characters of a text of the user's, such as a traceback, from its end."""
+"""Number of characters of a user's text, such as a traceback, from its end."""
 
 COSTS = {
     "compute": "GB-seconds of the functions",
@@ -45,22 +46,25 @@ COSTS = {
 KEYS = {
     "cold": "starting cold",
     "done": "at work",
-    "retry": "a further attempt",
+    "retry": "a retry",
     "running": "no end in the log",
     "failed": "killed, or ended with an error",
 }
-"""What the colours of the timeline mean."""
+"""Meanings of the timeline's colours."""
+
+
+FUNCTION_COLUMNS = ("function", "invocations", "cold starts", "failed", "seconds", "of them starting", "GB-seconds")
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a report is made of.
+    """The facts for a report.
 
     Attributes:
-        status: The run, with the records of all its epochs.
-        summary: As `Run.summary` has it.
-        entries: Its invocations, in the order of their start; None where no log is written.
-        now: When it was looked at, in seconds since 1970.
+        status: Status of the run, with the records of all its epochs.
+        summary: Summary from `Run.summary`.
+        entries: Its invocations, in the order of their start; None for a run without logs.
+        now: Time of the report, in seconds since 1970.
     """
 
     status: Status
@@ -71,21 +75,26 @@ class Facts:
 
 def page(facts: Facts) -> str:
     """The report as HTML."""
-    style = files("estafeta.client.report").joinpath("style.css").read_text(encoding="utf-8")
-    run = escape(facts.status.spec.run)
-    parts = [_heading(facts), _metrics(facts.status), _work(facts), _costs(facts.summary), _settings(facts)]
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{run}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{style}</style></head>\n<body><main>{''.join(parts)}</main></body></html>\n"
+    return _TEMPLATES.get_template("page.html.j2").render(
+        status=facts.status,
+        spec=facts.status.spec,
+        summary=facts.summary,
+        entries=facts.entries,
+        keys=KEYS,
+        most_text=MOST_TEXT,
+        most_events=MOST_EVENTS,
+        **_heading(facts),
+        **_metrics(facts.status),
+        **_work(facts),
+        **_settings(facts),
     )
 
 
-def _heading(facts: Facts) -> str:
+def _heading(facts: Facts) -> dict[str, Any]:
     status, summary, spec = facts.status, facts.summary, facts.status.spec
     outcome = status.outcome
     failure = outcome.failure if outcome else None
-    why = outcome.why if outcome and not failure else ""
+    why = f": {outcome.why}" if outcome and outcome.why and not failure else ""
     pace = summary.rounds_per_s
     figures = {
         "epochs": f"{status.epoch} of {spec.epochs}",
@@ -98,21 +107,19 @@ def _heading(facts: Facts) -> str:
         "retries": str(summary.retries) if summary.invocations else "",
         "price": dollars(summary.cost_usd) if summary.invocations else "",
     }
-    cells = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in figures.items() if value)
-    price = f"Price: {summary.prices}{ASSUMED[summary.on]}." if summary.invocations else ""
-    sha = f"<p>weights_sha256 <code>{summary.weights_sha256}</code></p>" if summary.weights_sha256 else ""
-    said = f"{spec.job}, {_moment(spec.created_at)}" + ("" if outcome else f", looked at {_moment(facts.now)}")
-    return (
-        f'<h1>{escape(spec.run)} <span class="state {status.state}">{status.state}</span></h1>'
-        f"<p>{escape(said)}{escape(f': {why}' if why else '')}</p>{_failure(failure)}"
-        f'<dl class="figures">{cells}</dl><p>{escape(price)}</p>{sha}'
-    )
+    now = "" if outcome else f", looked at {_moment(facts.now)}"
+    return {
+        "subtitle": f"{spec.job}, {_moment(spec.created_at)}{now}{why}",
+        "failure": failure,
+        "failure_facts": _failure(failure) if failure else {},
+        "figures": figures,
+        "assumed": ASSUMED[summary.on],
+        "cost_rows": _costs(summary) if summary.invocations else [],
+    }
 
 
-def _failure(failure: Failure | None) -> str:
-    if failure is None:
-        return ""
-    told = {
+def _failure(failure: Failure) -> dict[str, str]:
+    return {
         "what to do": failure.hint,
         "reason": failure.reason,
         "function": failure.function,
@@ -121,17 +128,12 @@ def _failure(failure: Failure | None) -> str:
         "request": failure.request_id,
         "log": " ".join(filter(None, (failure.log_group, failure.log_stream))),
     }
-    trace = f"<details><summary>Traceback</summary><pre>{escape(failure.traceback[-MOST_TEXT:])}</pre></details>"
-    message = escape(failure.message[-MOST_TEXT:])
-    return (
-        f'<section class="failure"><p><b>{message}</b></p>{_facts(told)}{trace if failure.traceback else ""}</section>'
-    )
 
 
-def _metrics(status: Status) -> str:
+def _metrics(status: Status) -> dict[str, Any]:
     records = status.epochs
     if not records:
-        return "<h2>Metrics</h2><p>No epoch has ended yet.</p>"
+        return {}
     last, value = records[-1], records[-1].best_value
     is_known = value is not None and math.isfinite(value)
     best = next((r.epoch for r in records if r.version == last.best_version), None) if is_known else None
@@ -140,10 +142,7 @@ def _metrics(status: Status) -> str:
     for name in sorted(names, key=lambda name: (not name.endswith("loss"), names.index(name))):
         points = [(float(r.epoch), r.metrics[name]) for r in records if name in r.metrics]
         groups.setdefault(name.removeprefix("train_").removeprefix("valid_"), {})[name] = points
-    charts = "".join(line_chart(title, lines, best) for title, lines in groups.items())
     monitor = status.spec.early_stopping.monitor
-    told = f"Best epoch: {best}, {escape(monitor)} {number(value)}." if best and value is not None else ""
-    shown = _every(records, best)
     rows = [
         [
             f"{r.epoch}{' (best)' if r.epoch == best else ''}",
@@ -151,44 +150,39 @@ def _metrics(status: Status) -> str:
             *(number(r.metrics[name]) if name in r.metrics else "" for name in names),
             clock(r.ended_at - status.spec.created_at),
         ]
-        for r in shown
+        for r in _every(records, best)
     ]
-    note = f"<p>{len(shown)} of {len(records)} epochs are shown.</p>" if len(shown) < len(records) else ""
-    table = _table("Epochs", ("epoch", "rounds", *names, "time"), rows)
-    return f'<h2>Metrics</h2><p>{told}</p><div class="charts">{charts}</div>{table}{note}'
+    return {
+        "best": f"Best epoch: {best}, {monitor} {number(value)}." if best and value is not None else "",
+        "charts": [Markup(line_chart(title, lines, best)) for title, lines in groups.items()],
+        "epoch_columns": ("epoch", "rounds", *names, "time"),
+        "epoch_rows": rows,
+    }
 
 
 def _every(records: Sequence[EpochRecord], best: int | None) -> list[EpochRecord]:
-    """The last epoch, the best, and of the rest as many as fit."""
+    """The last epoch, the best, and as many of the rest as fit."""
     step = math.ceil(len(records) / MOST_EPOCHS)
     return [r for i, r in enumerate(records) if (len(records) - 1 - i) % step == 0 or r.epoch == best]
 
 
-def _work(facts: Facts) -> str:
-    head = "<h2>Where the time went</h2>"
-    if facts.entries is None:
-        return f"{head}<p>An inline run writes no log: there are no invocations to show.</p>"
+def _work(facts: Facts) -> dict[str, Any]:
     if not facts.entries:
-        return f"{head}<p>The functions' logs have no invocation of this run.</p>"
-    # Looking at a run that has ended is an invocation, too, maybe days later: it is counted, but not drawn. One of
-    # before the end has no REPORT line only if it was cut off: it is not drawn beyond the end.
+        return {}
+    # A look at a run is an invocation, too, maybe days after the run's end: the page counts it, but does not draw it.
+    # An earlier invocation without a REPORT line was cut off: its box ends with the run.
     ended_at = 1000 * (facts.status.outcome.ended_at if facts.status.outcome else facts.now)
-    picture = timeline(spans_of([entry for entry in facts.entries if entry.started_at <= ended_at], ended_at))
-    keys = "".join(f'<span><i class="{kind}"></i>{text}</span>' for kind, text in KEYS.items())
-    events = list(_events(facts.entries))
-    more = f"<p>{len(events) - MOST_EVENTS} more are left out.</p>" if len(events) > MOST_EVENTS else ""
-    happened = (
-        _table("What happened", ("invocation began at", "who", "what"), events[:MOST_EVENTS]) + more if events else ""
-    )
-    missed = [[f"rank {rank}", count(rounds, "round")] for rank, rounds in facts.summary.missed.items() if rounds]
-    late = _table("Rounds closed without a rank, by the quorum", ("who", "missed"), missed) if missed else ""
-    chaos = facts.summary.chaos
-    injected = [[kind, str(times)] for kind, times in sorted(chaos.injected.items())] if chaos else []
-    faults = _table(f"Injected faults ({chaos.faults})", ("fault", "times"), injected) if chaos else ""
-    return f'{head}<p class="keys">{keys}</p>{picture}{_functions(facts.entries)}{happened}{late}{faults}'
+    drawn = [entry for entry in facts.entries if entry.started_at <= ended_at]
+    return {
+        "timeline": Markup(timeline(spans_of(drawn, ended_at))),
+        "function_columns": FUNCTION_COLUMNS,
+        "function_rows": _functions(facts.entries),
+        "events": list(_events(facts.entries)),
+        "missed": [(f"rank {rank}", count(rounds, "round")) for rank, rounds in facts.summary.missed.items() if rounds],
+    }
 
 
-def _functions(entries: Sequence[Entry]) -> str:
+def _functions(entries: Sequence[Entry]) -> list[list[str]]:
     rows = []
     for role in dict.fromkeys(entry.role for entry in entries):
         own = [entry for entry in entries if entry.role == role]
@@ -203,18 +197,17 @@ def _functions(entries: Sequence[Entry]) -> str:
                 f"{sum(entry.gb_seconds for entry in own):,.1f}",
             ]
         )
-    columns = ("function", "invocations", "cold starts", "failed", "seconds", "of them starting", "GB-seconds")
-    return _table("Functions", columns, rows)
+    return rows
 
 
 def _events(entries: Sequence[Entry]) -> Iterable[tuple[str, str, str]]:
-    """Failures, further attempts, handovers, stalls and calls for lost ranks, in the order of the invocations."""
+    """Failures, retries, handovers, stalls and calls for lost ranks, in the order of the invocations."""
     began, seen = min(entry.started_at - entry.init_ms for entry in entries), set()
     for entry in entries:
         after, leg = f"{(entry.started_at - began) / 1000:.2f} s", entry.note.get("leg")
         who = lane_of(entry) + (f" leg {leg}" if leg is not None else "")
         if entry.request_id in seen:
-            yield after, who, "a further attempt at the same event"
+            yield after, who, "a retry of the same event"
         seen.add(entry.request_id)
         for note in entry.notes:
             if "left_at" in note:
@@ -227,27 +220,18 @@ def _events(entries: Sequence[Entry]) -> Iterable[tuple[str, str, str]]:
             yield after, who, "killed, or ended with an error"
 
 
-def _costs(summary: Summary) -> str:
-    if not summary.invocations:
-        return ""
+def _costs(summary: Summary) -> list[list[str]]:
     costs, total = summary.costs.to_dict(), summary.cost_usd
     rows = [
         [what, text, dollars(costs[what]), f"{costs[what] / total:.0%}" if total else ""]
         for what, text in COSTS.items()
     ]
-    rows.append(["total", "", dollars(total), ""])
-    where = "" if summary.on == "aws" else " (if it had run on AWS)"
-    beside = f"Not in it: keeping its files, {dollars(costs['storage_month'])} a month until removed"
-    upload = f"; bringing its data in once, {dollars(costs['upload'])}" if costs["upload"] else ""
-    return (
-        f"<h2>Where the money went</h2>{_table(f'Cost{where}', ('part', 'for', 'dollars', 'share'), rows)}"
-        f"<p>{beside}{upload}.</p>"
-    )
+    return [*rows, ["total", "", dollars(total), ""]]
 
 
-def _settings(facts: Facts) -> str:
+def _settings(facts: Facts) -> dict[str, Any]:
     status, spec = facts.status, facts.status.spec
-    told = {
+    settings = {
         "job": spec.job,
         "on": facts.summary.on,
         "estafeta": spec.estafeta,
@@ -267,68 +251,46 @@ def _settings(facts: Facts) -> str:
         "chaos": spec.chaos,
         "from": f"version {spec.origin.version} of {spec.origin.run}" if spec.origin else "",
     }
-    functions = [[role, f.name, f"{f.memory_mb} MB", f"{f.timeout_s} s"] for role, f in spec.functions.items()]
-    commands = "\n".join(shlex.join(words) for words in commands_of(status, facts.summary.on))
-    return (
-        f"<h2>How it was run</h2>{_facts(told)}"
-        f"{_table('Functions and their limits', ('role', 'function', 'memory', 'time limit'), functions)}"
-        f"<h3>Commands</h3><pre>{escape(commands)}</pre>"
-    )
+    commands = commands_of(status, facts.summary.on)
+    return {
+        "settings": settings,
+        "limit_rows": [(role, f.name, f"{f.memory_mb} MB", f"{f.timeout_s} s") for role, f in spec.functions.items()],
+        "commands": "\n".join(shlex.join(words) for words in commands),
+    }
 
 
 def commands_of(status: Status, on: str) -> list[list[str]]:
-    """The commands that start such a run again, let this one go on, and export it, as words.
+    """Return the commands that start such a run again, let this one go on, and export it, as words.
 
-    The first has the numbers and arguments that `-o` changes. Schedules, pairs of numbers such as `betas`, clipping and
-    early stopping are taken from the job's file, as are stacks on AWS from the surroundings.
+    The first has what the run was started with, as its spec keeps it. If a Python program started the run, the command
+    names the job's module as a file.
     """
     spec = status.spec
-    place = ["--on", on] if on != "local" else []
-    options: dict[str, Any] = {
-        "epochs": spec.epochs,
-        "batch_size": spec.batch_size,
-        "micro_batch_size": spec.micro_batch_size,
-        "drop_last": spec.drop_last,
-        "validation": spec.validation,
-        "seed": spec.seed,
-        "window_mb": spec.window_mb,
-        "quorum": spec.quorum,
-        "rounds_per_invocation": spec.rounds_per_invocation,
-    }
-    for part, arguments in [("optimizer", spec.optimizer), *spec.arguments.items()]:
-        plain = {k: v for k, v in arguments.items() if part != "optimizer" or isinstance(v, int | float)}
-        options |= {f"{part}.{name}": value for name, value in plain.items()}
-    for role, function in spec.functions.items():
-        options |= {f"{role}.memory_mb": function.memory_mb, f"{role}.timeout_s": function.timeout_s}
-    module, _, attribute = spec.job.partition(":")
-    train = ["estafeta", "train", f"{module.replace('.', '/')}.py:{attribute}", "--workers", str(spec.workers)]
-    train += ["--topology", status.topology or spec.topology, *place]
-    for name, value in options.items():
-        if value is not None:
-            train += ["-o", f"{name}={json.dumps(value)}"]
-    if spec.chaos:
-        train += ["--chaos", spec.chaos]
     where = ["--on", "aws"] if on == "aws" else []
+    if spec.origin:
+        first = ["estafeta", "fork", spec.origin.run, "--from", str(spec.origin.version), *where]
+    else:
+        module, _, attribute = spec.job.partition(":")
+        told = spec.command or [f"{module.replace('.', '/')}.py:{attribute}", "--on", on]
+        first = ["estafeta", "train", *told, "--workers", str(spec.workers), "--topology", spec.topology]
+        limits = spec.limits.model_dump(include={"max_cost_usd", "max_hours", "max_rounds"}, exclude_none=True)
+        for name, limit in limits.items():
+            first += [f"--{name.removesuffix('_usd').replace('_', '-')}", str(limit)]
+        first += ["--chaos", spec.chaos] if spec.chaos else []
+    first += [word for name, text in spec.options.items() for word in ("-o", f"{name}={text}")]
     verbs = ["export"] if status.state == "done" else ["resume", "export"]
-    return [train, *(["estafeta", verb, spec.run, *where] for verb in verbs)]
-
-
-def _table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
-    body = "".join(
-        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in rest)}</tr>'
-        for first, *rest in rows
-    )
-    return (
-        f'<div class="table"><table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _facts(told: Mapping[str, str]) -> str:
-    """Names and values; without those that are empty."""
-    return f"<dl>{''.join(f'<dt>{escape(k)}</dt><dd>{escape(v[:MOST_TEXT])}</dd>' for k, v in told.items() if v)}</dl>"
+    return [first, *(["estafeta", verb, spec.run, *where] for verb in verbs)]
 
 
 def _moment(seconds: float) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("estafeta.client.report", ""),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_TEMPLATES.filters["dollars"] = dollars

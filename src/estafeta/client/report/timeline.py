@@ -1,7 +1,7 @@
 """The invocations of a run over time, as SVG text: a lane for each rank and function.
 
-Pure. Invariant: the picture is bounded (`MOST_LANES`, `MOST_ROWS`, `SLOT`), however many invocations there were; where
-boxes are too close to be told apart they are drawn as one, which looks like the worst of them.
+Pure. Invariant: the picture is bounded (`MOST_LANES`, `MOST_ROWS`, `SLOT`), however many invocations there were. Boxes
+that are too close to be told apart become one, which looks like the worst of them.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from estafeta.client.report.charts import scale, ticks
 
 MOST_LANES = 24
 MOST_ROWS = 2
-"""Of a lane: a successor starts while the leg before it is at work."""
+"""Number of rows in a lane: a successor starts while the leg before it is at work."""
 
 SLOT = 4.0
-"""Pixels between the beginnings of two boxes, at least."""
+"""Least number of pixels between the beginnings of two boxes."""
 
 WIDTH, LEFT, RIGHT, ROW, TOP = 960, 74, 12, 12, 4
 
 KINDS = ("done", "retry", "running", "failed")
-"""How an invocation is drawn; the later kind covers the earlier."""
+"""Kinds of boxes; a later kind covers an earlier one."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """An invocation, or several that are drawn as one.
+    """An invocation, or several in one box.
 
     Attributes:
         lane: `rank 0`, `prepare`, `merge`, `control`.
-        start: Milliseconds since 1970, when the handler began.
-        end: When it ended.
-        init: Milliseconds that starting the environment took before that; 0 if it was warm.
+        start: Milliseconds since 1970 at which the handler began.
+        end: Milliseconds since 1970 at which it ended.
+        init: Milliseconds in which the environment started before that; 0 if it was warm.
         kind: One of `KINDS`.
-        text: What it was.
-        count: How many invocations.
+        text: Description.
+        count: Number of invocations.
     """
 
     lane: str
@@ -50,12 +50,12 @@ class Span:
 
     @property
     def begin(self) -> float:
-        """When its environment was started, or the handler."""
+        """Milliseconds since 1970 at which its environment started, or its handler."""
         return self.start - self.init
 
 
 def lane_of(entry: Entry) -> str:
-    """Whose invocation it is: of a rank, or of a function."""
+    """Name of an invocation's lane: that of a rank, or of a function."""
     if entry.role == "worker" and entry.note.get("task") in ("train", "valid", "reside"):
         return f"rank {entry.note.get('rank', 0)}"
     return str(entry.note.get("task", "worker")) if entry.role == "worker" else entry.role
@@ -65,8 +65,8 @@ def spans_of(entries: Iterable[Entry], now_ms: float) -> list[Span]:
     """Invocations as spans, in the order of their start.
 
     Args:
-        entries: In the order of their start.
-        now_ms: Where a span without a REPORT line ends.
+        entries: Invocations in the order of their start.
+        now_ms: End of a span without a REPORT line.
     """
     seen: set[str] = set()
     spans = []
@@ -81,7 +81,7 @@ def spans_of(entries: Iterable[Entry], now_ms: float) -> list[Span]:
 
 
 def packed(spans: Sequence[Span], most: int = MOST_ROWS) -> list[list[Span]]:
-    """Spans in rows: each in the first row that is free then; if none is, in the last."""
+    """Spans in rows: each in the first row that is free at its beginning, or else in the last row."""
     rows: list[list[Span]] = []
     for span in sorted(spans, key=lambda span: span.begin):
         free = next((row for row in rows if row[-1].end <= span.begin), None)
@@ -93,7 +93,7 @@ def packed(spans: Sequence[Span], most: int = MOST_ROWS) -> list[list[Span]]:
 
 
 def coalesced(row: Sequence[Span], slot_ms: float) -> list[Span]:
-    """Spans of a row whose beginnings are at least so far apart; what is closer has been joined."""
+    """Spans of a row whose beginnings are at least so far apart; closer ones are joined."""
     boxes: list[Span] = []
     for span in row:
         if boxes and span.begin - boxes[-1].begin < slot_ms:
@@ -106,7 +106,7 @@ def coalesced(row: Sequence[Span], slot_ms: float) -> list[Span]:
 
 
 def timeline(spans: Sequence[Span]) -> str:
-    """Draw the spans; nothing if there are none."""
+    """Draw the spans; empty if there are none."""
     if not spans:
         return ""
     begin, end = min(span.begin for span in spans), max(span.end for span in spans)
@@ -154,7 +154,7 @@ def _box(span: Span, place: Callable[[float], float], at: float, begin: float) -
 
 
 def _order(lane: str) -> tuple[int, int, str]:
-    """The merge, the ranks by number, what else workers do, control: so that the first lanes tell most."""
+    """Sort key of a lane: the merge, the ranks, other tasks of workers, control, so that the first lanes tell most."""
     word, _, number = lane.partition(" ")
     if word == "rank":
         return 1, int(number), lane

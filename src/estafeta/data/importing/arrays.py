@@ -1,7 +1,7 @@
 """NumPy's files: an array, or several of one length in an archive; read from front to back, never as a whole.
 
-An `.npy` file is mapped: it is the user's own, not the store's. A member of an `.npz` archive is unpacked as it is
-read.
+The reader maps an `.npy` file, which is the user's own and not the store's. It unpacks a member of an `.npz` archive
+while it reads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from estafeta.errors import UsageError
 from estafeta.store.tensorfile import CODES, Array
 
 LABELS = ("y", "target", "targets", "label", "labels")
-"""Names of arrays that are taken for the target if none is named."""
+"""Names of arrays that count as the target if the user names none."""
 
 CHUNK_BYTES = 4 << 20
 
@@ -30,10 +30,10 @@ class Member:
     """An array that is read from front to back.
 
     Attributes:
-        rows: How many it has.
-        shape: Of one row.
-        dtype: Of its numbers.
-        read: Gives the next n rows.
+        rows: Number of rows.
+        shape: Shape of one row.
+        dtype: Dtype of its numbers.
+        read: Function that gives the next n rows.
     """
 
     rows: int
@@ -52,12 +52,12 @@ class Arrays:
 
     Args:
         members: The arrays by name, in the order of the inputs.
-        where: What they are from.
-        label: Which of them is the target.
+        where: Their source, for messages.
+        label: Name of the target.
         size: Bytes to read.
 
     Raises:
-        UsageError: There is no target or no input, the lengths differ, or an array is not of numbers.
+        UsageError: There is no target or no input, the lengths differ, or an array holds no numbers.
     """
 
     def __init__(self, members: Mapping[str, Member], where: str, label: str | None, size: int) -> None:
@@ -73,7 +73,7 @@ class Arrays:
         if len(set(lengths.values())) > 1:
             counts = ", ".join(f"{key} {rows}" for key, rows in lengths.items())
             raise UsageError(
-                f"the arrays of {where} have different lengths: {counts}", hint="each row needs a value of every array"
+                f"The arrays of {where} have different lengths: {counts}", hint="each row needs a value of every array"
             )
         *self._inputs, self.target = (
             _kind(key if key != name else TARGET, member, where) for key, member in self._members.items()
@@ -94,16 +94,16 @@ class Arrays:
             try:
                 parts = {n: plain(m.read(count)) for n, m in zip(names, self._members.values(), strict=True)}
             except (ValueError, EOFError, zipfile.BadZipFile, OSError) as error:
-                raise UsageError(f"{self._where} is damaged: {error}", hint="make or fetch it anew") from error
+                raise UsageError(f"{self._where} is damaged: {error}", hint="make or fetch it again") from error
             self.position = self.size * (first + count) // rows
             yield Chunk({n: part for n, part in parts.items() if part is not None}, self._where, first + 1)
 
 
 def open_arrays(files: list[Path], label: str | None) -> Arrays:
-    """The arrays of an archive, or of files that hold one each.
+    """The arrays of an archive, or of files with one array each.
 
     Raises:
-        UsageError: They cannot be read, or are not as `Arrays` wants them.
+        UsageError: A file cannot be read, or `Arrays` refuses the arrays.
     """
     where, size = ", ".join(map(str, files)), sum(file.stat().st_size for file in files)
     members: dict[str, Member] = {}
@@ -113,11 +113,11 @@ def open_arrays(files: list[Path], label: str | None) -> Arrays:
             found = _archived(file) if is_archive else {file.stem: _mapped(file)}
         except (ValueError, EOFError, zipfile.BadZipFile) as error:
             hint = "write it with numpy.save or numpy.savez, without pickled objects"
-            raise UsageError(f"{file} is no whole file of numpy arrays: {error}", hint=hint) from error
+            raise UsageError(f"{file} is not a complete file of numpy arrays: {error}", hint=hint) from error
         if twice := [name for name in found if name in members]:
             raise UsageError(
                 f"{file} has the array {twice[0]!r}, and so has a file before it",
-                hint="each name is one part of a row: join the files' rows first",
+                hint="each name is one input or the target: join the files' rows first",
             )
         members |= found
     return Arrays(members, where, label, size)
@@ -128,10 +128,10 @@ def _mapped(file: Path) -> Member:
 
 
 def from_array(array: Any, where: str) -> Member:
-    """An array that is there already, in memory or mapped.
+    """A member for an array in memory, or a mapped one.
 
     Raises:
-        UsageError: It has no rows to speak of: it is a single number.
+        UsageError: The array is a single number, and so has no rows.
     """
     _check_rows(array.shape, where)
     done = 0
@@ -181,7 +181,7 @@ def _check_rows(shape: tuple[int, ...], where: str) -> None:
 def _label_of(members: Mapping[str, Member], where: str, label: str | None) -> str:
     found = [name for name in ([label] if label else LABELS) if name in members]
     if not found:
-        what = f"no array {label!r}" if label else "no array that is clearly the target"
+        what = f"no array {label!r}" if label else "no array whose name says that it is the target"
         raise UsageError(f"{where} has {what}", hint=f"--label NAME, one of {', '.join(members)}")
     return found[0]
 
@@ -189,5 +189,5 @@ def _label_of(members: Mapping[str, Member], where: str, label: str | None) -> s
 def _kind(name: str, member: Member, where: str) -> Kind:
     example = plain(np.empty(0, member.dtype))
     if example is None:
-        raise UsageError(f"the array {name!r} of {where} is {member.dtype}", hint="arrays must be of numbers")
+        raise UsageError(f"The array {name!r} of {where} is {member.dtype}", hint="an array must hold numbers")
     return Kind(name=name, dtype=CODES[example.dtype], shape=member.shape)

@@ -1,4 +1,4 @@
-"""What a reader yields: some rows, and what is missing in them."""
+"""The chunk that a reader yields: some rows, and the gaps in them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from estafeta.data.blocks import Part
+from estafeta.data.blocks import RowArray
 from estafeta.data.manifest import Kind
 from estafeta.errors import UsageError
 
@@ -24,14 +24,14 @@ class Chunk:
     """Consecutive rows of a source.
 
     Attributes:
-        parts: By name of the kind, the rows' values; missing numbers are NaN.
-        where: File (or what stands for one) that they come from.
-        first: Number of the first of them in that file, counted from 1.
-        gaps: By column, the rows in which a text is missing.
-        unlabelled: The rows that have no target.
+        parts: Rows by name of the kind; missing numbers are NaN.
+        where: File, or its substitute, with the rows.
+        first: Number of the first row in that file, counted from 1.
+        gaps: Mask by column, of the rows without a text.
+        unlabelled: Mask of the rows without a target.
     """
 
-    parts: Mapping[str, Part]
+    parts: Mapping[str, RowArray]
     where: str
     first: int
     gaps: Mapping[str, Mask] = field(default_factory=dict)
@@ -41,27 +41,27 @@ class Chunk:
         return len(next(iter(self.parts.values())))
 
     def take(self, keep: Mask | slice) -> Chunk:
-        """Some of the rows. What was missing in them has been dealt with."""
+        """Some of the rows, without the masks: the caller has dealt with their gaps."""
         rows = np.arange(len(self))[keep]
         parts = {n: p[keep] if isinstance(p, np.ndarray) else p.take(rows) for n, p in self.parts.items()}
         return Chunk(parts, self.where, self.first)
 
     def head(self, rows: int) -> Chunk:
-        """The first rows, with what is missing in them."""
+        """The first rows, with their masks."""
         gaps = {name: mask[:rows] for name, mask in self.gaps.items()}
         unlabelled = self.unlabelled[:rows] if self.unlabelled is not None else None
         return Chunk(self.take(slice(rows)).parts, self.where, self.first, gaps, unlabelled)
 
 
 class Source(Protocol):
-    """Where rows come from.
+    """A source of rows.
 
     Attributes:
         size: Bytes to read, about.
         position: Bytes read so far.
-        inputs: What a row consists of; complete when all chunks have been read.
-        target: What is to be learnt.
-        categories: By column, the texts that have been given codes so far.
+        inputs: Kinds of the inputs; complete after the last chunk.
+        target: Kind of the target.
+        categories: Texts by column that have codes so far.
     """
 
     size: int
@@ -82,12 +82,12 @@ class Source(Protocol):
         """All rows, in order.
 
         Raises:
-            UsageError: The source cannot be read as what it is said to be.
+            UsageError: The source cannot be read as the format that it is said to have.
         """
 
 
 def plain(array: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
-    """An array in a dtype that blocks have: float32, uint8, bool or int64; None if it is not of numbers.
+    """An array in a dtype that blocks have: float32, uint8, bool or int64; None if it holds no numbers.
 
     Raises:
         UsageError: A number does not fit int64.
@@ -100,7 +100,7 @@ def plain(array: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
         case "i" | "u":
             if array.dtype.itemsize == 8 and array.dtype.kind == "u" and array.size and array.max() > MOST:
                 raise UsageError(
-                    f"{array.max()} does not fit int64, as which whole numbers are stored",
+                    f"{array.max()} does not fit int64, the type of stored whole numbers",
                     hint="store them as floating-point numbers, or number the classes from 0",
                 )
             return np.ascontiguousarray(array, "u1" if array.dtype == np.uint8 else "<i8")

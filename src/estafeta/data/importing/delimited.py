@@ -1,7 +1,7 @@
 """CSV and TSV files as record batches, through Arrow's streaming reader; compressed with gzip, too.
 
-The types of the columns are those of the first megabyte of the first file. Arrow says what is wrong with a file, but
-not where; so a file that it refuses is read again with Python's own reader, up to the line that is meant.
+The first megabyte of the first file decides the types of the columns. Arrow says what is wrong with a file, but not in
+which line. So this module reads a refused file again with Python's own reader, up to the wrong line.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from estafeta.data.importing.tabular import Choice, Encoded, Encoder
 from estafeta.errors import UsageError
 
 BLOCK_BYTES = 1 << 20
-"""How much text Arrow parses at once."""
+"""Bytes of text that Arrow parses at once."""
 
 NULLS = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "?"]
 """Texts that stand for a missing value."""
@@ -34,8 +34,8 @@ class Delimited(Encoded):
 
     Args:
         files: The files, all with the same header.
-        choice: What the columns are for.
-        delimiter: Between the values of a row: one ASCII character.
+        choice: Use of the columns.
+        delimiter: One ASCII character between the values of a row.
 
     Raises:
         UsageError: The first file is empty, or its columns do not fit the choice.
@@ -70,7 +70,7 @@ class Delimited(Encoded):
 
     @contextlib.contextmanager
     def _open(self, file: Path, types: dict[str, pa.DataType]) -> Iterator[Any]:
-        """Arrow's reader of a file. What it says against the file, here or while it is read, is explained."""
+        """Arrow's reader of a file. Arrow's errors, here or during reading, become explained ones."""
         convert = arrow.ConvertOptions(
             column_types=types, null_values=NULLS, strings_can_be_null=True, quoted_strings_can_be_null=True
         )
@@ -86,11 +86,11 @@ class Delimited(Encoded):
                     yield reader
             except (pa.ArrowInvalid, OSError) as error:
                 if isinstance(error, OSError) and file.suffix != ".gz":
-                    raise  # it is the disk; of a compressed file Arrow says so, too, if it is not whole
+                    raise  # the disk has failed; only for an incomplete compressed file does Arrow raise it, too
                 raise self._explain(file, error) from error
 
     def _type(self, field: pa.Field) -> pa.DataType:
-        """What a column is parsed as: the type in which it is stored, if that can be."""
+        """Type that Arrow parses a column as: the type in which it is stored, where possible."""
         if field.name in self._encoder.categories:
             return pa.dictionary(pa.int32(), pa.string())
         if field.name == self._encoder.label and self._encoder.label_kind == "class":
@@ -99,7 +99,7 @@ class Delimited(Encoded):
         return pa.float32() if numbers and not pa.types.is_boolean(field.type) else field.type
 
     def _explain(self, file: Path, error: pa.ArrowInvalid | OSError) -> UsageError:
-        """What is wrong with a file, and where, as far as that can be found out."""
+        """The error of a file, with its line, as far as that can be found out."""
         try:
             with _text(file) as text:
                 rows = csv.reader(text, delimiter=self._delimiter)
@@ -111,15 +111,15 @@ class Delimited(Encoded):
                     if wrong := self._wrong(row, header):
                         return UsageError(f"{file}, line {rows.line_num}, {wrong}", hint=_HINT)
                 if rows.line_num == before:
-                    return UsageError(f"{file} has no rows", hint="check that it is the right file")
+                    return UsageError(f"{file} has no rows", hint="a header and rows are needed")
         except (gzip.BadGzipFile, zlib.error, EOFError) as other:
-            return UsageError(f"{file} is no whole gzip file: {other}", hint="make or fetch it anew")
+            return UsageError(f"{file} is not a complete gzip file: {other}", hint="make or fetch it again")
         except (OSError, UnicodeDecodeError, csv.Error) as other:
             return UsageError(f"{file} cannot be read: {other}", hint="it must be text in UTF-8")
         return UsageError(f"{file} cannot be read: {error}", hint=_OTHER_FORMAT)
 
     def _wrong(self, row: list[str], header: list[str]) -> str:
-        """What is wrong with a row, or nothing."""
+        """The error of a row; empty if it has none."""
         if row and len(row) != len(header):
             column = header[len(row)] if len(row) < len(header) else f"{len(header) + 1}"
             what = "is missing" if len(row) < len(header) else f"is one too many: {row[len(header)]!r}"
@@ -128,12 +128,12 @@ class Delimited(Encoded):
             type_ = self._types.get(name)
             if type_ and (pa.types.is_floating(type_) or pa.types.is_integer(type_)) and not _fits(value, type_):
                 whole = "a whole number" if pa.types.is_integer(type_) else "a number"
-                return f"column {name}: {value!r} is not {whole}, as those before it"
+                return f"column {name}: {value!r} is not {whole}, unlike the values before it"
         return ""
 
 
 _OTHER_FORMAT = "is it the right format? --format, --delimiter"
-_HINT = "put the row right or take it out; --ignore COLUMN leaves a column out, --target number reads the label as one"
+_HINT = "correct or remove the row; --ignore COLUMN leaves a column out, --target number reads the label as a number"
 
 
 def _fits(value: str, type_: pa.DataType) -> bool:

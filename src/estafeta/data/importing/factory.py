@@ -1,4 +1,4 @@
-"""A data set that code makes: `module:factory` or `file.py:factory`."""
+"""The reader of a data set that the user's code makes: `module:factory` or `file.py:factory`."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from estafeta.job.user_code import user_code
 from estafeta.store.tensorfile import CODES, Array
 
 ROWS = 256
-"""How many rows are read before they are passed on."""
+"""Number of rows in a chunk."""
 
 
 def open_factory(place: str) -> Source:
-    """What a factory makes, as a source.
+    """The source that a factory makes.
 
     Raises:
         UsageError: There is no such factory, or it makes no data set.
-        UserCodeError: It raised.
+        UserCodeError: The factory raised.
     """
     made = _call(place)
     if isinstance(made, tuple):
@@ -46,7 +46,7 @@ class MapStyle:
 
     Args:
         dataset: The data set.
-        where: What to call it.
+        where: Its name, for messages.
     """
 
     def __init__(self, dataset: Any, where: str) -> None:
@@ -56,7 +56,7 @@ class MapStyle:
         with user_code(f"the length of {where}"):
             self._rows = len(dataset)
         if not self._rows:
-            raise UsageError(f"{where} has no rows", hint="its __len__ gives 0: check what the factory makes")
+            raise UsageError(f"{where} has no rows", hint="its __len__ must be at least 1")
         arrays = self._read(0, 1)
         *inputs, target = arrays
         self.inputs = tuple(_kind(f"input{i}", array) for i, array in enumerate(inputs))
@@ -82,11 +82,11 @@ class MapStyle:
         with _users(f"reading rows {first} to {last - 1} of {self._where}"):
             batch = default_collate([self._dataset[row] for row in range(first, last)])
         if not isinstance(batch, (tuple, list)) or len(batch) < 2:
-            raise UsageError(f"the rows of {self._where} are no tuples", hint="each row must be (inputs …, target)")
+            raise UsageError(f"The rows of {self._where} are not tuples", hint="each row must be (inputs …, target)")
         arrays = [plain(np.asarray(part)) if hasattr(part, "numpy") else None for part in batch]
         if any(array is None for array in arrays):
             raise UsageError(
-                f"the rows of {self._where} hold something else than numbers",
+                f"The rows of {self._where} hold values that are not numbers",
                 hint="convert images and texts to tensors in __getitem__",
             )
         return [array for array in arrays if array is not None]
@@ -104,7 +104,7 @@ def _call(place: str) -> Any:
         sys.path.insert(0, folder)
     name = path.stem if path.suffix == ".py" else module_name
     if (path.suffix == ".py" and not path.is_file()) or not _is_there(name):
-        raise UsageError(f"there is no module {module_name}", hint="name it as MODULE:FACTORY or FILE.py:FACTORY")
+        raise UsageError(f"There is no module {module_name}", hint="name it as MODULE:FACTORY or FILE.py:FACTORY")
     with _users(f"importing {module_name}"):
         module = importlib.import_module(name)
     factory = getattr(module, attribute, None)
@@ -117,7 +117,7 @@ def _call(place: str) -> Any:
 
 @contextlib.contextmanager
 def _users(what: str) -> Iterator[None]:
-    """As `user_code`; but there is no run that could have failed."""
+    """Do as `user_code` does, with the exit code of a usage error: no run has failed."""
     try:
         with user_code(what):
             yield

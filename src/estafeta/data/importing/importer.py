@@ -1,9 +1,9 @@
-"""An import from beginning to end: either the data set is there afterwards, complete, or nothing is.
+"""An import from beginning to end: afterwards the data set is complete, or nothing of it is there.
 
     blocks under names of this attempt → manifest, published once: now the data set exists → blocks of others removed
 
-Whoever publishes the manifest has the name. Blocks of attempts that were killed lie in the folder unseen, until an
-import succeeds: then no other attempt can, and what is not its own may go.
+The attempt that publishes the manifest has the name. Blocks of killed attempts lie in the folder unseen, until an
+import succeeds. Then no other attempt can succeed, so the importer removes all blocks but its own.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from importlib.metadata import version
 
 import numpy as np
 
-from estafeta.data.blocks import Part
+from estafeta.data.blocks import RowArray
 from estafeta.data.catalog import check_name, names, read_manifest, remove, sweep_blocks
 from estafeta.data.importing.chunk import Chunk, Source
-from estafeta.data.importing.cleaning import clean
+from estafeta.data.importing.missing import clean
 from estafeta.data.importing.statistics import Classes, Moments
 from estafeta.data.importing.writer import BLOCK_BYTES, BlockWriter
 from estafeta.data.manifest import TARGET, Kind, Manifest, Missing
-from estafeta.data.sampling import held_out
+from estafeta.data.sampler import held_out
 from estafeta.errors import Command, EnvironmentProblem, UsageError
 from estafeta.job.dataset_name import BUNDLED
 from estafeta.protocol.layout import DatasetLayout
@@ -34,14 +34,14 @@ from estafeta.store.store import Store, new_token
 
 @dataclass(frozen=True)
 class Wishes:
-    """How rows are to be imported.
+    """The user's wishes for an import.
 
     Attributes:
-        missing: What to do about missing values.
+        missing: Treatment of missing values.
         standardize: Whether reading brings columns to mean 0 and deviation 1.
         validation: Fraction to hold out; None leaves that to the job.
-        seed: Of the held-out rows.
-        limit: Most rows.
+        seed: Seed for the choice of held-out rows.
+        limit: Most rows to import.
         block_bytes: Size of a block, about.
     """
 
@@ -55,7 +55,7 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an import is: bytes read and to read, rows written."""
+    """The progress of an import: bytes read and to read, rows written."""
 
     position: int
     size: int
@@ -73,16 +73,16 @@ def import_dataset(
     """Bring a source into the store.
 
     Args:
-        store: Where to.
-        name: What to call it.
+        store: Store that gets the data set.
+        name: Name of the data set.
         source: The rows.
-        origin: Where they come from, for the manifest.
-        wishes: How.
-        progress: Called after each chunk.
+        origin: Files or code of the rows, for the manifest.
+        wishes: The user's wishes.
+        progress: Function that is called after each chunk.
 
     Raises:
-        UsageError: The name is taken or cannot be one, or the source is not as it should be.
-        EnvironmentProblem: It does not fit the disk.
+        UsageError: The name is taken or invalid, or the source is not as it should be.
+        EnvironmentProblem: The disk has no room for the data set.
     """
     layout, attempt = DatasetLayout(name), secrets.token_hex(8)
     _check(store, name, source)
@@ -104,15 +104,15 @@ def import_dataset(
 def _explained(error: OSError, store: Store, name: str) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return EnvironmentProblem(
-            f"the disk is full: {store.root} has no room for data set {name!r}",
+            f"The disk is full: {store.root} has no room for data set {name!r}",
             hint=f"make room ({Command('estafeta', 'data', 'ls', '--on', 'local')}), or import less: --limit",
         )
-    # Whoever publishes the manifest removes the files of all others.
+    # The attempt that publishes the manifest removes the files of all others.
     return _taken(name) if name in names(store) else error
 
 
 def _undo(store: Store, name: str, attempt: str) -> None:
-    """Take back what an attempt has published; what others have, stays."""
+    """Remove the files of an attempt; those of others stay."""
     if name in names(store) and read_manifest(store, name).attempt == attempt:
         remove(store, name)
     else:
@@ -128,7 +128,7 @@ def _check(store: Store, name: str, source: Source) -> None:
         raise _taken(name)
     if source.size > (free := free_bytes(store.root)):
         raise EnvironmentProblem(
-            f"the source has {source.size / 1e9:,.1f} GB, the disk of {store.root} {free / 1e9:,.1f} GB free",
+            f"The source has {source.size / 1e9:,.1f} GB, the disk of {store.root} {free / 1e9:,.1f} GB free",
             hint="make room there, or set ESTAFETA_HOME to a folder on another disk",
         )
 
@@ -154,7 +154,7 @@ def _write(
     if not writer.rows:
         raise UsageError(
             f"{', '.join(origin)}: no rows are left, of {read}" if read else f"{', '.join(origin)} has no rows",
-            hint="--missing and --limit leave rows out" if read else "check that it is the right file",
+            hint="--missing mean keeps rows with missing values" if read else "a data set needs rows",
         )
     categories = source.categories
     return Manifest(
@@ -178,20 +178,20 @@ def _write(
 
 
 class _Survey:
-    """What is found out about the rows on their way. Moments are those of the rows that are trained on."""
+    """The statistics of the rows, collected on their way. Moments cover only the training rows."""
 
     def __init__(self, inputs: tuple[Kind, ...], wishes: Wishes) -> None:
         self._wishes = wishes
         tables = [kind for kind in inputs if kind.columns and kind.dtype == "F32" and not kind.sparse]
         if (wishes.standardize or wishes.missing == "mean") and not tables:
             raise UsageError(
-                "there are no columns of numbers to standardize or to take a mean of",
+                "There are no columns of numbers to standardize or to take a mean of",
                 hint="leave out --standardize and --missing mean",
             )
         self._moments = {kind.name: Moments(tuple(column.name for column in kind.columns)) for kind in tables}
         self.classes = Classes()
 
-    def see(self, parts: Mapping[str, Part], first: int) -> None:
+    def see(self, parts: Mapping[str, RowArray], first: int) -> None:
         target = parts[TARGET]
         assert isinstance(target, np.ndarray)
         self.classes.add(target)
@@ -202,7 +202,7 @@ class _Survey:
             moments.add(rows if trained.all() else rows[trained])
 
     def described(self, kind: Kind) -> Kind:
-        """A kind with what has been found out about its columns."""
+        """A kind with the statistics of its columns."""
         moments = self._moments.get(kind.name)
         return kind.model_copy(update={"columns": moments.columns()}) if moments else kind
 
@@ -225,6 +225,6 @@ def _label(source: Source) -> str:
 
 def _taken(name: str) -> UsageError:
     return UsageError(
-        f"there is a data set named {name!r} already",
+        f"There is a data set named {name!r} already",
         hint="choose another name, or remove it: " + str(Command("estafeta", "data", "rm", name, "--on", "local")),
     )

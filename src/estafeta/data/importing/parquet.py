@@ -13,7 +13,7 @@ from estafeta.data.importing.tabular import Choice, Encoded, Encoder
 from estafeta.errors import UsageError
 
 ROWS = 1 << 14
-"""Rows of a record batch."""
+"""Number of rows in a record batch."""
 
 
 class Parquet(Encoded):
@@ -21,10 +21,10 @@ class Parquet(Encoded):
 
     Args:
         files: The files.
-        choice: What the columns are for.
+        choice: Use of the columns.
 
     Raises:
-        UsageError: A file is none or is not whole, or its columns do not fit the choice.
+        UsageError: A file is not a complete Parquet file, or its columns do not fit the choice.
     """
 
     def __init__(self, files: list[Path], choice: Choice) -> None:
@@ -50,7 +50,7 @@ class Parquet(Encoded):
                         first += batch.num_rows
                         self.position = before + size * (first - 1) // table.metadata.num_rows
                 except (pa.ArrowException, OSError) as error:
-                    raise UsageError(f"{file} is damaged: {error}", hint="make or fetch it anew") from error
+                    raise UsageError(f"{file} is damaged: {error}", hint="make or fetch it again") from error
             self.position = before + size
 
 
@@ -60,4 +60,4 @@ def _open(file: Path) -> parquet.ParquetFile:
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise
-        raise UsageError(f"{file} is no whole Parquet file: {error}", hint="make or fetch it anew") from error
+        raise UsageError(f"{file} is not a complete Parquet file: {error}", hint="make or fetch it again") from error

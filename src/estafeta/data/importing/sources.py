@@ -1,6 +1,6 @@
-"""Which reader a source needs: from what is given to an open `Source`.
+"""The reader for each source: it turns the user's arguments into an open `Source`.
 
-Each reader brings its own libraries along, and is imported when it is needed.
+Each reader needs its own libraries, so `open_source` imports only the one it needs.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ LIBRARIES: dict[Format, tuple[str, str]] = {
     "parquet": ("pyarrow", "data"),
     "svmlight": ("sklearn", "sklearn"),
 }
-"""By format, what it is read with, and the extra that brings it."""
+"""Library that reads a format, and the extra that installs it."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a source is to be read.
+    """The user's options for reading a source.
 
     Attributes:
-        format: Its format; by default what its name says.
-        choice: What the columns are for. The label is the name of an array in NumPy's files.
-        delimiter: Between the values of a row of text; by default what the format says.
-        zero_based: The columns of sparse text are numbered from 0.
+        format: Its format; by default the one that its name says.
+        choice: Use of the columns. In NumPy's files the label is the name of an array.
+        delimiter: Character between the values of a row of text; by default that of the format.
+        zero_based: Whether the columns of sparse text are numbered from 0.
     """
 
     format: Format | None = None
@@ -60,7 +60,7 @@ def open_source(places: Sequence[str], reading: Reading) -> Source:
     """Open files, a directory of Parquet files, or `module:factory`.
 
     Raises:
-        UsageError: There is no such file, they are of several formats, or not as the format wants them.
+        UsageError: There is no such file, the files have several formats, or a file does not fit its format.
         EnvironmentProblem: The library that reads the format is not installed.
     """
     format_ = reading.format or _format_of(places)
@@ -74,7 +74,7 @@ def open_source(places: Sequence[str], reading: Reading) -> Source:
             from estafeta.data.importing.factory import open_factory
 
             if len(places) > 1:
-                raise UsageError(f"{len(places)} factories make no data set", hint="give one MODULE:FACTORY")
+                raise UsageError(f"{len(places)} factories cannot make one data set", hint="give one MODULE:FACTORY")
             return open_factory(places[0])
         case "csv" | "tsv":
             from estafeta.data.importing.delimited import Delimited
@@ -98,9 +98,7 @@ def open_source(places: Sequence[str], reading: Reading) -> Source:
 def _delimiter(text: str) -> str:
     delimiter = "\t" if text == r"\t" else text
     if len(delimiter.encode()) != 1 or delimiter in "\r\n":
-        raise UsageError(
-            f"{text!r} cannot stand between values", hint=r"--delimiter takes one character, as in ';' '|' '\t'"
-        )
+        raise UsageError(f"{text!r} cannot be a delimiter", hint=r"--delimiter takes one character, as in ';' '|' '\t'")
     return delimiter
 
 
@@ -121,13 +119,13 @@ def _format(place: str) -> Format:
     packed = path.suffix == ".gz"
     suffix = path.with_suffix("").suffix if packed else path.suffix
     if suffix.lower() not in SUFFIXES or (packed and SUFFIXES[suffix.lower()] not in ("csv", "tsv")):
-        what = f"the format of {place} cannot be told from its name" if path.exists() else f"there is no file {place}"
+        what = f"The format of {place} is not clear from its name" if path.exists() else f"There is no file {place}"
         raise UsageError(what, hint=f"--format, or a name that ends with {', '.join(SUFFIXES)}")
     return SUFFIXES[suffix.lower()]
 
 
 def _files(places: Sequence[str], pattern: str = "") -> list[Path]:
-    """The files that are meant, those of a directory by name."""
+    """The files of the given places; those of a directory in the order of their names."""
     files: list[Path] = []
     for path in map(Path, places):
         if path.is_dir() and pattern:
@@ -140,5 +138,5 @@ def _files(places: Sequence[str], pattern: str = "") -> list[Path]:
                 raise UsageError(f"{path} is empty", hint="it has no rows")
             files.append(path)
         else:
-            raise UsageError(f"there is no file {path}", hint="check the path")
+            raise UsageError(f"There is no file {path}", hint="check the path")
     return files

@@ -1,6 +1,6 @@
-"""Mean, deviation and range of columns, and how often each class occurs: in one pass, block by block.
+"""Mean, deviation and range of columns, and the frequency of classes: in one pass, block by block.
 
-Sums are in float64, and blocks are cut by row number, so the result depends on the rows alone.
+Sums are in float64, and blocks end at fixed row numbers, so the result depends on the rows alone.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from estafeta.data.manifest import Column
 from estafeta.store.tensorfile import Array
 
 STRIP = 1 << 15
-"""Numbers that are looked at together: as float64 they fit a processor's cache."""
+"""Number of numbers in one pass: as float64 they fit a processor's cache."""
 
 MOST_CLASSES = 1000
-"""A target with more values than that is not shown as classes."""
+"""Number of values from which a target no longer counts as classes."""
 
 
 class Moments:
-    """Of each column of a table.
+    """The moments of each column of a table.
 
     Args:
-        columns: Their names.
+        columns: Names of the columns.
     """
 
     def __init__(self, columns: tuple[str, ...]) -> None:
@@ -57,7 +57,7 @@ class Moments:
         self._count = total
 
     def columns(self) -> tuple[Column, ...]:
-        """What has been found out; of a column without any value, zeros."""
+        """The statistics; zeros for a column without any value."""
         deviation = np.sqrt(self._square / np.maximum(self._count, 1))
         seen = self._count > 0
         return tuple(
@@ -74,7 +74,7 @@ class Moments:
 
 
 class Classes:
-    """How often each value of a whole-number target occurs."""
+    """The frequency of each value of a whole-number target."""
 
     def __init__(self) -> None:
         self._counts: dict[int, int] | None = {}
@@ -90,6 +90,6 @@ class Classes:
             self._counts = None
 
     def counts(self, texts: tuple[str, ...] = ()) -> dict[str, int]:
-        """By value, or by the text that a value is the code of."""
+        """Frequency by value, or by the text for which the value is the code."""
         counts = sorted((self._counts or {}).items())
         return {texts[value] if texts else str(value): count for value, count in counts}

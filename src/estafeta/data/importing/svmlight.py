@@ -1,6 +1,6 @@
 """Sparse text, as libsvm and SVMlight have it: `label column:value column:value …`, parsed by scikit-learn in pieces.
 
-Rows stay sparse. How many columns there are is known at the end, so it is a property of the manifest, not of a block.
+Rows stay sparse. The reader knows the number of columns only at the end, so the manifest has it, not a block.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ from estafeta.errors import UsageError
 from estafeta.store.tensorfile import Array
 
 CHUNK_BYTES = 4 << 20
-"""How much text is parsed at once."""
+"""Bytes of text that are parsed at once."""
 
 MOST_COLUMNS = 2**31 - 2
-"""Columns are numbered in int32."""
+"""Largest number of a column: it must fit int32."""
+
+
+_HINT = "label column:value column:value …, columns ascending"
 
 
 class SvmLight:
@@ -31,11 +34,11 @@ class SvmLight:
 
     Args:
         files: The files.
-        zero_based: The first column has number 0; otherwise 1.
+        zero_based: Whether the first column has number 0; otherwise it has 1.
         target: Whether the label is a class or a number; `auto` takes the first label for a class if it is whole.
 
     Raises:
-        UsageError: The first row is not one of this format.
+        UsageError: The first row does not have this format.
     """
 
     def __init__(self, files: list[Path], *, zero_based: bool = False, target: Target = "auto") -> None:
@@ -74,7 +77,9 @@ class SvmLight:
         columns = rows.columns - np.int32(self._base)
         if len(columns):
             if columns.min() < 0:
-                raise UsageError(f"{path} has a column 0, so its columns are not numbered from 1", hint="--zero-based")
+                raise UsageError(
+                    f"{path} has a column 0, so the numbers of its columns do not begin with 1", hint="--zero-based"
+                )
             self._columns = max(self._columns, int(columns.max()) + 1)
         return Csr(rows.starts, columns, rows.values)
 
@@ -88,7 +93,7 @@ class SvmLight:
 
 
 def _first_label(path: Path) -> Array:
-    """The label of a file's first row, behind comments and empty lines; nothing if it has no row."""
+    """The label of a file's first row, after comments and empty lines; empty if the file has no row."""
     with open(path, "rb") as file:
         for number, line in enumerate(file):
             _, labels = _parse([line], str(path), number + 1)
@@ -101,7 +106,7 @@ def _parse(lines: list[bytes], where: str, first: int) -> tuple[Csr, Array]:
     """The rows of some lines.
 
     Raises:
-        UsageError: A line is not as it should be; it is named.
+        UsageError: A line does not have the format; the message names it.
     """
     try:
         return _load(lines)
@@ -113,12 +118,10 @@ def _parse(lines: list[bytes], where: str, first: int) -> tuple[Csr, Array]:
                 text = line.decode(errors="replace").strip()[:60]
                 raise UsageError(
                     f"{where}, line {first + number}: {text!r} is no row of svmlight's format ({wrong})",
-                    hint="label column:value column:value …, columns ascending",
+                    hint=_HINT,
                 ) from error
-        raise UsageError(
-            f"{where}, lines {first} to {first + len(lines) - 1} cannot be read: {error}",
-            hint="each line is: label column:value column:value …",
-        ) from error
+        last = first + len(lines) - 1
+        raise UsageError(f"{where}, lines {first} to {last} cannot be read: {error}", hint=_HINT) from error
 
 
 def _load(lines: list[bytes]) -> tuple[Csr, Array]:

@@ -1,7 +1,7 @@
 """Tables of named columns: numbers become one float32 matrix, texts another of integer codes, one column the target.
 
-Role: what CSV and Parquet have in common, on Arrow's record batches.
-Invariant: the code of a text is its place in the order of first appearance, over all files of a source.
+This module has the common part of CSV and Parquet, on Arrow's record batches. Invariant: the code of a text is its
+place in the order of first appearance, over all files of a source.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ NUMBERS, CODES = "numbers", "codes"
 """Names of the two inputs that a table may have."""
 
 MOST_CATEGORIES = 1 << 16
-"""A column with more texts than that is not a category."""
+"""Largest number of different texts in a category column."""
 
 Target = Literal["auto", "class", "number"]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What the columns of a table are for.
+    """The use of a table's columns.
 
     Attributes:
         label: Name of the column to learn.
@@ -47,15 +47,15 @@ class Choice:
 
 
 class Encoder:
-    """Makes chunks of a table's record batches.
+    """The encoder of a table's record batches into chunks.
 
     Args:
         schema: Names and types of all columns.
-        choice: What they are for.
+        choice: Use of the columns.
         where: The table's name, for messages.
 
     Raises:
-        UsageError: A column that is named is not there, or one has a type that is neither numbers nor text.
+        UsageError: A named column is missing, or a column's type is neither numbers nor text.
     """
 
     def __init__(self, schema: pa.Schema, choice: Choice, where: str) -> None:
@@ -94,14 +94,14 @@ class Encoder:
 
     @property
     def categories(self) -> dict[str, tuple[str, ...]]:
-        """By column, the texts that have codes."""
+        """Texts by column; the place of a text is its code."""
         return {name: tuple(codes) for name, codes in self._codes.items()}
 
     def chunk(self, batch: pa.RecordBatch, where: str, first: int) -> Chunk:
         """The rows of a record batch that has the columns of the schema.
 
         Raises:
-            UsageError: A column of texts has too many different ones, or some that are numbers and some that are not.
+            UsageError: A column has too many different texts, or mixes numbers with other texts.
         """
         parts: dict[str, Array] = {}
         gaps: dict[str, Mask] = {}
@@ -172,7 +172,7 @@ class Encoded:
 
 
 def _listing(names: Sequence[str]) -> str:
-    """The columns, for a hint; if they look as if something else is wrong, with what may help."""
+    """The columns, for a hint; with another tip if they look as if something else is wrong."""
     shown = [name if name and name == name.strip() else repr(name) for name in names[:50]]
     listing = ", ".join(shown) + (" …" if len(names) > 50 else "")
     if between := next((sign for sign in ";\t|" if len(names) == 1 and sign in names[0]), ""):
@@ -193,7 +193,9 @@ def _label(names: Sequence[str], choice: Choice, where: str) -> str:
         if name not in names:
             raise UsageError(f"{where} has no column {name!r} to take as texts", hint=f"its columns are {listing}")
     if choice.label is None:
-        raise UsageError(f"which column of {where} is to be learnt?", hint=f"--label COLUMN, one of {listing}")
+        raise UsageError(
+            f"{where} has several columns, and none is named as the label", hint=f"--label COLUMN, one of {listing}"
+        )
     if choice.label not in names or choice.label in choice.ignore:
         raise UsageError(f"{where} has no column {choice.label!r} to learn", hint=f"its columns are {listing}")
     return choice.label
@@ -212,11 +214,11 @@ def _kind(type_: pa.DataType, name: str, where: str) -> Literal["number", "text"
         return "text"
     if types.is_binary(value) or types.is_large_binary(value):
         raise UsageError(
-            f"column {name!r} of {where} holds bytes that are not text in UTF-8",
+            f"Column {name!r} of {where} holds bytes that are not text in UTF-8",
             hint=f"convert the file to UTF-8; --ignore {name} leaves the column out",
         )
     raise UsageError(
-        f"column {name!r} of {where} holds {type_}, which is neither numbers nor text",
+        f"Column {name!r} of {where} holds {type_}, which is neither numbers nor text",
         hint=f"--ignore {name} leaves it out",
     )
 
@@ -228,19 +230,19 @@ def _label_kind(
 
     if kind == "text":
         if target == "number":
-            raise UsageError(f"the label {name!r} is text, not a number", hint="leave out --target number")
+            raise UsageError(f"The label {name!r} is text, not a number", hint="leave out --target number")
         return "text"
     whole = pa.types.is_integer(type_) or pa.types.is_boolean(type_)
     if target == "class" and not whole:
         raise UsageError(
-            f"the label {name!r} is {type_}, not a class",
-            hint=f"leave out --target class; --category {name} takes its values for names",
+            f"The label {name!r} is {type_}, not a class",
+            hint=f"leave out --target class; --category {name} takes its values as names",
         )
     return "class" if whole and target != "number" else "number"
 
 
 def _dictionary(column: pa.Array) -> pa.Array:
-    """A column of texts, or of what is to be taken as such, with each text once."""
+    """A column of texts, or of values that count as texts, as a dictionary that has each text once."""
     import pyarrow as pa
 
     if hasattr(column, "dictionary"):
@@ -261,7 +263,7 @@ def _mixed(name: str, text: str, place: str) -> UsageError:
     is_, are = ("a number", "texts") if _is_number(text) else ("text", "numbers")
     return UsageError(
         f"{place}, column {name}: {text!r} is {is_}, others before it are {are}",
-        hint=f"put the value right, or --category {name} takes them all as texts",
+        hint=f"correct the value, or --category {name} takes them all as texts",
     )
 
 

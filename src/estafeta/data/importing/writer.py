@@ -1,6 +1,6 @@
-"""Rows into blocks: gathers chunks until a block is full, publishes it, begins the next.
+"""The writer of blocks: it gathers chunks until a block is full, publishes it, and begins the next.
 
-Invariant: it holds one block, and publishes under names that no other attempt uses.
+Invariant: the writer holds one block, and publishes under names that no other attempt uses.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from estafeta.data.blocks import Csr, Part, encode_block, stack
+from estafeta.data.blocks import Csr, RowArray, encode_block, stack
 from estafeta.data.importing.chunk import Chunk
 from estafeta.data.manifest import Extent
 from estafeta.protocol.layout import DatasetLayout
@@ -20,23 +20,23 @@ from estafeta.store.tensorfile import Array
 BLOCK_BYTES = 4 << 20
 """Size of a block (`docs/decisions/0010-blocks-of-data-sets.md`)."""
 
-Observe = Callable[[Mapping[str, Part], int], None]
-"""Sees the rows of each block before they are published, and the number of the first."""
+Observe = Callable[[Mapping[str, RowArray], int], None]
+"""Function that sees the rows of each block before publication, and the number of the first."""
 
 
 class BlockWriter:
-    """Writes the blocks of one attempt at importing.
+    """The writer of one import attempt's blocks.
 
     Args:
-        store: Where to.
-        layout: Names; the folder is there.
-        attempt: Whose blocks they are.
-        observe: Called with each block.
-        block_bytes: Bytes of rows in a block, about; there is at least one row.
+        store: Store that gets the blocks.
+        layout: Names of the data set's files; the folder exists.
+        attempt: Id of the import attempt.
+        observe: Function that is called with each block.
+        block_bytes: Bytes of rows in a block, about; a block has at least one row.
 
     Attributes:
-        extents: Of the blocks that are published.
-        rows: Rows that have come in.
+        extents: Extents of the published blocks.
+        rows: Number of rows that have come in.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class BlockWriter:
         self._sparse: dict[str, list[Csr]] = {}
 
     def add(self, chunk: Chunk) -> None:
-        """Take in rows; publishes a block whenever one is full."""
+        """Take in rows, and publish a block whenever one is full."""
         if not self._room and len(chunk):
             self._make_room(chunk)
         done = 0
@@ -65,12 +65,12 @@ class BlockWriter:
         self.rows += len(chunk)
 
     def finish(self) -> None:
-        """Publish what is left."""
+        """Publish the last, partly filled block."""
         if self._filled:
             self._flush()
 
     def _make_room(self, chunk: Chunk) -> None:
-        """All blocks have as many rows as the first chunk says, but the last one."""
+        """Allocate a block. The first chunk decides the number of rows of all blocks but the last one."""
         size = sum(_bytes(part) for part in chunk.parts.values())
         self._room = max(1, self._block_bytes * len(chunk) // max(1, size))
         for name, part in chunk.parts.items():
@@ -89,7 +89,7 @@ class BlockWriter:
         self._filled += count
 
     def _flush(self) -> None:
-        parts: dict[str, Part] = {name: array[: self._filled] for name, array in self._dense.items()}
+        parts: dict[str, RowArray] = {name: array[: self._filled] for name, array in self._dense.items()}
         parts |= {name: stack(pieces) for name, pieces in self._sparse.items()}
         self._observe(parts, sum(extent.rows for extent in self.extents))
         number = len(self.extents)
@@ -100,7 +100,7 @@ class BlockWriter:
         self._sparse = {name: [] for name in self._sparse}
 
 
-def _bytes(part: Part) -> int:
+def _bytes(part: RowArray) -> int:
     return (
         part.nbytes if isinstance(part, np.ndarray) else part.starts.nbytes + part.columns.nbytes + part.values.nbytes
     )

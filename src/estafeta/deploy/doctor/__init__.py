@@ -1,1 +1,4 @@
-"""`estafeta doctor`: is everything there that training needs, on this machine or on AWS?"""
+"""`estafeta doctor`: checks of everything that training needs, on this machine or on AWS.
+
+It must not know how the command line shows the findings.
+"""

@@ -1,4 +1,4 @@
-"""What a check is, and how a list of them is gone through: each passes, fails with its cure, or cannot be tried."""
+"""A check, and the examination of a list of them: each passes, fails with its cure, or cannot be tried."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from estafeta.errors import EstafetaError
 
 ELSEWHERE = "see docs/troubleshooting.md"
-"""The cure where an error knows none."""
+"""Cure of an error without a hint."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """Something that has to be right.
+    """A condition that training needs.
 
     Attributes:
-        name: What is looked at.
-        look: Says what was found. It raises an `EstafetaError` with its hint, or an `OSError`, if that will not do.
-        needs: Names of checks without which there is nothing to look at.
+        name: Name of the check.
+        look: Function that returns its finding. It raises an `EstafetaError` with a hint, or an `OSError`, if the check
+            fails.
+        needs: Names of checks that must pass before.
     """
 
     name: str
@@ -28,13 +29,13 @@ class Check:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check has come to.
+    """The result of a check.
 
     Attributes:
-        name: Of the check.
-        passed: None if it could not be tried.
-        detail: What was found.
-        cure: What to do, if it failed.
+        name: Name of the check.
+        passed: Whether it passed; None if it could not be tried.
+        detail: The finding in words.
+        cure: Cure, if it failed.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Finding:
 
 
 def examine(checks: Sequence[Check]) -> Iterator[Finding]:
-    """Go through checks in order."""
+    """Make checks in order."""
     passed: set[str] = set()
     for check in checks:
         lacking = [name for name in check.needs if name not in passed]
@@ -56,7 +57,7 @@ def examine(checks: Sequence[Check]) -> Iterator[Finding]:
         except EstafetaError as error:
             yield Finding(check.name, False, str(error), error.hint or ELSEWHERE)
         except OSError as error:
-            yield Finding(check.name, False, str(error), "see what the operating system says about it")
+            yield Finding(check.name, False, str(error), "see the operating system's message")
         else:
             passed.add(check.name)
             yield Finding(check.name, True, detail)

@@ -1,4 +1,4 @@
-"""Checks of this machine: what `--on local` needs."""
+"""Checks of this machine, for `--on local`."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ NEEDED = {
 """Packages that training needs, with the extra of Estafeta that brings each."""
 
 USEFUL = {"scikit-learn": "its data sets and svmlight files", "pyarrow": "CSV and Parquet files"}
-"""Packages that something else needs, and what."""
+"""Packages that only one feature needs, and that feature."""
 
 LEAST_FREE_BYTES = 1 << 30
-"""A run keeps two or three versions of its weights, and its exports."""
+"""Bytes that should be free: a run keeps two or three versions of its weights, and its exports."""
 
 
 def checks() -> list[Check]:
-    """All of them, in order."""
+    """All checks of this machine, in order."""
     return [
         Check("python", _python),
         Check("packages", _packages),
@@ -68,7 +68,7 @@ def _packages() -> str:
     if missing:
         extras = sorted({NEEDED[name] for name in missing} - {""})
         package = f"estafeta[{','.join(extras)}]" if extras else "estafeta"
-        raise Ailment(f"not installed: {', '.join(missing)}", hint=f"pip install '{package}'")
+        raise Ailment(f"Not installed: {', '.join(missing)}", hint=f"pip install '{package}'")
     there = ", ".join(f"{name} {found}" for name, found in versions.items() if found)
     without = "".join(f"; without {name}: no {use}" for name, use in USEFUL.items() if versions[name] is None)
     return there + without
@@ -87,7 +87,7 @@ def _port() -> str:
             return "a port on 127.0.0.1 can be opened and reached"
     except OSError as error:
         raise Ailment(
-            f"no port on 127.0.0.1 can be opened and reached: {error}",
+            f"No port on 127.0.0.1 can be opened and reached: {error}",
             hint="let programs listen on the loopback interface, or use --on inline",
         ) from error
 
@@ -109,7 +109,7 @@ def _available_mb() -> int:
 
 
 def _group_limits() -> Iterator[tuple[str, int]]:
-    """Limits of the control groups (version 2) that this process is in, from the innermost to the root; MB."""
+    """Limits in MB of the control groups (version 2) of this process, from the innermost to the root."""
     line = next(
         (line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::/")), "0::/"
     )
@@ -137,7 +137,7 @@ def _disk() -> str:
 
 
 def _service() -> str:
-    """Start a service of its own, which disturbs none that is running, and have a function answer."""
+    """Start a separate service, which disturbs no running one, and have a function answer."""
     with tempfile.TemporaryDirectory(prefix="estafeta-doctor-") as folder:
         place = Path(folder)
         endpoint = local.ensure(place, local.Options(template=TEMPLATE, root=place / "store"))

@@ -1,7 +1,7 @@
-"""Checks of a stack on AWS: the account, what is deployed, and what only functions can find out from inside.
+"""Checks of a stack on AWS: the account, the deployed resources, and facts that only functions can find out.
 
-The same checks run against the local service and a server that imitates the rest of AWS. What they find there says
-nothing of EFS or of Lambda's network; `docs/aws-untried.md` says which line answers which open question.
+The same checks run against the local service and a server that imitates the rest of AWS. Their results there tell
+nothing about EFS or Lambda's network; `docs/aws.md` says which line answers which open question.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal
 
+from estafeta.aws.account import STACK, Account, deployment, describe_stack
 from estafeta.aws.bucket import EXPORTS
 from estafeta.aws.lambda_api import reaching
-from estafeta.aws.session import STACK, Session, deployment, describe_stack
 from estafeta.client.backend import Backend
 from estafeta.client.connect import on_stack
 from estafeta.deploy.doctor.check import Check
@@ -22,21 +22,22 @@ from estafeta.errors import Ailment, Command
 from estafeta.protocol.verbs import DatasetsVerb, ProbeVerb, RunsVerb
 
 BESIDE_WORKERS = 2
-"""Invocations that go on while all workers are at work: the merge, and `control`."""
+"""Number of invocations beside the workers: the merge, and `control`."""
 
 LEAST_WORKERS = 2
 
 LONGEST_TURN_S = 5.0
-"""Two exchanges of a small file between functions; a name that is not seen at once may stay unseen for a minute."""
+"""Seconds for two exchanges of a small file between functions; a name that is not seen at once may stay unseen for a
+minute."""
 
 LEAST_BYTES_PER_S = 1e6
-"""A new bursting file system has 1 MiB/s when its credits are used up."""
+"""Bytes per second at least; a new bursting file system has 1 MiB/s when its credits are used up."""
 
 WHOLE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE", "IMPORT_COMPLETE")
 
 
 def checks(stack: str = STACK, region: str | None = None, profile: str | None = None) -> list[Check]:
-    """All of them, in order."""
+    """All checks of a stack, in order."""
     patient = _Patient(stack, region, profile)
     inside = ("credentials", "stack", "functions", "control")
     return [
@@ -55,10 +56,10 @@ def checks(stack: str = STACK, region: str | None = None, profile: str | None = 
 
 
 def judge_visibility(median: float, longest: float) -> str:
-    """What the seconds of an exchange of small files say.
+    """Judge the seconds of an exchange of small files.
 
     Raises:
-        Ailment: The longest took too long.
+        Ailment: The longest exchange took too long.
     """
     detail = f"a file and the answer to it: {_ms(median)} by the median, {_ms(longest)} at most"
     if longest > LONGEST_TURN_S:
@@ -67,10 +68,10 @@ def judge_visibility(median: float, longest: float) -> str:
 
 
 def judge_throughput(write: float, read: float) -> str:
-    """What the bytes per second of two functions say.
+    """Judge the bytes per second of two functions.
 
     Raises:
-        Ailment: They are too few.
+        Ailment: The functions are too slow.
     """
     detail = f"one function writes {write / 1e6:,.1f} MB/s, another reads {read / 1e6:,.1f} MB/s"
     if min(write, read) < LEAST_BYTES_PER_S:
@@ -79,10 +80,10 @@ def judge_throughput(write: float, read: float) -> str:
 
 
 def judge_concurrency(limit: int, free: int, reserved: int | None) -> str:
-    """What an account's limit of invocations at a time, what of it is free, and what the worker reserves say.
+    """Judge an account's limit of concurrent invocations, its unreserved part, and the worker's reservation.
 
     Raises:
-        Ailment: There are too few for two workers.
+        Ailment: The limit is too low for two workers.
     """
     workers = max(0, free - BESIDE_WORKERS) if reserved is None else reserved
     detail = f"{limit} invocations at a time in this account, {free} not reserved: up to {workers} workers"
@@ -99,46 +100,46 @@ def judge_concurrency(limit: int, free: int, reserved: int | None) -> str:
 
 
 class _Patient:
-    """A stack that is looked at; what one check has made, the next ones use."""
+    """A stack under examination; the checks share its clients and findings."""
 
     def __init__(self, stack: str, region: str | None, profile: str | None) -> None:
         self._stack, self._region, self._profile = stack, region, profile
         self._met: dict[str, Any] = {}
 
     @cached_property
-    def _session(self) -> Session:
-        return Session(self._region, self._profile)
+    def _account(self) -> Account:
+        return Account(self._region, self._profile)
 
     @cached_property
     def _backend(self) -> Backend:
-        return on_stack(self._session, self._stack)
+        return on_stack(self._account, self._stack)
 
     @cached_property
     def _lambda(self) -> Any:
-        return self._session.client("lambda")  # these calls read: they may be repeated
+        return self._account.client("lambda")  # these calls read: they may be repeated
 
     def credentials(self) -> str:
-        return f"account {self._session.account()} in {self._session.region}"
+        return f"account {self._account.number()} in {self._account.region}"
 
     def deployed(self) -> str:
-        found = describe_stack(self._session.client("cloudformation"), self._stack)
-        cure = str(Command("estafeta", "deploy", "--stack", self._stack, "--region", self._session.region))
+        found = describe_stack(self._account.client("cloudformation"), self._stack)
+        cure = str(Command("estafeta", "deploy", "--stack", self._stack, "--region", self._account.region))
         if found is None:
-            raise Ailment(f"there is no stack {self._stack!r} in {self._session.region}", hint=cure)
+            raise Ailment(f"There is no stack {self._stack!r} in {self._account.region}", hint=cure)
         if found["StackStatus"] not in WHOLE:
-            raise Ailment(f"the stack {self._stack!r} is in the state {found['StackStatus']}", hint=cure)
-        outputs = deployment(self._session, self._stack)
+            raise Ailment(f"The stack {self._stack!r} is in the state {found['StackStatus']}", hint=cure)
+        outputs = deployment(self._account, self._stack)
         return f"{self._stack}, {found['StackStatus']}, file system {outputs.file_system}, bucket {outputs.bucket}"
 
     def functions(self) -> str:
-        """Active, with the last change carried out, and allowed to invoke each other in a loop."""
+        """Make sure that functions are active, have no failed change, and may invoke each other in a loop."""
         described = []
-        for name in deployment(self._session, self._stack).functions.values():
+        for name in deployment(self._account, self._stack).functions.values():
             with reaching(f"the function {name}"):
                 found = self._lambda.get_function_configuration(FunctionName=name)
                 loop = self._lambda.get_function_recursion_config(FunctionName=name)["RecursiveLoop"]
             if found["State"] != "Active" or found["LastUpdateStatus"] != "Successful":
-                why = found.get("StateReason") or found.get("LastUpdateStatusReason") or "no reason is given"
+                why = found.get("StateReason") or found.get("LastUpdateStatusReason") or "AWS gives no reason"
                 raise Ailment(
                     f"{name} is {found['State']}, its last change {found['LastUpdateStatus']}: {why}",
                     hint="wait some minutes; after 14 idle days a function has to be woken by a call",
@@ -153,14 +154,14 @@ class _Patient:
         return "; ".join(described)
 
     def concurrency(self) -> str:
-        worker = deployment(self._session, self._stack).functions["worker"]
+        worker = deployment(self._account, self._stack).functions["worker"]
         with reaching("Lambda"):
             limits = self._lambda.get_account_settings()["AccountLimit"]
             reserved = self._lambda.get_function_concurrency(FunctionName=worker).get("ReservedConcurrentExecutions")
         return judge_concurrency(limits["ConcurrentExecutions"], limits["UnreservedConcurrentExecutions"], reserved)
 
     def bucket(self) -> str:
-        """What the client does with it: store, list, sign, remove."""
+        """Use the bucket as the client does: store, read, list and remove an object."""
         bucket, key = self._backend.bucket, f"{EXPORTS}doctor/{secrets.token_hex(8)}"
         assert bucket is not None
         bucket.upload(key, b"doctor")
@@ -169,7 +170,7 @@ class _Patient:
         finally:
             bucket.remove(key)
         if content != b"doctor":
-            raise Ailment(f"{bucket.name} gave back {content!r}", hint="see who else writes to it")
+            raise Ailment(f"{bucket.name} gave back {content!r}", hint="look for another program that writes to it")
         return f"{bucket.name} takes a file, gives it back and removes it"
 
     def control(self) -> str:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self
 
-from estafeta.data.blocks import Csr, Part
+from estafeta import waiting
+from estafeta.data.blocks import Csr, RowArray
 from estafeta.data.catalog import names, read_block, read_manifest, unfinished, verify
 from estafeta.data.catalog import remove as remove_files
 from estafeta.data.manifest import Kind, Manifest
 from estafeta.errors import Command, UsageError
 from estafeta.functions.verbs.status import ANSWER_BYTES
-from estafeta.protocol.deadline import ANSWER_S, Deadline
+from estafeta.protocol.deadline import Deadline
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.spec import Document
 from estafeta.protocol.verbs import DatasetsVerb, DescribeVerb, RemoveVerb, VerifyVerb
@@ -141,7 +142,7 @@ def verify_some(verb: VerifyVerb, invocation: Invocation) -> dict[str, Any]:
             f"The data set {verb.dataset!r} has been replaced meanwhile",
             hint=f"{Command('estafeta', 'data', 'verify', verb.dataset)}, once more",
         )
-    deadline = Deadline(invocation.remaining_s, now=store.clock.monotonic, longest_s=ANSWER_S)
+    deadline = Deadline(invocation.remaining_s, now=store.clock.monotonic, longest_s=waiting.LONGEST_ANSWER_S)
     checking, checked = verify(store, manifest, verb.first), verb.first
     while checked < len(manifest.blocks) and (checked == verb.first or not deadline.is_near()):
         with deadline.step():
@@ -164,7 +165,7 @@ def remove(verb: RemoveVerb, store: Store) -> dict[str, str]:
     return {"dataset": verb.dataset}
 
 
-def preview(manifest: Manifest, parts: Sequence[Part], rows: int) -> tuple[list[str], list[list[str]]]:
+def preview(manifest: Manifest, parts: Sequence[RowArray], rows: int) -> tuple[list[str], list[list[str]]]:
     """First rows of a block as texts, made where the block is: a row may be larger than an answer of `control`.
 
     Args:
@@ -193,7 +194,7 @@ def preview(manifest: Manifest, parts: Sequence[Part], rows: int) -> tuple[list[
     return names, [list(row) for row in zip(*cells, strict=True)]
 
 
-def _value(part: Part, row: int) -> str:
+def _value(part: RowArray, row: int) -> str:
     if isinstance(part, Csr):
         span = slice(part.starts[row], part.starts[row + 1])
         pairs = [f"{c}:{v:.6g}" for c, v in zip(part.columns[span], part.values[span], strict=True)]

@@ -1,7 +1,7 @@
 """What lies in a run's folder, told from its files alone: who contributed what, which versions there are, what is next.
 
-It opens files and reads their heads, never their tensors. It changes nothing, so it may be asked at any time; of a run
-at work the parts of the answer may be a moment apart.
+The verb opens files and reads their heads, never their tensors. It changes nothing, so a client may ask at any time. If
+the run is at work, the parts of the answer may be a moment apart.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from operator import xor
 from typing import Any, TypeVar
 
 from estafeta.errors import Corrupt, Gone
-from estafeta.protocol.contribution import GRADIENT, tally_of
-from estafeta.protocol.layout import Round, RunLayout, claim_of_leg, contribution_name
+from estafeta.protocol.layout import Round, RunLayout, claim_of_leg
 from estafeta.protocol.listing import (
     leg_claimed_in,
     legs_in,
@@ -28,12 +27,12 @@ from estafeta.protocol.listing import (
     version_of,
     versions_in,
 )
+from estafeta.protocol.message import glance
+from estafeta.protocol.partition import slices_of
 from estafeta.protocol.snapshot import Action, Snapshot, next_actions, take_snapshot, takeovers
 from estafeta.protocol.spec import Document, Plan, RunSpec, Which
 from estafeta.protocol.verbs import InspectVerb
 from estafeta.protocol.weights import PARAMETERS, STATE
-from estafeta.residents.message import glance
-from estafeta.residents.replica import slices_of
 from estafeta.store.files import Reader
 from estafeta.store.store import Store, claim_name
 from estafeta.store.tensorfile import TensorFile
@@ -45,14 +44,13 @@ class Contributed(Document):
     """What a rank has published for a round.
 
     Attributes:
-        rank: Whose it is.
-        rows: Rows that were summed over.
-        digest: Of the gradient, as its file has it: CRC-32 in `merge`, the exclusive or of its words otherwise; empty
-            if there is none.
-        token: Of its writer.
-        leg: Of the rank; None if the marks of that leg have been removed.
-        generation: Of the leg; None likewise, and in `merge`, whose legs have none.
-        is_stand_in: The round was closed without the rank; the token is that of who closed it.
+        rank: The rank.
+        rows: Rows that its sums cover.
+        digest: Exclusive or of the gradient's words, as the file has it; empty if there is no gradient.
+        token: The writer's token.
+        leg: The rank's leg; None if the marks of that leg are removed.
+        generation: The leg's generation; None likewise, and in `merge`, whose legs have none.
+        is_stand_in: Whether the round was closed without the rank; the token is then that of the rank that closed it.
         damage: What is wrong with the file; empty if nothing is.
     """
 
@@ -67,7 +65,7 @@ class Contributed(Document):
 
 
 class InspectedRound(Document):
-    """A round of which contributions are there, and the ranks whose are not."""
+    """A round that has contributions, and the ranks whose contributions are missing."""
 
     round: str
     contributions: tuple[Contributed, ...]
@@ -94,7 +92,7 @@ class Part(Document):
 
 
 class InspectedVersion(Document):
-    """A version of which files are there."""
+    """A version that has files."""
 
     version: int
     is_complete: bool
@@ -103,7 +101,7 @@ class InspectedVersion(Document):
 
 
 class InspectedLeg(Document):
-    """The newest leg of a resident rank: who holds it, and whether it is ready or has left."""
+    """The newest leg of a resident rank: its holder, and whether it is ready or has left."""
 
     rank: int
     leg: int
@@ -126,17 +124,17 @@ class Inspection(Document):
 
     Attributes:
         version: The newest complete version.
-        reached: The newest version that has been worked on.
+        reached: The newest version that ranks have worked on.
         epoch: The newest epoch with a record.
         best_version: The best version by that record.
         rounds: Newest first.
-        older_rounds: Of how many more there are contributions.
+        older_rounds: How many more rounds have contributions.
         partials: Unfinished shares.
         versions: Newest first.
-        legs: Of residents.
-        merges: Who claims to merge, by claim.
-        exports: What has been exported.
-        unpublished: Files without a public name: those that are being written, and what dead writers left.
+        legs: Legs of residents.
+        merges: Holder of each claim to merge, by claim.
+        exports: Exported versions.
+        unpublished: Number of files without a public name: writers are at work on them, or have died.
         next: What `next_actions` says.
         resuming: What `estafeta resume` would do.
     """
@@ -166,7 +164,7 @@ def inspect(verb: InspectVerb, spec: RunSpec, store: Store) -> Inspection:
     """Look at a run.
 
     Args:
-        verb: Of how many rounds the contributions are wanted.
+        verb: Says for how many rounds the client wants the contributions.
         spec: The run's spec.
         store: The store.
     """
@@ -213,7 +211,7 @@ class _Inspector:
     # Contributions
 
     def _rounds(self, plan: Plan | None) -> dict[Round, frozenset[int]]:
-        """The rounds of which contributions are there, and whose."""
+        """Return the rounds that have contributions, with the ranks that have contributed."""
         if plan is None or not plan.is_resident:
             names = self._store.list(self._layout.contributions)
             return {round_: ranks_in(names, round_) for round_ in _rounds_in(names)}
@@ -227,61 +225,43 @@ class _Inspector:
         return {round_: frozenset(ranks) for round_, ranks in found.items()}
 
     def _round(self, round_: Round, ranks: frozenset[int], plan: Plan | None, marks: frozenset[str]) -> InspectedRound:
-        if plan and plan.is_resident:
-            legs = self._legs_by_token(marks)
-            read = [self._message(round_, rank, plan, legs) for rank in sorted(ranks)]
-        else:
-            read = [self._contribution(round_, rank) for rank in sorted(ranks)]
-        there = tuple(contribution for contribution in read if contribution)
+        layout, is_train, is_resident = self._layout, round_.phase == "train", plan is not None and plan.is_resident
+        slices = len(slices_of(self._spec, plan)) if plan and is_train else 0
+        by_token = self._legs_by_token(marks) if is_resident else {}
+        by_rank = {} if is_resident else legs_in(self._store.list(layout.partial), round_)
+
+        def contributed(rank: int) -> Contributed | None:
+            message = layout.message(rank, "gradient" if is_train else "scores", round_.version)
+
+            def read(reader: Reader) -> Contributed:
+                head = glance(reader, slices)
+                leg, generation = (
+                    by_token.get(head.token, (None, None)) if is_resident else (by_rank.get(rank, 0), None)
+                )
+                return Contributed(
+                    rank=rank,
+                    rows=head.rows,
+                    is_stand_in=head.is_stand_in,
+                    digest=f"{reduce(xor, head.digests):08x}" if head.digests and head.rows else "",
+                    token=head.token,
+                    leg=leg,
+                    generation=generation,
+                )
+
+            path = message if is_resident else layout.contribution(round_, rank)
+            return self._read(path, read, lambda damage: Contributed(rank=rank, damage=damage))
+
+        there = tuple(found for rank in sorted(ranks) if (found := contributed(rank)))
         missing = sorted(set(range(self._spec.workers)) - {contribution.rank for contribution in there})
         return InspectedRound(round=round_.name, contributions=there, missing=tuple(missing))
-
-    def _contribution(self, round_: Round, rank: int) -> Contributed | None:
-        path = f"{self._layout.contributions}/{contribution_name(round_, rank)}"
-        leg = legs_in(self._store.list(self._layout.partial), round_).get(rank, 0)
-
-        def read(reader: Reader) -> Contributed:
-            file = TensorFile(reader)
-            tally = tally_of(file)
-            return Contributed(
-                rank=rank,
-                rows=tally.rows,
-                is_stand_in=tally.missed,
-                leg=leg,
-                digest=file.digests.get(GRADIENT, ""),
-                token=file.metadata["token"],
-            )
-
-        return self._read(path, read, lambda damage: Contributed(rank=rank, damage=damage))
-
-    def _message(self, round_: Round, rank: int, plan: Plan, legs: dict[str, tuple[int, int]]) -> Contributed | None:
-        is_train = round_.phase == "train"
-        slices = len(slices_of(self._spec, plan)) if is_train else 0
-        path = self._layout.message(rank, "gradient" if is_train else "scores", round_.version)
-
-        def read(reader: Reader) -> Contributed:
-            head = glance(reader, slices)
-            leg, generation = legs.get(head.token, (None, None))
-            digest = f"{reduce(xor, head.digests):08x}" if head.digests and head.rows else ""
-            return Contributed(
-                rank=rank,
-                rows=head.rows,
-                is_stand_in=head.is_stand_in,
-                digest=digest,
-                token=head.token,
-                leg=leg,
-                generation=generation,
-            )
-
-        return self._read(path, read, lambda damage: Contributed(rank=rank, damage=damage))
 
     def _partials(self) -> Iterator[Unfinished]:
         names = self._store.list(self._layout.partial)
         for round_ in sorted(_rounds_in(names)):
             for rank, leg in sorted(legs_in(names, round_).items()):
-                tally = self._read(self._layout.partial_of(round_, rank, leg), lambda r: tally_of(TensorFile(r)), _none)
-                if tally:
-                    yield Unfinished(round=round_.name, rank=rank, leg=leg, rows=tally.rows, parts=tally.parts)
+                head = self._read(self._layout.partial_of(round_, rank, leg), glance, _none)
+                if head:
+                    yield Unfinished(round=round_.name, rank=rank, leg=leg, rows=head.rows, parts=head.parts)
 
     # Versions
 
@@ -330,7 +310,7 @@ class _Inspector:
             )
 
     def _legs_by_token(self, marks: frozenset[str]) -> dict[str, tuple[int, int]]:
-        """Leg and generation by the token of their holder."""
+        """Return leg and generation by the token of their holder."""
         return {self._holder(name): claim[1:] for name in marks if (claim := leg_claimed_in(name))}
 
     def _holder(self, name: str) -> str:
@@ -340,7 +320,7 @@ class _Inspector:
             return ""
 
     def _read(self, path: str, use: Callable[[Reader], T], damaged: Callable[[str], T | None]) -> T | None:
-        """What a file tells; None if it has gone meanwhile, or has been retired and filled with something else."""
+        """Return what a file tells; None if it has gone meanwhile, or its writer has filled it with other content."""
         try:
             return self._store.reading(path, use)
         except Gone:
@@ -358,12 +338,12 @@ def _none(_damage: str) -> None:
 
 
 def _reopened(snapshot: Snapshot) -> Snapshot:
-    """A run as resuming it would leave it: neither ended nor asked to stop, unless it is done."""
+    """Return a run as `resume` would leave it: neither ended nor asked to stop, unless it is done."""
     return snapshot if snapshot.outcome == "done" else dataclasses.replace(snapshot, outcome=None, stop_requested=False)
 
 
 def _facts(action: Action) -> dict[str, Any]:
-    """An action as plain data: its kind, and its fields."""
+    """Return an action as plain data: its kind, and its fields."""
     fields = {field.name: getattr(action, field.name) for field in dataclasses.fields(action)}
     plain = {name: value.name if isinstance(value, Round) else value for name, value in fields.items()}
     return {"action": type(action).__name__.lower(), **plain}

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from estafeta.aws.bucket import PART_BYTES
 from estafeta.cost.cost import Kept
-from estafeta.cost.metering import kept_bytes
+from estafeta.cost.meter import kept_bytes
 from estafeta.data.catalog import names, read_manifest
 from estafeta.data.manifest import Manifest
 from estafeta.errors import Corrupt, Gone, UsageError

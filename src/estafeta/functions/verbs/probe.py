@@ -37,9 +37,6 @@ TURN_S = 30.0
 
 LOOKING = Backoff(first_s=0.001, longest_s=0.05)
 
-BEEN_HERE = "probed"
-"""Key in an environment's memory: it has been probed before, so it is not cold."""
-
 
 def probe(verb: ProbeVerb, invocation: Invocation) -> dict[str, Any]:
     """Carry out a probe of `control`.
@@ -64,8 +61,7 @@ def probe_torch(invocation: Invocation) -> dict[str, Any]:
     Returns:
         `torch`: its version; `import_s`: seconds that importing it took, if the environment is `cold`; `threads`.
     """
-    cold = invocation.memory.setdefault(BEEN_HERE, False) is False
-    invocation.memory[BEEN_HERE] = True
+    cold, invocation.warm.was_probed = not invocation.warm.was_probed, True
     began = time.perf_counter()
     torch = importlib.import_module("torch")
     return {

@@ -12,11 +12,12 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
+from estafeta import waiting
 from estafeta.aws.bucket import UPLOADS, Bucket
 from estafeta.data.catalog import check_block, check_name, read_manifest, sweep_blocks
 from estafeta.data.manifest import Manifest
 from estafeta.errors import Command, Corrupt, UsageError
-from estafeta.protocol.deadline import ANSWER_S, Deadline
+from estafeta.protocol.deadline import Deadline
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import MANIFEST, DatasetLayout
 from estafeta.protocol.listing import attempt_of
@@ -46,7 +47,8 @@ def receive(bucket: Bucket, token: str, invocation: Invocation) -> dict[str, Any
     if MANIFEST in there and read_manifest(store, manifest.name).token != manifest.token:
         raise _taken(manifest.name)
     files = [layout.block(manifest.attempt, number).rpartition("/")[2] for number in range(len(manifest.blocks))]
-    deadline, copied = Deadline(invocation.remaining_s, now=store.clock.monotonic, longest_s=ANSWER_S), 0
+    deadline = Deadline(invocation.remaining_s, now=store.clock.monotonic, longest_s=waiting.LONGEST_ANSWER_S)
+    copied = 0
     for number, file in enumerate(files):
         if file in there:
             continue

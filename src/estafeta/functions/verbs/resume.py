@@ -11,10 +11,11 @@ from estafeta.protocol.layout import RunLayout
 from estafeta.protocol.limits import limit_reached, limits_after, newest_limits, spent_so_far
 from estafeta.protocol.listing import all_calls_in, limits_in
 from estafeta.protocol.outcome import RESERVE_BYTES
+from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.snapshot import OUTCOMES, Snapshot, current_round, next_actions, take_snapshot, takeovers
 from estafeta.protocol.spec import RunSpec
 from estafeta.protocol.verbs import ResumeVerb
-from estafeta.residents.leg import send_for
+from estafeta.residents.marks import send_for
 
 
 def stop(spec: RunSpec, invocation: Invocation) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def _renew_limits(verb: ResumeVerb, snapshot: Snapshot, spec: RunSpec, invocatio
 def _take_over(spec: RunSpec, invocation: Invocation) -> None:
     """Set a run going whose functions may all be dead, or may only seem to be."""
     snapshot = take_snapshot(invocation.store, RunLayout(spec.run), spec)
-    send_for(takeovers(snapshot), spec, invocation)
+    send_for(takeovers(snapshot), RunFolder(invocation.store, spec.run, spec), invocation)
 
 
 def _reopen(spec: RunSpec, invocation: Invocation) -> None:

@@ -1,6 +1,6 @@
 """The errors that the service's APIs answer with, in AWS's shapes.
 
-Knows the error codes of Lambda's Invoke API and of the JSON 1.1 protocol, nothing of who raises them.
+This module knows the error codes of Lambda's Invoke API and of the JSON 1.1 protocol.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from estafeta.local.api.http import Response
 
 
 class ApiError(Exception):
-    """A request that is refused; turned into a response at the edge.
+    """A refused request; `Service` turns the error into a response.
 
     Attributes:
         status: HTTP status.
         code: AWS's error code, for example `ResourceNotFoundException`.
-        message: Shown to the caller.
+        message: Text for the caller.
         fields: Further members of the body, for example `Reason`.
         headers: Further headers, for example `Retry-After`.
     """
@@ -33,7 +33,7 @@ class ApiError(Exception):
         self.headers = headers or {}
 
     def response(self, request_id: str) -> Response:
-        """Shape of the REST and of the JSON 1.1 protocol at once: each looks for the code in another place."""
+        """The response, for both the REST and the JSON 1.1 protocol: each has its own place for the code."""
         body: dict[str, Any] = {"__type": self.code, "Type": "User", "message": self.message, "Message": self.message}
         return Response(
             self.status,
@@ -48,10 +48,10 @@ class ApiError(Exception):
 
 
 def not_found(arn: str) -> ApiError:
-    """There is no such function or version."""
+    """Error for a function or version that does not exist."""
     return ApiError(404, "ResourceNotFoundException", f"Function not found: {arn}")
 
 
 def invalid(message: str) -> ApiError:
-    """A parameter is outside its range."""
+    """Error for a parameter outside its range."""
     return ApiError(400, "InvalidParameterValueException", message)

@@ -1,8 +1,7 @@
 """The part of the Lambda API that reads and changes functions' settings.
 
-Knows JSON shapes and ranges; what a change means for running environments is told to the pool.
-Invariant: a change that is refused has had no effect. Source: Lambda API reference, the operations
-by their names below.
+It knows JSON shapes and ranges, and tells the pool which environments a change makes outdated. Invariant: a refused
+change has had no effect. Source: Lambda API reference, the operations by their names below.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class ConfigApi:
 
     Args:
         registry: The functions.
-        pool: Drops environments whose settings are no longer current.
+        pool: Pool, which drops environments whose settings are no longer current.
     """
 
     def __init__(self, registry: Registry, pool: Pool) -> None:
@@ -35,10 +34,10 @@ class ConfigApi:
         self._pool = pool
 
     def answer(self, request: Request) -> Response | None:
-        """Answer one request; None if its path is no operation of this API.
+        """Answer one request; None if this API has no operation of that path.
 
         Raises:
-            ApiError: The request is refused.
+            ApiError: The API refuses the request.
         """
         qualifier = request.query.get("Qualifier", "")
         find = self._registry.function

@@ -1,8 +1,8 @@
 """HTTP/1.1 over asyncio: parse requests, hand them to an application, write its replies.
 
-Knows nothing of Lambda. An application is a plain function `(request, reply)`; it calls `reply` at
-once or later, and the connection stays open meanwhile: a held request costs no task. Invariant: on
-one connection requests are handed over one at a time and answered in order.
+It knows nothing of Lambda. An application is a function `(request, reply)`; it calls `reply` at once or later, and
+the connection stays open meanwhile, so a waiting request costs no task. Invariant: the application gets the requests of
+one connection one at a time, and its replies go out in the same order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import httptools
 
 log = logging.getLogger(__name__)
 
-MAX_BODY_BYTES = 8 * 2**20  # above every payload limit of Lambda, so that its own errors can be given
+MAX_BODY_BYTES = 8 * 2**20  # above every payload limit of Lambda, so that Lambda's own errors come first
 
 
 @dataclass(slots=True)
@@ -28,10 +28,10 @@ class Request:
     """One request.
 
     Attributes:
-        method: Upper case.
+        method: Method in upper case.
         target: Path as sent, still percent-encoded.
         query_string: Query as sent, without the question mark.
-        headers: By lower-case name; values of a repeated header are joined by a comma.
+        headers: Values by lower-case name; those of a repeated header are joined by a comma.
         body: Complete body.
     """
 
@@ -69,7 +69,7 @@ _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" fo
 
 @lru_cache(maxsize=256)
 def _header_name(name: bytes) -> str:
-    """Lower case; the same few names come with every request."""
+    """The name in lower case; remembered, since every request has the same few names."""
     return name.decode("latin-1").lower()
 
 
@@ -153,13 +153,13 @@ class HttpProtocol(asyncio.Protocol):
             self._answering = True
             try:
                 self._application(request, self._reply_once(keep_alive))
-            except Exception:  # a defect of the application; the parser would take it for one of the request
+            except Exception:  # a defect of the application; the parser would blame the request for it
                 log.exception("%s %s could not be answered", request.method, request.target)
                 self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def _reply_once(self, keep_alive: bool) -> Reply:
         def reply(response: Response) -> None:
-            if self._transport.is_closing():  # the client has gone; nobody is left to tell
+            if self._transport.is_closing():  # the client has gone
                 return
             self._transport.write(encode(response))
             self._answering = False

@@ -1,7 +1,7 @@
 """The Invoke operation of the Lambda API.
 
-Knows its headers, statuses and limits; leaves the running to the pool and the queue. Invariant: a
-request that is refused has had no effect. Source: Lambda API reference, "Invoke".
+It knows headers, statuses and limits; the pool and the queue run the functions. Invariant: a refused request has had no
+effect. Source: Lambda API reference, "Invoke".
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class InvokeApi:
 
     Args:
         registry: The functions.
-        pool: Runs synchronous invocations.
-        queue: Takes asynchronous events.
+        pool: Pool that runs synchronous invocations.
+        queue: Queue that takes asynchronous events.
     """
 
     def __init__(self, registry: Registry, pool: Pool, queue: AsyncQueue) -> None:
@@ -39,7 +39,7 @@ class InvokeApi:
         """Answer one Invoke request, now or when the function has ended.
 
         Raises:
-            ApiError: The request is refused.
+            ApiError: The API refuses the request.
         """
         qualifier = request.query.get("Qualifier", "")
         function = self._registry.resolve(reference, qualifier)

@@ -1,8 +1,8 @@
 """Two operations of the CloudWatch Logs API over the service's own logs, in the JSON 1.1 protocol.
 
-Knows JSON shapes; the searching is `log_search.py`'s. Invariant: only log groups of the service's
-functions are readable, so no name in a request leads out of the log folder. Source: CloudWatch Logs
-API reference, "FilterLogEvents" and "DescribeLogStreams".
+It knows JSON shapes; `logs/search.py` does the searching. Invariant: callers can read only log groups of the service's
+functions, so no name in a request leads out of the log folder. Source: CloudWatch Logs API reference,
+"FilterLogEvents" and "DescribeLogStreams".
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from estafeta.local.logs.streams import read_marks, stream_names
 from estafeta.local.work.functions import ACCOUNT, Registry
 
 TARGET = "Logs_20140328."
-MAX_EVENTS = 10_000  # of a page of FilterLogEvents
-MAX_STREAMS = 50  # of a page of DescribeLogStreams
+MAX_EVENTS = 10_000  # events in a page of FilterLogEvents
+MAX_STREAMS = 50  # streams in a page of DescribeLogStreams
 
 
 class LogsApi:
-    """Reads logs for callers.
+    """The reader of logs for callers.
 
     Args:
-        registry: Holds the functions, and so the names of the log groups.
-        root: Root of the logs.
-        region: Shown in ARNs.
+        registry: The functions, which name their log groups.
+        root: Root folder of the logs.
+        region: Region in ARNs.
     """
 
     def __init__(self, registry: Registry, root: Path, region: str) -> None:
@@ -40,10 +40,10 @@ class LogsApi:
     def answer(self, request: Request) -> Response:
         """Answer one request.
 
-        It reads files and may take a while, so it is called in a thread; it changes nothing.
+        It reads files and may take a while, so the service calls it in a thread; it changes nothing.
 
         Raises:
-            ApiError: The request is refused.
+            ApiError: The API refuses the request.
         """
         operation = request.headers.get("x-amz-target", "").removeprefix(TARGET)
         try:

@@ -1,8 +1,8 @@
 """The Lambda Runtime API of one execution environment, as HTTP.
 
-Knows paths and headers, not what they lead to. The API has no authentication, as on Lambda; the
-port is on the loopback interface and known to the environment alone. Source: Lambda Developer
-Guide, "Using the Lambda runtime API for custom runtimes".
+It knows paths and headers; the environment acts on them. The API has no authentication, as on Lambda; the port is on
+the loopback interface, and only the environment is told it. Source: Lambda Developer Guide, "Using the Lambda runtime
+API for custom runtimes".
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ _NEXT = "/2018-06-01/runtime/invocation/next"
 
 
 class Runtime(Protocol):
-    """Receiver of what a runtime client asks for and reports."""
+    """The receiver of a runtime client's calls."""
 
     def on_next(self, reply: Reply) -> None:
-        """It is ready for an event; answered when there is one."""
+        """The runtime client is ready for an event; the reply brings one as soon as there is one."""
 
     def on_answer(self, reply: Reply, request_id: str, attempt_id: str, body: bytes, *, failed: bool) -> None:
-        """An event has ended."""
+        """The handler has answered an event, or failed."""
 
     def on_init_error(self, error_type: str, body: bytes) -> None:
-        """It cannot start."""
+        """The runtime client cannot start."""
 
 
 class RuntimeApi:

@@ -1,8 +1,8 @@
-"""AWS Signature Version 4: check a request's signature, or make one.
+"""Check of a request's signature, by AWS Signature Version 4.
 
-Knows HTTP requests and keys, nothing of Lambda. Invariant: a request passes only if the holder of
-the secret key signed this very method, path, query, set of headers and body, within the last five
-minutes. Source: AWS IAM User Guide, "Create a signed AWS API request".
+It knows HTTP requests and keys, nothing of Lambda. Invariant: a request passes only if the holder of the secret key
+signed it within the last five minutes. The signature covers method, path, query, headers and body. Source: AWS IAM User
+Guide, "Create a signed AWS API request".
 """
 
 from __future__ import annotations
@@ -21,17 +21,16 @@ from estafeta.local.api.http import Request
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 MAX_AGE_S = 300
-_TIME_FORMAT = "%Y%m%dT%H%M%SZ"
 _STAMP = re.compile(r"(\d{4})(0[1-9]|1[0-2])([0-2]\d|3[01])T([01]\d|2[0-3])([0-5]\d)([0-5]\d|60)Z")
 
 
 class Verifier:
-    """Checks requests against one pair of keys.
+    """The check of requests against one pair of keys.
 
     Args:
-        access_key: The only access key that is known.
-        secret_key: Its secret.
-        region: The only region that signatures may be for.
+        access_key: The only access key that passes.
+        secret_key: Secret of that key.
+        region: The only Region that signatures may be for.
     """
 
     def __init__(self, access_key: str, secret_key: str, region: str) -> None:
@@ -70,29 +69,16 @@ class Verifier:
             raise _wrong("The request signature we calculated does not match the signature you provided.")
 
 
-def sign(request: Request, access_key: str, secret_key: str, region: str, service: str) -> None:
-    """Add `X-Amz-Date` and `Authorization` to a request's headers, which hold `host` already."""
-    stamp = time.strftime(_TIME_FORMAT, time.gmtime())
-    request.headers["x-amz-date"] = stamp
-    names = sorted(request.headers)
-    scope = f"{stamp[:8]}/{region}/{service}/aws4_request"
-    keyed_mac = _keyed_mac(secret_key, stamp[:8], region, service)
-    signature = _signature(keyed_mac, stamp, scope, _canonical(request, names))
-    request.headers["authorization"] = (
-        f"{ALGORITHM} Credential={access_key}/{scope}, SignedHeaders={';'.join(names)}, Signature={signature}"
-    )
-
-
 def _wrong(message: str) -> ApiError:
     return ApiError(403, "InvalidSignatureException", message)
 
 
-# Kept, since a caller's requests differ in little more than body and time.
+# The next functions remember their results: a caller's requests differ in little more than body and time.
 
 
 @lru_cache(maxsize=64)
 def _read_claim(claim: str) -> tuple[str, str, str, str, tuple[str, ...]]:
-    """Read what precedes the signature in an Authorization header; nothing follows it, as in AWS's documentation.
+    """Read the part of an Authorization header before the signature; the signature comes last, as AWS documents.
 
     Returns:
         Access key, day, region, service, names of the signed headers.
@@ -117,13 +103,13 @@ def _read_stamp(stamp: str) -> int:
 
 @lru_cache(maxsize=64)
 def _encoded_again(target: str) -> str:
-    """The path as sent is encoded once more, for every service but S3."""
+    """The path, encoded once more: every service but S3 signs it so."""
     return quote(target, safe="/~")
 
 
 @lru_cache(maxsize=16)
 def _keyed_mac(secret_key: str, day: str, region: str, service: str) -> hmac.HMAC:
-    """The HMAC, with its key set, for every request of a day, region and service; to be copied."""
+    """HMAC with its key set, for every request of a day, Region and service; callers copy it."""
     key = ("AWS4" + secret_key).encode()
     for part in (day, region, service, "aws4_request"):
         key = hmac.digest(key, part.encode(), "sha256")

@@ -1,8 +1,8 @@
 r"""The platform's own lines in a function's log, in Lambda's text format.
 
-Pure functions. Invariant: a line is exactly as CloudWatch shows it (tabs, two decimals of a
-millisecond, the trailing tab of REPORT), so that tools which read Lambda's logs read these. Source:
-Lambda Developer Guide, "Viewing CloudWatch logs for Lambda functions".
+Pure functions. Invariant: a line is exactly as CloudWatch shows it: tabs, two decimals of a millisecond, the trailing
+tab of REPORT. So tools for Lambda's logs read these lines, too. Source: Lambda Developer Guide, "Viewing CloudWatch
+logs for Lambda functions".
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import math
 
 
 def billed_ms(duration_ms: float, init_ms: float | None) -> int:
-    """Whole milliseconds charged: since August 2025 the init phase is charged too."""
+    """Whole milliseconds that Lambda bills: since August 2025 the init phase, too."""
     return math.ceil(duration_ms + (init_ms or 0.0))
 
 
 def start_line(request_id: str, version: str) -> str:
-    """Open an invocation."""
+    """The START line of an invocation."""
     return f"START RequestId: {request_id} Version: {version}\n"
 
 
@@ -30,16 +30,16 @@ def end_lines(
     status: str = "",
     error_type: str = "",
 ) -> str:
-    """Close an invocation: the END and the REPORT line.
+    """The END and the REPORT line of an invocation.
 
     Args:
-        request_id: Of the event.
-        duration_ms: From the delivery of the event to the answer.
-        init_ms: Length of the init phase that preceded this event, if one did.
+        request_id: Request id of the event.
+        duration_ms: Milliseconds from the delivery of the event to the answer.
+        init_ms: Milliseconds of the init phase before this event, if there was one.
         memory_mb: Configured limit.
-        peak_mb: Largest resident memory; shown up to the limit.
+        peak_mb: Largest resident memory; the line shows it up to the limit.
         status: `timeout`, `error` or nothing.
-        error_type: For example `Runtime.OutOfMemory`.
+        error_type: Type of the error, for example `Runtime.OutOfMemory`.
     """
     report = (
         f"REPORT RequestId: {request_id}\tDuration: {duration_ms:.2f} ms\t"
@@ -56,18 +56,18 @@ def end_lines(
 
 
 def fault_line(request_id: str, fault: str, name: str) -> str:
-    """Say that fault injection has done something; Lambda has no such line.
+    """The line of an injected fault; Lambda has no such line.
 
     Args:
-        request_id: Of the event.
-        fault: Which fault.
-        name: On whose account, as the function version says.
+        request_id: Request id of the event.
+        fault: Name of the fault.
+        name: Owner of the fault, as the function version says.
     """
     return f"FAULT RequestId: {request_id}\tFault: {fault}\tName: {name}\n"
 
 
 def init_line(duration_ms: float, status: str, error_type: str = "") -> str:
-    """Report an init phase that failed, or ran into its limit, before any event was delivered."""
+    """The line of an init phase that failed, or ran into its limit, before any event was delivered."""
     return (
         f"INIT_REPORT Init Duration: {duration_ms:.2f} ms\tPhase: init\tStatus: {status}"
         + (f"\tError Type: {error_type}" if error_type else "")

@@ -1,8 +1,8 @@
-"""Search in log streams, with CloudWatch's pattern language for plain text.
+"""Search in log streams for the events that have all words of a pattern.
 
-Pure reading of files. Invariant: events come in the order (time, stream, offset), and a page's
-token names the last event it gave, so pages neither repeat nor miss events while the logs grow.
-Source: CloudWatch Logs User Guide, "Filter pattern syntax".
+It only reads files. Invariant: events come in the order (time, stream, offset), and a page's token names its last
+event. So pages neither repeat nor miss events while the logs grow. Source: CloudWatch Logs User Guide, "Filter pattern
+syntax".
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import heapq
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,6 @@ from pathlib import Path
 from estafeta.local.logs.streams import LogEvent, read_events, read_marks
 
 PAGE_BYTES = 2**20  # CloudWatch Logs API reference, FilterLogEvents: a page holds up to 1 MB, or `limit` events
-
-_TERM = re.compile(r'([?-]?)(?:"((?:[^"\\]|\\.)*)"|(\S+))')
 
 Matcher = Callable[[str], bool]
 
@@ -33,30 +30,15 @@ class Page:
 
 
 def pattern(text: str) -> Matcher:
-    """Make a test for messages from a filter pattern.
-
-    Terms are case-sensitive and match anywhere: all plain ones must occur, none of those marked
-    `-`, and one of those marked `?` if there are such. Quotes keep a phrase together.
+    """Make a test for messages from a filter pattern: every word of it must occur, in upper and lower case as written.
 
     Raises:
-        ValueError: A pattern for JSON or columns, or a regular expression; these are not offered.
+        ValueError: The pattern has a term of another kind, such as a phrase in quotes, a regular expression or JSON.
     """
-    stripped = text.strip()
-    if stripped[:1] in ("{", "[", "%"):
-        raise ValueError("only patterns for plain text are offered, not JSON, column or %regex% patterns")
-    terms: dict[str, list[str]] = {"": [], "?": [], "-": []}
-    for mark, phrase, word in _TERM.findall(stripped):
-        terms[mark].append(re.sub(r"\\(.)", r"\1", phrase) if phrase else word)
-    needed, any_of, unwanted = terms[""], terms["?"], terms["-"]
-
-    def matches(message: str) -> bool:
-        return (
-            all(term in message for term in needed)
-            and (not any_of or any(term in message for term in any_of))
-            and not any(term in message for term in unwanted)
-        )
-
-    return matches
+    words = text.split()
+    if any(word[0] in '{[%?-"' for word in words):
+        raise ValueError(f"The local service searches for plain words only, not for {text!r}.")
+    return lambda message: all(word in message for word in words)
 
 
 def search(
@@ -80,10 +62,10 @@ def search(
         end_ms: Last moment, included.
         matches: Test for messages.
         limit: Most events of a page.
-        token: Of the page before.
+        token: Token of the page before.
 
     Raises:
-        ValueError: The token is not one of this function's.
+        ValueError: The token is not from this function.
     """
     after = _decode(token) if token else None
     events: list[LogEvent] = []
@@ -100,7 +82,7 @@ def search(
 
 def _within(root: Path, group: str, stream: str, start_ms: int, end_ms: int) -> Iterator[LogEvent]:
     marks = read_marks(root, group, stream)
-    if marks and marks[-1][1] < start_ms:  # no line is newer than the last mark: what is old is not read
+    if marks and marks[-1][1] < start_ms:  # no line is newer than the last mark
         return
     yield from (event for event in read_events(root, group, stream) if start_ms <= event.timestamp_ms <= end_ms)
 

@@ -1,9 +1,8 @@
 """Log streams on disk: one text file per execution environment, and a small index of times beside it.
 
-The function's process appends to the text file by itself; the service appends the platform's lines.
-Knows nothing of HTTP or of the search language (`log_search.py`). Invariant: both files only grow
-until they are removed, and the index's offsets and times never decrease; so what follows an index
-entry was written at its time or later.
+The function's process appends to the text file by itself; the service appends the platform's lines. This module knows
+nothing of HTTP or of searching. Invariant: both files only grow until they are removed, and the index's offsets and
+times never decrease. So a line behind an index entry was written at the entry's time or later.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ class LogStream:
     def write(self, text: str) -> int:
         """Append platform lines, marked with the present time.
 
-        A full disk loses lines, and nothing else: an invocation has to end all the same.
+        A full disk costs lines, and nothing else: the invocation has to end all the same.
 
         Returns:
             Offset of the text.
@@ -65,7 +64,7 @@ class LogStream:
         return offset
 
     def tail(self, since: int) -> bytes:
-        """What was logged from offset `since` on, at most the last 4 KB."""
+        """The log from offset `since` on, at most its last 4 KB."""
         size = os.fstat(self._text).st_size
         start = max(since, size - TAIL_BYTES)
         return os.pread(self._text, size - start, start)
@@ -81,9 +80,9 @@ class LogEvent:
     """One line of a stream.
 
     Attributes:
-        timestamp_ms: Milliseconds since the epoch; that of the last mark before the line.
+        timestamp_ms: Milliseconds since the epoch, from the last mark before the line.
         stream: Name of the stream.
-        offset: Of the line in the stream, in bytes.
+        offset: Bytes before the line in the stream.
         message: The line without its end.
     """
 
@@ -106,7 +105,7 @@ def stream_names(root: Path, group: str) -> list[str]:
 
 
 def remove_streams(root: Path, group: str, before_s: float) -> None:
-    """Remove the streams of a group to which nothing was added since a time, in seconds since the epoch."""
+    """Remove the streams of a group that have not grown since a time, in seconds since the epoch."""
     for stream in stream_names(root, group):
         text = group_folder(root, group) / (stream + _TEXT)
         with suppress(OSError):  # removed meanwhile; or the folder has another one

@@ -1,7 +1,7 @@
-"""What is known about one function: a record, as read from the template or changed through the API.
+"""The settings of one function: a record, as read from the template or changed through the API.
 
-Knows neither YAML nor HTTP. Invariant: a record is complete and within Lambda's ranges when it is
-made by `template.py` or `config_api.py`; everything else may rely on it.
+It knows neither YAML nor HTTP. Invariant: `reader.py` and `api/config.py` make only records that are complete and
+within Lambda's ranges; everything else may rely on it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ LOG_DAYS = (1, 3653)
 
 @dataclass(frozen=True, slots=True)
 class AsyncConfig:
-    """How asynchronous events of one function version are retried, and where they go when given up.
+    """Rules for asynchronous events of one function version: retries, and a destination for failed events.
 
     Attributes:
-        retries: Further attempts after a function error or a timeout.
-        max_event_age_s: An event older than this is given up.
+        retries: Number of retries after a function error or a timeout.
+        max_event_age_s: Seconds after which the queue gives an event up.
         on_failure: Name of the function that receives the record of a failed event.
     """
 
@@ -44,20 +44,20 @@ class FunctionConfig:
     Attributes:
         name: Physical name.
         handler: `module.function`, imported inside the execution environment.
-        runtime: For example `python3.13`; shown to the function, but the local interpreter runs it.
-        architecture: `arm64` or `x86_64`; shown, but the local processor runs it.
-        memory_mb: Limit of resident memory; it sets the number of threads too.
+        runtime: Name such as `python3.13`; the function sees it, but the local interpreter runs it.
+        architecture: `arm64` or `x86_64`; the function sees it, but the local processor runs it.
+        memory_mb: Limit of resident memory; it sets the number of threads, too.
         timeout_s: Limit of one invocation.
         environment: The function's own environment variables.
-        ephemeral_mb: Size of `/tmp`; shown, not enforced.
-        local_mount_path: Where the function sees the shared file system, or None.
+        ephemeral_mb: Size of `/tmp`; the function sees it, the service does not enforce it.
+        local_mount_path: Path at which the function sees the shared file system, or None.
         reserved_concurrency: Most invocations at a time, or None for the account's limit alone.
         recursive_loop: Whether a chain of more than 16 calls may go on.
         log_group: Name of the log group.
-        log_days: Days that the group keeps what was logged, or None for ever.
-        role: ARN shown by the API.
+        log_days: Days that the group keeps its lines, or None for ever.
+        role: ARN that the API shows.
         preload: Modules that the warm parent of this function's environments has imported.
-        asynchronous: Handling of asynchronous events of `$LATEST`.
+        asynchronous: Rules for asynchronous events of `$LATEST`.
     """
 
     name: str
@@ -79,7 +79,7 @@ class FunctionConfig:
 
     @property
     def threads(self) -> int:
-        """Whole vCPUs that this memory size buys, at least one."""
+        """Number of whole vCPUs for this memory size, at least one."""
         return max(1, self.memory_mb // MB_PER_VCPU)
 
     def to_json(self) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Read a plain CloudFormation template and work out the values in it.
 
-Knows the language (parameters, conditions, `Ref`, `Fn::Sub` and the like), nothing of Lambda.
-Values are worked out only when they are asked for, so resources that the local service has no use
-for may use functions that are not known here. Invariant: an error names the file, the resource and
-the property. Source: AWS CloudFormation User Guide, "Template reference".
+This module knows the language (parameters, conditions, `Ref`, `Fn::Sub` and the like), nothing of Lambda. It works out
+a value only when somebody asks for it, so resources that the local service ignores may use functions that are unknown
+here. Invariant: an error names the file, the resource and the property. Source: AWS CloudFormation User Guide,
+"Template reference".
 """
 
 from __future__ import annotations
@@ -19,10 +19,8 @@ from estafeta.errors import UsageError
 
 NO_VALUE = object()
 
+_HINT = "The file must be a CloudFormation template in YAML."
 _PLACEHOLDER = re.compile(r"\$\{(!?)([^}]+)\}")
-
-COMPARE = "compare it with the template that Estafeta comes with: aws/stack.yaml in its package"
-"""Hint for a template that cannot be used."""
 
 
 class Template:
@@ -32,15 +30,14 @@ class Template:
         path: YAML file.
         pseudo: Values of `AWS::Region` and the other pseudo parameters.
         parameters: Values that replace the defaults.
-        attribute: Gives the value of `Ref` (attribute `""`) and `Fn::GetAtt` for a resource by its
-            logical id.
+        attribute: Function that gives the value of `Ref` (attribute `""`) and `Fn::GetAtt` for a logical id.
 
     Attributes:
         resources: Definitions by logical id.
         parameters: Names of all parameters.
 
     Raises:
-        UsageError: The file cannot be read, is no template, or has no parameter of a given name.
+        UsageError: The file cannot be read, is no template, or lacks a parameter that was given.
     """
 
     def __init__(
@@ -57,18 +54,18 @@ class Template:
         try:
             document = yaml.load(path.read_text(encoding="utf-8"), _Loader)
         except OSError as error:
-            raise UsageError(f"Template {path} cannot be read: {error.strerror}.", hint="check the path") from error
+            raise UsageError(f"Template {path} cannot be read: {error.strerror}", hint="Check the path.") from error
         except yaml.YAMLError as error:
-            raise UsageError(f"Template {path} is not YAML: {error}", hint="correct that line") from error
+            raise UsageError(f"Template {path} is not YAML: {error}", hint=_HINT) from error
         if not isinstance(document, dict) or not isinstance(document.get("Resources"), dict):
-            raise UsageError(f"Template {path} has no Resources.", hint=COMPARE)
+            raise UsageError(f"Template {path} has no Resources", hint=_HINT)
         self.resources: dict[str, dict[str, Any]] = document["Resources"]
         self._conditions: dict[str, Any] = document.get("Conditions") or {}
         declared: dict[str, Any] = document.get("Parameters") or {}
         unknown = parameters.keys() - declared.keys()
         if unknown:
             raise UsageError(
-                f"Template {path} has no parameter {', '.join(sorted(unknown))}.",
+                f"Template {path} has no parameter {', '.join(sorted(unknown))}",
                 hint=f"Its parameters: {', '.join(declared)}.",
             )
         self.parameters = frozenset(declared)
@@ -96,7 +93,7 @@ class Template:
         """Work out a value; members that are `AWS::NoValue` are left out.
 
         Args:
-            node: As parsed from YAML.
+            node: Value as parsed from YAML.
             place: Resource and property, for errors.
         """
         if isinstance(node, list):
@@ -116,7 +113,7 @@ class Template:
 
     def error(self, place: str, problem: str) -> UsageError:
         """Make an error that names file and place."""
-        return UsageError(f"Template {self.path}: {place}: {problem}.", hint=COMPARE)
+        return UsageError(f"Template {self.path}: {place}: {problem}", hint="Change the template.")
 
     def _ref(self, name: Any, place: str) -> Any:
         if name == "AWS::NoValue":

@@ -1,9 +1,9 @@
 """Lambda functions out of a CloudFormation template.
 
-Knows the resource types `AWS::Lambda::Function`, `AWS::Lambda::EventInvokeConfig` and
-`AWS::Logs::LogGroup`; the language is `cloudformation.py`'s. Invariant: what is returned can be
-honoured by the service; a function that cannot is refused here, by name and property, not when it is
-first invoked. Source: AWS CloudFormation User Guide, "AWS::Lambda::Function".
+It knows the resource types `AWS::Lambda::Function`, `AWS::Lambda::EventInvokeConfig` and `AWS::Logs::LogGroup`;
+`language.py` has the language. Invariant: the service can run every function that is returned. The reader refuses any
+other by name and property, long before its first invocation. Source: AWS CloudFormation User Guide,
+"AWS::Lambda::Function".
 """
 
 from __future__ import annotations
@@ -25,11 +25,9 @@ from estafeta.local.template.config import (
     FunctionConfig,
     RecursiveLoop,
 )
-from estafeta.local.template.language import COMPARE, NO_VALUE, Template
+from estafeta.local.template.language import NO_VALUE, Template
 from estafeta.local.work.functions import ACCOUNT, LATEST, function_arn
 from estafeta.local.work.variables import is_reserved
-
-STACK = "estafeta"
 
 _FUNCTION = "AWS::Lambda::Function"
 _EVENT_CONFIG = "AWS::Lambda::EventInvokeConfig"
@@ -56,20 +54,17 @@ def read_template(
         for logical_id, definition in template.of_type(_FUNCTION)
     ]
     if not functions:
-        raise UsageError(f"Template {path} has no resource of type {_FUNCTION}.", hint=COMPARE)
+        raise UsageError(f"Template {path} has no resource of type {_FUNCTION}", hint="Add a function to it.")
     names = {function.name for function in functions}
     for function in functions:
         destination = function.asynchronous.on_failure
         if destination and destination not in names:
-            raise UsageError(
-                f"Template {path}: {function.name}: DestinationConfig.OnFailure: there is no function {destination!r}.",
-                hint="name a function of this template",
-            )
+            raise template.error(function.name, f"DestinationConfig.OnFailure: there is no function {destination!r}")
     return tuple(functions)
 
 
-def open_template(path: Path, region: str, parameters: Mapping[str, str], stack: str = STACK) -> Template:
-    """A template as it is deployed in a Region under a stack's name; arguments and errors as `read_template`."""
+def open_template(path: Path, region: str, parameters: Mapping[str, str], stack: str = "estafeta") -> Template:
+    """A template as deployed in a Region under a stack's name; arguments and errors are those of `read_template`."""
     pseudo = {
         "AWS::AccountId": ACCOUNT,
         "AWS::Partition": "aws",
@@ -202,12 +197,12 @@ def _preload(resource: _Resource) -> tuple[str, ...]:
 
 
 def _log_days(template: Template, name: str) -> int | None:
-    """Days that a log group keeps what was logged; None if it does for ever, or is none of the template's."""
+    """Days that a log group keeps its lines; None for ever, or if the template has no such group."""
     for logical_id, definition in template.of_type(_LOG_GROUP):
         group = _Resource(template, logical_id, definition)
         try:
             is_it = group.get("LogGroupName") == name
-        except UsageError:  # a name that cannot be worked out here is none that a function has
+        except UsageError:  # a name that cannot be worked out here belongs to no function
             continue
         if is_it and group.get("RetentionInDays") is not None:
             return group.number("RetentionInDays", 0, LOG_DAYS)
@@ -215,7 +210,7 @@ def _log_days(template: Template, name: str) -> int | None:
 
 
 def _event_configs(template: Template) -> dict[str, AsyncConfig]:
-    """Handling of asynchronous events by function name."""
+    """Rules for asynchronous events by function name."""
     configs: dict[str, AsyncConfig] = {}
     for logical_id, definition in template.of_type(_EVENT_CONFIG):
         resource = _Resource(template, logical_id, definition)
@@ -244,7 +239,7 @@ def _name(template: Template, logical_id: str) -> str:
 
 
 def _attribute(template: Template, logical_id: str, attribute: str) -> str:
-    """`Ref` and `Fn::GetAtt`: real for functions and log groups, the logical id for all that does not exist here."""
+    """`Ref` and `Fn::GetAtt`: real values for functions and log groups, the logical id for all other resources."""
     definition = template.resources[logical_id]
     kind = definition.get("Type")
     if kind == _FUNCTION:

@@ -1,4 +1,4 @@
-"""How the local service carries out invocations: queues, environments, processes.
+"""The execution of invocations in the local service: queues, environments, processes.
 
-It must not know HTTP, nor what the functions do.
+It must not know HTTP, or what the functions do.
 """

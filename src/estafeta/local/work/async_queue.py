@@ -1,11 +1,10 @@
 """Asynchronous events: accepted at once, delivered at least once, retried, and handed on when given up.
 
-Knows Lambda's rules for asynchronous invocation and the pool, not HTTP. Invariant: unless fault
-injection loses it, an accepted event ends in exactly one of three ways: a successful attempt, a
-record sent to the failure destination, or (without a destination) a line in the service's log.
-Waiting events are in memory and end with the service. Sources: Lambda Developer Guide, "How Lambda
-handles errors and retries with asynchronous invocation" and "Capturing records of Lambda
-asynchronous invocations".
+This module knows Lambda's rules for asynchronous invocation and the pool, not HTTP. Invariant: an accepted event ends
+in exactly one of three ways, unless fault injection drops it. An attempt succeeds, the failure destination gets a
+record, or (without a destination) the service's log gets a line. Waiting events are in memory and end with the service.
+Sources: Lambda Developer Guide, "How Lambda handles errors and retries with asynchronous invocation" and "Capturing
+records of Lambda asynchronous invocations".
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ from estafeta.local.work.pool import Pool
 log = logging.getLogger(__name__)
 
 RETRY_DELAYS_S = (60.0, 120.0)  # after the first and the second failed attempt
-SHORTEST_DELAY_S = 0.001  # however they are scaled: waiting for capacity must not keep the processor busy
+SHORTEST_DELAY_S = 0.001  # shortest delay after scaling: waiting for capacity must not keep the processor busy
 THROTTLE_DELAYS_S = (1.0, 300.0)  # first and longest wait for capacity; it doubles in between
 
-# `condition` of a failure record. The first two are documented; the values AWS gives in the other cases are not known.
+# `condition` of a failure record. AWS documents the first two; its values in the other cases are unknown.
 RETRIES_EXHAUSTED = "RetriesExhausted"
 EVENT_AGE_EXCEEDED = "EventAgeExceeded"
 NO_CONCURRENCY = "ZeroReservedConcurrency"
@@ -45,15 +44,15 @@ class Event:
     """One accepted event.
 
     Attributes:
-        request_id: The same over all attempts.
-        arn: As the caller addressed the function.
+        request_id: Request id, the same over all attempts.
+        arn: ARN by which the caller addressed the function.
         function: Name of the function.
         version: Version to run, `$LATEST` or a number.
         payload: JSON document.
         trace: Trace header, this call included.
-        accepted_s: Monotonic time.
-        attempts: Deliveries so far.
-        throttled: Times that there was no capacity.
+        accepted_s: Monotonic time at which it was accepted.
+        attempts: Number of deliveries so far.
+        throttled: Number of times that it found no capacity.
     """
 
     request_id: str
@@ -68,13 +67,13 @@ class Event:
 
 
 class AsyncQueue:
-    """The queues of all functions; events are independent of each other, so order is promised to nobody.
+    """The queues of all functions; events are independent of each other, and come in no promised order.
 
     Args:
         registry: The functions.
-        pool: Runs attempts.
-        faults: Lose, double and delay events on request.
-        fault_log: Is told of it.
+        pool: Pool that runs the attempts.
+        faults: Injectors, which drop, duplicate and delay events.
+        fault_log: Log of the injected faults.
         delay_scale: Factor on Lambda's delays.
     """
 
@@ -91,15 +90,15 @@ class AsyncQueue:
 
     @property
     def waiting(self) -> int:
-        """Events that have not ended."""
+        """Number of events that have not ended."""
         return self._open
 
     def accept(self, function: FunctionVersion, arn: str, payload: bytes, trace: str = "") -> str:
         """Take an event.
 
         Args:
-            function: Where it goes.
-            arn: As the caller addressed it.
+            function: Function version that gets the event.
+            arn: ARN by which the caller addressed it.
             payload: JSON document.
             trace: Trace header of the caller.
 
@@ -125,7 +124,7 @@ class AsyncQueue:
         return request_id
 
     def close(self) -> None:
-        """Start no further attempt."""
+        """Start no more attempts."""
         self._closed = True
 
     def _attempt(self, event: Event) -> None:
@@ -173,21 +172,21 @@ class AsyncQueue:
         self._open -= 1
         destination = self._registry.function(event.function).event_config(event.version).on_failure
         if destination is None:
-            log.warning("event %s of %s is given up: %s", event.request_id, event.function, condition)
+            log.warning("Event %s of %s is given up: %s", event.request_id, event.function, condition)
             return
         record = json.dumps(failure_record(event, condition, outcome)).encode()
         target = self._registry.resolve(destination)
-        # No trace header: a failure begins a new chain, or a loop that was stopped would stop its own handler too.
+        # Without a trace header a failure begins a new chain. Otherwise a stopped loop would stop its own handler, too.
         self.accept(target, target.qualified_arn, record)
 
 
 def failure_record(event: Event, condition: str, outcome: Outcome | None) -> dict[str, Any]:
-    """Describe an event that was given up, as Lambda does for a destination.
+    """The record of an event that was given up, as Lambda sends it to a destination.
 
     Args:
-        event: What was to be done.
-        condition: Why it is not tried again.
-        outcome: Of the last attempt, if there was one.
+        event: The event.
+        condition: Reason why it is not retried.
+        outcome: Outcome of the last attempt, if there was one.
     """
     record: dict[str, Any] = {
         "version": "1.0",

@@ -1,7 +1,7 @@
 """One event inside an execution environment, from its START line to its REPORT line.
 
-Knows the log and the Runtime API's headers, nothing of processes. Invariant: `end` writes the
-report before it hands over the outcome, so a caller that has its answer finds the log complete.
+It knows the log and the Runtime API's headers, nothing of processes. Invariant: `end` writes the report before it hands
+over the outcome, so a caller that has its answer finds the log complete.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ class Attempt:
     """One delivery in progress.
 
     Attributes:
-        invocation: What is being run.
-        id: New for every attempt, unlike the request id.
+        invocation: The invocation in progress.
+        id: Id of the attempt, unlike the request id new for each.
     """
 
     def __init__(self, invocation: Invocation, stream: LogStream, init_ms: float | None) -> None:
         """Open the invocation in the log and start its clock.
 
         Args:
-            invocation: What to run.
+            invocation: The invocation.
             stream: Log of the environment.
-            init_ms: Length of the init phase, if this is the first event after it.
+            init_ms: Milliseconds of the init phase, if this is the first event after it.
         """
         self.invocation = invocation
         self.id = f"{random.getrandbits(128):032x}"
@@ -39,7 +39,7 @@ class Attempt:
         self.restart_clock()
 
     def restart_clock(self) -> None:
-        """Count from now: a process had to be started for this event, and has begun."""
+        """Count the time from now on: the process that had to be started for this event is there."""
         self._began_s = time.monotonic()
 
     @property
@@ -67,7 +67,7 @@ class Attempt:
         return Response(200, self.invocation.payload, headers)
 
     def log(self, text: str) -> None:
-        """Append a platform line."""
+        """Append a line of the platform's."""
         self._stream.write(text)
 
     def end(self, payload: bytes, *, failed: bool, peak_mb: float, status: str = "", error_type: str = "") -> None:
@@ -78,7 +78,7 @@ class Attempt:
             failed: Whether it is an error.
             peak_mb: Largest memory of the process.
             status: `timeout`, `error` or nothing, for the report.
-            error_type: For the report.
+            error_type: Type of the error, for the report.
         """
         config = self.invocation.function.config
         duration_s = min(self.elapsed_s, config.timeout_s)

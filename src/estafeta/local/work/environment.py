@@ -4,11 +4,11 @@
         │                                          │                   │
         └───────────── the process ends ───────────┴───────────────────┘──▶ DOWN ──invoke──▶ BUSY, with a new process
 
-A process that has failed is replaced inside the invocation that needs it next, on that invocation's
-time ("suppressed init"), and finds the same temporary folder. Knows processes and the log, nothing
-of queues or of concurrency: its owner is told whenever it can take an event. Invariant: at most one
-event is in the environment, and whatever happens to the process, that event gets exactly one
-outcome. Source: Lambda Developer Guide, "Understanding the Lambda execution environment lifecycle".
+The next invocation replaces a process that has failed, on its own time ("suppressed init"); the new process finds the
+same temporary folder. An environment knows processes and the log, nothing of queues or of concurrency: it tells its
+owner whenever it can take an event. Invariant: at most one event is in the environment, and whatever happens to the
+process, that event gets exactly one outcome. Source: Lambda Developer Guide, "Understanding the Lambda execution
+environment lifecycle".
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ from estafeta.local.work.process import Process, fork
 from estafeta.local.work.variables import Surroundings, variables
 
 LOOPBACK = "127.0.0.1"
-MEMORY_LOOK_S = 0.05  # short enough to catch a handler that grows by a GB per second before it does harm
+MEMORY_LOOK_S = 0.05  # seconds between two looks: a handler may grow by a GB per second
 
 Phase = Enum("Phase", "LAUNCHING IDLE BUSY FINISHING DOWN CLOSED")
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What environments need of the service.
+    """The parts of the service that environments need.
 
     Attributes:
-        nursery: Makes processes.
-        surroundings: Seen by functions.
-        folder: Where environments keep their temporary folders.
-        logs: Root of the log streams.
-        init_limit_s: An init phase that takes longer is stopped and repeated inside the first invocation.
-        faults: Decide about faults.
-        fault_log: Is told of them.
+        nursery: Source of processes.
+        surroundings: Settings that functions see.
+        folder: Folder for the environments' temporary folders.
+        logs: Root folder of the log streams.
+        init_limit_s: Seconds after which an init phase is stopped and repeated inside the first invocation.
+        faults: Injectors, which decide on faults.
+        fault_log: Log of the injected faults.
     """
 
     nursery: Nursery
@@ -73,19 +73,19 @@ class Environment:
     """One execution environment of one function version.
 
     Attributes:
-        function: What it runs.
-        phase: Where it is in its life.
+        function: Function version that it runs.
+        phase: Phase of its life.
         idle_since: Event loop time at which it last became able to take an event.
-        gone: Set when it is closed and its process has ended.
+        gone: Event that is set when it is closed and its process has ended.
     """
 
     def __init__(self, function: FunctionVersion, host: Host, available: Callable[[Environment], None]) -> None:
         """Start launching.
 
         Args:
-            function: What to run.
+            function: Function version to run.
             host: The service.
-            available: Called whenever the environment has become able to take an event.
+            available: Function that is called whenever the environment can take an event again.
         """
         self.function = function
         self.phase = Phase.LAUNCHING
@@ -116,7 +116,7 @@ class Environment:
         self._launching = self._loop.create_task(self._launch())
 
     def invoke(self, invocation: Invocation) -> None:
-        """Run an event; allowed when the phase is IDLE or DOWN."""
+        """Run an event; the phase must be IDLE or DOWN."""
         down = self.phase is Phase.DOWN
         self.phase = Phase.BUSY
         self._attempt = Attempt(invocation, self._stream, self._init_ms)
@@ -139,12 +139,12 @@ class Environment:
     def _request_id(self) -> str:
         return self._attempt.invocation.request_id if self._attempt else ""
 
-    # What the runtime client asks for, called by `RuntimeApi`.
+    # `RuntimeApi` calls these for the runtime client.
 
     def on_next(self, reply: Reply) -> None:
         """The runtime is ready for an event.
 
-        On a busy machine a new process asks before its zygote has said that it is there: then `_launch` goes on here.
+        On a busy machine a new process asks before its zygote has reported it. Then `_launch` calls `_ready`.
         """
         self._next = reply
         if self._process:
@@ -167,7 +167,7 @@ class Environment:
     def on_answer(self, reply: Reply, request_id: str, attempt_id: str, body: bytes, *, failed: bool) -> None:
         """The handler has returned or raised.
 
-        The runtime client is told first: while it gets ready for its next event, this one is closed.
+        The runtime client gets its reply first, and prepares for its next event while this one is closed.
         """
         attempt = self._attempt
         if attempt is None or attempt.invocation.request_id != request_id or attempt_id not in ("", attempt.id):
@@ -183,10 +183,10 @@ class Environment:
             self._end(body, failed=failed)
 
     def on_init_error(self, error_type: str, body: bytes) -> None:
-        """The handler's module cannot be loaded; the process ends by itself."""
+        """The runtime client cannot load the handler's module; its process ends by itself."""
         self._failure = Failure(error_type, body)
 
-    # What becomes of the process.
+    # The life of the process.
 
     async def _launch(self) -> None:
         self._failure = None
@@ -249,7 +249,7 @@ class Environment:
         self._kill()
 
     def _over_memory(self) -> bool:
-        """Look at the memory; over the limit, kill the process, which fails what it was doing."""
+        """Look at the memory; over the limit, kill the process, which fails its event."""
         if self._process is None or self._process.look_at_memory() <= self.function.config.memory_mb:
             return False
         self._fail(failures.out_of_memory(self._request_id))
@@ -257,7 +257,7 @@ class Environment:
         return True
 
     def _fail(self, failure: Failure) -> None:
-        """Note why the process ends, and end the event that is in it, if there is one."""
+        """Keep the reason why the process ends, and end the event in it, if there is one."""
         self._failure = failure
         if self._attempt:
             self._attempt.log(failure.log)
@@ -274,7 +274,7 @@ class Environment:
             self._harm(self._process)
 
     def _harm(self, process: Process) -> None:
-        """Do to this event what fault injection has decided."""
+        """Carry out the faults that the injector has decided for this event."""
         after_s = self._injector.kill_after_s(self.function.config.name)
         if after_s is not None:
             self._sabotage = self._loop.call_later(after_s, self._strike, process, self._request_id)

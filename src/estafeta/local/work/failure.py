@@ -1,9 +1,8 @@
-"""What Lambda says when the platform, and not the handler, ends an invocation.
+"""The errors with which the platform, and not the handler, ends an invocation, in Lambda's words.
 
-Pure functions; all of AWS's wording for these cases is here. Invariant: the payload is what a
-caller gets, the log text is what CloudWatch shows, and both name the same request. Sources: Lambda
-Developer Guide, "Troubleshoot invocation issues", and the sources of
-aws-lambda-runtime-interface-emulator for the newer type names.
+Pure functions; all of AWS's wording for these cases is here. Invariant: the caller gets the payload, CloudWatch shows
+the log text, and both name the same request. Sources: Lambda Developer Guide, "Troubleshoot invocation issues", and the
+sources of aws-lambda-runtime-interface-emulator for the newer type names.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ class Failure:
     """One way in which an invocation, or an init phase, did not end by itself.
 
     Attributes:
-        error_type: For example `Runtime.ExitError`.
+        error_type: Type such as `Runtime.ExitError`.
         payload: JSON document for the caller.
         log: Lines for the log.
-        status: As the REPORT line shows it: `error` or `timeout`.
+        status: Status in the REPORT line: `error` or `timeout`.
     """
 
     error_type: str
@@ -52,7 +51,7 @@ def exited(request_id: str, status: int) -> Failure:
     """The process ended before it answered.
 
     Args:
-        request_id: Of the event.
+        request_id: Request id of the event.
         status: Exit code, negative for a signal.
     """
     if status == 0:

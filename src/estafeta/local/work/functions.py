@@ -1,7 +1,7 @@
 """The functions that the service offers: settings, published versions, event handling per version.
 
-Knows the rules of Lambda's versions, not HTTP. Invariant: a published version never changes and its number is
-never given twice; both survive the service, in one JSON file.
+It knows the rules of Lambda's versions, not HTTP. Invariant: a published version never changes, and no number is given
+twice; both outlive the service, in one JSON file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from estafeta.local.template.config import AsyncConfig, FunctionConfig
 ACCOUNT = "000000000000"
 LATEST = "$LATEST"
 
-_LAMBDAS_OWN = AsyncConfig()  # of a version that has no settings for events
+_LAMBDAS_OWN = AsyncConfig()  # rules for a version that has none of its own
 
 _REFERENCE = re.compile(
     r"(?:arn:aws:lambda:(?P<region>[a-z0-9-]+):)?(?:(?P<account>\d{12}):)?(?:function:)?"
@@ -42,9 +42,9 @@ class FunctionVersion:
     Attributes:
         config: The settings.
         version: `$LATEST` or a number.
-        revision: Changes whenever the settings under this version change.
-        modified_s: Time of that, seconds since the epoch.
-        arn: Without a qualifier.
+        revision: Id that changes whenever the settings under this version change.
+        modified_s: Time of the last change, in seconds since the epoch.
+        arn: ARN without a qualifier.
     """
 
     config: FunctionConfig
@@ -67,13 +67,13 @@ class FunctionVersion:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """Identity of the set of environments that run it."""
+        """Key of the set of environments that run it."""
         return self.config.name, self.version, self.revision
 
 
 @dataclass(slots=True)
 class Function:
-    """One function with its versions and what belongs to the function as a whole."""
+    """One function with its versions and its concurrency."""
 
     latest: FunctionVersion
     reserved_concurrency: int | None
@@ -81,7 +81,7 @@ class Function:
     event_configs: dict[str, AsyncConfig] = field(default_factory=dict)
 
     def event_config(self, version: str) -> AsyncConfig:
-        """How events of a version are retried; each version has its own, as on Lambda."""
+        """Rules for the events of a version; each version has its own, as on Lambda."""
         return self.event_configs.get(version, _LAMBDAS_OWN)
 
 
@@ -89,8 +89,8 @@ class Registry:
     """All functions by name.
 
     Args:
-        configs: From the template; they become `$LATEST`.
-        region: Shown in ARNs.
+        configs: Settings from the template; they become `$LATEST`.
+        region: Region in ARNs.
         path: File that keeps published versions over restarts of the service.
     """
 
@@ -124,7 +124,7 @@ class Registry:
         """Find a function by name, partial or full ARN, with or without a qualifier.
 
         Raises:
-            ApiError: 404.
+            ApiError: 404: there is none.
         """
         return self._find(reference)[0]
 
@@ -162,7 +162,7 @@ class Registry:
         return version
 
     def set_event_config(self, function: Function, version: str, config: AsyncConfig) -> None:
-        """Set how events of one version are retried."""
+        """Set the rules for the events of one version."""
         function.event_configs[version] = config
         self._save()
 

@@ -1,10 +1,10 @@
 """The chain of calls that led to an invocation, and the guard against endless ones.
 
-Pure functions on the trace header. Lambda counts, for each function, how often it occurs in a
-chain; the runtime hands the header to the function, whose AWS SDK sends it along with the next
-call. Invariant: a chain's counts never decrease while functions forward it. Source: Lambda
-Developer Guide, "Use Lambda recursive loop detection to prevent infinite loops". The inner form of
-`Lineage=` is not documented; here it is `<hash>:<count>`, joined by commas, which botocore does not escape.
+Pure functions on the trace header. Lambda counts how often each function occurs in a chain. The runtime hands the
+header to the function, and its AWS SDK sends it along with the next call. Invariant: a chain's counts never decrease
+while functions forward it. Source: Lambda Developer Guide, "Use Lambda recursive loop detection to prevent infinite
+loops". AWS does not document the inner form of `Lineage=`; here it is `<hash>:<count>`, joined by commas, which
+botocore does not escape.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ def count_call(trace: str, arn: str) -> tuple[str, int]:
     """Add one call to a chain.
 
     Args:
-        trace: Value of X-Amzn-Trace-Id from the caller; empty begins a chain.
-        arn: Of the function that is called, without a qualifier.
+        trace: Value of X-Amzn-Trace-Id from the caller; an empty one begins a chain.
+        arn: ARN of the called function, without a qualifier.
 
     Returns:
-        The trace header for this call, and how often the function occurs in the chain *before* it.
+        Trace header for this call, and number of times that the function occurs in the chain *before* it.
     """
     fields = dict(part.strip().partition("=")[::2] for part in trace.split(";")) if trace else {}
     counts: dict[str, int] = {}

@@ -1,7 +1,7 @@
 """The service's side of the zygotes: one per set of preloaded modules, started at once, replaced when it dies.
 
-Knows processes, not functions or events. Invariant: a zygote answers its requests in order, so
-answers are matched with requests by position alone.
+This module knows processes, not functions or events. Invariant: a zygote answers its requests in order, so the position
+of an answer tells its request.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 SCRIPT = Path(__file__).with_name("zygote.py")
 
-# All that a zygote, and so the start of an environment, may see of the user's own environment variables.
+# The only environment variables of the user's that a zygote, and so the start of an environment, may see.
 PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "HOME")
 
 # A library that started its thread pool before the fork would have a broken one after it.
@@ -83,7 +83,7 @@ class Zygote(asyncio.Protocol):
                 answer.set_result(json.loads(line))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail what is still open: the process has ended, and the kernel kills its children."""
+        """Fail all open requests: the process has ended, and the kernel kills its children."""
         self.dead = True
         while self._answers:
             answer = self._answers.popleft()
@@ -102,7 +102,7 @@ class Zygote(asyncio.Protocol):
     def _problem(self) -> EnvironmentProblem:
         return EnvironmentProblem(
             "The warm parent process of the execution environments has ended.",
-            hint="Its last words are in the service's log file; free some memory if it was killed.",
+            hint="See the service's log file for its last lines; free some memory if it was killed.",
         )
 
 
@@ -118,7 +118,7 @@ class Nursery:
         self._zygotes: dict[tuple[str, ...], Zygote] = {}
 
     def warm(self, preloads: Iterable[tuple[str, ...]]) -> None:
-        """Start a zygote for each set of modules; returns while they still import."""
+        """Start a zygote for each set of modules, and return while they still import."""
         for preload in preloads:
             self.zygote(preload)
 
@@ -127,7 +127,7 @@ class Nursery:
         zygote = self._zygotes.get(preload)
         if zygote is None or zygote.dead:
             if zygote is not None:
-                log.warning("the zygote for %s has ended and is replaced", preload)
+                log.warning("The zygote for %s has ended and is replaced", preload)
                 zygote.close()
             zygote = self._zygotes[preload] = Zygote(preload, self._python)
         return zygote

@@ -1,8 +1,7 @@
 """All execution environments, and the choice of one for an invocation.
 
-Knows capacity, not queues with retries. Invariant: the number of invocations in progress never
-exceeds the account's limit, nor a function's reserved concurrency; each admitted invocation is
-waiting for, or is in, exactly one environment.
+It knows capacity, not retries. Invariant: the number of invocations in progress never exceeds the account's limit, nor
+a function's reserved concurrency. Each admitted invocation waits for, or is in, exactly one environment.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ class Fleet:
         self._host = host
         self._waiting: deque[Invocation] = deque()
         self.members: set[Environment] = set()
-        self._idle: list[Environment] = []  # last used last, and used first: it is the warmest
+        self._idle: list[Environment] = []  # the last used comes last, and is taken first: it is the warmest
         self._retired = False
 
     def submit(self, invocation: Invocation) -> None:
-        """Run an invocation in an idle environment, or in the first that becomes able to."""
+        """Run an invocation in an idle environment, or in the first that becomes free."""
         if self._idle:
             self._idle.pop().invoke(invocation)
             return
@@ -42,7 +41,7 @@ class Fleet:
             self.members.add(Environment(self._function, self._host, self._available))
 
     def retire(self) -> None:
-        """Close what is idle now, and the rest as soon as nothing waits for it."""
+        """Close the idle environments now, and the others as soon as no invocation waits for them."""
         self._retired = True
         while self._idle:
             self._close(self._idle.pop())
@@ -77,9 +76,9 @@ class Pool:
     """All fleets, under the limits of concurrency.
 
     Args:
-        host: What environments need.
-        registry: Holds the functions' reserved concurrency.
-        account_limit: Most invocations at a time over all functions; kept as an attribute.
+        host: Parts of the service that environments need.
+        registry: The functions, with their reserved concurrency.
+        account_limit: Most invocations at a time over all functions; also an attribute.
     """
 
     def __init__(self, host: Host, registry: Registry, account_limit: int) -> None:
@@ -91,11 +90,11 @@ class Pool:
 
     @property
     def running(self) -> int:
-        """Invocations in progress."""
+        """Number of invocations in progress."""
         return self._running.total()
 
     def throttle(self, function: FunctionVersion) -> str | None:
-        """Tell why one more invocation of a function would be too many, if it would."""
+        """The reason why one more invocation of a function would be too many, or None."""
         name = function.config.name
         own = self._registry.function(name).reserved_concurrency
         if own is not None:
@@ -106,7 +105,7 @@ class Pool:
         return ACCOUNT_LIMIT if unreserved >= unreserved_limit else None
 
     def submit(self, invocation: Invocation) -> None:
-        """Run an invocation that `throttle` has nothing against."""
+        """Run an invocation that `throttle` allows."""
         name = invocation.function.config.name
         self._running[name] += 1
 
@@ -121,13 +120,13 @@ class Pool:
         fleet.submit(replace(invocation, finish=finish))
 
     def retire(self, function: FunctionVersion) -> None:
-        """Give up the environments of settings that are no longer current."""
+        """Give up the environments of outdated settings."""
         fleet = self._fleets.get(function.key)
         if fleet:
             fleet.retire()
 
     def reap(self, idle_s: float) -> None:
-        """Close environments that have been idle for longer."""
+        """Close environments that have been idle for longer than so many seconds."""
         idle_before = asyncio.get_running_loop().time() - idle_s
         for fleet in self._fleets.values():
             fleet.reap(idle_before)

@@ -1,8 +1,7 @@
-"""One operating-system process of an execution environment: freeze, thaw, kill, notice its end, weigh it.
+"""One operating-system process of an execution environment: freeze, thaw, kill, notice its end, measure its memory.
 
-Knows nothing of events. Invariant: signals go only to a process that its zygote has not reaped yet,
-and it is reaped only after this module has stopped signalling it, so a recycled process id is never
-hit.
+It knows nothing of events. Invariant: signals go only to a process that its zygote has not reaped yet, and the zygote
+reaps it only after this module has stopped signalling it. So no signal ever hits a recycled process id.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ async def fork(zygote: Zygote, order: dict[str, Any], on_exit: Callable[[int], N
 
     Args:
         zygote: The warm parent.
-        order: What `zygote.become_environment` expects.
-        on_exit: Called once, in the event loop, with the exit code (negative for a signal), after
-            all of the process group has been killed.
+        order: Order for `zygote.become_environment`.
+        on_exit: Function that is called once, in the event loop, after all of the process group has been killed. It
+            gets the exit code, negative for a signal.
 
     Raises:
         EnvironmentProblem: The zygote or its new child has died at once.
@@ -50,7 +49,7 @@ class Process:
     Attributes:
         pid: Process id, and id of the group.
         alive: Whether it has not ended yet.
-        peak_memory_mb: What `look_at_memory` gave last.
+        peak_memory_mb: Last result of `look_at_memory`.
     """
 
     def __init__(self, pid: int, zygote: Zygote, on_exit: Callable[[int], None]) -> None:
@@ -78,7 +77,7 @@ class Process:
         self._signal_group(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End the group at once, without any clean-up of its own."""
+        """End the group at once, without giving it time to clean up."""
         if self.alive:
             # The group exists only once the child has come as far as setsid().
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
@@ -87,10 +86,10 @@ class Process:
     def look_at_memory(self) -> float:
         """Give the largest resident memory so far, in MB of 2**20 bytes, without pages of files.
 
-        Pages of files do not count, since the kernel can take them back whenever it needs room.
-        The kernel keeps the peak of the sum only (VmHWM, proc_pid_status(5)), so the answer is the
-        larger of two lower bounds: what was seen by looking, and the kernel's peak less the most
-        file pages ever seen. Processes that the handler starts are not counted.
+        Pages of files do not count, since the kernel can take them back whenever it needs room. The kernel keeps only
+        the peak of the sum (VmHWM, proc_pid_status(5)). So the answer is the larger of two lower bounds: the largest
+        memory at any look, and the kernel's peak less the most file pages ever seen. Processes that the handler starts
+        do not count.
         """
         found = _MEMORY_FIELDS.search(os.pread(self._status_file, 4096, 0)) if self.alive else None
         if found:  # a process that has ended has no memory fields
@@ -108,7 +107,7 @@ class Process:
 
     def _ended(self) -> None:
         self._loop.remove_reader(self._pidfd)
-        self._signal_group(signal.SIGKILL)  # whatever the handler had started and left behind
+        self._signal_group(signal.SIGKILL)  # processes that the handler has left behind
         self.alive = False
         os.close(self._pidfd)
         os.close(self._status_file)

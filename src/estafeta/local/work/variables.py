@@ -1,8 +1,7 @@
 """The environment variables that an execution environment starts with.
 
-A pure function of settings. Invariant: nothing of the user's own shell gets in but the paths named
-in `PASSED_ON`. Source: Lambda Developer Guide, "Using Lambda environment variables", list of
-defined variables.
+A pure function of settings. Invariant: only the paths named in `PASSED_ON` come from the user's own shell. Source:
+Lambda Developer Guide, "Using Lambda environment variables", list of defined variables.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ from pathlib import Path
 
 from estafeta.local.work.functions import FunctionVersion
 
-PASSED_ON = ("PATH", "LD_LIBRARY_PATH")  # where this machine keeps its programs and libraries
+PASSED_ON = ("PATH", "LD_LIBRARY_PATH")  # the places of this machine's programs and libraries
 
-# The user's own AWS files: a function must not find a profile or an endpoint in them.
+# Settings that hide the user's own AWS files: a function must not find a profile or an endpoint in them.
 NO_AWS_FILES = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
 
 THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -23,15 +22,15 @@ THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What is the same for all environments of a service.
+    """The settings that all environments of a service share.
 
     Attributes:
-        url: Of the service; functions invoke each other, and read logs, there.
-        access_key: Of the service.
-        secret_key: Of the service.
-        region: Shown to functions.
+        url: Address of the service; functions invoke each other, and read logs, there.
+        access_key: Access key of the service.
+        secret_key: Secret of that key.
+        region: Region that functions see.
         root: Local folder that stands for the shared file system.
-        task_root: Folder of the functions' code, beside what is installed.
+        task_root: Folder of the functions' code, beside the installed packages.
     """
 
     url: str
@@ -67,16 +66,15 @@ _RESERVED = frozenset(
 def variables(
     function: FunctionVersion, surroundings: Surroundings, *, runtime_api: str, log_stream: str, temporary: Path
 ) -> dict[str, str]:
-    """Give the complete set.
+    """Give the complete set of variables.
 
-    A value of the function's own that lies under its mount path is moved under the local folder
-    that stands for it.
+    A path under the function's mount path, in a variable of its own, becomes the same path under the local folder.
 
     Args:
-        function: Whose environment it is.
-        surroundings: The service's.
+        function: Function version of the environment.
+        surroundings: Settings of the service.
         runtime_api: `host:port` of this environment's Runtime API.
-        log_stream: Name.
+        log_stream: Name of its log stream.
         temporary: Folder that stands for `/tmp`.
     """
     config = function.config

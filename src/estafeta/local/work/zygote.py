@@ -1,17 +1,15 @@
 """A warm parent process from which execution environments are forked.
 
-Importing torch costs seconds, forking a process that has imported it costs milliseconds. The
-service starts one zygote for each set of preloaded modules; a zygote imports them once and then
-forks whenever it is asked to.
+Importing torch costs seconds, forking a process that has imported it costs milliseconds. The service starts one zygote
+for each set of preloaded modules; a zygote imports them once and then forks on request.
 
-This file is run as a script, not imported: it uses the standard library only and knows nothing of
-Estafeta, so an environment starts with no Estafeta module loaded, as on Lambda. Invariants: a
-zygote has a single thread when it forks, and it reaps a child only when told to, so the service may
-signal a child's process id for as long as it has not asked to reap it.
+This file runs as a script; nobody imports it. It uses the standard library only and knows nothing of Estafeta, so an
+environment starts with no Estafeta module loaded, as on Lambda. Invariants: a zygote has a single thread when it forks,
+and it reaps a child only on request. So the service may signal a child's process id until it asks to reap it.
 
-Protocol, one JSON object per line over the socket given as file descriptor: `{"fork": {...}}` is
-answered by `{"pid": n}`, and `{"reap": n}` by `{"status": s}` where a negative status is a signal.
-A request is answered before the next one is read.
+The protocol is one JSON object per line over the socket given as file descriptor. The answer to `{"fork": {...}}` is
+`{"pid": n}`. The answer to `{"reap": n}` is `{"status": s}`, with a negative status for a signal. The zygote answers a
+request before it reads the next one.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ from typing import Any, NoReturn
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 MAX_OPEN_FILES = 1024  # Lambda quota "file descriptors"
 
-# What nearly every handler imports anyway; a name that is absent is skipped.
+# Modules that nearly every handler imports anyway; an absent one is skipped.
 LEAN = (
     "asyncio",
     "concurrent.futures",
@@ -54,14 +52,14 @@ LEAN = (
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when the thread that forked it ends, however it ends (prctl(2))."""
+    """Have the kernel kill this process when the thread that forked it ends, for whatever reason (prctl(2))."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it ended before the call above
         os._exit(1)
 
 
 def preload(modules: list[str]) -> None:
-    """Import what can be imported; say on stderr what cannot."""
+    """Import the modules that can be imported; report the others on stderr."""
     warnings.filterwarnings("ignore", r"(?s).*joblib will operate in serial mode")  # without /dev/shm it has to
     for name in (*LEAN, *modules):
         try:
@@ -77,8 +75,8 @@ def preload(modules: list[str]) -> None:
 def warm_boto3() -> None:
     """Load the service model and the endpoint rules that the first `boto3.client("lambda")` would load.
 
-    boto3 keeps them on its default session. The keys given here belong to this one client: the
-    session itself holds none, and an environment finds its own in its environment variables.
+    boto3 keeps both on its default session. The keys here belong to this one client: the session itself holds none,
+    and an environment finds its own keys in its environment variables.
     """
     import boto3
 
@@ -102,8 +100,8 @@ def become_environment(order: dict[str, Any], zygote: int) -> None:
     """Turn this fresh child into an execution environment and run AWS's runtime client in it until it ends.
 
     Args:
-        order: `handler`, `environment` (the complete set of variables), `task_root`, `threads` and
-            `log`, the path of the file that stdout and stderr are appended to.
+        order: `handler`, `environment` (the complete set of variables), `task_root`, `threads` and `log` (path of the
+            file that stdout and stderr are appended to).
         zygote: Process id of the parent.
     """
     os.setsid()

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from conformance.interposed import Interposed
 from core.driver import Relay
 from core.specs import spec_of
-from estafeta.cost.metering import KIB, Meter, Traffic
+from estafeta.cost.meter import KIB, Meter, Traffic
 from estafeta.protocol.layout import RunLayout
 from estafeta.store.files import Buffer, OsFiles, Reader
 from estafeta.store.store import Store
 
 
 class Witness(Interposed):
-    """Keeps a list of its own of what was done."""
+    """Files that keep their own list of calls."""
 
     def __init__(self, files: OsFiles) -> None:
         super().__init__(files)
@@ -56,7 +56,7 @@ class _Seen:
 
 
 def test_the_figures_of_a_run_are_what_a_witness_has_seen(tmp_path: Path) -> None:
-    """A whole run, and its removal: listings, files that are read in parts, links, sweeping."""
+    """The calls are those of a whole run and its removal: listings, partial reads, links, sweeping."""
     meter = Meter()
     witness = Witness(OsFiles(meter))
     relay = Relay(tmp_path, spec_of("adamw", epochs=1), files=witness)
@@ -100,7 +100,7 @@ def test_a_file_that_is_filled_piece_by_piece_is_one_transfer_each_time_that_it_
     assert (traffic.write_bytes, traffic.elastic_write_bytes) == (40_012, (32 + 40 + 2 * 4 + 2 * 4) * KIB)
 
 
-def test_what_fails_is_not_counted_and_a_reset_begins_anew(tmp_path: Path) -> None:
+def test_failed_calls_are_not_counted_and_a_reset_begins_anew(tmp_path: Path) -> None:
     meter = Meter()
     store = Store(tmp_path, OsFiles(meter))
     assert not store.list("nowhere")
@@ -115,7 +115,7 @@ def test_what_fails_is_not_counted_and_a_reset_begins_anew(tmp_path: Path) -> No
 
 
 def test_a_file_that_is_scattered_is_one_read_however_it_is_done(tmp_path: Path) -> None:
-    """On this machine it is mapped and copied, elsewhere read."""
+    """The call maps and copies a file of this machine, and reads others."""
     (tmp_path / "a").write_bytes(bytes(5000))
     meter = Meter()
     with OsFiles(meter).open(str(tmp_path / "a")) as reader:

@@ -1,11 +1,10 @@
-"""What a process asks of its file system, counted where it happens, and what EFS would meter for it.
+"""The meter of a process's file operations, and the bytes that EFS would meter for them.
 
-A network client sends a request for each of these calls, and EFS meters each request with a least size, so that many
-small ones cost more than their bytes say. Only what is written to a file it keeps, and sends together when the file is
-closed; a file that stays open here, for other content, would be closed there to be published. Sources of the rules:
-Amazon EFS User Guide, "Metering" and "Performance"; re:Post, "estimate Elastic Throughput mode costs". What AWS does
-not say is assumed: transfers are cut at 1 MiB, opening and creating are two requests each (the second one closes), a
-call that failed is none.
+A network client sends a request for each of these calls. EFS meters each request with a least size, so many small ones
+cost more than their bytes. The client keeps written bytes and sends them together when the file is closed. A file that
+stays open here, for other content, would be closed on EFS to be published. Sources of the rules: Amazon EFS User Guide,
+"Metering" and "Performance"; re:Post, "estimate Elastic Throughput mode costs". This module assumes the rest: a
+transfer has at most 1 MiB, opening and creating are two requests each (the second one closes), a failed call is none.
 """
 
 from __future__ import annotations
@@ -16,30 +15,30 @@ from dataclasses import dataclass, field
 
 KIB = 1024
 REQUEST_BYTES = 1 << 20
-"""Longest transfer of one request: `rsize` and `wsize` of an EFS mount."""
+"""Bytes of the longest transfer in one request: `rsize` and `wsize` of an EFS mount."""
 
 LEAST_BYTES = 4 * KIB
-"""Least size of a request, as it uses up burst credits; of one without data, in all modes."""
+"""Least size of a request under Bursting throughput, and of one without data in all modes."""
 
 LEAST_ELASTIC_BYTES = 32 * KIB
 """Least size of a request with data under Elastic throughput."""
 
 ASKING = {"list": 1, "open": 2}
-"""Requests of a call that only asks for names and attributes; they are metered as reads."""
+"""Number of requests of a call that only asks for names and attributes; EFS meters them as reads."""
 
 CHANGING = {"create": 2, "append": 2, "link": 1, "rename": 1, "unlink": 1, "mkdir": 1, "rmdir": 1}
-"""Requests of a call that changes a directory; they are metered as writes."""
+"""Number of requests of a call that changes a directory; EFS meters them as writes."""
 
 
 FILE_BYTES = 2 * KIB
-"""Of each file and folder that is kept, beside its data: its inode (User Guide, "How Amazon EFS reports file system and
-object sizes", https://docs.aws.amazon.com/efs/latest/ug/metered-sizes.html)."""
+"""Metered bytes of each file and folder beside its data, for its inode (User Guide, "How Amazon EFS reports file system
+and object sizes", https://docs.aws.amazon.com/efs/latest/ug/metered-sizes.html)."""
 
 STEP_BYTES = 4 * KIB
-"""Data that is kept is metered in steps of this size, one at least."""
+"""Step in which EFS meters stored data; a file has at least one."""
 
 SETTLE_AFTER = 4096
-"""How many reads are kept apart at most."""
+"""Number of reads in the list before the meter adds them up."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +46,13 @@ class Traffic:
     """File operations, of one invocation or of several.
 
     Attributes:
-        calls: How many of each kind succeeded: those of `ASKING` and `CHANGING`, `read` and `write`.
-        read_bytes: Bytes of data.
-        write_bytes: Bytes of data.
-        elastic_read_bytes: As Elastic throughput meters them.
-        elastic_write_bytes: The same, written.
-        burst_read_bytes: As Bursting throughput meters them; three of them use up one byte of credit.
-        burst_write_bytes: The same, written; each uses up one byte of credit.
+        calls: Number of successful calls by kind: those of `ASKING` and `CHANGING`, `read` and `write`.
+        read_bytes: Bytes of data read.
+        write_bytes: Bytes of data written.
+        elastic_read_bytes: Bytes read, as Elastic throughput meters them.
+        elastic_write_bytes: Bytes written, as Elastic throughput meters them.
+        burst_read_bytes: Bytes read, as Bursting throughput meters them; three of them use up one byte of credit.
+        burst_write_bytes: Bytes written, as Bursting throughput meters them; each uses up one byte of credit.
     """
 
     calls: Mapping[str, int] = field(default_factory=dict)
@@ -82,12 +81,12 @@ class Traffic:
 
 
 def traffic_of(calls: Mapping[str, int], reads: Mapping[int, int], writes: Mapping[int, int]) -> Traffic:
-    """What EFS would meter.
+    """The traffic that EFS would meter.
 
     Args:
-        calls: By kind, how many without data.
-        reads: By length in bytes, how many reads.
-        writes: By length in bytes, how many writes.
+        calls: Number of calls without data, by kind.
+        reads: Number of reads by length in bytes.
+        writes: Number of writes by length in bytes.
     """
     asked = LEAST_BYTES * sum(calls.get(kind, 0) * requests for kind, requests in ASKING.items())
     changed = LEAST_BYTES * sum(calls.get(kind, 0) * requests for kind, requests in CHANGING.items())
@@ -104,21 +103,20 @@ def traffic_of(calls: Mapping[str, int], reads: Mapping[int, int], writes: Mappi
 
 
 def kept_bytes(size: int) -> int:
-    """What EFS meters for a file of that size that it keeps."""
+    """Bytes that EFS meters for a stored file of that size."""
     return FILE_BYTES + STEP_BYTES * max(1, -(-size // STEP_BYTES))
 
 
 class Meter:
-    """Where `OsFiles` writes down what it does. That costs some ten nanoseconds a call; adding up is left for later.
+    """The record of `OsFiles`'s calls. It costs some ten nanoseconds a call; the sums come later.
 
     Attributes:
-        calls: By kind, how many without data; but for `open`.
-        opened: Of each file that was opened to be read, its length.
-        reads: Of each read, its length.
-        writes: Of each file that was written and closed or published, its length.
+        calls: Number of calls without data, by kind; those of `open` come from `opened`.
+        opened: Length of each file that was opened for reading.
+        reads: Length of each read.
+        writes: Length of each file that was written and closed or published.
 
-    Rows are read ahead by a thread of their own. So what reading does is appended to lists, which is safe; all else is
-    counted by one thread alone.
+    Other threads read rows ahead. So readers only append to lists, which is safe; one thread alone counts the rest.
     """
 
     def __init__(self) -> None:
@@ -130,42 +128,42 @@ class Meter:
         self._unsent: dict[str, int] = {}
 
     def wrote(self, path: str, size: int) -> None:
-        """Take note of a piece of a file."""
+        """Count a piece of a file."""
         self._unsent[path] = self._unsent.get(path, 0) + size
 
     def sent(self, path: str) -> None:
-        """A file is closed or published: what was written to it goes to the server, if it has not gone before."""
+        """Count a closed or published file: its bytes go to the server, unless they went before."""
         if path in self._unsent:
             self.writes.append(self._unsent.pop(path))
 
     def settle(self) -> None:
-        """Add up what has been appended, so that the lists do not grow for ever. Called by the one thread."""
+        """Add up the lists, so that they do not grow for ever. Only the one counting thread may call it."""
         self.calls["open"] += len(_taken(self.opened))
         self._reads.update(_taken(self.reads))
         self._writes.update(_taken(self.writes))
 
     def reset(self) -> None:
-        """Begin with nothing."""
+        """Forget all counts."""
         self.settle()
         self.calls = dict.fromkeys(self.calls, 0)
         self._reads.clear()
         self._writes.clear()
 
     def traffic(self) -> Traffic:
-        """What has been counted since the last reset."""
+        """The traffic since the last reset."""
         self.settle()
         return traffic_of(self.calls, self._reads, self._writes)
 
 
 def _taken(sizes: list[int]) -> list[int]:
-    """The beginning of a list that others may append to meanwhile, taken off."""
+    """Take all items off a list to which other threads may append meanwhile."""
     taken = sizes[:]
     del sizes[: len(taken)]
     return taken
 
 
 def _metered(sizes: Mapping[int, int], least: int) -> int:
-    """Metered bytes of transfers: whole requests, and what is left in steps of 1 KiB from the least size on."""
+    """Metered bytes of transfers: whole requests, and the rest in steps of 1 KiB from the least size on."""
     total = 0
     for size, count in sizes.items():
         whole, rest = divmod(size, REQUEST_BYTES)

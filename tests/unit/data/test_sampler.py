@@ -1,4 +1,4 @@
-"""Every row is used once in an epoch, whoever uses it; the seed and the counters alone decide when."""
+"""Some rank uses every row once in an epoch; the seed and the counters alone decide when."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estafeta.data.sampling import (
+from estafeta.data.sampler import (
     Rows,
     batch_of,
     held_out,
@@ -125,7 +125,7 @@ def test_the_streams_are_those_of_the_first_release() -> None:
 
 
 @given(st.integers(0, 3000), st.floats(0, 0.99), st.integers(0, 5), st.data())
-def test_which_rows_are_held_out_does_not_depend_on_who_asks(
+def test_held_out_rows_do_not_depend_on_the_asked_range(
     rows: int, fraction: float, seed: int, data: st.DataObject
 ) -> None:
     whole = held_out(0, rows, fraction, seed)

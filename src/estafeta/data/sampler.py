@@ -1,7 +1,7 @@
-"""Which rows belong to which batch, rank and micro-batch: pure functions of the seed and the counters.
+"""The rows of each batch, rank and micro-batch: pure functions of the seed and the counters.
 
 The global batches do not depend on the number of workers: they are those of a serial loop over the same permutation.
-Nothing here knows what a row is.
+This module must not know what a row is.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from estafeta.protocol.layout import Round
 Rows = npt.NDArray[np.int64]
 
 SMALLEST = 1e-15
-"""Of a smaller fraction, the ends of a stratum would not fit int64."""
+"""Smallest fraction of held-out rows. With a smaller one, the ends of a stratum would not fit int64."""
 
 DRAWS = 4096
-"""How many draws for held-out rows come from one generator."""
+"""Number of draws for held-out rows that come from one generator."""
 
 _PURPOSES = {"split": 0, "shuffle": 1, "held out": 2, "blocks": 3, "window": 4}
 
@@ -43,20 +43,20 @@ def split_rows(rows: int, validation: float, seed: int) -> tuple[Rows, Rows]:
 
 
 def held_out(first: int, last: int, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Which of the rows `first` to `last` - 1 are held out: one of each 1/fraction rows, drawn by the seed.
+    """A mask of the held-out rows from `first` to `last` - 1: one of each 1/fraction rows, drawn by the seed.
 
-    A function of the row's number alone, so that rows can be dealt while they come in and nobody knows how many will.
+    The mask depends on the row's number alone, so an import can deal rows before it knows how many will come.
 
     Args:
         first: Number of a row.
         last: Number of the row after the last one.
         fraction: Fraction that is held out, at least 0 and below 1.
-        seed: Of the draw.
+        seed: Seed of the draw.
     """
     mask = np.zeros(last - first, bool)
     if fraction:
         fraction = max(fraction, SMALLEST)
-        # One more on either side: rounding may put a row into the stratum beside the one that it is computed to be in.
+        # One more stratum on either side: rounding may put a row into the one beside that of the formula.
         strata = np.arange(max(0, int(first * fraction) - 1), int(last * fraction) + 2)
         starts, ends = (np.ceil(edge / fraction).astype(np.int64) for edge in (strata, strata + 1))
         drawn = starts + (_draws(strata, seed) * (ends - starts)).astype(np.int64)
@@ -90,7 +90,7 @@ def share_of(rows: Rows, rank: int, workers: int) -> Rows:
 
 
 def micro_batches(rows: Rows, size: int) -> list[Rows]:
-    """Cut a share in as few parts as `size` allows, all of nearly the same length."""
+    """A share, cut into as few parts as `size` allows, all of nearly the same length."""
     parts = -(-len(rows) // size)
     return [share_of(rows, part, parts) for part in range(parts)]
 
@@ -102,7 +102,7 @@ def seed_of(seed: int, round_: Round, rank: int, part: int) -> int:
 
 
 def _draws(strata: Rows, seed: int) -> npt.NDArray[np.float64]:
-    """A number in [0, 1) for each stratum; they are drawn in runs, so that none needs those before it."""
+    """A number in [0, 1) for each stratum. They are drawn in runs of `DRAWS`, so a late one needs no earlier run."""
     first, last = int(strata[0]) // DRAWS, int(strata[-1]) // DRAWS
     drawn = np.concatenate([generator("held out", seed, run).random(DRAWS) for run in range(first, last + 1)])
     return drawn[strata - first * DRAWS]

@@ -1,6 +1,6 @@
-"""Missing values: refused, dropped with their row, or left to be filled with the mean when they are read.
+"""Missing values: refused, dropped with their row, or kept for reading, which replaces them with the mean.
 
-Invariant: what passes has a target in every row, and no number that is infinite; NaN only if it is to be filled.
+Invariant: every row that passes has a target and no infinite number; it has NaN only where reading replaces it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from estafeta.data.manifest import TARGET, Kind, Missing
 from estafeta.errors import UsageError
 
 WAYS_OUT = (
-    "--missing drop leaves such rows out, --missing mean puts the column's mean in, --ignore COLUMN leaves a column out"
+    "--missing drop leaves such rows out, --missing mean takes the column's mean, --ignore COLUMN leaves a column out"
 )
 
 
@@ -22,11 +22,11 @@ def clean(chunk: Chunk, missing: Missing, inputs: tuple[Kind, ...]) -> Chunk:
 
     Args:
         chunk: Rows as they were read.
-        missing: What to do about missing values.
-        inputs: What the rows consist of.
+        missing: Treatment of missing values.
+        inputs: Kinds of the inputs.
 
     Raises:
-        UsageError: A value is missing that must not be, or a number is infinite; it names file, row and column.
+        UsageError: A required value is missing, or a number is infinite; the message names file, row and column.
     """
     bad = np.zeros(len(chunk), bool)
     for name, mask in _findings(chunk, missing, inputs):
@@ -37,7 +37,7 @@ def clean(chunk: Chunk, missing: Missing, inputs: tuple[Kind, ...]) -> Chunk:
 
 
 def _findings(chunk: Chunk, missing: Missing, inputs: tuple[Kind, ...]) -> list[tuple[str, Mask]]:
-    """Column, and rows in which it cannot be used."""
+    """Columns, each with a mask of the rows in which it cannot be used."""
     found: list[tuple[str, Mask]] = []
     target = chunk.parts[TARGET]
     unlabelled = chunk.unlabelled if chunk.unlabelled is not None else np.zeros(len(chunk), bool)

@@ -1,4 +1,4 @@
-"""AWS as the client reaches it: a region and a profile, and what a deployed stack is made of."""
+"""The AWS account of the user: a Region and a profile, and the parts of a deployed stack."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ STACK = "estafeta"
 """Default name of the CloudFormation stack; its functions are `estafeta-worker` and so on."""
 
 ATTEMPTS = 5
-"""Of one call of a client that `Session.client` makes, with growing pauses between them."""
+"""Number of attempts at a call of a client from `Account.client`, with growing pauses between them."""
 
 READ_TIMEOUT_S = 60
 
 
-class Session:
+class Account:
     """An account and a Region, found where every AWS tool looks for them.
 
     Args:
-        region: By default `AWS_REGION`, `AWS_DEFAULT_REGION`, or the profile's.
-        profile: Of the AWS configuration files; by default `AWS_PROFILE`.
+        region: Name of the Region; by default `AWS_REGION`, `AWS_DEFAULT_REGION`, or the profile's.
+        profile: Profile of the AWS configuration files; by default `AWS_PROFILE`.
 
     Attributes:
-        boto: The boto3 session, for `invoke.make_client`: Lambda's clients never repeat a call by themselves.
+        boto: boto3 session, for `lambda_api.make_client`: Lambda's clients never repeat a call by themselves.
 
     Raises:
         EnvironmentProblem: There is no such profile, or no Region is chosen.
@@ -45,7 +45,7 @@ class Session:
                 region_name=region or os.environ.get("AWS_REGION"), profile_name=profile
             )
         if not self.boto.region_name:
-            raise EnvironmentProblem("no AWS Region is chosen", hint="--region eu-west-1, or set AWS_REGION")
+            raise EnvironmentProblem("No AWS Region is chosen", hint="--region eu-west-1, or set AWS_REGION")
 
     @property
     def region(self) -> str:
@@ -53,16 +53,16 @@ class Session:
         return self.boto.region_name
 
     def client(self, service: str) -> Any:
-        """A client for a service whose calls may be repeated: those that read, and those that carry a token."""
+        """A client for calls that may be repeated: they read, or carry a token."""
         if service not in self._clients:  # making one takes longer than most calls
             self._clients[service] = patient_client(service, self.boto)
         return self._clients[service]
 
-    def account(self) -> str:
+    def number(self) -> str:
         """The account's number: the first call that needs credentials.
 
         Raises:
-            EnvironmentProblem: There are none, or they are not valid.
+            EnvironmentProblem: There are no credentials, or they are not valid.
         """
         with reaching("AWS"):
             return str(self.client("sts").get_caller_identity()["Account"])
@@ -70,10 +70,10 @@ class Session:
 
 @dataclass(frozen=True)
 class Deployment:
-    """What a deployed stack consists of, as its outputs say.
+    """The parts of a deployed stack, from its outputs.
 
     Attributes:
-        stack: Its name.
+        stack: Name of the stack.
         functions: Names of the functions.
         bucket: Name of the bucket through which files come and go.
         file_system: Id of the file system.
@@ -85,16 +85,16 @@ class Deployment:
     file_system: str
 
 
-def deployment(session: Session, stack: str = STACK) -> Deployment:
+def deployment(account: Account, stack: str = STACK) -> Deployment:
     """Look up a deployed stack.
 
     Raises:
-        EnvironmentProblem: There is none of that name in the Region, or it was never completed.
+        EnvironmentProblem: The Region has no such stack, or the stack was never completed.
     """
-    outputs = stack_outputs(session.client("cloudformation"), stack)
-    cure = str(Command("estafeta", "deploy", "--stack", stack, "--region", session.region))
+    outputs = stack_outputs(account.client("cloudformation"), stack)
+    cure = str(Command("estafeta", "deploy", "--stack", stack, "--region", account.region))
     if outputs is None:
-        raise EnvironmentProblem(f"there is no stack {stack!r} in {session.region}", hint=cure)
+        raise EnvironmentProblem(f"There is no stack {stack!r} in {account.region}", hint=cure)
     try:
         return Deployment(
             stack=stack,
@@ -108,7 +108,7 @@ def deployment(session: Session, stack: str = STACK) -> Deployment:
         )
     except KeyError as missing:
         raise EnvironmentProblem(
-            f"the stack {stack!r} is not complete: it has no {missing.args[0]}", hint=cure
+            f"The stack {stack!r} is not complete: it has no {missing.args[0]}", hint=cure
         ) from None
 
 
@@ -132,7 +132,7 @@ def describe_stack(client: Any, stack: str) -> dict[str, Any] | None:
 
 
 def patient_client(service: str, boto: boto3.session.Session | None = None) -> Any:
-    """A boto3 client that repeats calls that failed on their way; by default from the environment's own settings."""
+    """A boto3 client that retries calls; by default from the environment's own settings."""
     import boto3
     from botocore.config import Config
 
@@ -142,7 +142,7 @@ def patient_client(service: str, boto: boto3.session.Session | None = None) -> A
         read_timeout=READ_TIMEOUT_S,
         tcp_keepalive=True,
         user_agent_extra="estafeta",
-        signature_version="s3v4" if service == "s3" else None,  # of presigned addresses too
+        signature_version="s3v4" if service == "s3" else None,  # for presigned addresses, too
     )
     with reaching("AWS"):
         return (boto or boto3.session.Session()).client(service, config=config)  # type: ignore[call-overload]

@@ -1,14 +1,16 @@
-"""How a vector is cut: all of it, once, in nearly equal parts that begin where they may."""
+"""How a run cuts its vector: all of it, once, in nearly equal parts; and which topology a run gets."""
 
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estafeta.protocol.slices import GRAIN, Slice, cut
+from estafeta.protocol.partition import GRAIN, REPLICATED_UP_TO, Slice, choose, cut
+from estafeta.protocol.spec import Topology
 
 SIZES = st.one_of(st.integers(0, 50), st.integers(0, 10**9))
 PARTS = st.integers(1, 300)
@@ -36,7 +38,9 @@ def test_slices_differ_by_a_grain_at_most(size: int, parts: int, grain: int) -> 
 
 
 @given(size=SIZES, parts=PARTS, grain=GRAINS)
-def test_of_a_short_vector_the_first_get_a_grain_each_and_the_last_nothing(size: int, parts: int, grain: int) -> None:
+def test_a_short_vector_gives_the_first_parts_a_grain_each_and_the_last_nothing(
+    size: int, parts: int, grain: int
+) -> None:
     lengths = [len(part) for part in cut(size, parts, grain)]
     filled = -(-size // grain)
     if filled < parts:
@@ -55,5 +59,30 @@ def test_of_a_short_vector_the_first_get_a_grain_each_and_the_last_nothing(size:
         (GRAIN + 1, 4, [0, GRAIN, GRAIN + 1, GRAIN + 1, GRAIN + 1]),
     ],
 )
-def test_where_vectors_are_cut(size: int, parts: int, bounds: list[int]) -> None:
+def test_vectors_are_cut_at_these_bounds(size: int, parts: int, bounds: list[int]) -> None:
     assert cut(size, parts) == tuple(Slice(*bound) for bound in pairwise(bounds))
+
+
+MOST = REPLICATED_UP_TO // 4
+"""Parameters up to which replicated is chosen."""
+
+
+@pytest.mark.parametrize("asked", get_args(Topology))
+@pytest.mark.parametrize("workers", [1, 2, 100])
+def test_a_run_gets_the_topology_that_is_asked_for(asked: Any, workers: int) -> None:
+    assert choose(asked, 1, workers) == choose(asked, 10**9, workers) == asked
+
+
+@pytest.mark.parametrize(
+    ("parameters", "workers", "topology"),
+    [
+        (1, 3, "replicated"),
+        (MOST, 3, "replicated"),
+        (MOST + 1, 3, "sharded"),
+        (MOST + 1, 100, "sharded"),
+        (10**9, 2, "replicated"),
+        (10**9, 1, "replicated"),
+    ],
+)
+def test_the_sizes_of_model_and_world_decide(parameters: int, workers: int, topology: Topology) -> None:
+    assert choose("auto", parameters, workers) == topology

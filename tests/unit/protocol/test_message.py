@@ -1,7 +1,8 @@
-"""A message is read back as it was packed, and one that does not fit is noticed."""
+"""A reader gets a message as it was packed, and notices one that does not fit."""
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from estafeta.errors import Corrupt
+from estafeta.protocol.message import ALIGNMENT, FIXED_BYTES, SMALL, Form, Head, Kind, Wish, glance, round_time_of
 from estafeta.protocol.spec import Slot
-from estafeta.residents.message import ALIGNMENT, FIXED_BYTES, SMALL, Form, Head, Kind, Wish, round_time_of
 from estafeta.store.tensorfile import DTYPES, Array
 
 SHAPES = st.lists(st.integers(0, 3), max_size=3).map(tuple)
@@ -34,6 +35,7 @@ def messages(draw: st.DrawFn) -> tuple[Form, dict[str, Any], int]:
         "token": draw(st.text("0123456789abcdef-/", min_size=1, max_size=64)),
         "rows": draw(st.integers(0, 2**64 - 1)),
         "wishes": Wish(draw(st.integers(0, 31))),
+        "parts": draw(st.integers(0, 2**32 - 1)),
         "round_s": draw(FLOATS),
         "spent_usd": draw(st.floats(0, width=32, allow_infinity=False)),
         "digests": tuple(draw(st.lists(st.integers(0, 2**32 - 1), min_size=slices, max_size=slices))),
@@ -47,8 +49,9 @@ def in_memory(content: bytes) -> Any:
     """A reader of bytes."""
 
     def readinto(buffer: Any, offset: int) -> int:
-        part = content[offset : offset + len(buffer)]
-        buffer[: len(part)] = part
+        room = memoryview(buffer).cast("B")
+        part = content[offset : offset + len(room)]
+        room[: len(part)] = part
         return len(part)
 
     return SimpleNamespace(size=len(content), readinto=readinto)
@@ -122,7 +125,7 @@ def message_of(form: Form, count: int) -> bytearray:
     return packed(form, Kind.GRADIENT, SAID) + vector_of(count).tobytes()
 
 
-def test_of_a_large_vector_the_head_alone_is_read() -> None:
+def test_large_vectors_are_not_read_along_with_the_head() -> None:
     at_most = Form(3, 2, SLOTS, SMALL)
     vector = at_most.read(in_memory(message_of(at_most, SMALL)))[1]
     assert vector is not None
@@ -173,3 +176,61 @@ def test_how_long_rounds_take_is_read_from_any_message() -> None:
     assert round_time_of(in_memory(content[:FIXED_BYTES])) == 0.25
     for other in (b"", content[: FIXED_BYTES - 1], b"E" + content[1:]):
         assert round_time_of(in_memory(other)) == 0.0
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e-320, 2**53 + 1.0])
+def test_sums_keep_their_bits(value: float) -> None:
+    form = Form(0, 1)
+    found = form.read(in_memory(packed(form, Kind.SCORES, {"version": 1, "rank": 0, "token": "t", "sums": (value,)})))
+    assert np.float64(found[0].sums[0]).tobytes() == np.float64(value).tobytes()
+
+
+def joined(content: list[Any]) -> Any:
+    """A reader of a message that is ready to be published."""
+    return in_memory(b"".join(bytes(part) for part in content))
+
+
+@pytest.mark.parametrize("count", [10, SMALL + 1])
+@pytest.mark.parametrize("room", [1, 7, 4096, SMALL + 1])
+def test_a_vector_is_streamed_in_any_chunks(count: int, room: int) -> None:
+    form, vector = Form(1, 1, SLOTS, count), vector_of(count)
+    said = {name: SAID[name] for name in ("version", "rank", "token", "rows", "buffers")}
+    reader = joined(form.content(Kind.GRADIENT, vector, sums=(0.5,), parts=3, **said))
+    head, small = form.read(reader)
+    head.check(Kind.GRADIENT, 7, 2)
+    chunks = [(first, chunk.copy()) for first, chunk in form.stream(reader, head, small, np.empty(room, np.float32))]
+    assert [first for first, _ in chunks] == list(range(0, count, room))
+    np.testing.assert_array_equal(np.concatenate([chunk for _, chunk in chunks]), vector)
+    assert head.parts == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "version", "rank"), [(Kind.SCORES, 7, 2), (Kind.GRADIENT, 6, 2), (Kind.GRADIENT, 7, 1)]
+)
+def test_a_message_of_another_kind_version_or_rank_is_noticed(kind: Kind, version: int, rank: int) -> None:
+    head, _ = TEN.read(in_memory(message_of(TEN, 10)))
+    with pytest.raises(Corrupt, match="rank 2, version 7"):
+        head.check(kind, version, rank)
+
+
+def test_a_stand_in_has_neither_rows_nor_a_vector() -> None:
+    head, vector = TEN.read(joined(TEN.stand_in(7, 2, "closer")))
+    assert (head.is_stand_in, head.rows, head.sums, head.token) == (True, 0, (0.0, 0.0), "closer")
+    assert vector is not None
+    assert vector.size == 0
+    assert glance(joined(TEN.stand_in(7, 2, "closer")), 3) == head._replace(sums=(), buffers={})
+    assert list(TEN.stream(joined([]), head, vector, np.empty(1, np.float32))) == []
+
+
+def test_a_glance_needs_not_know_the_form() -> None:
+    for form, count in ((TEN, 10), (LARGE, SMALL + 1)):
+        head = glance(in_memory(bytes(message_of(form, count))), 3)
+        assert head == form.read(in_memory(message_of(form, count)))[0]._replace(sums=(), buffers={})
+
+
+@pytest.mark.parametrize("at", range(TEN.vector_at))
+def test_a_glance_notices_a_byte_that_is_flipped_anywhere_in_the_head(at: int) -> None:
+    content = message_of(TEN, 10)
+    content[at] ^= 1 << at % 8
+    with pytest.raises(Corrupt):
+        glance(in_memory(content), 3)

@@ -1,0 +1,51 @@
+"""The end of an epoch: its metrics and the verdict, from the version that it ended with and its valid round.
+
+The merge, or every resident rank, makes the record. It is a function of what the ranks have summed, but for token,
+time and dollars.
+"""
+
+from __future__ import annotations
+
+from estafeta.job.stopping import EpochRecord, judge
+from estafeta.protocol.spec import Plan, RunSpec
+from estafeta.protocol.totals import Totals, means
+from estafeta.protocol.weights import Weights
+
+
+def conclude(
+    spec: RunSpec,
+    plan: Plan,
+    last: EpochRecord | None,
+    weights: Weights,
+    valid: Totals | None,
+    *,
+    token: str,
+    now: float,
+    unsaid_usd: float = 0.0,
+) -> EpochRecord:
+    """Judge the epoch that ended with a version.
+
+    Args:
+        spec: The run's spec.
+        plan: The run's plan.
+        last: Record of the epoch before; None: there is none.
+        weights: The version.
+        valid: What the ranks have summed over the validation rows; None: there are no such rows.
+        token: The publication's token.
+        now: Seconds since 1970.
+        unsaid_usd: Dollars that the run has cost beside those that `weights` and `valid` know of.
+    """
+    metrics = means("train", weights.rows, weights.sums)
+    if valid is not None:
+        metrics.update(means("valid", valid.rows, valid.sums))
+    return judge(
+        spec.early_stopping,
+        last,
+        epoch=weights.version // plan.steps_per_epoch,
+        version=weights.version,
+        metrics=metrics,
+        missed=weights.attendance.missed,
+        token=token,
+        now=now,
+        spent_usd=weights.spent_usd + unsaid_usd + (valid.spent_usd if valid is not None else 0.0),
+    )
