@@ -60,17 +60,17 @@ class Journal:
 class World:
     """An account, and the file system that `control` would have."""
 
-    def __init__(self, root: Path, session: Account, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, root: Path, account: Account, patch: pytest.MonkeyPatch) -> None:
         self.root, self.patch = root, patch
-        self.store, self.session, self.journal = Store(root), session, Journal()
+        self.store, self.account, self.journal = Store(root), account, Journal()
         self.fetched: list[tuple[str, ...]] = []
         self.code = b"the code"
         patch.setattr(planning, "build_code", self._build)
         patch.setattr(deploying, "fetch", self._fetch)
-        patch.setattr(deploying, "on_stack", lambda session, stack: self)
+        patch.setattr(deploying, "on_stack", lambda account, stack: self)
 
     def deployer(self, **wishes: Any) -> Deployer:
-        return Deployer(self.session, Wishes(stack="demo", **wishes), self.journal, VirtualClock())
+        return Deployer(self.account, Wishes(stack="demo", **wishes), self.journal, VirtualClock())
 
     def deploy(self, **wishes: Any) -> tuple[Plan, Deployment]:
         deployer = self.deployer(**wishes)
@@ -78,10 +78,10 @@ class World:
         return plan, deployer.carry_out(plan)
 
     def destroyer(self) -> Destroyer:
-        return Destroyer(self.session, "demo", self.journal, VirtualClock())
+        return Destroyer(self.account, "demo", self.journal, VirtualClock())
 
     def bucket(self, name: str) -> Bucket:
-        return Bucket(name, self.session.client("s3"))
+        return Bucket(name, self.account.client("s3"))
 
     def call(self, verb: dict[str, Any]) -> dict[str, Any]:
         self.journal.step(f"install {verb['library']}")
@@ -101,22 +101,22 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def session(moto: str) -> Iterator[Account]:
+def account(moto: str) -> Iterator[Account]:
     """Making clients takes longer than most tests do."""
     with pytest.MonkeyPatch.context() as patch:
         point_at(moto, patch)
         for service in ("EFS", "EC2", "CLOUDWATCH_LOGS"):
             patch.setenv(f"AWS_ENDPOINT_URL_{service}", moto)
-        session = Account(REGION)
+        account = Account(REGION)
         for service in ("cloudformation", "s3", "sts", "efs", "ec2", "logs"):
-            session.client(service)
-        yield session
+            account.client(service)
+        yield account
 
 
 @pytest.fixture
-def world(session: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def world(account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     complete(monkeypatch)
-    world = World(tmp_path, session, monkeypatch)
+    world = World(tmp_path, account, monkeypatch)
     yield world
     world.destroyer().carry_out(world.destroyer().look(), delete_data=True)
 
@@ -171,7 +171,7 @@ def test_a_deployment_that_is_declined_leaves_nothing(world: World) -> None:
     deployer = world.deployer()
     deployer.discard(deployer.prepare(world.root))
     assert world.destroyer().look().is_gone
-    assert world.session.client("cloudformation").describe_stacks()["Stacks"] == []
+    assert world.account.client("cloudformation").describe_stacks()["Stacks"] == []
 
 
 def test_deploy_first_removes_remains_of_a_failed_attempt(world: World) -> None:
@@ -207,7 +207,7 @@ def test_impossible_wishes_are_refused(world: World) -> None:
     with pytest.raises(UsageError, match="no parameter WorkerMemry"):
         world.deploy(parameters={"WorkerMemry": "3008"})
     with pytest.raises(UsageError, match="cannot be the name of a stack"):
-        Deployer(world.session, Wishes(stack="De_mo"), world.journal).prepare(world.root)
+        Deployer(world.account, Wishes(stack="De_mo"), world.journal).prepare(world.root)
     assert world.destroyer().look().is_gone
     world.deploy()
     with pytest.raises(UsageError, match="made of packages"):
@@ -233,7 +233,7 @@ def test_a_file_system_that_is_taken_over_keeps_its_throughput_mode(world: World
     _, first = world.deploy(parameters={"ThroughputMode": "elastic"})
     world.destroyer().carry_out(world.destroyer().look(), delete_data=False)
     assert world.deploy()[0].parameters["ThroughputMode"] == "elastic"
-    with pytest.raises(UsageError, match=f"{first.file_system} is of an earlier stack, and keeps its .*, elastic"):
+    with pytest.raises(UsageError, match=f"{first.file_system} is from an earlier stack, and keeps its .*, elastic"):
         world.deploy(parameters={"ThroughputMode": "bursting"})
     world.deploy(parameters={"DataPolicy": "Delete"})
     assert not world.destroyer().look().deletes_data, "it is not the stack's to delete either"
@@ -247,7 +247,7 @@ def test_data_is_deleted_if_that_is_asked_for(world: World) -> None:
 
 def test_leftovers_are_listed_with_their_cure(world: World) -> None:
     """GIVEN a log group that a late function has made again, an interface, and strangers WHEN looked for THEN ours."""
-    logs, ec2 = world.session.client("logs"), world.session.client("ec2")
+    logs, ec2 = world.account.client("logs"), world.account.client("ec2")
     for name in ("/aws/lambda/demo-worker", "/aws/lambda/demo-other"):
         logs.create_log_group(logGroupName=name)
     subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]

@@ -23,7 +23,7 @@ def relay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Relay:
     relay = Relay(tmp_path, spec_of("plain"))
     relay.run()
     monkeypatch.setattr(verb, "ANSWER_BYTES", 300)
-    monkeypatch.setattr(verb, "PART_BYTES", 700)
+    monkeypatch.setattr(verb, "PIECE_BYTES", 700)
     return relay
 
 
@@ -49,7 +49,7 @@ def test_the_parts_make_the_file(relay: Relay, bucket: Bucket, tmp_path: Path) -
 
 def test_a_small_file_comes_in_the_answer(relay: Relay, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verb, "ANSWER_BYTES", 1 << 20)
-    monkeypatch.setattr(verb, "PART_BYTES", 2 << 20)
+    monkeypatch.setattr(verb, "PIECE_BYTES", 2 << 20)
     assert "data" in ask(relay, bucket)
 
 

@@ -45,6 +45,7 @@ def test_predicted_traffic_is_close_to_the_metered(topology: Any, tmp_path: Path
         element_s=0,
         parallel=0,
         worker_bytes=0,
+        model_bytes=0,
     )
     setting = Setting(3, 1769, topology)
     foreseen = Traffic()

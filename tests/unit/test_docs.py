@@ -20,6 +20,7 @@ import pytest
 import estafeta
 from estafeta import errors
 from estafeta.cli.main import estafeta as command_line
+from estafeta.client.options import known_names
 from estafeta.client.source import import_job
 from estafeta.cost import cost
 from estafeta.data import manifest
@@ -133,6 +134,18 @@ def test_jobs_page_has_every_argument_with_its_default(field: dataclasses.Field[
     else:
         shown = "" if field.default_factory is dataclasses.MISSING else repr(field.default_factory())
     assert row[1].strip(" `") == shown
+
+
+def test_jobs_page_has_every_name_that_can_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setitem(sys.modules, "digits", sys.modules[__name__])  # so that it is taken out again
+    table = PAGES["jobs"].partition("## Change a job for one run")[2].partition("\n## ")[0]
+    job, _, _ = import_job(str(ROOT / "examples/digits.py"))
+    names = known_names(job)
+    assert names
+    families = {f"`{name.partition('.')[0]}." for name in names if "." in name}
+    assert [name for name in names if "." not in name and f"`{name}`" not in table] == []
+    assert [family for family in families if family not in table] == []
 
 
 @pytest.mark.parametrize("kind", [*OPTIMIZERS.values(), *SCHEDULES.values(), estafeta.EarlyStopping])

@@ -1,9 +1,8 @@
 """The norm by which a gradient is clipped, with the same bits however the gradient is cut.
 
-Role: sum the squares of a flat float32 gradient, of any slice of it that begins at a multiple of `BLOCK`, and turn
-the sums of all slices into the factor that shortens it.
-Must not know: torch, files, workers, optimisers.
-Invariant: every sum of squares is taken over the same elements in the same order, whoever takes it.
+The module sums the squares of a flat float32 gradient, or of any slice of it that begins at a multiple of `BLOCK`. It
+turns the sums of all slices into the factor that shortens the gradient. Every function that sums squares takes the same
+elements in the same order. The module knows neither torch nor files, workers or optimisers.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 BLOCK: Final = 65_536
-"""Elements whose squares are summed together for the norm. Part of the result: another value gives other bits."""
+"""Elements whose squares are summed together for the norm. It is part of the result: another value gives other bits."""
 
 
 def block_sums(grad: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """Return the sum of squares of each block of `BLOCK` elements, float64 of shape (ceil(n / BLOCK),).
 
-    Squares are exact in float64; they are added in a binary tree, halves onto halves, not by `numpy.sum`, whose order
-    differs between releases. So the results of slices cut at multiples of `BLOCK`, put one after the other, are those
-    of the whole vector, on any processor.
+    Squares are exact in float64. The function adds them in a binary tree, halves onto halves; `numpy.sum` has another
+    order in each release. So the results of slices cut at multiples of `BLOCK`, put one after the other, are those of
+    the whole vector, on any processor.
 
     Args:
         grad: float32 of shape (n,).
@@ -48,13 +47,8 @@ def norm_from(sums: npt.NDArray[np.float64]) -> float:
     return math.sqrt(math.fsum(sums))
 
 
-def global_norm(grad: npt.NDArray[np.float32]) -> float:
-    """Return the Euclidean norm of a float32 vector, computed in float64."""
-    return norm_from(block_sums(grad))
-
-
 def clip_factor(norm: float, clip_norm: float | None) -> float:
-    """Return what a gradient is multiplied by to be no longer than `clip_norm`; 1.0 if it is not, or without a limit.
+    """Return the factor that makes a gradient no longer than `clip_norm`; 1.0 if it is not, or without a limit.
 
     As in `torch.nn.utils.clip_grad_norm_`, 1e-6 is added to the norm, and a norm of NaN gives NaN.
     """

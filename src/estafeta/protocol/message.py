@@ -52,6 +52,7 @@ ABSENT = "."
 """Name of the flags that only an unfinished gradient has. No buffer of a PyTorch module can have this name."""
 
 _FIXED = struct.Struct("<8sHHHHQIIQQdIf64s")
+_ROWS, _COUNT, _ROUND_S, _CRC = 8, 9, 10, 11  # places of these fields
 _CRC_AT = 56
 
 
@@ -254,33 +255,18 @@ class Form:
             head.check_slice(0, seen)
 
     def _unpack(self, head: bytearray) -> tuple[Head, int]:
-        magic, form, kind, wishes, absent, version, rank, parts, rows, count, round_s, crc, spent_usd, token = (
-            _FIXED.unpack_from(head)
-        )
+        fields = _FIXED.unpack_from(head)
+        rows, count = fields[_ROWS], fields[_COUNT]
         head[_CRC_AT : _CRC_AT + 4] = bytes(4)
-        fits = (magic, form) == (MAGIC, FORMAT) and (count == self._count or count == rows == 0)
-        if not fits or zlib.crc32(head) != crc:
+        fits = fields[:2] == (MAGIC, FORMAT) and (count == self._count or count == rows == 0)
+        if not fits or zlib.crc32(head) != fields[_CRC]:
             raise Corrupt(f"a message has a head that does not fit: {bytes(head[:FIXED_BYTES])!r}")
         small = self._small.unpack_from(head, FIXED_BYTES)
         buffers = {
             name: np.frombuffer(bytes(head[where]), dtype).reshape(shape)
             for name, (where, dtype, shape) in self._buffers.items()
         }
-        return Head(
-            kind,
-            version,
-            rank,
-            rows,
-            wishes,
-            round_s,
-            spent_usd,
-            token.rstrip(b"\0").decode(),
-            small[: self._slices],
-            small[self._slices :],
-            buffers,
-            bool(absent),
-            parts,
-        ), count
+        return _head_of(fields, small[: self._slices], small[self._slices :], buffers), count
 
 
 def kind_of(phase: Phase) -> Kind:
@@ -313,24 +299,22 @@ def glance(reader: Reader, slices: int = 0) -> Head:
     Raises:
         Corrupt: The file is no message, or its head is damaged.
     """
-    fixed = _fixed(reader)
-    if not fixed:
+    fields = _fixed(reader)
+    if not fields:
         raise Corrupt("a file that should be a message is none")
-    _, _, kind, wishes, absent, version, rank, parts, rows, count, round_s, crc, spent_usd, token = fixed
+    count = fields[_COUNT]
     head = bytearray(max(FIXED_BYTES + 4 * slices, reader.size - 4 * count))
     length = reader.readinto(head, 0)
     head[_CRC_AT : _CRC_AT + 4] = bytes(4)
-    if length < len(head) or zlib.crc32(head) != crc:
+    if length < len(head) or zlib.crc32(head) != fields[_CRC]:
         raise Corrupt(f"the head of a message of {count} elements does not fit its digest")
-    digests = struct.unpack_from(f"<{slices}I", head, FIXED_BYTES)
-    token = token.rstrip(b"\0").decode()
-    return Head(kind, version, rank, rows, wishes, round_s, spent_usd, token, digests, (), {}, bool(absent), parts)
+    return _head_of(fields, struct.unpack_from(f"<{slices}I", head, FIXED_BYTES), (), {})
 
 
 def round_time_of(reader: Reader) -> float:
     """Return the seconds that rounds take the writer of a message, as it says; 0 if it says nothing."""
-    fixed = _fixed(reader)
-    return float(fixed[10]) if fixed else 0.0
+    fields = _fixed(reader)
+    return float(fields[_ROUND_S]) if fields else 0.0
 
 
 def _fixed(reader: Reader) -> tuple[Any, ...]:
@@ -339,3 +323,11 @@ def _fixed(reader: Reader) -> tuple[Any, ...]:
     if reader.readinto(fixed, 0) < FIXED_BYTES or not fixed.startswith(MAGIC):
         return ()
     return _FIXED.unpack(fixed)
+
+
+def _head_of(
+    fields: tuple[Any, ...], digests: tuple[int, ...], sums: tuple[float, ...], buffers: Mapping[str, Array]
+) -> Head:
+    _, _, kind, wishes, absent, version, rank, parts, rows, _, round_s, _, spent_usd, token = fields
+    word, late = token.rstrip(b"\0").decode(), bool(absent)
+    return Head(kind, version, rank, rows, wishes, round_s, spent_usd, word, digests, sums, buffers, late, parts)

@@ -24,10 +24,10 @@ class Session:
     Attributes:
         data: Its rows.
         learner: Its model.
-        version: The weights version that is in the model; None if there is none, or one that is nowhere else.
-        transfer_s: The longest transfer so far.
+        version: The weights version in the model; None if there is none, or one that the store does not have.
+        transfer_s: Seconds of the longest transfer so far.
         buffers: The version's buffers; those in the model change while it works.
-        prefetched: A micro-batch that has been read already: which one, and its rows.
+        prefetched: A micro-batch that the worker has read ahead: its key, and its rows.
     """
 
     data: Data
@@ -38,10 +38,10 @@ class Session:
     prefetched: tuple[tuple[object, ...], Batch] = ((), ())
 
     def load(self, store: Store, layout: RunLayout, version: int) -> None:
-        """Put a weights version into the model; its parameters are read only if they are not there already.
+        """Put a weights version into the model; the session reads its parameters only if they are not there already.
 
         Raises:
-            Gone: The version has been swept: the run has moved on.
+            Gone: The merge has swept the version: the run has moved on.
         """
         if self.version != version:
             self.version = None
@@ -52,7 +52,7 @@ class Session:
 
 
 def open_session(spec: RunSpec, invocation: Invocation) -> Session:
-    """The run's session: the warm one, or a new one in its place.
+    """Return the run's session: the warm one, or a new one that replaces it.
 
     Raises:
         UserCodeError: The job's code raised.
@@ -72,10 +72,10 @@ def open_session(spec: RunSpec, invocation: Invocation) -> Session:
 
 
 def check_rows(data: Data, spec: RunSpec, steps: int) -> None:
-    """Refuse data that cannot be trained on.
+    """Refuse data that a run cannot train on.
 
     Raises:
-        UsageError: Too few rows, for the workers or for a single batch.
+        UsageError: There are too few rows for the workers, or for a single batch.
     """
     rows = len(data.rows["train"])
     if rows < spec.workers:

@@ -390,6 +390,18 @@ def test_events_of_a_cleaned_run_do_nothing(relay: Relay, tmp_path: Path) -> Non
     assert not (tmp_path / "runs" / "r").exists()
 
 
+def test_a_run_of_an_older_format_is_refused(relay: Relay, tmp_path: Path) -> None:
+    relay.start()
+    path = tmp_path / relay.layout.spec
+    path.write_text(path.read_text().replace("estafeta-run/2", "estafeta-run/1"))
+    for verb in ("status", "resume", "inspect", "stop", "clean"):
+        error = error_of(relay.control(verb))
+        assert error["kind"] == "Corrupt"
+        assert "'estafeta-run/1'" in error["message"]
+        assert "'estafeta-run/2'" in error["message"]
+        assert "another version of Estafeta" in error["hint"]
+
+
 def test_the_spec_is_read_anew(relay: Relay, tmp_path: Path) -> None:
     """`control` outlives the runs that it cleans away; a later run may have the name again."""
     done(relay)

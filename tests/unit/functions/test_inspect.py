@@ -52,7 +52,7 @@ def test_before_it_is_prepared_there_is_nothing_but_what_is_next(tmp_path: Path)
     assert "next prepare" in text_of(found)
 
 
-def test_inspect_tells_contributions_and_missing_ranks(tmp_path: Path) -> None:
+def test_a_round_shows_its_contributions_and_the_missing_ranks(tmp_path: Path) -> None:
     relay = at_a_round(tmp_path, lambda r: r.store.exists(r.layout.contributions + "/train-00000002-0000"))
     found = inspect(relay)
     newest = found.rounds[0]

@@ -97,19 +97,19 @@ def test_one_waits_and_its_retry_in_its_place(tmp_path: Path) -> None:
     assert late.wait(token="waits") == {0, 1, 2}
 
 
-def test_who_does_not_know_how_long_shares_take_leaves(tmp_path: Path) -> None:
+def test_a_worker_that_does_not_know_how_long_shares_take_leaves(tmp_path: Path) -> None:
     late = Waiting(tmp_path)
     assert late.wait(known_s=None) == {0, 2}
     assert late.wait(token="another") == {0, 1, 2}, "it has not claimed what it does not do"
 
 
-def test_of_no_rows_there_is_no_mean(tmp_path: Path) -> None:
+def test_a_round_without_rows_is_not_closed(tmp_path: Path) -> None:
     late = Waiting(tmp_path, rows=0)
     assert late.wait() == {0, 2}
     assert late.missed() == set()
 
 
-def test_what_was_swept_is_not_missing(tmp_path: Path) -> None:
+def test_a_swept_contribution_is_not_missing(tmp_path: Path) -> None:
     """The round is over, and another's sweeping has got as far as rank 1."""
     late = Waiting(tmp_path)
     layout = late.relay.layout

@@ -113,7 +113,7 @@ def test_a_retry_invokes_the_workers_of_whatever_round_it_got_to(tmp_path: Path)
     assert relay.redeliver(late)["done"] == "invoked 2 workers"
 
 
-def test_of_a_merge_that_was_given_up_beyond_its_round_control_invokes_the_workers(tmp_path: Path) -> None:
+def test_control_invokes_the_workers_of_a_merge_that_was_given_up_beyond_its_round(tmp_path: Path) -> None:
     relay, event = at_merge(tmp_path, "train-00000001")
     relay.redeliver(event)
     while relay.queued():
@@ -179,7 +179,7 @@ def test_an_attempt_that_broke_off_leaves_nothing_in_memory(tmp_path: Path, monk
     assert relay.result() == undisturbed("plain")
 
 
-def test_what_nobody_needs_is_swept(tmp_path: Path) -> None:
+def test_the_merge_sweeps_what_no_step_needs(tmp_path: Path) -> None:
     relay, _ = at_merge(tmp_path, "train-00000004")
     relay.step()
     store, layout = relay.store, relay.layout

@@ -79,7 +79,7 @@ def test_an_optimizer_without_state_has_no_file(store: Store) -> None:
 
 
 @pytest.mark.parametrize("calls", range(1, 6))
-def test_who_sees_a_version_finds_its_state(calls: int, store: Store) -> None:
+def test_a_visible_version_has_its_state(calls: int, store: Store) -> None:
     files = Mortal()
     files.start(calls)
     with pytest.raises(Killed):
@@ -159,7 +159,7 @@ def test_any_slice_of_the_state_is_read_from_any_pieces(in_pieces: bool, span: S
 
 
 @pytest.mark.parametrize("in_pieces", [True, False], ids=["pieces", "whole"])
-def test_of_an_empty_slice_there_is_no_state_to_keep(in_pieces: bool, store: Store) -> None:
+def test_an_empty_slice_has_no_state_to_keep(in_pieces: bool, store: Store) -> None:
     """A rank without a slice must not hold, nor save, the state of all."""
     if in_pieces:
         publish_in_pieces(store, weights(), SHORT, range(4))

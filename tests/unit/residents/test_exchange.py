@@ -258,7 +258,7 @@ def test_a_round_is_closed_without_the_ranks_that_are_late(files: Any, tmp_path:
         assert gathered.totals.missed == [1, 3]
 
 
-def test_who_comes_just_in_time_is_a_member(tmp_path: Path) -> None:
+def test_a_rank_that_comes_just_in_time_is_a_member(tmp_path: Path) -> None:
     """Its file is there before its stand-in, though not yet when the others looked."""
     ring = Ring(tmp_path, workers=3, size=5)
     ranks = ring.join_all()
@@ -301,7 +301,7 @@ def test_a_rank_sees_that_a_round_was_closed_without_it(tmp_path: Path) -> None:
     assert ring.names(1) == set()
 
 
-def test_who_waits_in_vain_gives_up(tmp_path: Path) -> None:
+def test_an_exchange_gives_up_when_its_alarm_raises(tmp_path: Path) -> None:
     ring = sharded(tmp_path, workers=2)
     one, _ = ring.join_all(patient=0)
     contribute(one, FIRST, Contribution(normal(0, SIZE)))
@@ -449,7 +449,7 @@ def versions_of(ring: Ring, kind: str) -> list[int]:
 
 @EITHER
 @pytest.mark.parametrize("is_next_leg", [False, True], ids=["its own", "an earlier leg's"])
-def test_what_no_rank_needs_is_taken_back_and_the_redo_log_kept(is_next_leg: bool, files: Any, tmp_path: Path) -> None:
+def test_retiring_takes_back_what_no_rank_needs(is_next_leg: bool, files: Any, tmp_path: Path) -> None:
     ring = sharded(tmp_path, files=files)
     exchange = ring.join(0)
     fill_outbox(exchange, range(1, 8))
@@ -468,7 +468,7 @@ def test_what_no_rank_needs_is_taken_back_and_the_redo_log_kept(is_next_leg: boo
     assert ring.private_names() == []
 
 
-def test_what_an_earlier_leg_has_published_is_known(tmp_path: Path) -> None:
+def test_a_leg_knows_what_an_earlier_leg_has_published(tmp_path: Path) -> None:
     ring = sharded(tmp_path)
     first = ring.join(0, "first")
     fill_outbox(first, [3])

@@ -75,7 +75,7 @@ class Facts:
 
 def page(facts: Facts) -> str:
     """The report as HTML."""
-    return _TEMPLATES.get_template("page.html.j2").render(
+    return _TEMPLATES.get_or_select_template("page.html.j2").render(
         status=facts.status,
         spec=facts.status.spec,
         summary=facts.summary,

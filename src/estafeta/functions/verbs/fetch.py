@@ -24,7 +24,7 @@ from estafeta.store.files import Reader
 ANSWER_BYTES = 4 << 20
 """Bytes of a file in one answer: with base64 and the rest of the answer it stays under 6 MB."""
 
-PART_BYTES = 32 << 20
+PIECE_BYTES = 32 << 20
 """Bytes of a file in one object: `control` holds them in memory, and moves them in a second or two."""
 
 
@@ -40,7 +40,7 @@ def fetch(verb: FetchVerb, spec: RunSpec, invocation: Invocation, bucket_of: Cal
     """
     store, layout = invocation.store, RunLayout(spec.run)
     export_if_missing(verb.which, spec, invocation)
-    limit = PART_BYTES if verb.bucket else ANSWER_BYTES
+    limit = PIECE_BYTES if verb.bucket else ANSWER_BYTES
 
     def read(reader: Reader) -> tuple[bytes, int]:
         buffer = bytearray(max(0, min(limit, reader.size - verb.offset)))
