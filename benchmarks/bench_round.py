@@ -22,7 +22,8 @@ from machine import describe
 
 from estafeta import local
 from estafeta.client.backend import Backend
-from estafeta.client.launch import connect, start
+from estafeta.client.connect import connect
+from estafeta.client.launch import start
 from estafeta.client.run import Run
 from estafeta.client.source import import_job
 
@@ -39,7 +40,7 @@ def measure(backend: Backend, workers: int, epochs: int) -> tuple[Run, float]:
     found = import_job(str(JOB))
     run = start(*found, backend=backend, workers=workers, topology="merge", options={"epochs": epochs}).wait()
     summary = run.summary()
-    return run, summary["train_s"] * 1000 / summary["rounds"]
+    return run, summary.train_s * 1000 / summary.rounds
 
 
 def main() -> None:

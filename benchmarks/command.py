@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from estafeta import local
-from estafeta.client.launch import attach
+from estafeta.client.connect import attach
 from estafeta.client.run import Run
 
 LIMIT_S = 900.0

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from estafeta.aws.bucket import Bucket
-from estafeta.client.backend import InlineBackend, unwrap
+from estafeta.client.backend import unwrap
+from estafeta.client.inline import InlineBackend
 from estafeta.client.launch import start
 from estafeta.client.logbook import Entry
 from estafeta.client.run import Run
@@ -33,6 +34,7 @@ from estafeta.functions.worker import work
 from estafeta.job.job import On
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.spec import Choice, FunctionSettings, MergeEvent, Role, WorkerEvent
+from estafeta.protocol.verbs import StatusVerb
 from estafeta.store.inotify import filesystem_of
 from estafeta.store.store import Backoff, Store, new_token
 
@@ -73,9 +75,9 @@ class Machine:
         content = json.dumps({"token": token, "role": role, "event": event}).encode()
         self._store.publish(f"{self._folder}/{peer}/{token}", [content], token)
 
-    def call(self, role: Role | Mapping[str, Any], event: Mapping[str, Any] | None = None) -> Any:
-        """See `Backend.call`: control is carried out here."""
-        return unwrap(control(role, self._invocation("control", new_token())))
+    def call(self, verb: Any, event: Mapping[str, Any] | None = None) -> Any:
+        """See `Backend.call`: this machine carries out control's verbs."""
+        return unwrap(control(verb.model_dump(mode="json"), self._invocation("control", new_token())))
 
     def serve(self, run: str | None = None) -> None:
         """Carry out events until a run has ended, or until the other says that all is over."""
@@ -89,7 +91,7 @@ class Machine:
                 if name == OVER:
                     return
                 self._carry_out(json.loads(self._store.read(f"{inbox}/{name}")))
-            if run and self.call({"verb": "status", "run": run})["outcome"]:
+            if run and self.call(StatusVerb(run=run))["outcome"]:
                 return
 
     def is_over(self) -> None:

@@ -5,6 +5,7 @@ import estafeta
 job = estafeta.Job(model=…, loss=…, optimizer=estafeta.AdamW(lr=3e-3), dataset="digits", epochs=20)
 run = job.train(workers=4)
 run.history, run.cost, run.load_model()
+estafeta.Run("last").load_model()  # in another process, on another day
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from estafeta import metrics
+    from estafeta.client import datasets
+    from estafeta.client.connect import attach
     from estafeta.client.launch import train
     from estafeta.client.run import Run
     from estafeta.errors import EnvironmentProblem, EstafetaError, RunFailed, RunNotFound, UsageError
@@ -39,6 +42,8 @@ __all__ = [
     "StepLR",
     "UsageError",
     "Warmup",
+    "attach",
+    "datasets",
     "metrics",
     "train",
 ]
@@ -47,22 +52,25 @@ _HOME = {
     "errors": ("EnvironmentProblem", "EstafetaError", "RunFailed", "RunNotFound", "UsageError"),
     "job.stopping": ("EarlyStopping",),
     "job.job": ("Job",),
+    "client.connect": ("attach",),
     "client.launch": ("train",),
     "job.optim": ("SGD", "Adagrad", "Adam", "AdamW", "RMSprop"),
     "client.run": ("Run",),
     "job.schedules": ("Cosine", "StepLR", "Warmup"),
 }
-"""The module of each public name. They are imported when they are asked for: neither a cold function nor
+"""Names by the module that defines them. Each is imported when it is asked for: neither a cold function nor
 `estafeta --help` pays for what it does not need."""
 
-_LAZY = {name: f"estafeta.{module}" for module, names in _HOME.items() for name in names}
-_LAZY["metrics"] = "estafeta.metrics"
+_MODULES = {"datasets": "estafeta.client.datasets", "metrics": "estafeta.metrics"}
+"""Public modules by their names."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name in _MODULES:
+        value: Any = importlib.import_module(_MODULES[name])
+    elif home := next((module for module, names in _HOME.items() if name in names), None):
+        value = getattr(importlib.import_module(f"estafeta.{home}"), name)
+    else:
         raise AttributeError(f"module 'estafeta' has no attribute {name!r}")
-    module = importlib.import_module(_LAZY[name])
-    value = module if name == "metrics" else getattr(module, name)
     globals()[name] = value
     return value

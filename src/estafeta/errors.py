@@ -1,41 +1,98 @@
-"""Every error that Estafeta raises on purpose.
+"""Every error that Estafeta raises on purpose, and the commands that their hints name.
 
     EstafetaError                 exit code 1
     ├── UsageError                exit code 2: the job, an option or the data must change
+    │   └── RunNotFound           no run of the store has that name
     ├── EnvironmentProblem        exit code 3: the machine, the account or the service must change
+    │   └── Ailment               a check of `estafeta doctor` has failed
     ├── RunFailed                 exit code 1: the run has ended with `failed.json`
-    ├── RunNotFound               exit code 2
+    ├── UserCodeError             exit code 1: a callable of the job raised
+    ├── NotFinite                 exit code 1: a loss or a gradient is infinite or not a number
+    ├── Diverged                  exit code 1: the weights are not finite any more
     ├── FunctionError             exit code 1: a function that was called raised or was killed
-    ├── NotFinite                 exit code 1: a loss or a gradient is NaN or infinite
-    ├── Diverged                  exit code 1: a step made parameters that are NaN or infinite
     └── StoreError                exit code 3: the shared directory broke a promise
         ├── Conflict              a name is published already, with other content
         ├── Corrupt               a file's content does not fit its header
         └── Gone                  a file was swept after the run had moved past it
 
-Each carries a `hint`: the next command or setting to try.
+Each carries a `hint`: the next command or setting to try. `Command` writes a command into a hint, `parts_of` finds it
+there again, so a hint can pass any wire as text, and its reader can still complete the command.
 """
 
 from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+MARK = "`"
+"""Mark around a command in a text."""
+
+PROGRAMS = ("estafeta", "aws")
+"""Programs whose commands are found in a text again."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line that a hint names.
+
+    In an f-string the command writes itself between marks: `f"{Command('estafeta', 'runs')} lists them"`.
+
+    Attributes:
+        words: Program and arguments, without the quotes that a shell needs.
+    """
+
+    words: tuple[str, ...]
+
+    def __init__(self, *words: str) -> None:
+        object.__setattr__(self, "words", words)
+
+    @property
+    def line(self) -> str:
+        """The command as a shell takes it."""
+        return shlex.join(self.words)
+
+    def __str__(self) -> str:
+        return self.line if MARK in self.line else f"{MARK}{self.line}{MARK}"
+
+
+def parts_of(text: str) -> list[str | Command]:
+    """The parts of a text in their order: prose as it is, and the commands that were written into it."""
+    parts: list[str | Command] = []
+    before, *pieces = text.split(MARK)
+    parts.append(before)
+    while pieces:
+        piece = pieces.pop(0)
+        if piece.partition(" ")[0] in PROGRAMS and pieces:
+            parts += [Command(*shlex.split(piece)), pieces.pop(0)]
+        else:  # a mark that stands for itself
+            parts[-1] = f"{parts[-1]}{MARK}{piece}"
+    return parts
 
 
 class EstafetaError(Exception):
     """Base of the tree.
 
+    Args:
+        message: Says what is wrong, and of what.
+        hint: Says what to do about it, in one sentence; empty where no remedy is known.
+        exit_code: Exit code of the command line, if it is another than usual for this kind of error.
+
     Attributes:
-        hint: What to do about it, in one sentence; empty where nothing is known to help.
-        exit_code: Exit code of the command line for this kind of error.
+        hint: As given.
+        exit_code: Exit code of the command line.
         round: Name of the run's round in which it was raised, where that is known.
     """
 
     exit_code = 1
     round: str | None = None
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", exit_code: int | None = None) -> None:
         super().__init__(message)
         self.hint = hint
+        if exit_code is not None:
+            self.exit_code = exit_code
         if hint:
-            self.add_note(f"try: {hint}")  # which Python prints below the message
+            self.add_note(f"try: {hint}")  # Python prints it below the message
 
 
 class UsageError(EstafetaError):
@@ -44,25 +101,42 @@ class UsageError(EstafetaError):
     exit_code = 2
 
 
+class RunNotFound(UsageError):
+    """No run of the store has that name."""
+
+
 class EnvironmentProblem(EstafetaError):
     """The surroundings (machine, service, account) do not allow what was asked."""
 
     exit_code = 3
 
 
-class RunFailed(EstafetaError):
-    """A run has ended in the state `failed`.
+class Ailment(EnvironmentProblem):
+    """A check of `estafeta doctor` has failed; the hint is the cure."""
 
-    The exit code depends on the cause that the run recorded, so it is kept per instance.
+
+class RunFailed(EstafetaError):
+    """A run has ended in the state `failed`. Its exit code is the one of the cause that the run recorded."""
+
+
+class UserCodeError(EstafetaError):
+    """A callable of the job raised. A retry would raise again, so the run ends.
+
+    Attributes:
+        traceback: The user's own traceback, as text.
     """
 
-    def __init__(self, message: str, *, hint: str = "", exit_code: int = 1) -> None:
-        super().__init__(message, hint=hint)
-        self.exit_code = exit_code
+    def __init__(self, message: str, *, hint: str = "", exit_code: int | None = None, traceback: str = "") -> None:
+        super().__init__(message, hint=hint, exit_code=exit_code)
+        self.traceback = traceback
 
 
-class RunNotFound(UsageError):
-    """There is no run of that name in the store."""
+class NotFinite(EstafetaError):
+    """A loss or a gradient is infinite or not a number. A retry computes the same, so the run ends."""
+
+
+class Diverged(EstafetaError):
+    """A step has made weights that are not finite. A retry computes the same, so the run ends."""
 
 
 class FunctionError(EstafetaError):
@@ -72,17 +146,9 @@ class FunctionError(EstafetaError):
         kind: Name of the error in the function.
     """
 
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(f"{kind}: {message}" if message else kind)
+    def __init__(self, message: str, *, hint: str = "", exit_code: int | None = None, kind: str = "") -> None:
+        super().__init__(message, hint=hint, exit_code=exit_code)
         self.kind = kind
-
-
-class NotFinite(EstafetaError):
-    """The loss or the gradient is NaN or infinite."""
-
-
-class Diverged(EstafetaError):
-    """The optimiser's step gave parameters that are not finite."""
 
 
 class StoreError(EstafetaError):
@@ -92,7 +158,7 @@ class StoreError(EstafetaError):
 
 
 class Conflict(StoreError):
-    """A name that is published only once exists already, published by somebody else."""
+    """A name that is published only once exists already, published by another process."""
 
 
 class Corrupt(StoreError):

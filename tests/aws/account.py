@@ -17,7 +17,7 @@ import pytest
 from estafeta import local
 from estafeta.aws.account import patient_client
 from estafeta.aws.bucket import Bucket
-from estafeta.client.launch import TEMPLATE
+from estafeta.client.connect import TEMPLATE
 
 REGION = "us-east-1"
 OUTPUTS = {

@@ -22,6 +22,7 @@ from estafeta.client.backend import LambdaBackend
 from estafeta.client.run import Run
 from estafeta.errors import EnvironmentProblem, UsageError
 from estafeta.protocol.spec import FunctionSettings, Role
+from estafeta.protocol.verbs import RunsVerb
 
 NAMES: dict[Role, str] = {"worker": "s-worker", "merge": "s-merge", "control": "s-control"}
 
@@ -106,14 +107,14 @@ def test_the_verbs_of_a_run(name: str, verb: dict[str, Any], backend: LambdaBack
 def test_a_file_is_fetched(backend: LambdaBackend, functions: Stubber, tmp_path: Any) -> None:
     state = json.dumps({"has_optimizer_state": False}).encode()
     for file, content in (("model.safetensors", b"weights"), ("state.json", state)):
-        verb = {"verb": "fetch", "run": "r", "which": "final", "file": file, "bucket": None, "offset": 0}
+        verb = {"verb": "fetch", "run": "r", "which": "final", "file": file, "offset": 0, "bucket": None}
         answer(functions, verb, {"data": base64.b64encode(content).decode(), "size": len(content)})
     assert Run("r", backend).export(tmp_path).read_bytes() == b"weights"
 
 
 def test_failed_fetch_leaves_no_file(backend: LambdaBackend, functions: Stubber, tmp_path: Path) -> None:
     error = {"kind": "UsageError", "message": "has not ended", "hint": "h", "exit_code": 2}
-    verb = {"verb": "fetch", "run": "r", "which": "final", "file": "model.safetensors", "bucket": None, "offset": 0}
+    verb = {"verb": "fetch", "run": "r", "which": "final", "file": "model.safetensors", "offset": 0, "bucket": None}
     answer(functions, verb, {"error": error})
     with pytest.raises(UsageError, match="has not ended"):
         Run("r", backend).export(tmp_path)
@@ -167,18 +168,18 @@ def test_any_other_error_is_the_last_word(code: str, backend: LambdaBackend, fun
     """The function may have run: whoever repeats that must mean it."""
     functions.add_client_error("invoke", code, "says Lambda", http_status_code=500)
     with pytest.raises(EnvironmentProblem, match="says Lambda"):
-        backend.call({"verb": "runs"})
+        backend.call(RunsVerb())
 
 
 def test_a_function_that_was_killed(backend: LambdaBackend, functions: Stubber) -> None:
     answer(
         functions,
-        {"verb": "runs"},
+        {"verb": "runs", "after": ""},
         {"errorType": "Sandbox.Timedout", "errorMessage": "Task timed out"},
         FunctionError="Unhandled",
     )
     with pytest.raises(EnvironmentProblem, match=r"s-control failed: Sandbox.Timedout: Task timed out"):
-        backend.call({"verb": "runs"})
+        backend.call(RunsVerb())
 
 
 def test_an_event(clients: tuple[Any, Any], functions: Stubber) -> None:

@@ -22,7 +22,8 @@ from estafeta import local
 from estafeta.aws.bucket import Bucket
 from estafeta.aws.lambda_api import make_client
 from estafeta.client.backend import ROLES, LambdaBackend
-from estafeta.client.launch import TEMPLATE, connect, start
+from estafeta.client.connect import TEMPLATE, connect
+from estafeta.client.launch import start
 from estafeta.client.source import import_job
 from estafeta.deploy.code_zip import CodePackage, build_code
 from estafeta.deploy.library_build import Library, fetch, files_of, send
@@ -30,6 +31,7 @@ from estafeta.deploy.wheels import NO_BACKEND, Target
 from estafeta.local import Options
 from estafeta.protocol.layout import LibraryLayout
 from estafeta.protocol.spec import Choice
+from estafeta.protocol.verbs import InstallVerb
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("local-service")]
 
@@ -170,7 +172,7 @@ def test_a_library_is_fetched_sent_unpacked_and_trained_with(
         TEMPLATE.read_text().replace("Variables:\n", f"Variables:\n          AWS_ENDPOINT_URL_S3: {moto}\n")
     )
     functions = Functions(home, python, task, library.digest, template)
-    verb = {"verb": "install", "bucket": bucket.name, "library": library.digest}
+    verb = InstallVerb(bucket=bucket.name, library=library.digest)
     legs = 1
     while (answer := functions.backend.call(verb))["done"] != answer["parts"]:
         legs += 1

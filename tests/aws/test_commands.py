@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from estafeta import datasets
 from estafeta.aws.account import patient_client
 from estafeta.aws.bucket import Bucket, Progress
+from estafeta.client.send_source import MOST_IN_EVENT
 from estafeta.errors import EnvironmentProblem
-from estafeta.functions.verbs.take_source import MOST_IN_EVENT, SOURCES
+from estafeta.functions.verbs.take_source import SOURCES
 
 from .account import REGION
 from .conftest import Command
@@ -66,7 +68,9 @@ def test_a_data_set_and_source_go_there_with_the_run(
     assert "a data set named 'rows' on AWS already" in refused
     estafeta("train", "linear.py:job", "--on", "aws", "-o", "epochs=1")
     assert list((aws / "datasets/rows").iterdir()) == sent
-    for command in (["show", "rows"], ["show", "rows", "--json"], ["verify", "rows"]):
+    assert [found.name for found in datasets.list(on="aws")] == ["rows"]
+    assert datasets.verify("rows", on="aws") == datasets.verify("rows")
+    for command in (["show", "rows"], ["show", "rows", "--json"], ["verify", "rows"], ["ls", "--json"]):
         assert estafeta("data", *command, "--on", "aws") == estafeta("data", *command), "the same as here"
     assert estafeta("data", "rm", "rows", "--yes", "--on", "aws") == "removed rows\n"
     assert "none yet" not in estafeta("data", "ls"), "it was removed here"

@@ -15,6 +15,7 @@ from estafeta.data.catalog import read_manifest, remove
 from estafeta.data.manifest import Manifest
 from estafeta.errors import Corrupt, UsageError
 from estafeta.functions.control import control
+from estafeta.functions.verbs.datasets import Dataset
 from estafeta.protocol.layout import DatasetLayout
 from estafeta.protocol.verbs import MOST_ROWS
 from estafeta.store.store import Store
@@ -45,7 +46,7 @@ def manifest(here: Store) -> Manifest:
 
 def test_a_data_set_is_described(here: Store, manifest: Manifest) -> None:
     answer = ask(here, verb="describe", dataset=NAME, rows=3)
-    assert Manifest.model_validate(answer["manifest"]) == manifest
+    assert Dataset.model_validate(answer["dataset"]) == Dataset.of(manifest)
     assert len(answer["rows"]) == 3
     assert {len(row) for row in answer["rows"]} == {len(answer["columns"])}
     with pytest.raises(UsageError, match="no data set named 'letters'"):

@@ -15,8 +15,7 @@ from botocore.exceptions import ConnectTimeoutError
 from conformance.clock import VirtualClock
 from core.specs import FUNCTIONS
 from estafeta.deploy.doctor import stack as doctor
-from estafeta.deploy.doctor.check import Ailment
-from estafeta.errors import EnvironmentProblem, FunctionError
+from estafeta.errors import Ailment, EnvironmentProblem, FunctionError
 from estafeta.functions.control import control
 from estafeta.functions.verbs.probe import LOAD_BYTES, START_S, TURNS, probe, probe_torch
 from estafeta.protocol.invocation import Invocation
@@ -166,7 +165,7 @@ def test_a_worker_that_fails_is_named_with_its_cure(tmp_path: Path) -> None:
     class Failing:
         def call(self, role: str, event: Mapping[str, Any]) -> Any:
             assert (role, event["task"]) == ("worker", "probe")
-            raise FunctionError("Runtime.ImportModuleError", "No module named 'torch'")
+            raise FunctionError("Runtime.ImportModuleError: No module named 'torch'")
 
     invoker: Any = Failing()
     invocation = Invocation(Store(tmp_path), lambda functions: invoker, "1", lambda: 9.0, quiet=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from estafeta.client.launch import TEMPLATE
+from estafeta.client.connect import TEMPLATE
 from estafeta.deploy.code_zip import NEEDS
 from estafeta.deploy.wheels import Architecture, Target
 

@@ -18,7 +18,7 @@ import pytest
 from botocore import xform_name
 
 import estafeta
-from estafeta.client.launch import TEMPLATE
+from estafeta.client.connect import TEMPLATE
 from estafeta.deploy.plan import BUCKET_TEMPLATE
 from estafeta.local.template.reader import open_template
 

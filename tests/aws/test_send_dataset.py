@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,13 @@ from torch import nn
 from estafeta import SGD, Job
 from estafeta.aws.bucket import Bucket
 from estafeta.client.backend import unwrap
-from estafeta.client.send_dataset import datasets, in_silence, send, send_missing
+from estafeta.client.send_dataset import in_silence, listing, send, send_missing
 from estafeta.data.catalog import names, read_manifest, remove
 from estafeta.errors import Corrupt, EnvironmentProblem, UsageError
 from estafeta.functions.control import control
 from estafeta.functions.verbs.receive import upload_of
 from estafeta.protocol.layout import DatasetLayout
+from estafeta.protocol.verbs import ControlEvent
 from estafeta.store.store import Store
 
 from .conftest import Interrupted, imported, invocation
@@ -36,9 +36,9 @@ class Stack:
         self.remaining_s = 300.0
         self.legs = 0
 
-    def call(self, verb: Mapping[str, Any]) -> Any:
-        self.legs += verb["verb"] == "receive"
-        return unwrap(control(dict(verb), invocation(self.store, self.remaining_s)))
+    def call(self, verb: ControlEvent) -> Any:
+        self.legs += verb.verb == "receive"
+        return unwrap(control(verb.model_dump(mode="json"), invocation(self.store, self.remaining_s)))
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_each_leg_brings_some(stack: Any, here: Store) -> None:
     stack.remaining_s = 0.0
     send(NAME, stack, here, in_silence)
     assert stack.legs == BLOCKS
-    assert datasets(stack)[NAME]["token"] == read_manifest(here, NAME).token
+    assert [found.token for found in listing(stack).datasets] == [read_manifest(here, NAME).token]
 
 
 @pytest.mark.parametrize("after", [0, 3, BLOCKS])
@@ -111,7 +111,7 @@ def test_two_data_sets_of_one_name(stack: Any, here: Store, bucket: Bucket) -> N
     other = imported(stack.store, NAME)
     with pytest.raises(UsageError, match="is not the one that AWS has") as caught:
         send_missing(job(), stack, here, in_silence)
-    assert "estafeta data rm numbers --on local, or: estafeta data rm numbers --on aws" in caught.value.hint
+    assert "`estafeta data rm numbers --on local`, or: `estafeta data rm numbers --on aws`" in caught.value.hint
     assert read_manifest(stack.store, NAME).token == other.token
     assert list(bucket.objects()) == []
 
@@ -124,7 +124,7 @@ def test_a_name_that_nobody_has(stack: Any, here: Store) -> None:
 
 def test_nothing_is_asked_for_what_needs_no_sending(here: Store, there: Store) -> None:
     class Silent(Stack):
-        def call(self, verb: Mapping[str, Any]) -> Any:
+        def call(self, verb: ControlEvent) -> Any:
             raise AssertionError(verb)
 
     elsewhere: Any = Silent(there, None)

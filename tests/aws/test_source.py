@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,12 @@ import pytest
 from core.specs import CODE, spec_of
 from estafeta.aws.bucket import Bucket
 from estafeta.client.backend import unwrap
+from estafeta.client.send_source import MOST_IN_BUCKET, MOST_IN_EVENT, check_size, send_source, start_verb
 from estafeta.errors import Corrupt, EnvironmentProblem, UsageError
 from estafeta.functions import control as module
 from estafeta.functions.control import control
-from estafeta.functions.verbs.take_source import (
-    MOST_IN_BUCKET,
-    MOST_IN_EVENT,
-    SOURCES,
-    check_size,
-    enclosure,
-    send_source,
-    take_source,
-)
+from estafeta.functions.verbs import start as start_module
+from estafeta.functions.verbs.take_source import SOURCES, take_source
 from estafeta.protocol.layout import RUNS, RunLayout
 from estafeta.protocol.spec import RunSpec
 from estafeta.store.store import Store
@@ -36,14 +29,20 @@ FILES = {f"part_{number}.py": f"NUMBER = {number}\n" for number in range(9)} | {
 def events(monkeypatch: pytest.MonkeyPatch, bucket: Bucket) -> list[Any]:
     """What is set going; `control` finds the bucket that the test has."""
     seen: list[Any] = []
-    monkeypatch.setattr(module, "dispatch", lambda actions, *_: seen.extend(actions))
+    monkeypatch.setattr(start_module, "dispatch", lambda actions, *_: seen.extend(actions))
     monkeypatch.setattr(module, "_bucket", lambda name: Bucket(name, bucket._client))
     return seen
 
 
-def start(store: Store, spec: RunSpec, source: Mapping[str, Any]) -> Any:
-    verb = {"verb": "start", "spec": spec.model_dump(mode="json"), **source}
-    return unwrap(control(verb, invocation(store)))
+def start(store: Store, spec: RunSpec, code: dict[str, str], bucket: Bucket | None) -> Any:
+    return unwrap(control(start_verb(spec, code, bucket).model_dump(mode="json"), invocation(store)))
+
+
+def sent(code: dict[str, str], bucket: Bucket) -> dict[str, str]:
+    """What the event that starts a run has of source that went to the bucket."""
+    uploaded = start_verb(spec_of("plain"), code, bucket).uploaded
+    assert uploaded is not None
+    return uploaded.files
 
 
 def files_of(store: Store) -> dict[str, bytes]:
@@ -56,12 +55,12 @@ def test_a_run_is_the_same_whichever_way_its_source_came(
 ) -> None:
     (tmp_path / "carried").mkdir()
     carried, spec, code = Store(tmp_path / "carried"), spec_of("plain"), {**CODE, **FILES}
-    start(carried, spec, enclosure(code, None))
+    start(carried, spec, code, None)
     sizes = list(send_source(code, bucket))
     assert sizes == sorted(sizes)
     assert sizes[-1] == sum(len(text.encode()) for text in code.values())
     for _ in range(2):  # repeating it changes nothing
-        start(there, spec, enclosure(code, bucket))
+        start(there, spec, code, bucket)
         assert files_of(there) == files_of(carried)
     assert len(events) == 3
 
@@ -78,7 +77,7 @@ def test_a_broken_line_costs_what_had_not_arrived(after: int, bucket: Bucket) ->
     list(send_source(FILES, second))
     assert set(first.keys).isdisjoint(second.keys)
     assert len(first.keys) + len(second.keys) == len(FILES)
-    assert take_source(enclosure(FILES, bucket)["uploaded"]["files"], bucket) == FILES
+    assert take_source(sent(FILES, bucket), bucket) == FILES
 
 
 def test_a_change_costs_what_has_changed(bucket: Bucket) -> None:
@@ -94,7 +93,7 @@ def test_a_large_file_goes_up_in_parts(bucket: Bucket, monkeypatch: pytest.Monke
     list(send_source(code, bucket))
     (found,) = bucket.objects(SOURCES)
     assert bucket._client.head_object(Bucket=bucket.name, Key=found.key)["ETag"].endswith('-2"')
-    assert take_source(enclosure(code, bucket)["uploaded"]["files"], bucket) == code
+    assert take_source(sent(code, bucket), bucket) == code
 
 
 @pytest.mark.parametrize(("damage", "kind"), [("a bit", Corrupt), ("missing", UsageError)])
@@ -107,18 +106,18 @@ def test_damaged_source_starts_nothing(
     if damage == "a bit":
         bucket.upload(key, b"import nothing")
     with pytest.raises(kind, match=key):
-        start(there, spec_of("plain"), enclosure(FILES, bucket))
+        start(there, spec_of("plain"), FILES, bucket)
     assert there.list(RUNS) == frozenset()
     assert events == []
     list(send_source(FILES, bucket))
-    assert start(there, spec_of("plain"), enclosure(FILES, bucket)) == {"run": "r"}
+    assert start(there, spec_of("plain"), FILES, bucket) == {"run": "r"}
 
 
 def test_a_path_that_leads_out_of_the_folder(bucket: Bucket, there: Store, events: list[Any]) -> None:
     code = {"../jobs.py": "x = 1\n"}
     list(send_source(code, bucket))
     with pytest.raises(UsageError, match="is no path of a Python module"):
-        start(there, spec_of("plain"), enclosure(code, bucket))
+        start(there, spec_of("plain"), code, bucket)
     assert not there.exists(RunLayout("r").spec)
 
 

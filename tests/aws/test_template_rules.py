@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from estafeta.client.launch import TEMPLATE
+from estafeta.client.connect import TEMPLATE
 from estafeta.deploy.plan import BUCKET_TEMPLATE
 from estafeta.local.template.reader import open_template
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from estafeta import local
 from estafeta.client.backend import LambdaBackend
-from estafeta.client.launch import TEMPLATE, on_service
+from estafeta.client.connect import TEMPLATE, on_service
 from estafeta.client.run import ENDED, Run
 from estafeta.local.endpoint import Endpoint, start_time
 from estafeta.protocol.layout import RunLayout

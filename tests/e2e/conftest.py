@@ -9,7 +9,8 @@ import pytest
 
 from estafeta import local
 from estafeta.client.backend import LOG_LAG_S, Backend
-from estafeta.client.launch import connect, start
+from estafeta.client.connect import connect
+from estafeta.client.launch import start
 from estafeta.client.run import Run
 from estafeta.client.source import import_job
 from estafeta.protocol.spec import Choice

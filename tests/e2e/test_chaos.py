@@ -64,10 +64,11 @@ def test_faults_of_one_run_leave_another_alone(machine: Machine, begin: Start) -
     assert digest(disturbed) == digest(calm)
     assert disturbed.usage.retries >= 10
     assert calm.usage.retries == 0
-    summary = disturbed.summary()["chaos"]
-    assert summary["faults"] == "duplicate=1,seed=1"
-    assert summary["injected"]["duplicate"] >= 10
-    assert calm.summary()["chaos"] is None
+    summary = disturbed.summary().chaos
+    assert summary is not None
+    assert summary.faults == "duplicate=1,seed=1"
+    assert summary.injected["duplicate"] >= 10
+    assert calm.summary().chaos is None
 
 
 def test_killed_processes_do_not_show(machine: Machine, inline: Backend, begin: Start, kills: Kills) -> None:

@@ -21,9 +21,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from estafeta import local
-from estafeta.cli.find_run import find_run
 from estafeta.cli.main import main
-from estafeta.cli.options import Place
+from estafeta.cli.place import Place, find_run
 
 pytestmark = [pytest.mark.xdist_group("local-service"), pytest.mark.timeout(180)]
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import Start, digest
 from estafeta import local
 from estafeta.client.backend import Backend
-from estafeta.client.launch import TEMPLATE, connect
+from estafeta.client.connect import TEMPLATE, connect
 from estafeta.errors import RunFailed
 from estafeta.protocol.spec import Choice
 

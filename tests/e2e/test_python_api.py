@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,7 @@ def test_a_job_is_trained_and_its_model_comes_back(home: Path) -> None:
     assert not model.training
     assert model(torch.zeros(1, 64)).shape == (1, 10)
     assert 0 < run.cost < 1
-    with pytest.raises(UsageError, match="no version is named 'worst'"):
+    with pytest.raises(UsageError, match="No version is named 'worst'"):
         run.load_model("worst")  # type: ignore[arg-type]
 
 
@@ -54,7 +55,7 @@ def test_digest_is_that_of_the_exported_weights(inline: Backend, begin: Start, t
 def test_the_summary_has_what_the_command_line_promises(inline: Backend, begin: Start) -> None:
     run = begin(inline, "small.py:job", 3, {"epochs": 1})
     run.wait()
-    summary = json.loads(json.dumps(run.summary(wall_s=1.5)))
+    summary = json.loads(json.dumps(run.summary(wall_s=1.5).to_dict()))
     assert {
         "run",
         "state",
@@ -84,10 +85,63 @@ def test_a_run_can_be_looked_up_by_its_name(inline: Backend, begin: Start) -> No
     run.wait()
     again = Run(run.name, inline)
     assert again.history == run.history
-    with pytest.raises(UsageError, match="the job is not at hand"):
-        again.load_model()
     with pytest.raises(RunNotFound, match="no run named 'nobody'"):
         Run("nobody", inline).status()
+    with pytest.raises(RunNotFound) as caught:
+        Run(f"{run.name[:-1]}x", inline).status()
+    assert run.name in caught.value.hint
+    for text in (run.name, run.name[:-2], "last"):
+        assert Run(text, on="inline").name == run.name
+    assert Run("last", inline).name == run.name
+
+
+FRESH = """
+import sys, types
+import estafeta, torch
+mine = sys.modules["{module}"] = types.ModuleType("{module}")
+model = estafeta.Run("last", on="inline").load_model()
+print(model(torch.zeros(1, 64)).shape[1], model.hidden, sys.modules["{module}"] is mine, "wide_parts" in sys.modules)
+"""
+
+WIDE = """
+import estafeta
+from torch import nn
+from wide_parts.net import Net
+
+job = estafeta.Job(model=Net, loss=nn.functional.cross_entropy, dataset="digits", optimizer=estafeta.SGD(lr=0.1))
+"""
+
+NET = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, hidden=8):
+        super().__init__()
+        self.hidden = hidden
+        self.layers = nn.Sequential(nn.Linear(64, hidden), nn.Linear(hidden, 10))
+    def forward(self, x):
+        return self.layers(x)
+"""
+
+
+def test_the_model_of_a_run_comes_back_in_a_fresh_process_with_nothing_but_the_store(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GIVEN a run with another model argument WHEN its files are gone THEN its model is made from its own source."""
+    folder = tmp_path / "job"
+    (folder / "wide_parts").mkdir(parents=True)
+    (folder / "wide_job.py").write_text(WIDE)
+    (folder / "wide_parts/net.py").write_text(NET)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    job, _, _ = import_job(str(folder / "wide_job.py"))
+    run = job.train(workers=1, on="inline", options={"epochs": 1, "model.hidden": 12})
+    shutil.rmtree(folder)
+    script = FRESH.format(module="wide_job")
+    done = subprocess.run([sys.executable, "-c", script], cwd=home, capture_output=True, text=True, timeout=100)
+    assert done.stdout == "10 12 True False\n", done.stderr
+    run.clean(keep_final=True)
+    with pytest.raises(UsageError, match="was cleaned away"):
+        Run(run.name, on="inline").load_model()
 
 
 def test_a_run_is_cleaned_only_after_its_end(inline: Backend, begin: Start, home: Path) -> None:

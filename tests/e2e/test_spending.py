@@ -31,7 +31,7 @@ def test_the_bill_is_the_sum_of_report_lines_and_counted_file_operations(
     """Added up here from the text of the log, line by line."""
     run = begin(on_local, "small.py:job", 2, {"epochs": 1}, topology=topology)
     digest(run)
-    summary = run.summary()
+    summary = run.summary().to_dict()
     entries = run.log()[: sum(summary["invocations"].values())]  # asking has cost another one
     gb_seconds, read, written, calls, size = 0.0, 0, 0, Counter[str](), 0
     for entry in entries:

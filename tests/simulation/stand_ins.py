@@ -20,9 +20,8 @@ import numpy as np
 
 from core import jobs, spending
 from estafeta import waiting
-from estafeta.errors import Diverged
+from estafeta.errors import Diverged, UserCodeError
 from estafeta.job.job import Job
-from estafeta.job.user_code import UserCodeError
 from estafeta.protocol import clipping, partition, step
 from estafeta.protocol.spec import RunSpec, Slot
 from estafeta.residents import claim, replica

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from estafeta.aws.lambda_api import CONNECT_TIMEOUT_S, reaching
-from estafeta.errors import EnvironmentProblem
+from estafeta.errors import Command, EnvironmentProblem
 from estafeta.protocol.spec import Role
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def deployment(account: Account, stack: str = STACK) -> Deployment:
         EnvironmentProblem: The Region has no such stack, or the stack was never completed.
     """
     outputs = stack_outputs(account.client("cloudformation"), stack)
-    cure = f"estafeta deploy --stack {stack} --region {account.region}"
+    cure = str(Command("estafeta", "deploy", "--stack", stack, "--region", account.region))
     if outputs is None:
         raise EnvironmentProblem(f"There is no stack {stack!r} in {account.region}", hint=cure)
     try:

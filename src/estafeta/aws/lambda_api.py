@@ -84,7 +84,9 @@ class LambdaInvoker:
         )
         body = json.loads(answer["Payload"].read() or b"null")
         if "FunctionError" in answer:
-            raise FunctionError(body.get("errorType", "Unhandled"), body.get("errorMessage", ""))
+            kind, message = body.get("errorType", "Unhandled"), body.get("errorMessage", "")
+            hint = f"its log says more: {self._functions[role].log_group}"
+            raise FunctionError(f"{kind}: {message}" if message else kind, hint=hint, kind=kind)
         return body
 
     def _when_ready(self, **parameters: Any) -> Any:

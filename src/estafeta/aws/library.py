@@ -24,7 +24,7 @@ from typing import IO, Literal
 
 from estafeta import waiting
 from estafeta.aws.bucket import LIBRARIES, Bucket
-from estafeta.errors import Corrupt, EnvironmentProblem
+from estafeta.errors import Command, Corrupt, EnvironmentProblem
 from estafeta.protocol.layout import LibraryLayout
 from estafeta.protocol.spec import Document
 from estafeta.store.store import Store, new_token
@@ -156,7 +156,7 @@ def enter(store: Store) -> None:
         return
     if not store.exists(layout.ready):
         raise EnvironmentProblem(
-            f"The library {digest} is not installed completely", hint="estafeta deploy completes it"
+            f"The library {digest} is not installed completely", hint=f"{Command('estafeta', 'deploy')} completes it"
         )
     sys.path.insert(1, path)
 
@@ -209,7 +209,8 @@ def _checked(content: IO[bytes], file: LibraryFile) -> Iterator[bytes]:
         digest.update(chunk)
         yield chunk
     if digest.hexdigest() != file.sha256:
-        raise Corrupt(f"{file.path} of the library did not arrive as it was sent", hint="run estafeta deploy once more")
+        hint = f"run {Command('estafeta', 'deploy')} once more"
+        raise Corrupt(f"{file.path} of the library did not arrive as it was sent", hint=hint)
 
 
 def _compile(source: bytes, path: str) -> bytes | None:

@@ -9,16 +9,18 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from estafeta.cli.console import Console
 from estafeta.cli.words import run as words
 from estafeta.cli.words.error import INTERRUPTED_EXIT, of_failure
 from estafeta.client.run import Run
-from estafeta.errors import EnvironmentProblem
+from estafeta.client.summary import Summary
+from estafeta.errors import Command, EnvironmentProblem
 from estafeta.protocol.spec import Status, Which
 
 SECOND_PRESS_S = 3.0
+"""Seconds in which a second Ctrl-C stops the run."""
+
 EXPORTS: tuple[Which, ...] = ("final", "best")
 
 
@@ -46,7 +48,7 @@ class Watch:
             if self.run.on == "inline" or self._pressed_again():
                 self._conclude(self._stop())
             elif self.console.machine:
-                self.console.json(self._summary())
+                self.console.json(self._summary().to_dict())
             return INTERRUPTED_EXIT
         return self._conclude(status)
 
@@ -54,10 +56,10 @@ class Watch:
         """Let the run go on by itself; print its name; return the exit code."""
         name = self.run.name
         if self.console.machine:
-            self.console.json(self._summary())
+            self.console.json(self._summary().to_dict())
         else:
             self.console.result(name)
-        self.console.talk([("next", f"estafeta watch {name}"), ("", f"estafeta stop {name}")])
+        self.console.talk(_ways_on(name))
         return 0
 
     def _follow(self) -> Status:
@@ -84,8 +86,7 @@ class Watch:
         notes = [
             ("", ""),
             ("note", f"{name} goes on without this terminal"),
-            ("next", f"estafeta watch {name}"),
-            ("", f"estafeta stop {name}"),
+            *_ways_on(name),
         ]
         if not self.console.interactive:
             self.console.insist(notes)
@@ -109,7 +110,7 @@ class Watch:
             files = self._fetched(self.output_dir)
         summary = self._summary(files.get("final"))
         if self.console.machine:
-            self.console.json(summary)
+            self.console.json(summary.to_dict())
         else:
             self.console.results(words.ending(status, summary, files))
         if status.outcome and (failure := status.outcome.failure):
@@ -125,8 +126,12 @@ class Watch:
         except OSError as error:
             raise EnvironmentProblem(
                 f"{self.run.name} has ended, but its weights cannot be written: {error}",
-                hint=f"estafeta export {self.run.name} -d FOLDER",
+                hint=f"{Command('estafeta', 'export', self.run.name, '-d', 'FOLDER')}",
             ) from error
 
-    def _summary(self, model_path: Path | None = None) -> dict[str, Any]:
+    def _summary(self, model_path: Path | None = None) -> Summary:
         return self.run.summary(wall_s=time.monotonic() - self.began, model_path=model_path)
+
+
+def _ways_on(name: str) -> list[tuple[str, str]]:
+    return [("next", f"{Command('estafeta', 'watch', name)}"), ("", f"{Command('estafeta', 'stop', name)}")]

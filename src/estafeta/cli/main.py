@@ -1,7 +1,7 @@
-"""The command `estafeta`: its subcommands, and what becomes of an error.
+"""The command `estafeta`: its subcommands, and the printing of errors.
 
-Knows click and exit codes. What a command does is in the module of its kind, which imports what it needs only when the
-command runs: help and usage errors must come at once.
+This module knows click and exit codes. The module of each kind of command imports what it needs when the command runs:
+help and usage errors must come at once.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from collections.abc import Sequence
 
 import click
 
-from estafeta.cli.commands import data, doctor, inspect, local, plan, runs, stacks, train
+from estafeta.cli.commands import data, doctor, local, plan, runs, stacks, train
 from estafeta.cli.options import Manners
 from estafeta.cli.words.error import INTERRUPTED_EXIT, Complaint, of_error
+from estafeta.errors import Command
 
 
 class _InOrder(click.Group):
-    """Lists the commands in the order in which they are needed, not by the alphabet."""
+    """Lists the commands in the order in which a user needs them, not by the alphabet."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -38,7 +39,6 @@ def estafeta() -> None:
 for command in (
     *train.COMMANDS,
     *runs.COMMANDS,
-    *inspect.COMMANDS,
     plan.plan,
     data.data,
     *stacks.COMMANDS,
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     manners = Manners(commands=estafeta)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error: no locale keeps a result from being said
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does: any locale can then print a result
     try:
         code = estafeta.main(arguments, prog_name="estafeta", standalone_mode=False, obj=manners)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -71,9 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _complain(error: Exception, manners: Manners) -> int:
-    """Print what went wrong and what to do about it; return the exit code."""
+    """Print an error and its remedy; return the exit code."""
     if isinstance(error, click.ClickException):
-        complaint = Complaint(error.format_message(), hint=_help_command(error), exit_code=error.exit_code)
+        complaint = Complaint(error.format_message(), hint=f"{_help_command(error)}", exit_code=error.exit_code)
     else:
         complaint = of_error(error)
     manners.console().complaint(complaint)
@@ -82,6 +82,6 @@ def _complain(error: Exception, manners: Manners) -> int:
     return complaint.exit_code
 
 
-def _help_command(error: click.ClickException) -> str:
+def _help_command(error: click.ClickException) -> Command:
     context = getattr(error, "ctx", None)
-    return f"{context.command_path} --help" if context else "estafeta --help"
+    return Command(*(context.command_path if context else "estafeta").split(), "--help")

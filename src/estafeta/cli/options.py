@@ -1,6 +1,7 @@
-"""What several commands take: where runs are, which run, and how to speak.
+"""Options that several commands take: the place of runs, the name of a run, the manner of speaking.
 
-Knows click alone, so that help costs no imports. Invariant: an option of this file means the same in every command.
+This module imports click alone, so that help comes at once. Invariant: an option of this file means the same in every
+command.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from estafeta.cli.place import Place
 from estafeta.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,44 +21,16 @@ if TYPE_CHECKING:
     from estafeta.job.job import On
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a run is, or is to be.
-
-    Attributes:
-        name: `local`, `inline`, `aws`.
-        stack: Of `aws`: the stack's name; None: the usual.
-        region: Of `aws`; None: what every AWS tool would take.
-        profile: Of `aws`; likewise.
-    """
-
-    name: On = "local"
-    stack: str | None = None
-    region: str | None = None
-    profile: str | None = None
-
-    @property
-    def choices(self) -> dict[str, str]:
-        """What was chosen of the last three, as `launch.connect` takes it."""
-        all_of_them = {"stack": self.stack, "region": self.region, "profile": self.profile}
-        return {name: value for name, value in all_of_them.items() if value is not None}
-
-    @property
-    def options(self) -> dict[str, str]:
-        """What leads a command there: options and their values."""
-        return {"--on": self.name, **{f"--{name}": value for name, value in self.choices.items()}}
-
-
 @dataclass
 class Manners:
-    """How a command speaks; filled in while its options are read.
+    """Manner in which a command speaks; click fills it in while it reads the options.
 
     Attributes:
         json: One JSON object on standard output, and nothing else there.
         quiet: Nothing on standard error but errors.
         verbose: Errors with their tracebacks.
-        place: Where on AWS or on this machine the command was told to look.
-        commands: Those of `estafeta`, which what is said may name.
+        place: Place that the user has named.
+        commands: Commands of `estafeta`, which a text may name.
     """
 
     json: bool = False
@@ -72,10 +46,8 @@ class Manners:
         return Console(machine=self.json, quiet=self.quiet, complete=self.complete)
 
     def complete(self, text: str) -> str:
-        """A text for the user, with the place in the commands that it names."""
-        from estafeta.cli.words.place import completed
-
-        return completed(text, self.place, self.commands)
+        """A text for the user, in which each command leads to the place that the user has named."""
+        return self.place.completed(text, self.commands)
 
 
 def _manner(*names: str, field: str, text: str) -> Callable[[Any], Any]:
@@ -105,7 +77,7 @@ _ON_AWS = (
 
 
 def _place(names: Sequence[str] = (), text: str = "") -> Callable[[Any], Any]:
-    """Options that say where on AWS, and `--on` if there is a choice; the command gets all of it as `on: Place`."""
+    """Options that name a place on AWS, and `--on` if there is a choice; the command gets them as `on: Place`."""
     on = click.option("--on", type=click.Choice(names), default="local", show_default=True, help=text)
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -144,7 +116,7 @@ output_dir = click.option(
 
 
 NO_LIMIT = "none"
-"""Lifts a limit."""
+"""Value that lifts a limit."""
 
 
 def _limit(kind: type[int] | type[float]) -> Callable[..., float | str | None]:
@@ -167,7 +139,7 @@ LIMITS = {
     "max_hours": ("max_hours", "H", float, "Stop after this many hours since it was started, or last resumed."),
     "max_rounds": ("max_rounds", "N", int, "Stop after this many train rounds."),
 }
-"""By parameter: the limit's name in the spec, its unit, its type, what it does."""
+"""Name in the spec, unit, type and help of each limit, by parameter."""
 
 
 def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -179,7 +151,7 @@ def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def limits_of(**options: Any) -> dict[str, float | None]:
-    """The limits that were given, by their names in the spec; None lifts one."""
+    """Limits that were given, by their names in the spec; None lifts one."""
     return {
         LIMITS[parameter][0]: None if value == NO_LIMIT else value
         for parameter, value in options.items()

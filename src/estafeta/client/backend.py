@@ -1,4 +1,4 @@
-"""Where a run takes place, as the client sees it: functions to invoke, settings to change, logs to read.
+"""A place to run, as the client sees it: functions to invoke, settings to change, logs to read.
 
 `LambdaBackend` stands for AWS and for the local service alike: the same boto3 calls, another endpoint.
 """
@@ -16,33 +16,35 @@ from typing import Any, Protocol
 from estafeta import errors
 from estafeta.aws.bucket import Bucket
 from estafeta.aws.lambda_api import LambdaInvoker, reaching
-from estafeta.client.inline import InlineInvoker
 from estafeta.client.logbook import Entry, entries, faults_of, usage_of
 from estafeta.cost.cost import Basis, Usage
 from estafeta.cost.prices import DEFAULT_REGION
-from estafeta.errors import EnvironmentProblem, EstafetaError, FunctionError, UsageError
+from estafeta.errors import Command, EnvironmentProblem, EstafetaError, FunctionError
 from estafeta.job.job import On
 from estafeta.protocol.invocation import Invoker
 from estafeta.protocol.spec import FunctionSettings, Role
+from estafeta.protocol.verbs import ControlEvent
 
 ROLES: tuple[Role, ...] = ("worker", "merge", "control")
 
 THROUGHPUT_VARIABLE = "ESTAFETA_EFS_THROUGHPUT"
-"""By it the template tells the throughput mode of its file system."""
+"""Name of the variable in which the template tells the throughput mode of its file system."""
 
 LOG_LAG_S = {"local": 2.0, "aws": 15.0}
-"""How long a REPORT line may be behind what its function did last, before a run is summed up without it."""
+"""Seconds that the client waits for a missing REPORT line before it sums a run up without it."""
 
 LOG_PAUSE_S = {"local": 0.1, "aws": 0.75}
-"""Seconds between two looks for one that is missing."""
+"""Seconds between two looks for a missing REPORT line."""
 
 SERVICE_GONE = (
-    "the local service was stopped or killed: the next command starts it, estafeta resume RUN goes on with a run"
+    "the local service was stopped or killed: the next command starts it, "
+    f"{Command('estafeta', 'resume', 'RUN')} goes on with a run"
 )
+"""Hint of the error for a local service that does not answer."""
 
 UPDATE_WAIT = {"Delay": 1, "MaxAttempts": 300}
-"""Seconds between two looks whether a change of a function is done, and how many there are. With a VPC one "can take a
-minute" (Lambda API reference, "UpdateFunctionConfiguration")."""
+"""Seconds between two looks whether a change of a function is done, and their greatest number. In a VPC a change "can
+take a minute" (Lambda API reference, "UpdateFunctionConfiguration")."""
 
 Settings = Mapping[Role, Mapping[str, int]]
 Functions = dict[Role, FunctionSettings]
@@ -55,8 +57,7 @@ class Backend(Protocol):
         on: Its name: `local`, `inline`, `aws`.
         functions: The functions as they are deployed.
         basis: What prices depend on.
-        bucket: Through which files come and go that no payload can hold; None where nothing needs to: the store is on
-            this machine.
+        bucket: Bucket for files that no payload can hold; None where the store is on this machine, and needs none.
     """
 
     on: On
@@ -64,7 +65,7 @@ class Backend(Protocol):
     basis: Basis
     bucket: Bucket | None
 
-    def call(self, verb: Mapping[str, Any]) -> Any:
+    def call(self, verb: ControlEvent) -> Any:
         """Have `control` carry out a verb; return its answer, or raise the error that it answered with."""
 
     def with_settings(self, settings: Settings, variables: Mapping[str, str] | None = None) -> Functions:
@@ -76,16 +77,16 @@ class Backend(Protocol):
         """
 
     def advance(self, seconds: float) -> None:
-        """Let about that much time pass for the run."""
+        """Let about that many seconds pass for the run."""
 
     def log(self, run: str, functions: Functions, since_s: float) -> list[Entry]:
-        """The run's invocations as the logs have them."""
+        """The run's invocations, as the logs have them."""
 
     def usage(self, run: str, functions: Functions, since_s: float, *, ended: bool) -> Usage:
-        """What the run's invocations add up to; if it has ended, with the last of them."""
+        """Sum of the run's invocations; of a run that has ended, with the last of them."""
 
     def faults(self, run: str, functions: Functions, since_s: float) -> dict[str, int]:
-        """How many faults of each kind have been injected into the run."""
+        """Number of faults of each kind that the service has injected into the run."""
 
 
 class LambdaBackend:
@@ -93,15 +94,15 @@ class LambdaBackend:
 
     Args:
         on: `local` or `aws`.
-        names: Of the functions.
+        names: Names of the functions.
         functions: A client of the Lambda API that never repeats a call by itself (`invoke.make_client`).
         logs: A client of the CloudWatch Logs API.
         bucket: As in `Backend`.
-        settings: A client of the Lambda API for the calls that read and change settings: these may be repeated. By
-            default the same as `functions`.
+        settings: A client of the Lambda API that reads and changes settings: it may repeat these calls. By default the
+            same as `functions`.
 
     Raises:
-        EnvironmentProblem: The functions are not there, or cannot be reached.
+        EnvironmentProblem: A function does not exist, or cannot be reached.
     """
 
     def __init__(
@@ -121,20 +122,20 @@ class LambdaBackend:
         self.functions: Functions = {role: self._deployed(names[role]) for role in ROLES}
         self._control: Invoker = LambdaInvoker(self.functions, functions)
 
-    def call(self, verb: Mapping[str, Any]) -> Any:
+    def call(self, verb: ControlEvent) -> Any:
         """See `Backend.call`."""
         name = self.functions["control"].name
         try:
-            with self._reaching(f"the function {name}"):
-                return unwrap(self._control.call("control", verb))
+            with self._reaching(f"The function {name}"):
+                return unwrap(self._control.call("control", verb.model_dump(mode="json")))
         except FunctionError as error:
-            raise EnvironmentProblem(f"the function {name} failed: {error}", hint="see its log") from error
+            raise EnvironmentProblem(f"The function {name} failed: {error}", hint=error.hint) from error
 
     def with_settings(self, settings: Settings, variables: Mapping[str, str] | None = None) -> Functions:
-        """See `Backend.with_settings`: a version of the function is published with the settings.
+        """See `Backend.with_settings`: the client publishes a version of the function with the settings.
 
-        A version is what Lambda offers for this: the run names it when it invokes, and `$LATEST` gets its own
-        settings back. Meanwhile it has those of the run, so the clients of this machine do it one after the other.
+        The run names that version when it invokes, and the client gives `$LATEST` its own settings back. Meanwhile
+        `$LATEST` has those of the run, so the clients of this machine take turns.
         """
         with _taking_turns():
             functions = {role: self._deployed(self.functions[role].name) for role in ROLES}
@@ -142,7 +143,7 @@ class LambdaBackend:
                 wanted = functions[role].model_copy(update=dict(settings.get(role, {})))
                 added = dict(variables or {}) if role != "control" else {}
                 if added or wanted != functions[role]:
-                    with self._reaching(f"the function {wanted.name}"):
+                    with self._reaching(f"The function {wanted.name}"):
                         functions[role] = self._publish_version(functions[role], wanted, added)
         return functions
 
@@ -152,7 +153,7 @@ class LambdaBackend:
 
     def log(self, run: str, functions: Functions, since_s: float) -> list[Entry]:
         """See `Backend.log`."""
-        with self._reaching("the functions' logs"):
+        with self._reaching("The functions' logs"):
             return entries(self._logs, functions, run, since_s)
 
     def usage(self, run: str, functions: Functions, since_s: float, *, ended: bool) -> Usage:
@@ -166,14 +167,14 @@ class LambdaBackend:
 
     def faults(self, run: str, functions: Functions, since_s: float) -> dict[str, int]:
         """See `Backend.faults`."""
-        with self._reaching("the functions' logs"):
+        with self._reaching("The functions' logs"):
             return faults_of(self._logs, functions, run, since_s)
 
     def _reaching(self, what: str) -> AbstractContextManager[None]:
         return reaching(what, SERVICE_GONE) if self.on == "local" else reaching(what)
 
     def _deployed(self, name: str) -> FunctionSettings:
-        with self._reaching(f"the function {name}"):
+        with self._reaching(f"The function {name}"):
             answer = self._settings.get_function_configuration(FunctionName=name)
         self.basis = basis_of(answer, self._settings.meta.region_name if self.on == "aws" else DEFAULT_REGION)
         return FunctionSettings(name=name, memory_mb=answer["MemorySize"], timeout_s=answer["Timeout"])
@@ -189,7 +190,7 @@ class LambdaBackend:
         finally:
             self._configure(deployed, before)
         if (published["MemorySize"], published["Timeout"]) != (wanted.memory_mb, wanted.timeout_s):
-            raise EnvironmentProblem(f"another client was changing {name} at the time", hint="start the run again")
+            raise EnvironmentProblem(f"Another client was changing {name} at the time", hint="start the run again")
         version = published["Version"]
         waiter = self._settings.get_waiter("published_version_active")
         waiter.wait(FunctionName=name, Qualifier=version, WaiterConfig=UPDATE_WAIT)
@@ -201,9 +202,10 @@ class LambdaBackend:
         return dict(found.get("Environment", {}).get("Variables", {}))
 
     def _configure(self, function: FunctionSettings, variables: dict[str, str] | None) -> None:
-        """Change `$LATEST`; without variables those that it has stay.
+        """Change `$LATEST`; without `variables` it keeps those that it has.
 
-        While a change goes on, Lambda refuses the next: that of another machine, or one's own that was interrupted.
+        While a change goes on, Lambda refuses the next one, so the client waits for it first: another machine may have
+        begun it, or this client may have been interrupted in it.
         """
         environment = {} if variables is None else {"Environment": {"Variables": variables}}
         waiter = self._settings.get_waiter("function_updated")
@@ -214,7 +216,7 @@ class LambdaBackend:
         waiter.wait(FunctionName=function.name, WaiterConfig=UPDATE_WAIT)
 
     def _copy_retries(self, name: str, version: str) -> None:
-        """A new version has no retry settings and no failure destination of its own."""
+        """Give a new version the retry settings and the failure destination of its function: it has none of its own."""
         try:
             config = self._settings.get_function_event_invoke_config(FunctionName=name)
         except self._settings.exceptions.ResourceNotFoundException:
@@ -225,57 +227,12 @@ class LambdaBackend:
         )
 
 
-class InlineBackend:
-    """`Backend` in this process, without limits: for the debugger, and as the reference for bits.
-
-    Args:
-        root: The store's directory; made if it is not there.
-        functions: Settings as the template has them: the threads to compute with are taken from them.
-    """
-
-    on: On = "inline"
-    bucket: Bucket | None = None
-
-    def __init__(self, root: Path, functions: Functions) -> None:
-        root.mkdir(parents=True, exist_ok=True)
-        self.functions = functions
-        self.basis = Basis()
-        self._invoker = InlineInvoker(str(root), {role: f.memory_mb for role, f in functions.items()})
-
-    def call(self, verb: Mapping[str, Any]) -> Any:
-        """See `Backend.call`."""
-        return unwrap(self._invoker.call("control", verb))
-
-    def with_settings(self, settings: Settings, variables: Mapping[str, str] | None = None) -> Functions:
-        """See `Backend.with_settings`. Time limits mean nothing here; the memory gives the number of threads."""
-        changed = {r: f.model_copy(update=dict(settings.get(r, {}))) for r, f in self.functions.items()}
-        return dict(changed)
-
-    def advance(self, seconds: float) -> None:
-        """See `Backend.advance`: carry out events for about that long."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and self._invoker.step():
-            pass
-
-    def log(self, run: str, functions: Functions, since_s: float) -> list[Entry]:
-        """See `Backend.log`: there is none."""
-        raise UsageError("an inline run writes no log", hint="what the functions print stands in the terminal")
-
-    def usage(self, run: str, functions: Functions, since_s: float, *, ended: bool) -> Usage:
-        """See `Backend.usage`: of this process."""
-        return self._invoker.usage[run]
-
-    def faults(self, run: str, functions: Functions, since_s: float) -> dict[str, int]:
-        """See `Backend.faults`: nothing injects any."""
-        return {}
-
-
 def basis_of(configuration: Mapping[str, Any], region: str) -> Basis:
-    """What prices depend on, by the configuration of one of a stack's functions as Lambda describes it.
+    """Basis of the prices, from the configuration of one of a stack's functions.
 
     Args:
         configuration: Answer of GetFunctionConfiguration.
-        region: Where the stack is; locally the one whose prices are shown.
+        region: Region of the stack; locally the one whose prices are shown.
     """
     variables = configuration.get("Environment", {}).get("Variables", {})
     return Basis(
@@ -286,7 +243,7 @@ def basis_of(configuration: Mapping[str, Any], region: str) -> Basis:
 
 
 def home() -> Path:
-    """Where the local service keeps its files and runs: `$ESTAFETA_HOME`, or `~/.estafeta`."""
+    """Folder in which the local service keeps its files and runs: `$ESTAFETA_HOME`, or `~/.estafeta`."""
     return Path(os.environ.get("ESTAFETA_HOME") or "~/.estafeta").expanduser().absolute()
 
 
@@ -300,11 +257,11 @@ def _taking_turns() -> Iterator[None]:
 
 
 def unwrap(answer: Any) -> Any:
-    """The answer of `control`, or the error that it is, with the class and exit code that it had there."""
+    """The answer of `control`; an error that it answered with is raised, with its class, hint and exit code."""
     if not isinstance(answer, dict) or "error" not in answer:
         return answer
     record = answer["error"]
-    kind = getattr(errors, record["kind"], EstafetaError)
-    error: EstafetaError = kind(record["message"], hint=record["hint"])
-    error.exit_code = record["exit_code"]
-    raise error
+    kind = getattr(errors, record["kind"], None)
+    if not (isinstance(kind, type) and issubclass(kind, EstafetaError)):
+        kind = EstafetaError
+    raise kind(record["message"], hint=record["hint"], exit_code=record["exit_code"])

@@ -1,7 +1,7 @@
 """Everything in one process: the same handlers, the same files, the same bits; for the debugger and as the reference.
 
-Events wait in a queue and are carried out one after the other, by whoever called. There are no limits, no retries and
-no second process, so a breakpoint in the model works, and an exception arrives where it can be seen.
+Events wait in a queue, and the process that called carries them out one after the other. An inline run has no limits,
+no retries and no second process, so a breakpoint in the model works, and an exception reaches the terminal.
 """
 
 from __future__ import annotations
@@ -11,16 +11,26 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from estafeta.cost.cost import LOG_BYTES, MB_PER_GB, Usage
+from estafeta.client.backend import Functions, Settings, unwrap
+from estafeta.client.logbook import Entry
+from estafeta.cost.cost import LOG_BYTES, MB_PER_GB, Basis, Usage
 from estafeta.cost.meter import Meter
+from estafeta.errors import UsageError
+from estafeta.job.job import On
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.spec import FunctionSettings, MergeEvent, Role, WorkerEvent
+from estafeta.protocol.verbs import ControlEvent
 from estafeta.store.files import OsFiles
 from estafeta.store.store import Store
 
+if TYPE_CHECKING:
+    from estafeta.aws.bucket import Bucket
+
 NO_LIMIT_S = 1e9
+"""Seconds that an invocation has left, always."""
 
 
 class InlineInvoker:
@@ -28,11 +38,10 @@ class InlineInvoker:
 
     Args:
         root: The store's directory. It must exist. File operations are counted.
-        memory_mb: By role, the memory size that the duration is billed with in `gb_seconds`.
+        memory_mb: Memory size by role, with which the duration of an invocation is billed.
 
     Attributes:
-        usage: By run, what its invocations add up to; their duration is taken for the billed one, and that they would
-            log no more than every invocation does.
+        usage: Sum of the invocations by run. Their duration counts as billed, and each logs as little as possible.
     """
 
     def __init__(self, root: str, memory_mb: Mapping[Role, int]) -> None:
@@ -101,3 +110,48 @@ class InlineInvoker:
 
     def _connect(self, _functions: Mapping[Role, FunctionSettings]) -> InlineInvoker:
         return self
+
+
+class InlineBackend:
+    """`Backend` in this process, without limits: for the debugger, and as the reference for bits.
+
+    Args:
+        root: The store's directory; it is made if it does not exist.
+        functions: Settings as the template has them: the number of threads follows from their memory.
+    """
+
+    on: On = "inline"
+    bucket: Bucket | None = None
+
+    def __init__(self, root: Path, functions: Functions) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        self.functions = functions
+        self.basis = Basis()
+        self._invoker = InlineInvoker(str(root), {role: f.memory_mb for role, f in functions.items()})
+
+    def call(self, verb: ControlEvent) -> Any:
+        """See `Backend.call`."""
+        return unwrap(self._invoker.call("control", verb.model_dump(mode="json")))
+
+    def with_settings(self, settings: Settings, variables: Mapping[str, str] | None = None) -> Functions:
+        """See `Backend.with_settings`. Time limits mean nothing here; the memory gives the number of threads."""
+        changed = {r: f.model_copy(update=dict(settings.get(r, {}))) for r, f in self.functions.items()}
+        return dict(changed)
+
+    def advance(self, seconds: float) -> None:
+        """See `Backend.advance`: carry out events for about that long."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self._invoker.step():
+            pass
+
+    def log(self, run: str, functions: Functions, since_s: float) -> list[Entry]:
+        """See `Backend.log`: an inline run has none."""
+        raise UsageError("An inline run writes no log", hint="its functions print to the terminal")
+
+    def usage(self, run: str, functions: Functions, since_s: float, *, ended: bool) -> Usage:
+        """See `Backend.usage`: this process has counted it."""
+        return self._invoker.usage[run]
+
+    def faults(self, run: str, functions: Functions, since_s: float) -> dict[str, int]:
+        """See `Backend.faults`: nothing injects any."""
+        return {}

@@ -6,40 +6,29 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 
-from estafeta import local
-from estafeta.aws.account import STACK, Account, deployment
-from estafeta.aws.bucket import Bucket
-from estafeta.aws.lambda_api import make_client
-from estafeta.client.backend import ROLES, Backend, InlineBackend, LambdaBackend, home
+from estafeta.aws.account import STACK
+from estafeta.client.backend import Backend, home
+from estafeta.client.connect import connect
 from estafeta.client.option_values import as_text, check_quorum
 from estafeta.client.options import override
 from estafeta.client.run import Run, new_name
 from estafeta.client.send_dataset import Show, in_silence, send_missing
+from estafeta.client.send_source import check_size, send_source, start_verb
 from estafeta.client.source import find_job
 from estafeta.errors import UsageError
-from estafeta.functions.verbs.take_source import check_size, enclosure, send_source
 from estafeta.job.checks import usage_error
 from estafeta.job.job import Job, On
 from estafeta.job.optim import to_dict
 from estafeta.job.recipe import numbers_of
 from estafeta.job.user_code import is_importing
 from estafeta.local.faults import FAULTS, FAULTS_NAME, Faults
-from estafeta.local.template.config import FunctionConfig
-from estafeta.local.template.reader import read_template
 from estafeta.protocol.limits import limits_after
-from estafeta.protocol.spec import MOST_WORKERS, Choice, FunctionSettings, Limits, Role, RunSpec
+from estafeta.protocol.spec import MOST_WORKERS, Choice, Limits, RunSpec
 from estafeta.store.store import Store
-
-TEMPLATE = Path(__file__).parents[1] / "aws/stack.yaml"
-"""Path of the template that `deploy` deploys, and that the local service reads."""
-
-SERVED = "served.json"
-"""Name of the file with the options of a local service that runs in the foreground."""
 
 
 def train(
@@ -107,75 +96,6 @@ def train(
     return run.wait() if wait or on == "inline" else run
 
 
-def connect(
-    on: On, *, template: Path | None = None, stack: str = STACK, region: str | None = None, profile: str | None = None
-) -> Backend:
-    """Return the place to run; the local service is started if it does not run.
-
-    Args:
-        on: As in `train`.
-        template: A template to use instead of Estafeta's own.
-        stack: As in `train`; so are the others.
-        region: Likewise.
-        profile: Likewise.
-
-    Raises:
-        UsageError: There is no such place, or the template has other functions.
-        EnvironmentProblem: It cannot be reached.
-    """
-    if on not in get_args(On):
-        raise UsageError(f"There is no place {on!r} to run", hint=f"one of {', '.join(get_args(On))}")
-    root = home() / "store"
-    if on == "inline":
-        functions = _functions(local.Options(template or TEMPLATE, root))
-        return InlineBackend(root, {role: _settings(function) for role, function in functions.items()})
-    if on == "aws":
-        return on_stack(Account(region, profile), stack)
-    if template:
-        _functions(local.Options(template, root))
-    root.mkdir(parents=True, exist_ok=True)
-    return on_service(local.ensure(home(), _options(template, root)))
-
-
-def attach(on: On, *, stack: str = STACK, region: str | None = None, profile: str | None = None) -> Backend:
-    """Return the place where runs are; a local service that runs is taken as it is, whatever it was started with.
-
-    Args:
-        on: As in `train`; so are the others.
-        stack: Likewise.
-        region: Likewise.
-        profile: Likewise.
-
-    Raises:
-        EnvironmentProblem: It cannot be reached.
-    """
-    if on == "local" and (running := local.find(home())):
-        return on_service(running)
-    return connect(on, stack=stack, region=region, profile=profile)
-
-
-def serve(options: local.Options, say: Callable[[str], None]) -> None:
-    """Run the local service in the foreground until it is interrupted; `connect` respects its options meanwhile.
-
-    Args:
-        options: Its options.
-        say: Receives the lines for the user.
-
-    Raises:
-        UsageError: The template or the options are wrong.
-        EnvironmentProblem: A service runs already.
-    """
-    if local.find(home()):
-        return local.serve(home(), options, say=say)  # which explains that there can be only one
-    served = home() / SERVED
-    served.parent.mkdir(parents=True, exist_ok=True)
-    served.write_text(options.to_json())
-    try:
-        local.serve(home(), options, say=say)
-    finally:
-        served.unlink(missing_ok=True)
-
-
 def start(
     job: Job,
     place: str,
@@ -217,8 +137,8 @@ def start(
         command=command,
         first=send,
     )
-    backend.call({"verb": "start", "spec": spec.model_dump(mode="json"), **enclosure(code, backend.bucket)})
-    return Run(spec.run, backend, job)
+    backend.call(start_verb(spec, code, backend.bucket))
+    return Run(spec.run, backend, job.model)
 
 
 def spec_for(
@@ -272,29 +192,6 @@ def spec_for(
         raise usage_error(error, RunSpec) from None
 
 
-def on_stack(account: Account, stack: str) -> LambdaBackend:
-    """Return a stack on AWS as a place to run.
-
-    Args:
-        account: Account and Region.
-        stack: Name.
-
-    Raises:
-        EnvironmentProblem: There is none of that name.
-    """
-    deployed = deployment(account, stack)
-    bucket = Bucket(deployed.bucket, account.client("s3"))
-    functions, logs = make_client("lambda", account.boto), account.client("logs")
-    return LambdaBackend("aws", deployed.functions, functions, logs, bucket, account.client("lambda"))
-
-
-def on_service(endpoint: local.Endpoint) -> Backend:
-    """Return a local service as a place to run."""
-    options = endpoint.client_options()
-    names: dict[Role, str] = {role: f"{STACK}-{role}" for role in ROLES}
-    return LambdaBackend("local", names, make_client("lambda", **options), make_client("logs", **options))
-
-
 def check_chaos(chaos: str, on: str) -> None:
     """Refuse faults that cannot be injected.
 
@@ -304,29 +201,3 @@ def check_chaos(chaos: str, on: str) -> None:
     if chaos and on != "local":
         raise UsageError("Only the local service injects faults", hint="leave out --chaos, or run it --on local")
     Faults.parse(chaos)
-
-
-def _functions(options: local.Options) -> dict[Role, FunctionConfig]:
-    """Return the functions of a template by role; they have the names that Estafeta's own template gives them."""
-    found = {function.name: function for function in read_template(options.template, region=options.region)}
-    names: dict[Role, str] = {role: f"{STACK}-{role}" for role in ROLES}
-    if missing := [name for name in names.values() if name not in found]:
-        raise UsageError(
-            f"Template {options.template} has no function {missing[0]}",
-            hint="keep the names of the functions in Estafeta's own template",
-        )
-    return {role: found[name] for role, name in names.items()}
-
-
-def _options(template: Path | None, root: Path) -> local.Options:
-    """Return the options of the local service: the usual ones, or those of `serve` while it runs."""
-    running, served = local.find(home()), home() / SERVED
-    if template is None and running and served.exists():
-        options = local.Options.from_json(served.read_text())
-        if options.digest() == running.digest:  # a service that was killed leaves the file of another one
-            return options
-    return local.Options(template=template or TEMPLATE, root=root)
-
-
-def _settings(function: FunctionConfig) -> FunctionSettings:
-    return FunctionSettings(name=function.name, memory_mb=function.memory_mb, timeout_s=function.timeout_s)

@@ -101,7 +101,7 @@ def entries(client: Any, functions: Mapping[Role, FunctionSettings], run: str, s
     found = [
         entry
         for role, function in functions.items()
-        for entry in list(_invocations(role, _events(client, f"/aws/lambda/{function.name}", since_s)))
+        for entry in list(_invocations(role, _events(client, function.log_group, since_s)))
         if entry.note.get("run") == run
     ]
     return sorted(found, key=lambda entry: entry.started_at)
@@ -148,7 +148,7 @@ def faults_of(client: Any, functions: Mapping[Role, FunctionSettings], run: str,
     matches = [
         match
         for function in functions.values()
-        for event in _events(client, f"/aws/lambda/{function.name}", since_s, filterPattern="FAULT")
+        for event in _events(client, function.log_group, since_s, filterPattern="FAULT")
         if (match := _FAULT.match(event["message"])) and match[2] == run
     ]
     return dict(Counter(match[1] for match in matches))

@@ -6,21 +6,37 @@ import json
 import math
 import re
 import secrets
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from estafeta.aws.account import STACK
 from estafeta.client.backend import Backend
+from estafeta.client.connect import attach
 from estafeta.client.fetch import content
+from estafeta.client.find_run import LAST, find_name
 from estafeta.client.logbook import Entry
 from estafeta.client.option_values import override_spec
+from estafeta.client.summary import Best, Chaos, Summary
 from estafeta.cost.cost import Bill, Kept, Usage, bill
 from estafeta.errors import RunFailed, UsageError
-from estafeta.job.job import Job, On
+from estafeta.job.job import On
 from estafeta.protocol.spec import Limits, Status, Which
+from estafeta.protocol.verbs import (
+    CleanVerb,
+    ExportedFile,
+    FetchVerb,
+    ForkVerb,
+    InspectVerb,
+    ResumeVerb,
+    SourceVerb,
+    StatusVerb,
+    StopVerb,
+    TendVerb,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -28,35 +44,59 @@ if TYPE_CHECKING:
     from estafeta.functions.verbs.inspect import Inspection
 
 POLL_S: dict[On, tuple[float, float]] = {"local": (0.05, 0.5), "inline": (0.2, 0.2), "aws": (0.5, 5.0)}
-"""Seconds between two looks at a run, the first and the longest: each look is an invocation of `control`."""
+"""Seconds between two looks at a run, the shortest and the longest: each look is an invocation of `control`."""
 
 POLL_GROWTH = 1.3
+"""Factor by which the time between two looks grows."""
 
 STOP_PATIENCE_S: dict[On, float] = {"local": 15.0, "inline": 15.0, "aws": 150.0}
-"""Seconds in which a run that has been asked to stop should have ended, if anybody is at work on it."""
+"""Seconds in which a run that was asked to stop should have ended, if a function is at work on it."""
 
 TEND_S = {"local": 10.0}
-"""Seconds between two calls of the watchdog by whoever follows a run; on AWS there is a schedule for that."""
+"""Seconds between two calls of the watchdog by a client that follows a run; on AWS a schedule calls it."""
 
 PACE_EPOCHS = 20
 """Epochs over which the pace of a run is taken: each is a file to read, and a run may have thousands."""
 
 ENDED = ("done", "stopped", "failed")
+"""States that a run ends in."""
 
 
 class Run:
     """Handle of a run. It holds nothing that the store does not have: make as many as you like.
 
+    `Run("digits-1a2b3c")` finds a run of this machine; `Run("last", on="aws")` finds the newest one of a stack.
+
     Args:
-        name: The run's name.
-        backend: Where it takes place.
-        job: The job, if it is at hand: `load_model` needs it.
+        name: Name of the run, the beginning of its name, or `last`.
+        backend: Place of the run, if it is at hand, as `estafeta.attach` gives it. A whole name is then taken as it is,
+            and the first call to the place finds out whether the run exists.
+        model: Makes the model of the job, if it is at hand; else `load_model` takes it from the run's own source.
+        on: Place of the run, as in `estafeta.train`.
+        stack: Name of the stack on AWS.
+        region: Region of the stack.
+        profile: Profile of the AWS configuration files.
+
+    Raises:
+        RunNotFound: No run has that name, or several begin with it; the hint has the nearest names.
+        EnvironmentProblem: The place cannot be reached.
     """
 
-    def __init__(self, name: str, backend: Backend, job: Job | None = None) -> None:
-        self.name = name
-        self._backend = backend
-        self._job = job
+    def __init__(
+        self,
+        name: str,
+        backend: Backend | None = None,
+        model: Callable[..., torch.nn.Module] | None = None,
+        *,
+        on: On = "local",
+        stack: str = STACK,
+        region: str | None = None,
+        profile: str | None = None,
+    ) -> None:
+        is_known = backend is not None and name != LAST
+        self._backend = backend or attach(on, stack=stack, region=region, profile=profile)
+        self.name = name if is_known else find_name(name, self._backend)
+        self._model = model
         self._usage: Usage | None = None
 
     def __repr__(self) -> str:
@@ -64,20 +104,19 @@ class Run:
 
     @property
     def on(self) -> On:
-        """Where it takes place: `local`, `inline`, `aws`."""
+        """Place of the run: `local`, `inline`, `aws`."""
         return self._backend.on
 
     def status(self, since_epoch: int | None = None) -> Status:
         """The run as it is now.
 
         Args:
-            since_epoch: Bring the records of the epochs after this one; None: of none.
+            since_epoch: The status has the records of the epochs after this one; None: it has no records.
 
         Raises:
-            RunNotFound: There is no such run.
+            RunNotFound: No run has that name; the hint has the nearest names.
         """
-        verb = {"verb": "status", "run": self.name, "since_epoch": 10**9 if since_epoch is None else since_epoch}
-        return Status.model_validate(self._backend.call(verb))
+        return self._status(newest=0) if since_epoch is None else self._status(since_epoch=since_epoch)
 
     def follow(self, since_epoch: int = 0) -> Iterator[Status]:
         """Look at the run again and again until it has ended; each status brings the epochs that are new in it."""
@@ -91,7 +130,7 @@ class Run:
                 return
             self._backend.advance(pause)
             if time.monotonic() - tended_at > tend_s:
-                self._backend.call({"verb": "tend", "run": self.name})
+                self._backend.call(TendVerb(run=self.name))
                 tended_at = time.monotonic()
             pause = min(pause * POLL_GROWTH, longest)
 
@@ -113,25 +152,17 @@ class Run:
     @property
     def history(self) -> list[dict[str, Any]]:
         """One row for each epoch: `epoch`, `step` and the metrics by name."""
-        return [{"epoch": r.epoch, "step": r.version, **r.metrics} for r in self.status(since_epoch=0).epochs]
+        return history_of(self.status(since_epoch=0))
 
     @property
     def usage(self) -> Usage:
         """Invocations, retries and GB-seconds, from the functions' logs; kept once the run has ended."""
-        if self._usage is None:
-            status = self.status()
-            ended = status.state in ENDED
-            usage = self._backend.usage(self.name, dict(status.spec.functions), status.spec.created_at, ended=ended)
-            if not ended:
-                return usage
-            self._usage = usage
-        return self._usage
+        return self._usage or self._usage_of(self.status())
 
     @property
     def injected(self) -> dict[str, int]:
-        """How many faults of each kind have been injected into it so far; see `estafeta.train`, `chaos`."""
-        spec = self.status().spec
-        return self._backend.faults(self.name, dict(spec.functions), spec.created_at) if spec.chaos else {}
+        """Number of faults of each kind that were injected into it so far; see `chaos` of `estafeta.train`."""
+        return self._injected(self.status())
 
     @property
     def cost(self) -> float:
@@ -141,12 +172,12 @@ class Run:
     @property
     def bill(self) -> Bill:
         """Dollars so far, by what they are for."""
-        return _bill(self.status(), self.usage, self.kept)
+        return self._bill(self._status(newest=0, with_kept=True))
 
     @property
     def kept(self) -> Kept:
         """What lies on the file system for it now."""
-        return Kept(**self._backend.call({"verb": "kept", "run": self.name}))
+        return self._status(newest=0, with_kept=True).kept or Kept()
 
     def log(self, since_s: float = 0.0) -> list[Entry]:
         """The run's invocations as the functions' logs have them.
@@ -161,18 +192,18 @@ class Run:
         """What lies in its folder, told from the files alone.
 
         Args:
-            rounds: Of how many rounds the contributions are wanted, the newest first.
+            rounds: Number of rounds whose contributions are wanted, the newest first.
         """
         from estafeta.functions.verbs.inspect import Inspection
 
-        return Inspection.model_validate(self._backend.call({"verb": "inspect", "run": self.name, "rounds": rounds}))
+        return Inspection.model_validate(self._backend.call(InspectVerb(run=self.name, rounds=rounds)))
 
     def stop(self) -> Status:
         """Stop it; its weights are exported as they are. It can be resumed."""
-        return Status.model_validate(self._backend.call({"verb": "stop", "run": self.name}))
+        return Status.model_validate(self._backend.call(StopVerb(run=self.name)))
 
     def stop_and_wait(self) -> Status:
-        """Stop it, and wait for its end. If its functions seem to be dead, others are sent for to end it."""
+        """Stop it, and wait for its end. If no function reacts, new ones are invoked to end it."""
         self.stop()
         asked_at = time.monotonic()
         for status in self.follow():
@@ -185,25 +216,25 @@ class Run:
         """Set it going again from its newest weights, after a stop or a failure.
 
         Args:
-            limits: Those that change: `max_cost_usd`, `max_hours`, `max_rounds`; None lifts one.
+            limits: Limits that change: `max_cost_usd`, `max_hours`, `max_rounds`; None lifts one.
 
         Raises:
-            UsageError: It is done, or at one of its limits.
+            UsageError: The run is done, or at one of its limits.
         """
         self._usage = None
-        verb = {"verb": "resume", "run": self.name, "limits": limits}
-        return Status.model_validate(self._backend.call(verb))
+        return Status.model_validate(self._backend.call(ResumeVerb(run=self.name, limits=limits)))
 
     def fork(self, version: Which | int = "final", options: Mapping[str, Any] | None = None) -> Run:
         """Start a new run that begins with a version of this one: weights, optimiser state, epochs so far.
 
         Args:
-            version: Steps done, or which of its exported versions.
-            options: What is to be different, by name: `epochs`, fields of the optimiser and of early stopping,
-                `micro_batch_size`, `rounds_per_invocation`, the functions' settings. The rest is as it was.
+            version: Number of steps done, or `best` or `final`.
+            options: Changes by name: `epochs`, fields of the optimiser and of early stopping, `micro_batch_size`,
+                `rounds_per_invocation`, the functions' settings. All else stays as it was.
 
         Raises:
-            UsageError: There is no such version, with those that there are in the hint; or an option does not fit.
+            UsageError: The run does not have that version, and the hint has those that it has; or an option does not
+                fit.
         """
         spec, settings = override_spec(self.status().spec, options or {})
         spec = spec.model_copy(
@@ -217,9 +248,8 @@ class Run:
                 "limits": Limits(since=time.time()),
             }
         )
-        verb = {"verb": "fork", "run": self.name, "version": version, "spec": spec.model_dump(mode="json")}
-        self._backend.call(verb)
-        return Run(spec.run, self._backend, self._job)
+        self._backend.call(ForkVerb(run=self.name, version=version, spec=spec))
+        return Run(spec.run, self._backend, self._model)
 
     def clean(self, *, keep_final: bool = False) -> None:
         """Remove it from the store; it must have ended.
@@ -227,23 +257,24 @@ class Run:
         Args:
             keep_final: Keep its exports and records: it can be looked at and exported, but not resumed or forked.
         """
-        self._backend.call({"verb": "clean", "run": self.name, "keep_final": keep_final})
+        self._backend.call(CleanVerb(run=self.name, keep_final=keep_final))
 
     def export(self, folder: str | Path, which: Which = "final") -> Path:
-        """Fetch weights and state into a folder, which is made if it is not there.
+        """Fetch weights and state into a folder, which is made if it does not exist.
 
         Args:
-            folder: Gets `model.safetensors`, `state.json` and, if the optimiser has a state, `optimizer.safetensors`.
+            folder: Folder for `model.safetensors`, `state.json` and, if the optimiser has a state,
+                `optimizer.safetensors`.
             which: `final`, or `best` by the monitored metric.
 
         Returns:
             Path of the `model.safetensors`, which `safetensors.torch.load_file` reads.
 
         Raises:
-            UsageError: The run is still running, or has no weights; or `which` is none of the two.
+            UsageError: The run is still running, or has no weights; or `which` is neither `final` nor `best`.
         """
         if which not in get_args(Which):
-            raise UsageError(f"no version is named {which!r}", hint=f"one of {', '.join(get_args(Which))}")
+            raise UsageError(f"No version is named {which!r}", hint=f"one of {', '.join(get_args(Which))}")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._fetch(which, "model.safetensors", folder)
@@ -253,20 +284,19 @@ class Run:
         return folder / "model.safetensors"
 
     def report(self, path: str | Path) -> Path:
-        """Write a page about it: what it was, how its metrics went, where time and money went, how it was run.
+        """Write a page about it: its job, its metrics, its time and cost, and the commands to run it again.
 
         Args:
-            path: The HTML file; it needs no network and no script. One that is there is replaced.
+            path: The HTML file, which needs no network and no script. A file of that name is replaced.
 
         Returns:
             The path.
         """
         from estafeta.client.report.page import Facts, page
 
-        path = Path(path)
-        summary = self.summary()
+        path, status = Path(path), self.full_status()
         entries = None if self.on == "inline" else self.log()
-        text = page(Facts(self.status(since_epoch=0), summary, entries, time.time()))
+        text = page(Facts(status, self.summary_of(status), entries, time.time()))
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(3)}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -276,77 +306,122 @@ class Run:
             temporary.unlink(missing_ok=True)
 
     def load_model(self, which: Which = "final") -> torch.nn.Module:
-        """The trained model, in evaluation mode.
+        """The trained model, in evaluation mode, made with the arguments that the run was started with.
+
+        The job's source comes from the run itself, so no file of the user's is needed. Its modules are forgotten
+        afterwards: modules of this process with the same names stay what they are.
+
+        Args:
+            which: `final`, or `best` by the monitored metric.
 
         Raises:
-            UsageError: The job is not at hand: the run was looked up by its name.
+            UsageError: The run is still running, or has no weights, or its source was cleaned away.
+            UserCodeError: The job cannot be imported here, or cannot make its model.
         """
-        import tempfile
-
         from safetensors.torch import load_file
 
-        if self._job is None:
-            raise UsageError("the job is not at hand", hint="export the weights and load them into your model")
-        model = self._job.model(**self.status().spec.arguments.get("model", {}))
-        with tempfile.TemporaryDirectory() as folder:
-            model.load_state_dict(load_file(self.export(folder, which)))
+        from estafeta.client.run_code import make_model
+
+        with tempfile.TemporaryDirectory(prefix="estafeta-") as folder:
+            weights = load_file(self.export(folder, which))
+        spec = self.status().spec
+        arguments = spec.arguments.get("model", {})
+        if self._model is None:
+            model = make_model(self._backend.call(SourceVerb(run=self.name))["code"], spec.job, arguments)
+        else:
+            model = self._model(**arguments)
+        model.load_state_dict(weights)
         return model.eval()
 
-    def summary(self, *, wall_s: float | None = None, model_path: Path | None = None) -> dict[str, Any]:
-        """Everything about the run in one JSON-ready object, as the last line of `estafeta train --json` has it."""
-        status = self.status(since_epoch=max(0, self.status().epoch - PACE_EPOCHS))
-        usage, kept, outcome, spec = self.usage, self.kept, status.outcome, status.spec
-        price = _bill(status, usage, kept)
-        ended_at = _ended_at(status)
-        return {
-            "run": self.name,
-            "state": status.state,
-            "on": self._backend.on,
-            "rounds": status.version,
-            "steps": status.version,
-            "epochs": status.epoch,
-            "workers": spec.workers,
-            "topology": status.topology or spec.topology,
-            "metrics": dict(status.epochs[-1].metrics) if status.epochs else {},
-            "best": {"step": status.epochs[-1].best_version, spec.early_stopping.monitor: status.epochs[-1].best_value}
-            if status.epochs
-            else {},
-            "missed": dict(status.epochs[-1].missed) if status.epochs else {},
-            "why": outcome.why if outcome else "",
-            "weights_sha256": outcome.weights_sha256 if outcome else None,
-            "invocations": usage.invocations,
-            "rounds_per_s": _pace(status),
-            "legs": usage.legs,
-            "retries": usage.retries,
-            "chaos": {"faults": spec.chaos, "injected": self.injected} if spec.chaos else None,
-            "billed_gb_seconds": round(usage.billed_gb_seconds, 6),
-            "cost_usd": price.total,
-            "costs": price.to_dict(),
-            "kept": {"run_bytes": kept.run_bytes, "data_bytes": kept.data_bytes},
-            "prices": spec.basis.describe(),
-            "traffic": asdict(usage.traffic),
-            "limits": status.limits.model_dump(exclude={"format", "token", "since"}, exclude_none=True),
-            "train_s": round(ended_at - spec.created_at, 3),
-            "wall_s": round(wall_s if wall_s is not None else ended_at - spec.created_at, 3),
-            "model_path": str(model_path.absolute()) if model_path else None,
-            "error": outcome.failure.model_dump(mode="json") if outcome and outcome.failure else None,
-        }
+    def full_status(self) -> Status:
+        """The run as it is now, with the records of all epochs and what lies on the file system, in one call."""
+        return self._status(with_kept=True)
 
-    def _fetch(self, which: Which, file: str, folder: Path) -> Path:
+    def summary(self, *, wall_s: float | None = None, model_path: Path | None = None) -> Summary:
+        """Everything about the run in one record, as the last line of `estafeta train --json` has it.
+
+        Args:
+            wall_s: Seconds that the command took.
+            model_path: File that the final weights were exported to.
+        """
+        return self.summary_of(self._status(newest=PACE_EPOCHS, with_kept=True), wall_s=wall_s, model_path=model_path)
+
+    def summary_of(self, status: Status, *, wall_s: float | None = None, model_path: Path | None = None) -> Summary:
+        """The summary by a `full_status` that is at hand; the other arguments are as in `summary`."""
+        usage, outcome, spec = self._usage_of(status), status.outcome, status.spec
+        newest = status.epochs[-1] if status.epochs else None
+        train_s = round(_ended_at(status) - spec.created_at, 3)
+        return Summary(
+            run=self.name,
+            state=status.state,
+            on=self._backend.on,
+            steps=status.version,
+            epochs=status.epoch,
+            workers=spec.workers,
+            topology=status.topology or spec.topology,
+            metrics=newest.metrics if newest else {},
+            best=Best(newest.best_version, spec.early_stopping.monitor, newest.best_value) if newest else None,
+            missed=newest.missed if newest else {},
+            why=outcome.why if outcome else "",
+            weights_sha256=outcome.weights_sha256 if outcome else None,
+            invocations=usage.invocations,
+            rounds_per_s=_pace(status),
+            legs=usage.legs,
+            retries=usage.retries,
+            chaos=Chaos(spec.chaos, self._injected(status)) if spec.chaos else None,
+            billed_gb_seconds=round(usage.billed_gb_seconds, 6),
+            costs=self._bill(status),
+            kept=status.kept or Kept(),
+            prices=spec.basis.describe(),
+            traffic=usage.traffic,
+            limits=status.limits,
+            train_s=train_s,
+            wall_s=train_s if wall_s is None else round(wall_s, 3),
+            model_path=model_path,
+            error=outcome.failure if outcome else None,
+        )
+
+    def _status(self, *, since_epoch: int = 0, newest: int | None = None, with_kept: bool = False) -> Status:
+        verb = StatusVerb(run=self.name, since_epoch=since_epoch, newest=newest, with_kept=with_kept)
+        return Status.model_validate(self._backend.call(verb))
+
+    def _usage_of(self, status: Status) -> Usage:
+        if self._usage is not None:
+            return self._usage
+        ended, spec = status.state in ENDED, status.spec
+        usage = self._backend.usage(self.name, dict(spec.functions), spec.created_at, ended=ended)
+        self._usage = usage if ended else None
+        return usage
+
+    def _injected(self, status: Status) -> dict[str, int]:
+        spec = status.spec
+        return self._backend.faults(self.name, dict(spec.functions), spec.created_at) if spec.chaos else {}
+
+    def _bill(self, status: Status) -> Bill:
+        seconds = _ended_at(status) - status.spec.created_at
+        return bill(self._usage_of(status), status.spec.basis, status.kept or Kept(), seconds)
+
+    def _fetch(self, which: Which, file: ExportedFile, folder: Path) -> Path:
         path = folder / file
         temporary = folder / f".{file}.{secrets.token_hex(3)}.part"
         bucket = self._backend.bucket
-        verb = {"verb": "fetch", "run": self.name, "which": which, "file": file, "bucket": bucket and bucket.name}
+        name = bucket and bucket.name
         try:
             with temporary.open("wb") as out:
                 size = 1
                 while out.tell() < size:
-                    answer = self._backend.call({**verb, "offset": out.tell()})
+                    verb = FetchVerb(run=self.name, which=which, file=file, offset=out.tell(), bucket=name)
+                    answer = self._backend.call(verb)
                     out.write(content(answer, bucket))
                     size = answer["size"]
             return temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def history_of(status: Status) -> list[dict[str, Any]]:
+    """One row for each epoch of a status: `epoch`, `step` and the metrics by name."""
+    return [{"epoch": record.epoch, "step": record.version, **record.metrics} for record in status.epochs]
 
 
 def new_name(job: str) -> str:
@@ -356,18 +431,15 @@ def new_name(job: str) -> str:
 
 
 def _ended_at(status: Status) -> float:
-    """When a run ended, in seconds since 1970; now, if it goes on."""
+    """End of a run, in seconds since 1970; of a run that goes on, now."""
     return status.outcome.ended_at if status.outcome else time.time()
 
 
-def _bill(status: Status, usage: Usage, kept: Kept) -> Bill:
-    return bill(usage, status.spec.basis, kept, _ended_at(status) - status.spec.created_at)
-
-
 def _pace(status: Status) -> float | None:
-    """Rounds per second from the end of the first of these epochs to that of the last: without the start."""
-    if len(status.epochs) < 2:
+    """Rounds per second over the newest epochs, from the end of the first to the end of the last: without the start."""
+    newest = status.epochs[-PACE_EPOCHS:]
+    if len(newest) < 2:
         return None
-    first, last = status.epochs[0], status.epochs[-1]
+    first, last = newest[0], newest[-1]
     seconds = last.ended_at - first.ended_at
     return round((last.version - first.version) / seconds, 3) if seconds > 0 else None

@@ -13,9 +13,9 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from estafeta.errors import UsageError
+from estafeta.errors import UsageError, UserCodeError
 from estafeta.job.job import Job
-from estafeta.job.user_code import UserCodeError, job_in, user_code
+from estafeta.job.user_code import job_in, user_code
 
 
 def import_job(place: str) -> tuple[Job, str, dict[str, str]]:
@@ -40,18 +40,17 @@ def import_job(place: str) -> tuple[Job, str, dict[str, str]]:
         sys.path.insert(0, folder)
     specification = importlib.util.spec_from_file_location(path.stem, path)
     if specification is None or specification.loader is None:
-        raise UsageError(f"{path} cannot be imported")
+        raise UsageError(f"{path} cannot be imported", hint="name it as JOB.py or JOB.py:NAME")
     module = importlib.util.module_from_spec(specification)
     sys.modules[path.stem] = module
     try:
         with user_code(f"importing {path.name}"):
             specification.loader.exec_module(module)
     except UserCodeError as error:
-        hint = ""
+        hint = error.hint or "correct the line that it names"
         if isinstance(error.__cause__, ImportError):
             hint = f"a job file imports by full names, of packages that are installed or in {folder}"
-        wrong = UserCodeError(str(error), hint=hint, traceback=error.traceback)
-        wrong.exit_code = UsageError.exit_code  # nothing has been started
+        wrong = UserCodeError(str(error), hint=hint, traceback=error.traceback, exit_code=UsageError.exit_code)
         raise wrong from error.__cause__
     return find_job(job_in(module, attribute or None), module)
 

@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 
 from estafeta.data.manifest import Manifest
-from estafeta.errors import Corrupt
+from estafeta.errors import Command, Corrupt
 from estafeta.store.files import Buffer, Reader
 from estafeta.store.tensorfile import Array, TensorFile, encode
 
@@ -96,7 +96,8 @@ def read_rows(reader: Reader, manifest: Manifest, number: int, room: Sequence[Ar
         read = _read_mixed if any(kind.sparse for kind in manifest.kinds) else _read_dense
         return read(reader, manifest, number, room)
     except (Corrupt, KeyError) as error:
-        raise Corrupt(f"Block {number} of data set {manifest.name!r} is damaged: {error}") from error
+        hint = f"remove it, and import it again: {Command('estafeta', 'data', 'rm', manifest.name)}"
+        raise Corrupt(f"Block {number} of data set {manifest.name!r} is damaged: {error}", hint=hint) from error
 
 
 def _read_dense(reader: Reader, manifest: Manifest, number: int, room: Sequence[Array]) -> list[RowArray]:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from estafeta.data.blocks import RowArray, read_rows
 from estafeta.data.manifest import Manifest
-from estafeta.errors import Corrupt, Gone, UsageError
+from estafeta.errors import Command, Corrupt, Gone, UsageError
 from estafeta.job.dataset_name import DATASET_NAME
 from estafeta.protocol.layout import DATASETS, MANIFEST, DatasetLayout
 from estafeta.protocol.listing import attempt_of
@@ -65,7 +65,7 @@ def read_manifest(store: Store, name: str) -> Manifest:
     try:
         return Manifest.model_validate_json(content)
     except ValidationError as error:
-        raise Corrupt(f"The manifest of data set {name!r} cannot be read: {error}") from error
+        raise Corrupt(f"The manifest of data set {name!r} cannot be read: {error}", hint=_again(name)) from error
 
 
 def read_block(store: Store, manifest: Manifest, number: int) -> list[RowArray]:
@@ -82,8 +82,10 @@ def check_block(reader: Reader, manifest: Manifest, number: int) -> None:
     """
     for kind, part in zip(manifest.kinds, _parts(reader, manifest, number), strict=True):
         if len(part) != (expected := manifest.blocks[number].rows):
+            what = f"Block {number} of data set {manifest.name!r}"
             raise Corrupt(
-                f"Block {number} of data set {manifest.name!r} has {len(part)} rows of {kind.name}, expected {expected}"
+                f"{what} has {len(part)} rows of {kind.name}, expected {expected}",
+                hint=_again(manifest.name),
             )
 
 
@@ -99,7 +101,9 @@ def verify(store: Store, manifest: Manifest, first: int = 0) -> Iterator[int]:
             path = layout.block(manifest.attempt, number)
             store.reading(path, partial(check_block, manifest=manifest, number=number))
         except Gone as error:
-            raise Corrupt(f"Block {number} of data set {manifest.name!r} is missing") from error
+            raise Corrupt(
+                f"Block {number} of data set {manifest.name!r} is missing", hint=_again(manifest.name)
+            ) from error
         yield number
 
 
@@ -123,17 +127,21 @@ def _parts(reader: Reader, manifest: Manifest, number: int) -> list[RowArray]:
     return read_rows(reader, manifest, number, room)
 
 
+def _again(name: str) -> str:
+    return f"remove it, and import it again: {Command('estafeta', 'data', 'rm', name)}"
+
+
 def _unknown(store: Store, name: str) -> UsageError:
     if name in unfinished(store):
         return UsageError(
             f"There is no data set named {name!r} in the store; an import of it is still running, or was killed",
-            hint=f"import it again, or remove the remains: estafeta data rm {name}",
+            hint=f"import it again, or remove the remains: {Command('estafeta', 'data', 'rm', name)}",
         )
     there = names(store)
     if not there:
         return UsageError(
             f"There is no data set named {name!r} in the store, which is empty",
-            hint=f"import it: estafeta data import {name} SOURCE",
+            hint=f"import it: {Command('estafeta', 'data', 'import', name, 'SOURCE')}",
         )
     close = difflib.get_close_matches(name, there, 1)
     guess = f"did you mean {close[0]}? " if close else ""

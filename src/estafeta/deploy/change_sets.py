@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from estafeta.aws.account import describe_stack
 from estafeta.aws.lambda_api import reaching
-from estafeta.errors import EnvironmentProblem, UsageError
+from estafeta.errors import Command, EnvironmentProblem, UsageError
 from estafeta.store.files import Clock
 
 if TYPE_CHECKING:
@@ -36,11 +36,13 @@ NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
 EARLY = "EarlyValidation"
 """Word in the reason of a change set that CloudFormation refused before it tried anything."""
 
+_CONTINUE = ("aws", "cloudformation", "continue-update-rollback", "--stack-name", "STACK")
+
 _NEXT = {
     "ROLLBACK_COMPLETE": "the new resources are removed again; deploy once more when the cause is gone",
-    "ROLLBACK_FAILED": "estafeta destroy removes the rest",
+    "ROLLBACK_FAILED": f"{Command('estafeta', 'destroy')} removes the rest",
     "UPDATE_ROLLBACK_COMPLETE": "the stack is as it was before; deploy once more when the cause is gone",
-    "UPDATE_ROLLBACK_FAILED": "aws cloudformation continue-update-rollback --stack-name {stack}, then deploy once more",
+    "UPDATE_ROLLBACK_FAILED": f"{Command(*_CONTINUE)}, then deploy once more",
     "DELETE_FAILED": "destroy once more when the cause is gone; network interfaces may take 40 minutes to go",
 }
 
@@ -113,7 +115,7 @@ class Stacks:
                 f"The stack {stack} is being changed ({state})", hint="wait until the change has ended"
             )
         if state == "UPDATE_ROLLBACK_FAILED":
-            raise EnvironmentProblem(f"The stack {stack} is stuck ({state})", hint=_NEXT[state].format(stack=stack))
+            raise EnvironmentProblem(f"The stack {stack} is stuck ({state})", hint=_NEXT[state].replace("STACK", stack))
         return state
 
     def parameters(self, stack: str) -> dict[str, str]:
@@ -302,5 +304,5 @@ def _refusals(stack: str) -> Iterator[None]:
 
 def _failure(stack: str, state: str, failed: list[Event]) -> EnvironmentProblem:
     why = f": {failed[0].resource} ({failed[0].kind}): {failed[0].reason}" if failed else ""
-    following = _NEXT.get(state, "").format(stack=stack)
+    following = _NEXT.get(state, "").replace("STACK", stack)
     return EnvironmentProblem(f"The stack {stack} is in the state {state}{why}", hint=following)

@@ -17,11 +17,12 @@ from typing import Protocol
 from estafeta.aws.account import Account, Deployment, deployment
 from estafeta.aws.bucket import Bucket
 from estafeta.aws.library import LibraryManifest, Progress
-from estafeta.client.launch import TEMPLATE, on_stack
+from estafeta.client.connect import TEMPLATE, on_stack
 from estafeta.deploy.change_sets import Event, Stacks
 from estafeta.deploy.library_build import Library, fetch, send
 from estafeta.deploy.names import bucket_stack
 from estafeta.deploy.plan import Plan, Wishes, code_key, make_plan, propose_bucket
+from estafeta.protocol.verbs import InstallVerb
 from estafeta.store.files import Clock, SystemClock
 
 
@@ -128,7 +129,7 @@ class Deployer:
     def _install(self, digest: str, bucket: Bucket) -> None:
         """Have `control` unpack the library, one call after the other, until it is ready."""
         backend = on_stack(self._account, self._wishes.stack)
-        verb = {"verb": "install", "bucket": bucket.name, "library": digest}
+        verb = InstallVerb(bucket=bucket.name, library=digest)
         while True:
             progress = Progress.model_validate(backend.call(verb))
             self._reporter.portion("installing the library", progress.done, progress.parts, "parts")

@@ -18,6 +18,7 @@ from estafeta.aws.lambda_api import reaching
 from estafeta.deploy.change_sets import Stacks
 from estafeta.deploy.deploy import Reporter
 from estafeta.deploy.names import bucket_name, bucket_stack, file_systems
+from estafeta.errors import Command
 from estafeta.protocol.spec import Role
 from estafeta.store.files import Clock, SystemClock
 
@@ -58,7 +59,7 @@ class Leftover:
 
     kind: str
     name: str
-    command: str
+    command: Command
 
 
 class Destroyer:
@@ -132,7 +133,8 @@ class Destroyer:
 
     def _left_stacks(self) -> list[Leftover]:
         found = [name for name in (self._stack, bucket_stack(self._stack)) if describe_stack(self._client, name)]
-        return [Leftover("stack", name, f"aws cloudformation delete-stack --stack-name {name}") for name in found]
+        command = ("aws", "cloudformation", "delete-stack", "--stack-name")
+        return [Leftover("stack", name, Command(*command, name)) for name in found]
 
     def _left_interfaces(self) -> list[Leftover]:
         """Network interfaces. Lambda names one after the function for which it was first made."""
@@ -140,8 +142,8 @@ class Destroyer:
         with reaching("EC2"):
             pages = self._account.client("ec2").get_paginator("describe_network_interfaces").paginate(Filters=wanted)
             found = [interface["NetworkInterfaceId"] for page in pages for interface in page["NetworkInterfaces"]]
-        command = "aws ec2 delete-network-interface --network-interface-id"
-        return [Leftover("network interface", name, f"{command} {name}") for name in found]
+        command = ("aws", "ec2", "delete-network-interface", "--network-interface-id")
+        return [Leftover("network interface", name, Command(*command, name)) for name in found]
 
     def _left_logs(self) -> list[Leftover]:
         """Log groups. A function that writes its last lines after the deletion of its group makes a new one."""
@@ -153,11 +155,13 @@ class Destroyer:
                 for page in pages.paginate(logGroupNamePrefix=f"/aws/lambda/{self._stack}-")
                 for group in page["logGroups"]
             ]
-        command = "aws logs delete-log-group --log-group-name"
-        return [Leftover("log group", name, f"{command} {name}") for name in found if name in ours]
+        command = ("aws", "logs", "delete-log-group", "--log-group-name")
+        return [Leftover("log group", name, Command(*command, name)) for name in found if name in ours]
 
     def _left_bucket(self) -> list[Leftover]:
         if not self._bucket.exists():
             return []
         count, name = sum(1 for _ in self._bucket.objects()), self._bucket.name
-        return [Leftover("bucket", f"{name} with {count} objects", f"aws s3 rb --force s3://{name}")]
+        return [
+            Leftover("bucket", f"{name} with {count} objects", Command("aws", "s3", "rb", "--force", f"s3://{name}"))
+        ]

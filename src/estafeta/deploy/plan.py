@@ -10,13 +10,13 @@ from pathlib import Path
 from estafeta.aws.account import STACK, Account
 from estafeta.aws.bucket import CODE, Bucket
 from estafeta.aws.library import LibraryManifest, manifest_key
-from estafeta.client.launch import TEMPLATE
+from estafeta.client.connect import TEMPLATE
 from estafeta.deploy.change_sets import REMAINS, Change, ChangeSet, Stacks
 from estafeta.deploy.code_zip import CodePackage, build_code
 from estafeta.deploy.library_build import Library, stored
 from estafeta.deploy.names import bucket_name, bucket_stack, file_systems
 from estafeta.deploy.wheels import PYTHONS, TORCH_BACKEND, Architecture, Target
-from estafeta.errors import UsageError
+from estafeta.errors import Command, UsageError
 from estafeta.local.template.language import Template
 from estafeta.local.template.reader import open_template
 
@@ -195,12 +195,14 @@ def code_key(code: CodePackage) -> str:
 def _check(wishes: Wishes, before: Mapping[str, str]) -> None:
     """Refuse wishes that cannot be carried out."""
     if taken := sorted(set(wishes.parameters) & set(OURS)):
-        raise UsageError(f"The parameter {taken[0]} is Estafeta's own", hint="see estafeta deploy --help")
+        raise UsageError(
+            f"The parameter {taken[0]} is Estafeta's own", hint=f"see {Command('estafeta', 'deploy', '--help')}"
+        )
     if before and bool(before.get("ImageUri")) != bool(wishes.image):
         now = "an image" if before.get("ImageUri") else "packages"
         raise UsageError(
             f"The stack {wishes.stack} is made of {now}, and Lambda's functions cannot change between the two",
-            hint=f"estafeta destroy --stack {wishes.stack}, which keeps the data, then deploy",
+            hint=f"{Command('estafeta', 'destroy', '--stack', wishes.stack)}, which keeps the data, then deploy",
         )
 
 
@@ -241,9 +243,10 @@ def _throughput_mode(account: Account, wishes: Wishes, file_system: str) -> str:
     wish = wishes.parameters.get("ThroughputMode")
     mode = modes.get(file_system, "")
     if wish and mode and wish != mode:
+        update = ("--file-system-id", file_system, "--throughput-mode", wish)
         raise UsageError(
             f"The file system {file_system} is from an earlier stack, and keeps its throughput mode, {mode}",
-            hint=f"aws efs update-file-system --file-system-id {file_system} --throughput-mode {wish}, then deploy",
+            hint=f"{Command('aws', 'efs', 'update-file-system', *update)}, then deploy",
         )
     return wish or (mode if mode in THROUGHPUT_MODES else "bursting")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from estafeta.protocol.listing import round_of
 from estafeta.protocol.snapshot import Action, Finish, Merge, Prepare, Snapshot, Work, next_actions
-from estafeta.protocol.spec import Failure, FunctionSettings, Role
+from estafeta.protocol.spec import LOG_GROUPS, Failure, FunctionSettings, Role
 
 LOOP_HOPS = 16
 """Invocations of one function in a chain after which Lambda's loop detection drops the next (Developer Guide, "Use
@@ -102,7 +102,7 @@ def explain(record: dict[str, Any], functions: Mapping[Role, FunctionSettings]) 
         rank=event.get("rank") if event.get("task") in ("train", "valid", "reside") else None,
         round=_round(event),
         request_id=context["requestId"],
-        log_group=f"/aws/lambda/{function}",
+        log_group=f"{LOG_GROUPS}{function}",
         traceback=traceback,
     )
 

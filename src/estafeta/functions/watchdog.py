@@ -20,7 +20,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from estafeta import waiting
-from estafeta.errors import EstafetaError, Gone
+from estafeta.errors import Command, EstafetaError, Gone
 from estafeta.protocol.ending import fail
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import RUNS, RunLayout
@@ -141,14 +141,15 @@ def _give_up(snapshot: Snapshot, folder: RunFolder, note: Note, invocation: Invo
     if snapshot.plan and snapshot.version is not None:
         round_ = current_round(snapshot.plan, max(snapshot.version, snapshot.reached), snapshot.last_epoch)
     where = f" at {round_.name}" if round_ else ", before its first round" if snapshot.plan is None else ""
-    worker = folder.spec.functions["worker"].name
+    worker = folder.spec.functions["worker"]
     failure = Failure(
         reason="StoodStill",
         message=f"the run stands still{where}, though it was set going again {note.calls} times",
-        hint=f"see what its functions wrote last: estafeta logs {folder.run}; then: estafeta resume {folder.run}",
+        hint=f"see what its functions wrote last: {Command('estafeta', 'logs', folder.run)}; "
+        f"then: {Command('estafeta', 'resume', folder.run)}",
         round=round_.name if round_ else None,
-        function=worker,
-        log_group=f"/aws/lambda/{worker}",
+        function=worker.name,
+        log_group=worker.log_group,
     )
     fail(folder, invocation, failure)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, ValidationInfo
 from pydantic.dataclasses import dataclass
 
-from estafeta.errors import UsageError
+from estafeta.errors import Command, UsageError
 from estafeta.job.checks import CONFIG, explained, not_allowed, only
 from estafeta.job.dataset_name import BUNDLED, DATASET_NAME
 from estafeta.job.optim import Optimizer
@@ -46,7 +46,8 @@ def _loss(value: Any) -> Any:
 
 def _named(value: Any, info: ValidationInfo) -> Any:
     if isinstance(value, str) and not DATASET_NAME.fullmatch(value):
-        hint = f"`estafeta data ls` lists those of the store; scikit-learn has {', '.join(BUNDLED)}"
+        listed = Command("estafeta", "data", "ls")
+        hint = f"{listed} lists those of the store; scikit-learn has {', '.join(BUNDLED)}"
         raise UsageError(f"{info.field_name} {value!r} cannot be the name of a data set", hint=hint)
     return value
 

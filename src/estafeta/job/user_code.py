@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Iterator
 from types import ModuleType
 
-from estafeta.errors import EstafetaError, UsageError
+from estafeta.errors import EstafetaError, UsageError, UserCodeError
 from estafeta.job.job import Job
 
 HINTS = {
@@ -27,18 +27,6 @@ HINTS = {
 """Hints for the user, by a part of PyTorch's message."""
 
 _importing_now = False
-
-
-class UserCodeError(EstafetaError):
-    """A callable of the job raised. A retry would raise again, so the run ends.
-
-    Attributes:
-        traceback: The user's own traceback, as text.
-    """
-
-    def __init__(self, message: str, *, hint: str = "", traceback: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.traceback = traceback
 
 
 def load_job(directory: str, place: str) -> Job:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from estafeta.errors import EnvironmentProblem
+from estafeta.errors import Command, EnvironmentProblem
 from estafeta.local import endpoint as endpoints
 from estafeta.local.endpoint import Endpoint
 from estafeta.local.options import Options
@@ -125,7 +125,7 @@ def _replace(home: Path, running: Endpoint) -> None:
         raise EnvironmentProblem(
             f"The local Lambda service in {home} has other settings, or older code, and is busy "
             f"({status['running']} invocations, {status['waiting']} events).",
-            hint="Wait until its runs have ended, or stop it with `estafeta local stop`.",
+            hint=f"Wait until its runs have ended, or stop it with {Command('estafeta', 'local', 'stop')}.",
         )
     if not _ended(running, STOP_LIMIT_S):
         raise EnvironmentProblem(f"Process {running.pid} does not end.", hint=f"Run `kill -9 {running.pid}`.")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 from urllib.parse import urlsplit
 
-from estafeta.errors import EnvironmentProblem
+from estafeta.errors import Command, EnvironmentProblem
 
 STATUS_PATH = "/estafeta/service"
 ANSWER_LIMIT_S = 10.0  # the service is one process and may be starved of processor time by its own functions
@@ -133,7 +133,7 @@ def ask(endpoint: Endpoint, method: str) -> dict[str, Any]:
     if response.status != 200:
         raise EnvironmentProblem(
             f"The local Lambda service at {endpoint.url} answered {response.status}: {body.decode()}",
-            hint="Stop it with `estafeta local stop` and try again.",
+            hint=f"Stop it with {Command('estafeta', 'local', 'stop')} and try again.",
         )
     return dict(json.loads(body))
 

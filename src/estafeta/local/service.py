@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from estafeta.errors import EnvironmentProblem
+from estafeta.errors import Command, EnvironmentProblem
 from estafeta.local import endpoint as endpoints
 from estafeta.local.api.api_error import ApiError
 from estafeta.local.api.config import ConfigApi
@@ -126,7 +126,7 @@ class Service:
             except BlockingIOError:
                 raise EnvironmentProblem(
                     f"A local Lambda service is already running in {self._home}.",
-                    hint="Stop it with `estafeta local stop`, or choose another folder.",
+                    hint=f"Stop it with {Command('estafeta', 'local', 'stop')}, or choose another folder.",
                 ) from None
             yield
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from estafeta.cost.cost import Basis
+from estafeta.cost.cost import Basis, Kept
 from estafeta.job.optim import Optimizer, from_dict
 from estafeta.job.recipe import Recipe
 from estafeta.job.stopping import EarlyStopping, EpochRecord
@@ -27,6 +27,9 @@ State = Literal["preparing", "running", "stopping", "done", "stopped", "failed"]
 
 MB_PER_VCPU = 1769
 """Memory at which a function has one vCPU (AWS Lambda Developer Guide, "Configure Lambda function memory")."""
+
+LOG_GROUPS = "/aws/lambda/"
+"""Beginning of the names of log groups; the function's name follows (AWS Lambda Developer Guide, "CloudWatch Logs")."""
 
 MOST_WORKERS = 9999
 """Most ranks: a rank has four digits in the names of files."""
@@ -55,6 +58,11 @@ class FunctionSettings(Document):
     timeout_s: TimeoutS
 
     @property
+    def log_group(self) -> str:
+        """Name of the function's log group."""
+        return f"{LOG_GROUPS}{self.name}"
+
+    @property
     def threads(self) -> int:
         """Threads to compute with: one for each full vCPU, at least one."""
         return max(1, self.memory_mb // MB_PER_VCPU)
@@ -76,6 +84,10 @@ class Limits(Document):
     max_hours: float | None = Field(default=None, gt=0)
     max_rounds: int | None = Field(default=None, ge=1)
     since: float = 0.0
+
+    def of_run(self) -> dict[str, float]:
+        """The limits that are set, by name."""
+        return self.model_dump(exclude={"format", "token", "since"}, exclude_none=True)
 
 
 class Origin(Document):
@@ -243,6 +255,7 @@ class Status(Document):
         epochs: Records of the epochs that were asked for.
         limits: The limits that hold now.
         spent_usd: Dollars that it had cost at the end of the newest epoch, as its functions know it.
+        kept: What lies on the file system for it, if the client has asked for that.
     """
 
     spec: RunSpec
@@ -259,6 +272,7 @@ class Status(Document):
     epochs: tuple[EpochRecord, ...]
     limits: Limits = Limits()
     spent_usd: float = 0.0
+    kept: Kept | None = None
 
 
 class WorkerEvent(Document):

@@ -23,6 +23,9 @@ from estafeta.protocol.weights import Weights
 from estafeta.store.tensorfile import Array
 from estafeta.store.vectors import is_finite
 
+DIVERGING = "try a smaller learning rate, and look for missing or huge numbers in the data"
+"""Hint for numbers that are not finite."""
+
 
 class Gradients(Protocol):
     """The contributions of all ranks to a train round.
@@ -135,7 +138,7 @@ def check_gradient(values: Array) -> None:
         NotFinite: It has an element that is NaN or infinite.
     """
     if not is_finite(values):
-        raise NotFinite("The gradient has elements that are not finite")
+        raise NotFinite("The gradient has elements that are not finite", hint=DIVERGING)
 
 
 def check_parameters(parameters: Array, version: int, lr: float) -> None:

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from estafeta.protocol.spec import Document, FunctionSettings, Role, RunSpec, Which
 
+ExportedFile = Literal["model.safetensors", "optimizer.safetensors", "state.json"]
+
 MOST_ROWS = 10_000
 """Rows of a preview: an answer of `control` may have 6 MB."""
 
@@ -32,7 +34,7 @@ class StartVerb(Document):
         uploaded: The source instead, where it came through a bucket.
     """
 
-    verb: Literal["start"]
+    verb: Literal["start"] = "start"
     spec: RunSpec
     code: dict[str, str] = Field(default_factory=dict)
     uploaded: UploadedSource | None = None
@@ -47,16 +49,16 @@ class ForkVerb(Document):
         spec: Of the new run; `origin` is filled in.
     """
 
-    verb: Literal["fork"]
+    verb: Literal["fork"] = "fork"
     run: str
     version: Which | int
     spec: RunSpec
 
 
-class RunVerb(Document):
-    """A verb that needs no more than the run's name."""
+class StopVerb(Document):
+    """Ask a run to stop; what it has is exported."""
 
-    verb: Literal["stop"]
+    verb: Literal["stop"] = "stop"
     run: str
 
 
@@ -67,7 +69,7 @@ class ResumeVerb(Document):
         limits: The limits that change, by their names in `Limits`; null lifts one.
     """
 
-    verb: Literal["resume"]
+    verb: Literal["resume"] = "resume"
     run: str
     limits: dict[str, float | None] = Field(default_factory=dict)
 
@@ -75,38 +77,46 @@ class ResumeVerb(Document):
 class TendVerb(Document):
     """Set a run going again if it stands still; None: all runs. To be called again and again."""
 
-    verb: Literal["tend"]
+    verb: Literal["tend"] = "tend"
     run: str | None = None
 
 
 class CleanVerb(Document):
     """Remove a run that has ended, or all of it but its exports and records."""
 
-    verb: Literal["clean"]
+    verb: Literal["clean"] = "clean"
     run: str
     keep_final: bool = False
 
 
 class StatusVerb(Document):
-    """Ask for the state of a run, with the records of the epochs after `since_epoch`."""
+    """Ask for the state of a run.
 
-    verb: Literal["status"]
+    Attributes:
+        since_epoch: The answer has the records of epochs after this one.
+        newest: Most records in the answer, the newest ones; None: no bound.
+        with_kept: Whether the answer says how much lies on the file system for the run.
+    """
+
+    verb: Literal["status"] = "status"
     run: str
     since_epoch: int = 0
+    newest: int | None = Field(default=None, ge=0)
+    with_kept: bool = False
 
 
 class InspectVerb(Document):
     """Ask what lies in a run's folder, with the contributions to its newest `rounds`."""
 
-    verb: Literal["inspect"]
+    verb: Literal["inspect"] = "inspect"
     run: str
     rounds: int = Field(default=4, ge=1)
 
 
-class KeptVerb(Document):
-    """Ask how much lies on the file system for a run."""
+class SourceVerb(Document):
+    """Ask for the source of a run's job, as it was sent along."""
 
-    verb: Literal["kept"]
+    verb: Literal["source"] = "source"
     run: str
 
 
@@ -117,7 +127,7 @@ class RunsVerb(Document):
         after: Only those whose names come after this one.
     """
 
-    verb: Literal["runs"]
+    verb: Literal["runs"] = "runs"
     after: str = ""
 
 
@@ -128,10 +138,10 @@ class FetchVerb(Document):
         bucket: An S3 bucket through which a part may come that is too large for an answer.
     """
 
-    verb: Literal["fetch"]
+    verb: Literal["fetch"] = "fetch"
     run: str
     which: Which
-    file: Literal["model.safetensors", "optimizer.safetensors", "state.json"] = "model.safetensors"
+    file: ExportedFile = "model.safetensors"
     offset: int = Field(default=0, ge=0)
     bucket: str | None = None
 
@@ -144,23 +154,32 @@ class InstallVerb(Document):
         library: The digest of what was asked for.
     """
 
-    verb: Literal["install"]
+    verb: Literal["install"] = "install"
     bucket: str
     library: str = Field(pattern=r"^[0-9a-f]{16}$")
 
 
 class DatasetsVerb(Document):
-    """Ask which data sets there are."""
+    """Ask which data sets there are, in the order of their names, as many as an answer holds.
 
-    verb: Literal["datasets"]
+    Attributes:
+        after: The answer has names that come after this one.
+    """
+
+    verb: Literal["datasets"] = "datasets"
+    after: str = ""
 
 
 class DescribeVerb(Document):
-    """Ask for the manifest of a data set, and for its first `rows` as texts."""
+    """Ask what a data set holds.
 
-    verb: Literal["describe"]
+    Attributes:
+        rows: Rows of the preview; None: no preview, and no block is read.
+    """
+
+    verb: Literal["describe"] = "describe"
     dataset: str
-    rows: int = Field(default=0, ge=0, le=MOST_ROWS)
+    rows: int | None = Field(default=None, ge=0, le=MOST_ROWS)
 
 
 class VerifyVerb(Document):
@@ -171,7 +190,7 @@ class VerifyVerb(Document):
         first: The block to begin with.
     """
 
-    verb: Literal["verify"]
+    verb: Literal["verify"] = "verify"
     dataset: str
     token: str
     first: int = Field(default=0, ge=0)
@@ -185,15 +204,15 @@ class ReceiveVerb(Document):
         token: Which data set: the token of its manifest.
     """
 
-    verb: Literal["receive"]
+    verb: Literal["receive"] = "receive"
     bucket: str
     token: str
 
 
 class RemoveVerb(Document):
-    """Remove a data set."""
+    """Remove a data set, or what a broken import of that name has left."""
 
-    verb: Literal["remove"]
+    verb: Literal["remove"] = "remove"
     dataset: str
 
 
@@ -207,7 +226,7 @@ class ProbeVerb(Document):
         token: Names the folder where the two meet.
     """
 
-    verb: Literal["probe"]
+    verb: Literal["probe"] = "probe"
     what: Literal["mount", "meet", "answer", "worker"]
     functions: dict[Role, FunctionSettings] = Field(default_factory=dict)
     token: str = Field(default="0", pattern=r"^[0-9a-f]+$")
@@ -216,13 +235,13 @@ class ProbeVerb(Document):
 ControlEvent = Annotated[
     StartVerb
     | ForkVerb
-    | RunVerb
+    | StopVerb
     | ResumeVerb
     | CleanVerb
     | TendVerb
     | StatusVerb
     | InspectVerb
-    | KeptVerb
+    | SourceVerb
     | RunsVerb
     | FetchVerb
     | DatasetsVerb

@@ -19,7 +19,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from estafeta import waiting
-from estafeta.errors import Gone
+from estafeta.errors import Command, Gone
 from estafeta.protocol.ending import fail
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import Round, claim_of_call
@@ -172,7 +172,8 @@ class Lookout:
         failure = Failure(
             reason="Lost",
             message=f"rank {rank} contributed nothing to round {round_.name}, after {waiting.MOST_CALLS} calls for it",
-            hint=f"its log may say why: estafeta logs {self._spec.run}; often it is memory: -o worker.memory_mb=…",
+            hint=f"its log may say why: {Command('estafeta', 'logs', self._spec.run)}; "
+            "often it is memory: -o worker.memory_mb=…",
             rank=rank,
             round=round_.name,
         )

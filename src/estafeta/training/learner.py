@@ -26,6 +26,7 @@ from estafeta.errors import NotFinite, UsageError
 from estafeta.job.job import Job
 from estafeta.job.user_code import user_code
 from estafeta.protocol.spec import RunSpec, Slot
+from estafeta.protocol.step import DIVERGING
 from estafeta.store.tensorfile import CODES, Array
 from estafeta.training.table import Batch
 
@@ -156,7 +157,9 @@ class Learner:
         with user_code("the forward pass"):
             output, loss, rows = self._forward(batch)
         if ship is not None and not math.isfinite(total := self.sums["loss"] + float(loss.detach())):
-            raise NotFinite(f"The loss is {total / (self.rows + rows)}")  # rather than blame its gradient
+            raise NotFinite(
+                f"The loss is {total / (self.rows + rows)}", hint=DIVERGING
+            )  # rather than blame its gradient
         with user_code("the backward pass"):
             self._backward(loss, ship)
         self._add(output, batch[-1], loss, rows)
@@ -189,7 +192,7 @@ class Learner:
             NotFinite: The sum is NaN or infinite.
         """
         if not math.isfinite(self.sums["loss"]):
-            raise NotFinite(f"The loss is {self.sums['loss'] / max(1, self.rows)}")
+            raise NotFinite(f"The loss is {self.sums['loss'] / max(1, self.rows)}", hint=DIVERGING)
 
     def state_dict_keys(self) -> tuple[StateKey, ...]:
         """Keys of the model's state dict, each with the kind and the name of its tensor.

@@ -112,7 +112,7 @@ def beyond_the_disk(path: Path) -> None:
         ("t.csv", beyond_the_disk, (), 3, ("GB, the disk of", "ESTAFETA_HOME")),
     ],
 )
-def test_bad_sources_are_refused_with_a_hint(
+def test_bad_sources_are_refused(
     source: str,
     write: Callable[[Path], object],
     options: tuple[str, ...],
@@ -198,7 +198,7 @@ def test_an_import_that_is_ended_in_the_middle(
     assert len(left(folder)) == 3  # a folder, a block, a manifest
 
 
-def test_leftovers_of_a_killed_import_are_removed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_of_a_killed_import_are_removed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "home/store/datasets/rows").mkdir(parents=True)
     (folder / "home/store/datasets/rows/0123456789abcdef-000000.safetensors").touch()
     assert command("rm", "rows", "--yes") == 0

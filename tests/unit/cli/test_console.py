@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,9 @@ import pytest
 from estafeta.cli.console import Console
 from estafeta.cli.words import run as words
 from estafeta.cli.words.error import Complaint
+from estafeta.client.summary import Best, Summary
+from estafeta.cost.cost import Bill, Kept
+from estafeta.cost.meter import Traffic
 from estafeta.job.stopping import EarlyStopping, EpochRecord
 from estafeta.protocol.spec import Failure, FunctionSettings, Limits, Outcome, RunSpec, Status
 
@@ -45,29 +49,35 @@ RECORD = EpochRecord(
     stop=None,
     ended_at=1003.0,
 )
-SUMMARY: dict[str, Any] = {
-    "on": "local",
-    "train_s": 79.0,
-    "wall_s": 83.0,
-    "best": {"step": 6, "valid_loss": 1.5},
-    "invocations": {"control": 5, "merge": 3, "worker": 8},
-    "retries": 1,
-    "billed_gb_seconds": 35.1,
-    "cost_usd": 0.00047,
-    "prices": "list prices of a day",
-    "costs": {
-        "compute": 0.000467,
-        "requests": 0.000003,
-        "efs": 0.0,
-        "logs": 0.0,
-        "storage": 0.0,
-        "storage_month": 0.00007,
-        "upload": 0.0,
-    },
-    "kept": {"run_bytes": 250_000, "data_bytes": 0},
-    "missed": {},
-    "chaos": None,
-}
+SUMMARY = Summary(
+    run="digits-1a2b3c",
+    state="done",
+    on="local",
+    steps=6,
+    epochs=1,
+    workers=4,
+    topology="merge",
+    metrics=RECORD.metrics,
+    best=Best(6, "valid_loss", 1.5),
+    missed={},
+    why="",
+    weights_sha256=None,
+    invocations={"control": 5, "merge": 3, "worker": 8},
+    rounds_per_s=None,
+    legs=8,
+    retries=1,
+    chaos=None,
+    billed_gb_seconds=35.1,
+    costs=Bill(0.000467, 0.000003, 0.0, 0.0, 0.0, 0.0, 0.00007, 0.0),
+    kept=Kept(run_bytes=250_000),
+    prices="list prices of a day",
+    traffic=Traffic(),
+    limits=Limits(),
+    train_s=79.0,
+    wall_s=83.0,
+    model_path=None,
+    error=None,
+)
 
 
 def status(**changes: Any) -> Status:
@@ -271,7 +281,7 @@ def test_after_a_failure_only_what_can_work_is_proposed(
     failure = Failure(reason="X", message="m", exit_code=exit_code, function="f")
     outcome = Outcome(token="t", state="failed", why="m", ended_at=1079.0, failure=failure)
     lines = words.ending(status(state="failed", outcome=outcome, total_steps=total_steps), SUMMARY, {})
-    assert dict(lines)["next"] == "   ".join(f"estafeta {verb} digits-1a2b3c" for verb in verbs)
+    assert dict(lines)["next"] == "   ".join(f"`estafeta {verb} digits-1a2b3c`" for verb in verbs)
 
 
 @pytest.mark.parametrize(
@@ -293,24 +303,24 @@ def test_after_a_limit_the_next_command_has_one_that_is_not_reached(
 ) -> None:
     outcome = Outcome(token="t", state="stopped", why="a limit", limited=True, ended_at=1079.0)
     stopped = status(state="stopped", outcome=outcome, limits=Limits(**limits), **facts)
-    assert dict(words.ending(stopped, SUMMARY, {}))["next"].startswith(f"estafeta resume digits-1a2b3c {flag} ")
+    assert dict(words.ending(stopped, SUMMARY, {}))["next"].startswith(f"`estafeta resume digits-1a2b3c {flag}` ")
 
 
-def test_late_ranks_are_named() -> None:
-    lines = words.ending(status(state="done"), {**SUMMARY, "missed": {0: 1, 3: 12}}, {})
+def test_a_late_rank_is_told() -> None:
+    lines = words.ending(status(state="done"), replace(SUMMARY, missed={0: 1, 3: 12}), {})
     assert ("late", "rank 0 missed 1 round, rank 3 missed 12 rounds") in lines
 
 
 def test_on_aws_the_price_is_no_if() -> None:
-    lines = dict(words.ending(status(state="stopped"), {**SUMMARY, "on": "aws"}, {}))
+    lines = dict(words.ending(status(state="stopped"), replace(SUMMARY, on="aws"), {}))
     assert lines["price"] == "$0.000470: compute $0.000467, requests $0.000003"
-    assert lines["next"].startswith("estafeta resume digits-1a2b3c")
+    assert lines["next"].startswith("`estafeta resume digits-1a2b3c`")
 
 
 def test_data_that_a_run_reads_is_kept_too() -> None:
-    costs = {**SUMMARY["costs"], "storage": 0.00002, "storage_month": 0.84, "upload": 0.0004}
-    kept = {"run_bytes": 250_000, "data_bytes": 3_000_000_000}
-    lines = words.bill({**SUMMARY, "costs": costs, "kept": kept})
+    costs = replace(SUMMARY.costs, storage=0.00002, storage_month=0.84, upload=0.0004)
+    kept = Kept(run_bytes=250_000, data_bytes=3_000_000_000)
+    lines = words.bill(replace(SUMMARY, costs=costs, kept=kept))
     assert lines[1][1].endswith("compute $0.000467, requests $0.000003, storage $0.000020")
     assert lines[3:] == [
         ("kept", "250 kB and 3.0 GB of data on EFS, $0.84 a month until removed"),
@@ -318,8 +328,8 @@ def test_data_that_a_run_reads_is_kept_too() -> None:
     ]
 
 
-def test_unlogged_invocations_are_not_priced() -> None:
-    assert words.bill({**SUMMARY, "invocations": {}}) == []
+def test_a_run_without_a_log_is_not_priced() -> None:
+    assert words.bill(replace(SUMMARY, invocations={})) == []
 
 
 def test_a_run_that_goes_on_and_one_that_has_ended() -> None:

@@ -8,8 +8,7 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from estafeta.cli.words.error import of_error, of_failure
-from estafeta.errors import EnvironmentProblem
-from estafeta.job.user_code import UserCodeError
+from estafeta.errors import EnvironmentProblem, UserCodeError
 from estafeta.protocol.spec import Failure
 
 ON_LAMBDA = """Traceback (most recent call last):
@@ -40,7 +39,7 @@ def test_a_failure_names_the_users_own_line_and_the_log() -> None:
         ("error", "it raised"),
         ("why", "inner.py, line 7, in forward: return x @ self.weight"),
         ("try", "mend it"),
-        ("log", "estafeta logs digits-1a2b3c --function worker --rank 3"),
+        ("log", "`estafeta logs digits-1a2b3c --function worker --rank 3`"),
     ]
     assert complaint.exit_code == 2
 
@@ -50,7 +49,7 @@ def test_unknown_facts_are_left_out() -> None:
     failure = Failure(reason="X", message="it raised", traceback=theirs, function="estafeta-merge")
     assert of_failure(failure, "r", "local").lines() == [
         ("error", "it raised"),
-        ("log", "estafeta logs r --function merge"),
+        ("log", "`estafeta logs r --function merge`"),
     ]
     plain = Failure(reason="X", message="it raised", function="estafeta-merge")
     assert of_failure(plain, "r", "inline").lines() == [("error", "it raised")]

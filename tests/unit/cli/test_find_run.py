@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from estafeta.cli.find_run import choose
+from estafeta.client.find_run import choose
 from estafeta.errors import RunNotFound
 
 NAMES = ["digits-1a2b3c", "wine-4d5e6f", "digits-7a8b9c"]

@@ -83,7 +83,7 @@ def test_people_get_the_pareto_set_and_a_verdict(capsys: pytest.CaptureFixture[s
         (("-o", "epochs"), "there is no value"),
     ],
 )
-def test_senseless_plans_are_refused(
+def test_senseless_options_are_refused(
     arguments: tuple[str, ...], error: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert planned(*arguments) == 2

@@ -94,6 +94,6 @@ def test_the_functions_get_their_settings_back_from_who_is_interrupted(functions
 def test_a_version_with_the_settings_of_another_machine_is_not_used(functions: Functions) -> None:
     backend = LambdaBackend("local", NAMES, functions, None)
     functions.meddles = {"MemorySize": 3000}
-    with pytest.raises(EnvironmentProblem, match="another client was changing s-worker"):
+    with pytest.raises(EnvironmentProblem, match="Another client was changing s-worker"):
         backend.with_settings({"worker": {"memory_mb": 2000}})
     assert functions.latest["s-worker"] == DEPLOYED

@@ -16,6 +16,7 @@ import estafeta
 from estafeta.aws.bucket import Bucket
 from estafeta.client import launch
 from estafeta.client.backend import ROLES, Backend, Functions, LambdaBackend, Settings
+from estafeta.client.connect import TEMPLATE, connect
 from estafeta.errors import EnvironmentProblem, UsageError
 from estafeta.job.job import On
 from estafeta.job.recipe import numbers_of
@@ -32,7 +33,7 @@ JOB = estafeta.Job(
 def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, upload_s: float = 0.0) -> tuple[Backend, list[Any]]:
     """Return a backend in this process, and its events in order; sending data takes `upload_s` seconds of its clock."""
     monkeypatch.setenv("ESTAFETA_HOME", str(tmp_path))
-    backend, seen, now = launch.connect("inline"), cast("list[Any]", []), [1000.0]
+    backend, seen, now = connect("inline"), cast("list[Any]", []), [1000.0]
     versions = backend.with_settings
 
     def send(*_: Any) -> None:
@@ -61,16 +62,16 @@ def test_the_data_is_there_before_the_run_begins(tmp_path: Path, monkeypatch: py
     backend.bucket = Bucket("b", None)  # type: ignore[arg-type]
     launch.start(JOB, "jobs:job", {"jobs.py": ""}, backend=backend, workers=2, options={}, limits={"max_hours": 0.5})
     assert seen[:3] == ["data", "source", "versions"]
-    assert seen[3]["verb"] == "start"
-    assert seen[3]["spec"]["created_at"] == seen[3]["spec"]["limits"]["since"] == 4600.0
-    assert "code" not in seen[3]
+    assert seen[3].verb == "start"
+    assert seen[3].spec.created_at == seen[3].spec.limits.since == 4600.0
+    assert seen[3].code == {}
 
 
 def test_without_a_bucket_the_source_goes_with_the_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend, seen = recorded(tmp_path, monkeypatch)
     launch.start(JOB, "jobs:job", {"jobs.py": "text"}, backend=backend, workers=2, options={})
     assert "source" not in seen
-    assert seen[-1]["code"] == {"jobs.py": "text"}
+    assert seen[-1].code == {"jobs.py": "text"}
 
 
 @pytest.mark.parametrize(("workers", "options"), [(0, {}), (2, {"quorum": "3"}), (2, {"batch_sise": "8"})])
@@ -130,7 +131,7 @@ def test_a_place_that_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_template_with_other_functions_is_refused(on: On, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ESTAFETA_HOME", str(tmp_path / "home"))
     template = tmp_path / "template.yaml"
-    template.write_text(launch.TEMPLATE.read_text(encoding="utf-8").replace("${AWS::StackName}-merge", "join"))
+    template.write_text(TEMPLATE.read_text(encoding="utf-8").replace("${AWS::StackName}-merge", "join"))
     with pytest.raises(UsageError, match="no function estafeta-merge"):
-        launch.connect(on, template=template)
+        connect(on, template=template)
     assert not (tmp_path / "home").exists(), "no service was started"

@@ -32,7 +32,7 @@ def test_only_what_the_job_needs_is_taken() -> None:
         assert left_out not in source
 
 
-def test_cells_that_change_a_name_before_its_use_are_taken_too() -> None:
+def test_a_change_of_a_name_before_its_use_is_taken_too() -> None:
     cells = [
         "settings = {}\nsettings['lr'] = 0.1\nwidth = 2\nwidth *= 3\nname = 'a'\nname = name + 'b'\nold = 1\nold = 2",
         "class Box: pass\nbox = Box()\nbox.part = Box()\nbox.part.size, other = 5, 6",

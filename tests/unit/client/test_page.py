@@ -18,7 +18,9 @@ from estafeta.client.logbook import Entry
 from estafeta.client.report.charts import MOST_POINTS, line_chart, scale, thinned, ticks
 from estafeta.client.report.page import Facts, commands_of, page
 from estafeta.client.report.timeline import Span, coalesced, packed, spans_of, timeline
-from estafeta.cost.cost import Bill
+from estafeta.client.summary import Chaos, Summary
+from estafeta.cost.cost import Bill, Kept
+from estafeta.cost.meter import Traffic
 from estafeta.job.stopping import EarlyStopping, EpochRecord
 from estafeta.protocol.spec import Failure, FunctionSettings, Limits, Origin, Outcome, RunSpec, Status
 
@@ -121,21 +123,35 @@ def facts(
         epochs=records,
     )
     costs = Bill(0.1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-    summary = {
-        "on": on,
-        "topology": "sharded",
-        "rounds_per_s": 2.5,
-        "train_s": 9.0,
-        "retries": 1,
-        "cost_usd": 0.1,
-        "invocations": {"worker": len(entries)} if entries else {},
-        "prices": "list prices",
-        "costs": costs.to_dict(),
-        "weights_sha256": None,
-        "missed": {0: 0, 1: 3},
-        "limits": {},
-        "chaos": {"faults": "kill=0.1", "injected": {"kill": 4}} if changes.get("chaos") else None,
-    }
+    summary = Summary(
+        run=found.spec.run,
+        state=found.state,
+        on=on,
+        steps=found.version,
+        epochs=found.epoch,
+        workers=found.spec.workers,
+        topology="sharded",
+        metrics={},
+        best=None,
+        missed={0: 0, 1: 3},
+        why="",
+        weights_sha256=None,
+        invocations={"worker": len(entries)} if entries else {},
+        rounds_per_s=2.5,
+        legs=1,
+        retries=1,
+        chaos=Chaos("kill=0.1", {"kill": 4}) if changes.get("chaos") else None,
+        billed_gb_seconds=1.0,
+        costs=costs,
+        kept=Kept(),
+        prices="list prices",
+        traffic=Traffic(),
+        limits=Limits(),
+        train_s=9.0,
+        wall_s=9.0,
+        model_path=None,
+        error=None,
+    )
     return Facts(found, summary, entries, now=1010.0)
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from estafeta.client.source import find_job, import_job
-from estafeta.errors import UsageError
-from estafeta.job.user_code import UserCodeError, load_job
+from estafeta.errors import UsageError, UserCodeError
+from estafeta.job.user_code import load_job
 
 JOB = """
 import estafeta
@@ -89,7 +89,7 @@ def test_source_is_read_as_python_reads_it(tmp_path: Path) -> None:
         import_job(str(path))
 
 
-def test_one_of_several_jobs_has_to_be_named(tmp_path: Path) -> None:
+def test_one_of_several_jobs_must_be_named(tmp_path: Path) -> None:
     path = write(tmp_path, more="other = estafeta.SGD\nsecond = job.__class__(**{**vars(job), 'epochs': 3})")
     assert import_job(f"{path}:second")[0].epochs == 3
     with pytest.raises(UsageError, match="2 jobs") as caught:
@@ -99,7 +99,7 @@ def test_one_of_several_jobs_has_to_be_named(tmp_path: Path) -> None:
         import_job(f"{path}:third")
 
 
-def test_file_without_a_job_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_a_job_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
         import_job(str(tmp_path / "none.py"))
     (tmp_path / "data.csv").write_text("")
@@ -121,7 +121,7 @@ def test_a_file_that_raises_is_the_users_mistake(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("statement", ["from .layers import width", "import layers_of_mine"])
-def test_failing_imports_of_a_job_file_are_explained(statement: str, tmp_path: Path) -> None:
+def test_a_failing_import_names_its_remedy(statement: str, tmp_path: Path) -> None:
     (tmp_path / "layers.py").write_text("width = 3")
     with pytest.raises(UserCodeError, match=r"importing shipped\.py raised") as caught:
         import_job(str(write(tmp_path, imports=statement)))

@@ -17,8 +17,7 @@ from estafeta.data.importing.importer import Wishes, import_dataset
 from estafeta.data.importing.sources import Reading, open_source
 from estafeta.data.importing.tabular import Choice
 from estafeta.data.manifest import Manifest
-from estafeta.errors import UsageError
-from estafeta.job.user_code import UserCodeError
+from estafeta.errors import UsageError, UserCodeError
 from estafeta.store.store import Store
 from estafeta.store.tensorfile import Array
 

@@ -11,8 +11,8 @@ import pytest
 
 from estafeta.cli.main import main
 from estafeta.deploy.doctor import machine
-from estafeta.deploy.doctor.check import Ailment, Check, Finding, examine
-from estafeta.errors import EnvironmentProblem
+from estafeta.deploy.doctor.check import Check, Finding, examine
+from estafeta.errors import Ailment, EnvironmentProblem
 
 
 def fine() -> str:

@@ -58,7 +58,7 @@ def test_leftovers_go_with_their_run(topology: str, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.rglob("*")} == {"runs"}
 
 
-def test_stripping_can_be_repeated_after_a_crash(tmp_path: Path) -> None:
+def test_stripping_that_was_killed_can_be_repeated(tmp_path: Path) -> None:
     """After each call, until it needs no more of them."""
     files = Mortal()
     for calls in range(1, 200, 3):
@@ -91,7 +91,7 @@ def test_only_exports_and_records_are_kept(relay: Relay, tmp_path: Path) -> None
     assert files_in(tmp_path) == set()
 
 
-def test_stripped_run_cannot_be_resumed(tmp_path: Path) -> None:
+def test_a_run_without_weights_cannot_go_on(tmp_path: Path) -> None:
     relay = Relay(tmp_path, spec_of("plain"))
     relay.start()
     relay.drain_until(lambda: relay.control("status")["version"] == 2)

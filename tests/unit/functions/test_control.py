@@ -17,13 +17,14 @@ from core.environment import forget
 from core.events import failure_record
 from core.faults import Killed, Mortal
 from core.specs import CODE, spec_of
-from estafeta.cli.find_run import all_runs
 from estafeta.client.backend import Backend
-from estafeta.functions import control as control_module
+from estafeta.client.find_run import all_runs
 from estafeta.functions.verbs import fetch as module
+from estafeta.functions.verbs import status as status_module
 from estafeta.job.stopping import EarlyStopping
 from estafeta.protocol.layout import RunLayout, claim_of_leg
 from estafeta.protocol.spec import Status, WorkerEvent
+from estafeta.protocol.verbs import ControlEvent
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_a_name_is_given_once(code: dict[str, str], relay: Relay, tmp_path: Path
     content = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     answer = error_of(start(relay, code, token="somebody else"))
     assert answer["kind"] == "Conflict"
-    assert "there is a run named r already" in answer["message"]
+    assert "There is a run named r already" in answer["message"]
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == content
 
 
@@ -171,13 +172,13 @@ def test_all_runs_are_listed(relay: Relay, tmp_path: Path) -> None:
 
 
 def test_more_runs_than_an_answer_holds(relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control_module, "LISTING_BYTES", 0)
+    monkeypatch.setattr(status_module, "ANSWER_BYTES", 0)
     for run in ("c", "a", "b"):
         Relay(tmp_path, spec_of("adam", run=run)).start()
     (tmp_path / "runs" / "a" / "run.json").write_text('{"format": "estafeta-run/9"}')
 
-    def call(verb: dict[str, Any]) -> Any:
-        return relay.call("control", verb)
+    def call(verb: ControlEvent) -> Any:
+        return relay.call("control", verb.model_dump())
 
     found, unreadable = all_runs(cast("Backend", SimpleNamespace(call=call)))
     assert sorted(status.spec.run for status in found) == ["b", "c"]
@@ -203,7 +204,7 @@ def test_a_name_leads_nowhere_else(run: str, relay: Relay, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("event", [{}, {"verb": "dance"}, {"verb": "stop"}, [], None, "stop"])
-def test_unknown_verbs_are_refused(event: Any, relay: Relay) -> None:
+def test_control_refuses_unknown_events(event: Any, relay: Relay) -> None:
     answer = error_of(relay.call("control", event))
     assert (answer["kind"], answer["exit_code"]) == ("UsageError", 2)
     assert "control does not understand" in answer["message"]

@@ -35,7 +35,7 @@ def test_a_run_is_metered_as_its_folder_is(topology: str, tmp_path: Path) -> Non
     longer = sum(kept_bytes(path.stat().st_size) - kept_bytes(0) for path in folder.glob("*") if path.is_file())
     inside = sum(kept_bytes(0) for path in folder.rglob("*") if path.is_dir() and path.parent.name == "exchange")
     hidden = sum(kept_bytes(path.stat().st_size) for path in folder.rglob(".*"))
-    answer = Kept(**stage.control("kept"))
+    answer = Kept(**stage.control("status", with_kept=True)["kept"])
     assert answer.run_bytes == metered(folder) - longer - inside - hidden
     assert answer.data_bytes == answer.puts == answer.gets == 0
 

@@ -41,6 +41,7 @@ class Waiting:
         self.clock = VirtualClock()
         self.store = Store(root, clock=self.clock)
         self.folder = RunFolder(self.store, "r", self.relay.spec)
+        self.folder = RunFolder(self.store, "r", self.relay.spec)
         for rank in (0, 2):
             self.contribute(rank, rows)
 

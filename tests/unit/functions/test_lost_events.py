@@ -84,9 +84,7 @@ def record_of(event: WorkerEvent | MergeEvent, kind: str, text: str, **context: 
         ("", "", "RetriesExhausted", "Lambda gave the event up (RetriesExhausted), after 3 attempts", "log", 1),
     ],
 )
-def test_failure_record_becomes_a_reason_and_a_hint(
-    kind: str, text: str, reason: str, message: str, hint: str, exit_code: int
-) -> None:
+def test_a_record_tells_the_cause(kind: str, text: str, reason: str, message: str, hint: str, exit_code: int) -> None:
     failure = explain(record_of(TRAIN, kind, text), FUNCTIONS)
     assert failure.reason == reason
     assert message in failure.message
@@ -112,7 +110,7 @@ def test_a_loop_that_lambda_cut() -> None:
         (MergeEvent(run="r"), "(estafeta-merge)", "estafeta-merge", None, None),
     ],
 )
-def test_failure_names_function_rank_and_round(
+def test_a_record_tells_the_place(
     event: WorkerEvent | MergeEvent, where: str, function: str, rank: int | None, round_: str | None
 ) -> None:
     record = record_of(event, "KeyError", "'w'")
@@ -180,7 +178,7 @@ def test_only_what_is_still_to_be_done_fails_the_run(event: Any, snapshot: Snaps
     assert is_due(event.model_dump(), snapshot) == due
 
 
-def test_follow_up_repeats_a_dispatch_that_may_be_lost() -> None:
+def test_events_that_may_be_lost_are_sent_again() -> None:
     done = TRAIN.model_copy(update={"rank": 2}).model_dump()
     assert follow_up(done, at(12, ranks=ALL, **AT_12)) == (Merge(Round(12, "train")),)
     assert follow_up(done, at(12, ranks=frozenset({2}), **AT_12)) == (), "the others are at it"
@@ -221,7 +219,7 @@ def test_a_record_that_comes_late_harms_nobody(which: Callable[[Event], bool], t
     ],
     ids=["the merge", "the workers"],
 )
-def test_given_up_event_has_its_follow_up_sent(
+def test_events_after_one_that_was_given_up_are_sent(
     lost: Callable[[Event], bool], given_up: Callable[[Event], bool], tmp_path: Path
 ) -> None:
     """It had done what it was for, and died before it invoked who comes next, in all of its attempts."""
@@ -246,7 +244,7 @@ def with_rank_1_killed(tmp_path: Path) -> tuple[Stage, Event]:
     return stage, actor.event
 
 
-def test_record_of_a_replaced_resident_does_not_fail_the_run(tmp_path: Path) -> None:
+def test_a_record_of_a_replaced_resident_does_not_fail_the_run(tmp_path: Path) -> None:
     stage, event = with_rank_1_killed(tmp_path)
     while not any(event.payload.get("generation") == 1 for event in stage.delivered):
         stage.step()
@@ -257,7 +255,7 @@ def test_record_of_a_replaced_resident_does_not_fail_the_run(tmp_path: Path) -> 
     assert stage.result() == undisturbed("plain")
 
 
-def test_successor_of_a_given_up_resident_goes_on_at_once(tmp_path: Path) -> None:
+def test_a_successor_of_a_resident_that_was_given_up_goes_on_at_once(tmp_path: Path) -> None:
     """Without that word the next leg waits until the claim of the one before has expired, after fifteen minutes."""
     stage = Stage(tmp_path, spec_of("plain", topology="sharded", workers=1, rounds_per_invocation=2))
     stage.start()
@@ -271,7 +269,7 @@ def test_successor_of_a_given_up_resident_goes_on_at_once(tmp_path: Path) -> Non
     assert stage.now < 60
 
 
-def test_record_of_a_resident_that_was_not_replaced_fails_the_run(tmp_path: Path) -> None:
+def test_a_record_of_a_resident_that_was_not_replaced_fails_the_run(tmp_path: Path) -> None:
     stage, event = with_rank_1_killed(tmp_path)
     stage.call("control", failure_record(event, "OSError", "each time"))
     stage.drain()

@@ -44,7 +44,7 @@ def test_a_run_that_gets_on_is_left_alone() -> None:
     assert len(note.stretches_s) == waiting.RECENT_STRETCHES
 
 
-def test_unchanged_run_is_set_going_at_growing_intervals() -> None:
+def test_a_run_that_stands_still_is_set_going_at_growing_intervals() -> None:
     _, acted = looks(*"aaaaaaaaaaaaaaaa")
     assert [number for number, did in enumerate(acted) if did] == [1, 3, 7, 15]
 

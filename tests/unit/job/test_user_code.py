@@ -13,8 +13,8 @@ from torch import nn
 
 from core import jobs
 from core.environment import forget
-from estafeta.errors import Gone, UsageError
-from estafeta.job.user_code import UserCodeError, is_importing, job_in, load_job, user_code
+from estafeta.errors import Gone, UsageError, UserCodeError
+from estafeta.job.user_code import is_importing, job_in, load_job, user_code
 
 HEAD = "from estafeta import SGD, Job\nsettings = dict(model=print, loss=print, optimizer=SGD(), dataset='iris')\n"
 

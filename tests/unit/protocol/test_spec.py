@@ -12,7 +12,7 @@ from core.specs import spec_of
 from estafeta.job.optim import SGD
 from estafeta.protocol.layout import Round
 from estafeta.protocol.spec import FunctionSettings, Plan, RunSpec, Slot, WorkerEvent
-from estafeta.protocol.verbs import CleanVerb, ControlEvent, ForkVerb, ResumeVerb, RunVerb, StartVerb, StatusVerb
+from estafeta.protocol.verbs import CleanVerb, ControlEvent, ForkVerb, ResumeVerb, StartVerb, StatusVerb, StopVerb
 
 
 @pytest.mark.parametrize(("memory_mb", "threads"), [(128, 1), (1769, 1), (3537, 1), (3538, 2), (10240, 5)])
@@ -101,7 +101,7 @@ def test_verbs_are_told_apart() -> None:
     assert isinstance(verbs.validate_python(fork), ForkVerb)
     assert isinstance(verbs.validate_python({**fork, "version": 12}), ForkVerb)
     assert verbs.validate_python({"verb": "clean", "run": "r"}) == CleanVerb(verb="clean", run="r", keep_final=False)
-    assert verbs.validate_python({"verb": "stop", "run": "r"}) == RunVerb(verb="stop", run="r")
+    assert verbs.validate_python({"verb": "stop", "run": "r"}) == StopVerb(verb="stop", run="r")
     for wrong in ({}, {"verb": "dance"}, {"verb": "stop"}, {"verb": "stop", "run": "r", "now": True}):
         with pytest.raises(ValidationError):
             verbs.validate_python(wrong)

@@ -11,10 +11,9 @@ import torch
 from torch import nn
 
 from core.specs import spec_of
-from estafeta.errors import UsageError
+from estafeta.errors import UsageError, UserCodeError
 from estafeta.job.job import Job
 from estafeta.job.optim import SGD
-from estafeta.job.user_code import UserCodeError
 from estafeta.protocol.layout import Round
 from estafeta.protocol.spec import Plan
 from estafeta.store.store import Store

@@ -16,9 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from core import jobs
 from core.specs import spec_of
-from estafeta.errors import NotFinite, UsageError
+from estafeta.errors import NotFinite, UsageError, UserCodeError
 from estafeta.job.job import Job
-from estafeta.job.user_code import UserCodeError
 from estafeta.protocol.step import check_gradient
 from estafeta.training.learner import Learner, seed_generators
 from estafeta.training.table import Batch

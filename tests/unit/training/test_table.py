@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
-from estafeta.errors import UsageError
+from estafeta.errors import UsageError, UserCodeError
 from estafeta.job.dataset_name import BUNDLED
-from estafeta.job.user_code import UserCodeError
 from estafeta.training.table import Table, open_table
 
 INPUTS, TARGET = np.arange(20, dtype=np.float64).reshape(10, 2), np.arange(10)

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from estafeta.cli.find_run import attach
-from estafeta.cli.options import Manners, Place, json_output, on_store, quiet, verbose
-from estafeta.errors import UsageError
+from estafeta.cli.options import Manners, json_output, on_store, quiet, verbose
+from estafeta.cli.place import Place
+from estafeta.errors import Command, UsageError
 
 if TYPE_CHECKING:
     from estafeta.cli.console import Console
-    from estafeta.client.backend import Backend
-    from estafeta.data.importing.importer import Progress
-    from estafeta.data.manifest import Manifest
-    from estafeta.store.store import Store
 
 REDRAW_S = 0.1
-"""Least time between two looks of the live line."""
+"""Least seconds between two drawings of the live line of an import."""
 
 
 @click.group(epilog="Example: estafeta data import census people.csv --label income")
@@ -35,7 +30,7 @@ def data() -> None:
 
 @data.command("import", epilog="Example: estafeta data import census people.csv --label income --standardize")
 @click.argument("name", metavar="NAME")
-@click.argument("places", metavar="SOURCE...", nargs=-1, required=True)
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @click.option("--label", metavar="COLUMN", help="The column, or the array, to predict.")
 @click.option("--ignore", metavar="COLUMN", multiple=True, help="A column to leave out; may be repeated.")
 @click.option("--category", metavar="COLUMN", multiple=True, help="A column to take as text; may be repeated.")
@@ -74,7 +69,6 @@ def data() -> None:
 )
 @click.option(
     "--format",
-    "format_",
     type=click.Choice(["csv", "tsv", "parquet", "numpy", "svmlight", "factory"]),
     help="Format of the source; by default told from its name.",
 )
@@ -85,9 +79,7 @@ def data() -> None:
 @quiet
 @verbose
 @click.pass_obj
-def import_(
-    manners: Manners, /, name: str, places: tuple[str, ...], label: str | None, on: Place, **options: Any
-) -> int:
+def import_(manners: Manners, /, name: str, sources: tuple[str, ...], on: Place, **options: Any) -> int:
     """Import files under a name.
 
     SOURCE is CSV or TSV with a header, Parquet (files or a folder), .npy or .npz, svmlight, or MODULE:FACTORY,
@@ -95,37 +87,22 @@ def import_(
     is imported on this machine, then sent.
     """
     from estafeta.cli.words import dataset as words
-    from estafeta.client.send_dataset import datasets, send
-    from estafeta.data.importing.importer import Wishes, import_dataset
-    from estafeta.data.importing.sources import Reading, open_source
-    from estafeta.data.importing.tabular import Choice
+    from estafeta.client import datasets
 
-    console, store = manners.console(), _store()
-    there = attach(on) if on.name == "aws" else None
-    if there and name in datasets(there):
-        raise UsageError(
-            f"there is a data set named {name!r} on AWS already",
-            hint=f"choose another name, or remove it: estafeta data rm {name}",
-        )
-    choice = Choice(label, options["ignore"], options["target"], options["category"])
-    reading = Reading(options["format_"], choice, options["delimiter"], options["zero_based"])
-    wishes = Wishes(
-        options["missing"], options["standardize"], options["validation"], options["seed"], options["limit"]
-    )
+    console = manners.console()
     try:
-        source = open_source(places, reading)
-        manifest = import_dataset(store, name, source, places, wishes, _Line(console, name).show)
-        if there:
-            send(name, there, store, partial(console.portion, unit="bytes"))
+        options |= {"on": on.name, **on.choices}
+        found = datasets.import_files(name, *sources, **options, progress=_Line(console).show)
     finally:
         console.still()
     if manners.json:
-        console.json(words.facts(manifest))
+        console.json(found.model_dump(mode="json"))
         return 0
-    console.results(words.identity(manifest) + words.schema(manifest))
-    if manifest.dropped:
-        console.talk([("note", f"{manifest.dropped:,} rows with missing values are left out")])
-    console.talk([("next", f'estafeta data show {name}   a job takes it as dataset="{name}"')])
+    console.results(words.identity(found) + words.schema(found))
+    if found.dropped:
+        console.talk([("note", f"{found.dropped:,} rows with missing values are left out")])
+    shown = Command("estafeta", "data", "show", name)
+    console.talk([("next", f'{shown}   a job takes it as dataset="{name}"')])
     return 0
 
 
@@ -136,26 +113,24 @@ def import_(
 @click.pass_obj
 def list_(manners: Manners, on: Place) -> int:
     """List the data sets."""
-    if on.name == "aws":
-        return _list_there(manners, on)
-    from estafeta.cli.words import dataset as words
+    from estafeta.client import datasets
     from estafeta.client.units import ago, size
-    from estafeta.data.catalog import names, read_manifest, unfinished
 
-    console, store, now = manners.console(), _store(), time.time()
-    found, begun = [read_manifest(store, name) for name in names(store)], unfinished(store)
+    console, now = manners.console(), time.time()
+    found = datasets.list_all(on=on.name, **on.choices)
     if manners.json:
-        console.json({"datasets": [words.facts(manifest) for manifest in found], "unfinished": begun})
+        console.json(found.model_dump(mode="json", exclude={"more"}))
         return 0
-    if found:
+    if found.datasets:
         console.table(
             ("name", "rows", "size", "blocks", "imported"),
-            [(m.name, f"{m.rows:,}", size(m.bytes), str(len(m.blocks)), ago(now - m.created_at)) for m in found],
+            [(d.name, f"{d.rows:,}", size(d.bytes), str(d.blocks), ago(now - d.created_at)) for d in found.datasets],
         )
-    elif not begun:
-        console.talk([("data", "none yet"), ("next", "estafeta data import NAME SOURCE")])
-    for name in begun:
-        console.talk([("note", f"an import of {name} goes on, or was killed; its files: estafeta data rm {name}")])
+    elif not found.unfinished:
+        console.talk([("data", "none yet"), ("next", f"{Command('estafeta', 'data', 'import', 'NAME', 'SOURCE')}")])
+    for name in found.unfinished:
+        left = Command("estafeta", "data", "rm", name)
+        console.talk([("note", f"an import of {name} goes on, or was killed; its files: {left}")])
     return 0
 
 
@@ -169,22 +144,20 @@ def list_(manners: Manners, on: Place) -> int:
 def show(manners: Manners, name: str, rows: int, on: Place) -> int:
     """Show what a data set holds, and its first rows."""
     from estafeta.cli.words import dataset as words
-    from estafeta.data.manifest import Manifest
-    from estafeta.functions.verbs.datasets import describe
-    from estafeta.protocol.verbs import DescribeVerb
+    from estafeta.client import datasets
 
-    console, verb = manners.console(), DescribeVerb(verb="describe", dataset=name, rows=rows)
-    answer = attach(on).call(verb.model_dump()) if on.name == "aws" else describe(verb, _store())
-    manifest, names, cells = Manifest.model_validate(answer["manifest"]), answer["columns"], answer["rows"]
+    console, found = manners.console(), datasets.show(name, rows, on=on.name, **on.choices)
+    dataset = found.dataset
     if manners.json:
-        console.json({**words.facts(manifest), "preview": {"columns": names, "rows": cells}})
+        preview = {"columns": found.columns, "rows": found.rows}
+        console.json({**dataset.model_dump(mode="json"), "preview": preview})
         return 0
-    console.results([*words.identity(manifest), ("source", ", ".join(manifest.source))])
-    console.results(words.schema(manifest))
-    if columns := words.columns(manifest):
+    console.results([*words.identity(dataset), ("source", ", ".join(dataset.source))])
+    console.results(words.schema(dataset))
+    if columns := words.columns(dataset):
         console.table(("column", "missing", "mean", "deviation", "least", "greatest"), columns)
     if rows:
-        console.table(names, cells)
+        console.table(found.columns, found.rows)
     return 0
 
 
@@ -200,20 +173,18 @@ def verify(manners: Manners, name: str, on: Place) -> int:
 
     With --on aws it is read there.
     """
+    from estafeta.client import datasets
     from estafeta.client.units import count
 
     console = manners.console()
-    manifest, checking = _verifying_there(name, attach(on)) if on.name == "aws" else _verifying_here(name)
-    blocks = len(manifest.blocks)
     try:
-        for checked in checking:
-            console.portion("verifying", checked, blocks, "blocks")
+        found = datasets.verify(name, on=on.name, **on.choices, progress=console.portion)
     finally:
         console.still()
     if manners.json:
-        console.json({"name": name, "blocks": blocks, "rows": manifest.rows, "whole": True})
+        console.json({"name": name, "blocks": found.blocks, "rows": found.rows, "whole": True})
     else:
-        console.results([("whole", f"{name}   {count(manifest.rows, 'row')} in {count(blocks, 'block')}")])
+        console.results([("whole", f"{name}   {count(found.rows, 'row')} in {count(found.blocks, 'block')}")])
     return 0
 
 
@@ -229,95 +200,34 @@ def remove(manners: Manners, wanted: tuple[str, ...], on: Place, yes: bool) -> i
 
     Runs that read them fail; what was trained stays.
     """
-    from estafeta.data.catalog import read_manifest, unfinished
-    from estafeta.data.catalog import remove as remove_dataset
+    from estafeta.client import datasets
 
-    store = _store()
-    there = attach(on) if on.name == "aws" else None
-    begun = unfinished(store)
-    found = [name if there or name in begun else read_manifest(store, name).name for name in dict.fromkeys(wanted)]
-    if not yes:
+    removed: list[str] = []
+
+    def confirm(names: Iterable[str]) -> None:
+        removed.extend(names)
+        if yes:
+            return
         if not sys.stdin.isatty():
-            raise UsageError("there is no terminal on which to confirm that data sets are removed", hint="add --yes")
-        click.confirm(f"Remove {', '.join(found)} from the store?", abort=True, err=True)
-    for name in found:
-        if there:
-            there.call({"verb": "remove", "dataset": name})
-        else:
-            remove_dataset(store, name)
+            raise UsageError("There is no terminal on which to confirm that data sets are removed", hint="add --yes")
+        click.confirm(f"Remove {', '.join(removed)} from the store?", abort=True, err=True)
+
+    datasets.remove(*wanted, on=on.name, **on.choices, confirm=confirm)
     if manners.json:
-        manners.console().json({"removed": found})
+        manners.console().json({"removed": removed})
     else:
-        manners.console().results([("removed", name) for name in found])
+        manners.console().results([("removed", name) for name in removed])
     return 0
-
-
-def _list_there(manners: Manners, on: Place) -> int:
-    """List the data sets of a stack."""
-    from estafeta.client.send_dataset import datasets
-    from estafeta.client.units import ago, size
-
-    console, backend, now = manners.console(), attach(on), time.time()
-    found = list(datasets(backend).values())
-    if manners.json:
-        console.json({"datasets": found})
-    elif not found:
-        console.talk([("data", "none yet"), ("next", "estafeta data import NAME SOURCE")])
-    else:
-        console.table(
-            ("name", "rows", "size", "blocks", "imported"),
-            [
-                (d["name"], f"{d['rows']:,}", size(d["bytes"]), str(d["blocks"]), ago(now - d["created_at"]))
-                for d in found
-            ],
-        )
-    return 0
-
-
-def _verifying_here(name: str) -> tuple[Manifest, Iterator[int]]:
-    """A data set's manifest; and how many blocks have been found whole, while they are."""
-    from estafeta.data.catalog import read_manifest, verify
-
-    store = _store()
-    manifest = read_manifest(store, name)
-    return manifest, (number + 1 for number in verify(store, manifest))
-
-
-def _verifying_there(name: str, backend: Backend) -> tuple[Manifest, Iterator[int]]:
-    """The same of a stack, where `control` reads it, leg after leg."""
-    from estafeta.data.manifest import Manifest
-
-    manifest = Manifest.model_validate(backend.call({"verb": "describe", "dataset": name})["manifest"])
-
-    def legs() -> Iterator[int]:
-        checked = 0
-        while checked < len(manifest.blocks):
-            verb = {"verb": "verify", "dataset": name, "token": manifest.token, "first": checked}
-            checked = backend.call(verb)["checked"]
-            yield checked
-
-    return manifest, legs()
 
 
 class _Line:
-    """The live line of an import."""
+    """The live line of an import, which is not drawn more often than one can see."""
 
-    def __init__(self, console: Console, name: str) -> None:
-        self._console, self._name, self._drawn = console, name, 0.0
+    def __init__(self, console: Console) -> None:
+        self._console, self._drawn = console, 0.0
 
-    def show(self, progress: Progress) -> None:
-        """Draw it, if it has not just been drawn."""
+    def show(self, what: str, done: int, total: int, unit: str) -> None:
+        """Draw it, unless it has just been drawn."""
         if (now := time.monotonic()) - self._drawn >= REDRAW_S:
             self._drawn = now
-            rows = f"{progress.rows:,} rows"
-            of_bytes = f"bytes, {rows}" if progress.size else rows  # what code makes has no bytes to count
-            self._console.portion(f"importing {self._name}", progress.position, progress.size, of_bytes)
-
-
-def _store() -> Store:
-    from estafeta.client.backend import home
-    from estafeta.store.store import Store
-
-    root = home() / "store"
-    root.mkdir(parents=True, exist_ok=True)
-    return Store(root)
+            self._console.portion(what, done, total, unit)

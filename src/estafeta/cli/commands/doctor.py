@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from estafeta.cli.options import Manners, Place, json_output, on_doctor, verbose
+from estafeta.cli.options import Manners, json_output, on_doctor, verbose
+from estafeta.cli.place import Place
 
 if TYPE_CHECKING:
     from estafeta.deploy.doctor.check import Finding

@@ -61,8 +61,8 @@ def serve(
 ) -> int:
     """Run the service in the foreground; runs that are started meanwhile use it as it is."""
     from estafeta.client.backend import home
-    from estafeta.client.launch import TEMPLATE
-    from estafeta.client.launch import serve as serve_here
+    from estafeta.client.connect import TEMPLATE
+    from estafeta.client.connect import serve as serve_here
     from estafeta.local import Options
 
     options = Options(

@@ -98,7 +98,8 @@ def plan(manners: Manners, /, job: str, options: dict[str, str], **choices: Any)
 
 def _measure(job: str, options: Mapping[str, str]) -> Profile:
     from estafeta.client.backend import home
-    from estafeta.client.launch import connect, spec_for
+    from estafeta.client.connect import connect
+    from estafeta.client.launch import spec_for
     from estafeta.client.plan.measure import profile
     from estafeta.client.source import import_job
     from estafeta.store.store import Store

@@ -1,4 +1,4 @@
-"""Commands about runs that there are: `runs`, `status`, `logs`, `stop`, `export`, `report`, `clean`."""
+"""Commands about runs that there are: `runs`, `status`, `inspect`, `logs`, `stop`, `export`, `report`, `clean`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from estafeta.cli.find_run import all_runs, attach, find_run
-from estafeta.cli.options import Manners, Place, json_output, on_service, run_name, verbose
-from estafeta.errors import UsageError
+from estafeta.cli.options import Manners, json_output, on_service, run_name, verbose
+from estafeta.cli.place import Place, attach, find_run
+from estafeta.errors import Command, UsageError
 
 if TYPE_CHECKING:
     from estafeta.cli.console import Console
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from estafeta.protocol.spec import Role, Status, Which
 
 MOST_RUNS = 20
+"""Runs that are listed at most, unless all are asked for."""
+
 MOST_EPOCHS = 20
+"""Epochs that `status` shows at most."""
 
 
 @click.command(epilog="Example: estafeta runs --all")
@@ -30,6 +33,7 @@ MOST_EPOCHS = 20
 @click.pass_obj
 def runs(manners: Manners, on: Place, everything: bool) -> int:
     """List the runs, the newest last."""
+    from estafeta.client.find_run import all_runs
     from estafeta.client.units import ago
 
     backend, console, now = attach(on), manners.console(), time.time()
@@ -41,7 +45,7 @@ def runs(manners: Manners, on: Place, everything: bool) -> int:
         console.json({"runs": [_facts(status, value) for status, value in zip(shown, latest, strict=True)]})
         return 0
     if not found:
-        console.talk([("runs", "none yet"), ("next", "estafeta train JOB.py")])
+        console.talk([("runs", "none yet"), ("next", f"{Command('estafeta', 'train', 'JOB.py')}")])
         return 0
     console.table(
         ("run", "state", "job", "workers", "epoch", "metric", "started"),
@@ -60,7 +64,8 @@ def runs(manners: Manners, on: Place, everything: bool) -> int:
         spare=("workers", "job"),
     )
     if len(shown) < len(found):
-        console.talk([("note", f"the oldest {len(found) - len(shown)} are left out: estafeta runs --all")])
+        everything_ = Command("estafeta", "runs", "--all")
+        console.talk([("note", f"the oldest {len(found) - len(shown)} are left out: {everything_}")])
     return 0
 
 
@@ -74,12 +79,14 @@ def status(manners: Manners, name: str, on: Place) -> int:
     """Show the state of a run, its epochs and its cost."""
     from estafeta.cli.words import run as words
     from estafeta.cli.words.error import of_failure
+    from estafeta.client.run import history_of
 
     run, console = find_run(name, on), manners.console()
+    status = run.full_status()
+    summary = run.summary_of(status)
     if manners.json:
-        console.json({**run.summary(), "history": run.history})
+        console.json({**summary.to_dict(), "history": history_of(status)})
         return 0
-    summary, status = run.summary(), run.status(since_epoch=0)
     console.results(words.identity(status, run.on) + words.plan(status) + words.standing(status, time.time()))
     console.results(words.limits(status) + words.best(status, summary) + words.late(summary))
     console.results(words.bill(summary) + words.chaos(summary))
@@ -134,7 +141,7 @@ def stop(manners: Manners, name: str, on: Place) -> int:
     run, console = find_run(name, on), manners.console()
     status = run.stop_and_wait()
     if manners.json:
-        console.json(run.summary())
+        console.json(run.summary().to_dict())
     else:
         console.results(words.standing(status, time.time()))
     return 0
@@ -204,7 +211,9 @@ def clean(manners: Manners, names: tuple[str, ...], on: Place, everything: bool,
     if bool(names) == everything:
         if names:
             raise UsageError("--all takes all runs", hint="leave out the names, or --all")
-        raise UsageError("name the runs to remove", hint="estafeta runs lists them; --all takes all that have ended")
+        raise UsageError(
+            "name the runs to remove", hint=f"{Command('estafeta', 'runs')} lists them; --all takes all that have ended"
+        )
     console = manners.console()
     found = _ended(on, console) if everything else [find_run(name, on) for name in names]
     chosen = {run.name: run for run in found}
@@ -220,11 +229,50 @@ def clean(manners: Manners, names: tuple[str, ...], on: Place, everything: bool,
     return 0
 
 
-COMMANDS = (runs, status, logs, stop, export, report, clean)
+@click.command(epilog="Example: estafeta inspect last --rounds 2")
+@run_name
+@on_service
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="How many rounds to show, the newest first.",
+)
+@json_output
+@verbose
+@click.pass_obj
+def inspect(manners: Manners, name: str, on: Place, rounds: int) -> int:
+    """Show what lies in a run's folder.
+
+    Who contributed what to each round that is still there, the saved versions, the legs of the workers, and what is
+    next, all told from the files alone.
+    """
+    from estafeta.cli.words import inspection as words
+
+    found, console = find_run(name, on).inspect(rounds), manners.console()
+    if manners.json:
+        console.json(found.model_dump(mode="json"))
+        return 0
+    console.results(words.standing(found))
+    for part in (words.contributions, words.partials, words.versions, words.legs):
+        columns, rows = part(found)
+        if rows:
+            console.result("")
+            console.table(columns, rows)
+    if found.older_rounds:
+        console.talk(
+            [("note", f"{found.older_rounds} older rounds are left out: --rounds {found.older_rounds + rounds}")]
+        )
+    return 0
+
+
+COMMANDS = (runs, status, logs, stop, export, report, clean, inspect)
 
 
 def _ended(on: Place, console: Console) -> list[Run]:
     """All runs that have ended; those that have not are named."""
+    from estafeta.client.find_run import all_runs
     from estafeta.client.run import ENDED, Run
 
     backend = attach(on)

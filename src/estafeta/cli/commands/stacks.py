@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from estafeta.cli.options import Manners, Place, json_output, on_aws, quiet, verbose
-from estafeta.errors import UsageError
+from estafeta.cli.options import Manners, json_output, on_aws, quiet, verbose
+from estafeta.cli.place import Place
+from estafeta.errors import Command, UsageError
 
 if TYPE_CHECKING:
     from estafeta.cli.console import Console
@@ -90,7 +91,7 @@ def deploy(
         console.json(words.facts(deployed, plan, account.region))
     else:
         console.results(words.deployed(deployed, account.region))
-        console.talk([("next", "estafeta train JOB.py --on aws")])
+        console.talk([("next", f"{Command('estafeta', 'train', 'JOB.py', '--on', 'aws')}")])
     return 0
 
 
@@ -123,7 +124,7 @@ def destroy(manners: Manners, on: Place, delete_data: bool, yes: bool) -> int:
         console.still()
     left, kept = destroyer.leftovers(), destroyer.kept()
     if manners.json:
-        leftovers = [{"kind": x.kind, "name": x.name, "command": console.complete(x.command)} for x in left]
+        leftovers = [{"kind": x.kind, "name": x.name, "command": console.complete(str(x.command))} for x in left]
         console.json({"stack": stack, "region": account.region, "kept": kept, "leftovers": leftovers})
     else:
         console.results(words.destroyed(stack, kept, left))

@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from estafeta.cli.find_run import find_run
 from estafeta.cli.options import (
     Manners,
-    Place,
     detach,
     json_output,
     limit_options,
@@ -27,7 +25,8 @@ from estafeta.cli.options import (
     run_name,
     verbose,
 )
-from estafeta.errors import UsageError
+from estafeta.cli.place import Place, find_run
+from estafeta.errors import Command, UsageError
 
 if TYPE_CHECKING:
     from estafeta.cli.console import Console
@@ -146,7 +145,8 @@ def _start(
     console: Console,
 ) -> Run:
     """Import the job, which imports torch, while the service starts."""
-    from estafeta.client.launch import connect, start
+    from estafeta.client.connect import connect
+    from estafeta.client.launch import start
     from estafeta.client.source import import_job
 
     command = [job, *(word for pair in on.options.items() for word in pair)]
@@ -168,7 +168,9 @@ def _start(
             show=partial(console.portion, unit="bytes"),
         )
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("interrupted while the run was being started: see `estafeta runs`") from None
+        raise KeyboardInterrupt(
+            f"interrupted while the run was being started: see {Command('estafeta', 'runs')}"
+        ) from None
 
 
 @click.command(epilog="Example: estafeta watch last")

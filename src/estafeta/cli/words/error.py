@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from estafeta.errors import EstafetaError
+from estafeta.errors import Command, EstafetaError
 
 if TYPE_CHECKING:
     from estafeta.protocol.spec import Failure
@@ -121,7 +121,6 @@ def _is_shipped(file: str) -> bool:
 
 def _log_command(failure: Failure, run: str) -> str:
     role = failure.function.rpartition("-")[2]
-    parts = ["estafeta", "logs", run]
-    parts += ["--function", role] if role else []
-    parts += ["--rank", str(failure.rank)] if failure.rank is not None else []
-    return " ".join(parts)
+    of_role = ["--function", role] if role else []
+    of_rank = ["--rank", str(failure.rank)] if failure.rank is not None else []
+    return f"{Command('estafeta', 'logs', run, *of_role, *of_rank)}"

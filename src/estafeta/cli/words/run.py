@@ -1,18 +1,18 @@
 """A run put into words: what it is, how it stands, how it ended, what it cost.
 
-Pure: from a status or a summary to labelled lines. Knows nothing of terminals.
+Pure: from a status or a summary to labelled lines. This module knows nothing of terminals.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from estafeta.client.backend import ROLES
+from estafeta.client.summary import Summary
 from estafeta.client.units import ago, clock, count, dollars, number, size
 from estafeta.cost.cost import ASSUMED
-from estafeta.errors import UsageError
+from estafeta.errors import Command, UsageError
 from estafeta.protocol.limits import HOUR_S
 from estafeta.protocol.spec import Status
 
@@ -63,66 +63,64 @@ def progress(status: Status) -> str:
     return f"epoch {status.epoch} of {status.spec.epochs}, {steps}"
 
 
-def best(status: Status, summary: Mapping[str, Any]) -> Lines:
+def best(status: Status, summary: Summary) -> Lines:
     """The best epoch so far."""
-    value = summary["best"].get(monitor := status.spec.early_stopping.monitor)
-    if value is None or not status.steps_per_epoch:
+    best = summary.best
+    if best is None or best.value is None or not status.steps_per_epoch:
         return []
-    return [("best", f"{monitor} {number(value)} (epoch {summary['best']['step'] // status.steps_per_epoch})")]
+    return [("best", f"{best.monitor} {number(best.value)} (epoch {best.step // status.steps_per_epoch})")]
 
 
-def late(summary: Mapping[str, Any]) -> Lines:
+def late(summary: Summary) -> Lines:
     """How many rounds ranks have missed, where a quorum is enough; nothing if they have missed none."""
-    missed = [f"rank {rank} missed {count(number, 'round')}" for rank, number in summary["missed"].items()]
+    missed = [f"rank {rank} missed {count(number, 'round')}" for rank, number in summary.missed.items()]
     return [("late", ", ".join(missed))] if missed else []
 
 
-def bill(summary: Mapping[str, Any]) -> Lines:
+def bill(summary: Summary) -> Lines:
     """Invocations and what they cost, or would have cost on AWS Lambda; nothing where no log tells."""
-    if not summary["invocations"]:
+    if not summary.invocations:
         return []
-    invocations = ", ".join(f"{count} {role}" for role in ROLES if (count := summary["invocations"].get(role)))
-    retries = "1 retry" if summary["retries"] == 1 else f"{summary['retries']} retries"
-    where = "" if summary["on"] == "aws" else " if it had run on AWS"
-    costs = summary["costs"]
+    invocations = ", ".join(f"{count} {role}" for role in ROLES if (count := summary.invocations.get(role)))
+    retries = "1 retry" if summary.retries == 1 else f"{summary.retries} retries"
+    where = "" if summary.on == "aws" else " if it had run on AWS"
+    costs = summary.costs.to_dict()
     parts = ", ".join(
         f"{what} {dollars(costs[what])}" for what in ("compute", "requests", "efs", "logs", "storage") if costs[what]
     )
     return [
-        ("work", f"{invocations} invocations, {retries}, {summary['billed_gb_seconds']:,.1f} GB-seconds"),
-        ("price", f"{dollars(summary['cost_usd'])}{where}: {parts}"),
-        ("", f"{summary['prices']}{ASSUMED[summary['on']]}"),
+        ("work", f"{invocations} invocations, {retries}, {summary.billed_gb_seconds:,.1f} GB-seconds"),
+        ("price", f"{dollars(summary.cost_usd)}{where}: {parts}"),
+        ("", f"{summary.prices}{ASSUMED[summary.on]}"),
         *keeping(summary),
     ]
 
 
-def keeping(summary: Mapping[str, Any]) -> Lines:
+def keeping(summary: Summary) -> Lines:
     """What lies on the file system for a run, by the month, and what bringing its data in takes: beside its price."""
-    kept, costs = summary["kept"], summary["costs"]
-    data = f" and {size(kept['data_bytes'])} of data" if kept["data_bytes"] else ""
-    lines = [
-        ("kept", f"{size(kept['run_bytes'])}{data} on EFS, {dollars(costs['storage_month'])} a month until removed")
-    ]
-    if upload := costs["upload"]:
+    kept, costs = summary.kept, summary.costs
+    data = f" and {size(kept.data_bytes)} of data" if kept.data_bytes else ""
+    lines = [("kept", f"{size(kept.run_bytes)}{data} on EFS, {dollars(costs.storage_month)} a month until removed")]
+    if upload := costs.upload:
         lines.append(("", f"bringing the data in through S3 takes {dollars(upload)}, once"))
     return lines
 
 
-def chaos(summary: Mapping[str, Any]) -> Lines:
+def chaos(summary: Summary) -> Lines:
     """Which faults have been injected, and how often; nothing where none were asked for."""
-    if not summary["chaos"]:
+    if not summary.chaos:
         return []
-    injected = ", ".join(f"{number} {fault}" for fault, number in sorted(summary["chaos"]["injected"].items()))
-    return [("chaos", f"{injected or 'nothing'} injected ({summary['chaos']['faults']})")]
+    injected = ", ".join(f"{number} {fault}" for fault, number in sorted(summary.chaos.injected.items()))
+    return [("chaos", f"{injected or 'nothing'} injected ({summary.chaos.faults})")]
 
 
-def ending(status: Status, summary: Mapping[str, Any], files: Mapping[str, Path]) -> Lines:
+def ending(status: Status, summary: Summary, files: Mapping[str, Path]) -> Lines:
     """The last lines of a run that was followed to its end."""
     outcome = status.outcome
     why = outcome.why if outcome and outcome.failure is None else progress(status)
     written = [(("files" if i == 0 else ""), str(path)) for i, path in enumerate(files.values())]
     return [
-        (status.state, f"{clock(summary['train_s'])}   {why}"),
+        (status.state, f"{clock(summary.train_s)}   {why}"),
         *best(status, summary),
         *late(summary),
         *bill(summary),
@@ -138,24 +136,24 @@ def _next(status: Status, *, exported: bool) -> list[str]:
     is_hopeless = failure is not None and failure.exit_code == UsageError.exit_code and not has_weights
     verbs = [] if status.state == "done" or is_hopeless else ["resume"]
     verbs += ["status"] if exported else ["export"] if has_weights else []
-    commands = [f"estafeta {verb} {status.spec.run}" for verb in [*verbs, "clean"][:2]]
+    commands = [["estafeta", verb, status.spec.run] for verb in [*verbs, "clean"][:2]]
     if status.outcome and status.outcome.limited:
-        commands[0] += f" {_limit_flag(status)}"
-    return commands
+        commands[0] += _limit_flag(status)
+    return [f"{Command(*words)}" for words in commands]
 
 
-def _limit_flag(status: Status) -> str:
+def _limit_flag(status: Status) -> list[str]:
     """The option that would let a run go on that has stopped at a limit: as much again of the one that is reached.
 
     What it has cost is not known to the last cent, so that limit is the one if no other is.
     """
     limits, outcome = status.limits, status.outcome
     if limits.max_rounds is not None and status.version >= limits.max_rounds:
-        return f"--max-rounds {_raised(limits.max_rounds, status.version)}"
+        return ["--max-rounds", f"{_raised(limits.max_rounds, status.version)}"]
     hours = (outcome.ended_at - limits.since) / HOUR_S if outcome else 0.0
     if limits.max_cost_usd is None or (limits.max_hours is not None and hours >= limits.max_hours):
-        return f"--max-hours {limits.max_hours:.6g}"
-    return f"--max-cost {_raised(limits.max_cost_usd, status.spent_usd):.6g}"
+        return ["--max-hours", f"{limits.max_hours:.6g}"]
+    return ["--max-cost", f"{_raised(limits.max_cost_usd, status.spent_usd):.6g}"]
 
 
 def _raised(limit: float, used: float) -> float:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from estafeta.cli.words.run import Lines
 from estafeta.client.units import count, size
+from estafeta.errors import Command
 
 if TYPE_CHECKING:
     from estafeta.aws.account import Deployment
@@ -101,6 +102,7 @@ def destroyed(stack: str, kept: Sequence[str], left: Sequence[Leftover]) -> Line
     """What is left of a stack."""
     lines = [("removed", f"{stack}{'' if left else '; nothing is left over'}")]
     lines += [
-        ("kept", f"file system {name}; estafeta destroy --stack {stack} --delete-data removes it") for name in kept
+        ("kept", f"file system {name}; {Command('estafeta', 'destroy', '--stack', stack, '--delete-data')} removes it")
+        for name in kept
     ]
     return lines + [("left", f"{found.kind} {found.name}\n{found.command}") for found in left]

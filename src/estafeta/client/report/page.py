@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +20,7 @@ from markupsafe import Markup
 from estafeta.client.logbook import Entry
 from estafeta.client.report.charts import line_chart
 from estafeta.client.report.timeline import lane_of, spans_of, timeline
+from estafeta.client.summary import Summary
 from estafeta.client.units import clock, count, dollars, number
 from estafeta.cost.cost import ASSUMED
 from estafeta.job.stopping import EpochRecord
@@ -67,7 +68,7 @@ class Facts:
     """
 
     status: Status
-    summary: Mapping[str, Any]
+    summary: Summary
     entries: Sequence[Entry] | None
     now: float
 
@@ -94,17 +95,17 @@ def _heading(facts: Facts) -> dict[str, Any]:
     outcome = status.outcome
     failure = outcome.failure if outcome else None
     why = f": {outcome.why}" if outcome and outcome.why and not failure else ""
-    pace = summary["rounds_per_s"]
+    pace = summary.rounds_per_s
     figures = {
         "epochs": f"{status.epoch} of {spec.epochs}",
         "rounds": f"{status.version} of {status.total_steps or '?'}",
-        "time": clock(summary["train_s"]),
+        "time": clock(summary.train_s),
         "rounds/s": f"{pace:g}" if pace is not None else "",
         "workers": str(spec.workers),
-        "topology": summary["topology"],
-        "invocations": str(sum(summary["invocations"].values())) if summary["invocations"] else "",
-        "retries": str(summary["retries"]) if summary["invocations"] else "",
-        "price": dollars(summary["cost_usd"]) if summary["invocations"] else "",
+        "topology": summary.topology,
+        "invocations": str(sum(summary.invocations.values())) if summary.invocations else "",
+        "retries": str(summary.retries) if summary.invocations else "",
+        "price": dollars(summary.cost_usd) if summary.invocations else "",
     }
     now = "" if outcome else f", looked at {_moment(facts.now)}"
     return {
@@ -112,8 +113,8 @@ def _heading(facts: Facts) -> dict[str, Any]:
         "failure": failure,
         "failure_facts": _failure(failure) if failure else {},
         "figures": figures,
-        "assumed": ASSUMED[summary["on"]],
-        "cost_rows": _costs(summary) if summary["invocations"] else [],
+        "assumed": ASSUMED[summary.on],
+        "cost_rows": _costs(summary) if summary.invocations else [],
     }
 
 
@@ -177,9 +178,7 @@ def _work(facts: Facts) -> dict[str, Any]:
         "function_columns": FUNCTION_COLUMNS,
         "function_rows": _functions(facts.entries),
         "events": list(_events(facts.entries)),
-        "missed": [
-            (f"rank {rank}", count(rounds, "round")) for rank, rounds in facts.summary["missed"].items() if rounds
-        ],
+        "missed": [(f"rank {rank}", count(rounds, "round")) for rank, rounds in facts.summary.missed.items() if rounds],
     }
 
 
@@ -221,8 +220,8 @@ def _events(entries: Sequence[Entry]) -> Iterable[tuple[str, str, str]]:
             yield after, who, "killed, or ended with an error"
 
 
-def _costs(summary: Mapping[str, Any]) -> list[list[str]]:
-    costs, total = summary["costs"], summary["cost_usd"]
+def _costs(summary: Summary) -> list[list[str]]:
+    costs, total = summary.costs.to_dict(), summary.cost_usd
     rows = [
         [what, text, dollars(costs[what]), f"{costs[what] / total:.0%}" if total else ""]
         for what, text in COSTS.items()
@@ -234,7 +233,7 @@ def _settings(facts: Facts) -> dict[str, Any]:
     status, spec = facts.status, facts.status.spec
     settings = {
         "job": spec.job,
-        "on": facts.summary["on"],
+        "on": facts.summary.on,
         "estafeta": spec.estafeta,
         "seed": str(spec.seed),
         "optimizer": json.dumps(spec.optimizer),
@@ -248,11 +247,11 @@ def _settings(facts: Facts) -> dict[str, Any]:
         "window": f"{spec.window_mb} MiB",
         "quorum": str(spec.quorum or ""),
         "rounds an invocation": str(spec.rounds_per_invocation or ""),
-        "limits": json.dumps(facts.summary["limits"]) if facts.summary["limits"] else "",
+        "limits": json.dumps(limits) if (limits := facts.summary.limits.of_run()) else "",
         "chaos": spec.chaos,
         "from": f"version {spec.origin.version} of {spec.origin.run}" if spec.origin else "",
     }
-    commands = commands_of(status, facts.summary["on"])
+    commands = commands_of(status, facts.summary.on)
     return {
         "settings": settings,
         "limit_rows": [(role, f.name, f"{f.memory_mb} MB", f"{f.timeout_s} s") for role, f in spec.functions.items()],

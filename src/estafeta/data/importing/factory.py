@@ -15,8 +15,8 @@ import numpy as np
 from estafeta.data.importing.arrays import Arrays, from_array
 from estafeta.data.importing.chunk import Chunk, Source, plain
 from estafeta.data.manifest import TARGET, Kind
-from estafeta.errors import UsageError
-from estafeta.job.user_code import UserCodeError, user_code
+from estafeta.errors import UsageError, UserCodeError
+from estafeta.job.user_code import user_code
 from estafeta.store.tensorfile import CODES, Array
 
 ROWS = 256

@@ -25,7 +25,7 @@ from estafeta.data.importing.statistics import Classes, Moments
 from estafeta.data.importing.writer import BLOCK_BYTES, BlockWriter
 from estafeta.data.manifest import TARGET, Kind, Manifest, Missing
 from estafeta.data.sampler import held_out
-from estafeta.errors import EnvironmentProblem, UsageError
+from estafeta.errors import Command, EnvironmentProblem, UsageError
 from estafeta.job.dataset_name import BUNDLED
 from estafeta.protocol.layout import DatasetLayout
 from estafeta.store.files import free_bytes
@@ -105,7 +105,7 @@ def _explained(error: OSError, store: Store, name: str) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return EnvironmentProblem(
             f"The disk is full: {store.root} has no room for data set {name!r}",
-            hint="make room (estafeta data ls --on local), or import less: --limit",
+            hint=f"make room ({Command('estafeta', 'data', 'ls', '--on', 'local')}), or import less: --limit",
         )
     # The attempt that publishes the manifest removes the files of all others.
     return _taken(name) if name in names(store) else error
@@ -226,5 +226,5 @@ def _label(source: Source) -> str:
 def _taken(name: str) -> UsageError:
     return UsageError(
         f"There is a data set named {name!r} already",
-        hint=f"choose another name, or remove it: estafeta data rm {name} --on local",
+        hint="choose another name, or remove it: " + str(Command("estafeta", "data", "rm", name, "--on", "local")),
     )

@@ -11,10 +11,6 @@ ELSEWHERE = "see docs/troubleshooting.md"
 """Cure of an error without a hint."""
 
 
-class Ailment(EstafetaError):
-    """A check has failed; the hint is the cure."""
-
-
 @dataclass(frozen=True)
 class Check:
     """A condition that training needs.

@@ -12,10 +12,12 @@ from pathlib import Path
 
 from estafeta import local
 from estafeta.client.backend import home
-from estafeta.client.launch import TEMPLATE, on_service
-from estafeta.deploy.doctor.check import Ailment, Check
+from estafeta.client.connect import TEMPLATE, on_service
+from estafeta.deploy.doctor.check import Check
+from estafeta.errors import Ailment, Command
 from estafeta.functions.verbs.probe import probe_links
 from estafeta.local.template.reader import read_template
+from estafeta.protocol.verbs import RunsVerb
 from estafeta.store.files import free_bytes
 from estafeta.store.store import Store
 
@@ -128,7 +130,9 @@ def _disk() -> str:
     free = free_bytes(str(root))
     detail = f"{free / 1e9:,.1f} GB free in {root}, which takes hard links"
     if free < LEAST_FREE_BYTES:
-        raise Ailment(detail, hint="estafeta clean RUN, or set ESTAFETA_HOME to a folder on another disk")
+        raise Ailment(
+            detail, hint=f"{Command('estafeta', 'clean', 'RUN')}, or set ESTAFETA_HOME to a folder on another disk"
+        )
     return detail
 
 
@@ -138,7 +142,7 @@ def _service() -> str:
         place = Path(folder)
         endpoint = local.ensure(place, local.Options(template=TEMPLATE, root=place / "store"))
         try:
-            on_service(endpoint).call({"verb": "runs"})
+            on_service(endpoint).call(RunsVerb())
         finally:
             local.stop(place)
     return "a local service started, and a function answered"

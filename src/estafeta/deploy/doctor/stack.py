@@ -10,14 +10,16 @@ import secrets
 import time
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from estafeta.aws.account import STACK, Account, deployment, describe_stack
 from estafeta.aws.bucket import EXPORTS
 from estafeta.aws.lambda_api import reaching
-from estafeta.client.backend import ROLES, Backend
-from estafeta.client.launch import on_stack
-from estafeta.deploy.doctor.check import Ailment, Check
+from estafeta.client.backend import Backend
+from estafeta.client.connect import on_stack
+from estafeta.deploy.doctor.check import Check
+from estafeta.errors import Ailment, Command
+from estafeta.protocol.verbs import DatasetsVerb, ProbeVerb, RunsVerb
 
 BESIDE_WORKERS = 2
 """Number of invocations beside the workers: the merge, and `control`."""
@@ -92,7 +94,7 @@ def judge_concurrency(limit: int, free: int, reserved: int | None) -> str:
             detail,
             hint="ask for more in Service Quotas: Lambda, Concurrent executions"
             if reserved is None
-            else "raise the limit, or lift it: estafeta deploy -p MaxWorkers=",
+            else f"raise the limit, or lift it: {Command('estafeta', 'deploy', '-p', 'MaxWorkers=')}",
         )
     return detail
 
@@ -121,7 +123,7 @@ class _Patient:
 
     def deployed(self) -> str:
         found = describe_stack(self._account.client("cloudformation"), self._stack)
-        cure = f"estafeta deploy --stack {self._stack} --region {self._account.region}"
+        cure = str(Command("estafeta", "deploy", "--stack", self._stack, "--region", self._account.region))
         if found is None:
             raise Ailment(f"There is no stack {self._stack!r} in {self._account.region}", hint=cure)
         if found["StackStatus"] not in WHOLE:
@@ -143,10 +145,10 @@ class _Patient:
                     hint="wait some minutes; after 14 idle days a function has to be woken by a call",
                 )
             if loop != "Allow":
+                allow = ("aws", "lambda", "put-function-recursion-config", "--function-name", name)
                 raise Ailment(
                     f"{name} has RecursiveLoop: {loop}, so that a run ends after 16 rounds",
-                    hint=f"aws lambda put-function-recursion-config --function-name {name} "
-                    "--recursive-loop Allow, or deploy again",
+                    hint=f"{Command(*allow, '--recursive-loop', 'Allow')}, or deploy again",
                 )
             described.append(f"{name} {found['MemorySize']} MB, {found['Timeout']} s, {found['Architectures'][0]}")
         return "; ".join(described)
@@ -173,9 +175,9 @@ class _Patient:
 
     def control(self) -> str:
         began = time.monotonic()
-        runs = self._backend.call({"verb": "runs"})["runs"]
+        runs = self._backend.call(RunsVerb())["runs"]
         first = time.monotonic()
-        self._backend.call({"verb": "datasets"})
+        self._backend.call(DatasetsVerb())
         again = time.monotonic()
         return f"{len(runs)} runs; the first call took {_ms(first - began)}, the next {_ms(again - first)}"
 
@@ -202,9 +204,8 @@ class _Patient:
             f"{_ms(time.monotonic() - began)}, the import {_ms(found['import_s'])} of it"
         )
 
-    def _probe(self, what: str) -> Mapping[str, Any]:
-        functions = {role: self._backend.functions[role].model_dump(mode="json") for role in ROLES}
-        verb = {"verb": "probe", "what": what, "functions": functions, "token": secrets.token_hex(8)}
+    def _probe(self, what: Literal["mount", "meet", "worker"]) -> Mapping[str, Any]:
+        verb = ProbeVerb(what=what, functions=self._backend.functions, token=secrets.token_hex(8))
         found: Mapping[str, Any] = self._backend.call(verb)
         return found
 

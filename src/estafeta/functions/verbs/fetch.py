@@ -13,11 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from estafeta.aws.bucket import EXPORTS, Bucket
-from estafeta.errors import Gone, UsageError
+from estafeta.errors import Command, Gone, UsageError
 from estafeta.functions.verbs.clean import export_if_missing
-from estafeta.protocol.invocation import Invocation
-from estafeta.protocol.layout import RunLayout
-from estafeta.protocol.spec import RunSpec
+from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.verbs import FetchVerb
 from estafeta.store.files import Reader
 
@@ -28,7 +26,7 @@ PIECE_BYTES = 32 << 20
 """Bytes of a file in one object: `control` holds them in memory, and moves them in a second or two."""
 
 
-def fetch(verb: FetchVerb, spec: RunSpec, invocation: Invocation, bucket_of: Callable[[str], Bucket]) -> dict[str, Any]:
+def fetch(verb: FetchVerb, folder: RunFolder, token: str, bucket_of: Callable[[str], Bucket]) -> dict[str, Any]:
     """A part of an exported file. A failed run has none of its own accord: its last good version is exported now.
 
     Returns:
@@ -38,8 +36,7 @@ def fetch(verb: FetchVerb, spec: RunSpec, invocation: Invocation, bucket_of: Cal
     Raises:
         UsageError: The run is at work, or has no such file.
     """
-    store, layout = invocation.store, RunLayout(spec.run)
-    export_if_missing(verb.which, spec, invocation)
+    export_if_missing(verb.which, folder, token)
     limit = PIECE_BYTES if verb.bucket else ANSWER_BYTES
 
     def read(reader: Reader) -> tuple[bytes, int]:
@@ -48,12 +45,15 @@ def fetch(verb: FetchVerb, spec: RunSpec, invocation: Invocation, bucket_of: Cal
         return bytes(buffer), reader.size
 
     try:
-        data, size = store.reading(f"{layout.export(verb.which)}/{verb.file}", read)
+        data, size = folder.store.reading(f"{folder.layout.export(verb.which)}/{verb.file}", read)
     except Gone as error:
-        raise UsageError(f"{spec.run} has no {verb.which}/{verb.file}") from error
+        raise UsageError(
+            f"{folder.run} has no {verb.which}/{verb.file}",
+            hint=f"see what it has: {Command('estafeta', 'inspect', folder.run)}",
+        ) from error
     if verb.bucket is None or len(data) <= ANSWER_BYTES:
         return {"data": base64.b64encode(data).decode(), "size": size}
-    bucket, key = bucket_of(verb.bucket), f"{EXPORTS}{spec.run}/{invocation.token}"
+    bucket, key = bucket_of(verb.bucket), f"{EXPORTS}{folder.run}/{token}"
     bucket.upload(key, data)
     digest = hashlib.sha256(data).hexdigest()
     return {"url": bucket.link(key), "key": key, "length": len(data), "sha256": digest, "size": size}

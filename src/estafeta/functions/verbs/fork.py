@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from estafeta.errors import Gone, UsageError
+from estafeta.errors import Command, Gone, UsageError
 from estafeta.functions.verbs.start import found, publish_spec
 from estafeta.job.stopping import EpochRecord, judge
 from estafeta.protocol.invocation import Invocation, dispatch
@@ -43,7 +43,10 @@ def fork(verb: ForkVerb, origin: RunFolder, invocation: Invocation) -> dict[str,
     store, here, there = origin.store, origin.layout, RunLayout(verb.spec.run)
     snapshot = take_snapshot(origin)
     if snapshot.plan is None:
-        raise UsageError(f"{origin.run} has not been prepared: there is no version yet")
+        raise UsageError(
+            f"{origin.run} has not been prepared: there is no version yet",
+            hint=f"wait until {Command('estafeta', 'status', origin.run)} shows a plan",
+        )
     version = _resolve(verb.version, snapshot, origin)
     records = [r for e in sorted(epochs_in(store.list(here.epochs))) if (r := read_epoch(origin, e))]
     records = _judged([record for record in records if record.version <= version], verb.spec)
@@ -85,7 +88,9 @@ def _resolve(wanted: str | int, snapshot: Snapshot, origin: RunFolder) -> int:
     outcome = Outcome.model_validate_json(origin.store.read(origin.layout.outcome(snapshot.outcome)))
     version = snapshot.version if outcome.version is None else outcome.version
     if version is None:
-        raise UsageError(f"{origin.run} ended before it had any weights, or they have been cleaned away")
+        raise UsageError(
+            f"{origin.run} ended before it had any weights, or they have been cleaned away", hint="start a new run"
+        )
     return version
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from estafeta.aws.lambda_api import reaching
-from estafeta.errors import EnvironmentProblem, FunctionError
+from estafeta.errors import Command, EnvironmentProblem, FunctionError
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import probe_folder
 from estafeta.protocol.spec import WorkerEvent
@@ -98,7 +98,8 @@ def _call_worker(verb: ProbeVerb, invocation: Invocation) -> dict[str, Any]:
             return dict(invocation.connect(verb.functions).call("worker", event))
     except FunctionError as error:
         raise EnvironmentProblem(
-            f"the worker function failed: {error}", hint="see its log; if PyTorch is not there: estafeta deploy"
+            f"the worker function failed: {error}",
+            hint=f"see its log; if PyTorch is not there: {Command('estafeta', 'deploy')}",
         ) from error
 
 

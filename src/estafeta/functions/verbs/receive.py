@@ -16,7 +16,7 @@ from estafeta import waiting
 from estafeta.aws.bucket import UPLOADS, Bucket
 from estafeta.data.catalog import check_block, check_name, read_manifest, sweep_blocks
 from estafeta.data.manifest import Manifest
-from estafeta.errors import Corrupt, UsageError
+from estafeta.errors import Command, Corrupt, UsageError
 from estafeta.protocol.deadline import Deadline
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import MANIFEST, DatasetLayout
@@ -78,18 +78,24 @@ def _manifest(bucket: Bucket, upload: str) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(bucket.read(upload + MANIFEST))
     except ValidationError as error:
-        raise Corrupt(f"the manifest at {upload} in the bucket {bucket.name} cannot be read: {error}") from error
+        raise Corrupt(
+            f"the manifest at {upload} in the bucket {bucket.name} cannot be read: {error}",
+            hint="send it again: was it sent by another version of Estafeta?",
+        ) from error
     check_name(manifest.name)
     first = DatasetLayout(manifest.name).block(manifest.attempt, 0).rpartition("/")[2]
     if attempt_of(first) != manifest.attempt:
-        raise Corrupt(f"the manifest at {upload} names its blocks by {manifest.attempt!r}")
+        raise Corrupt(
+            f"the manifest at {upload} names its blocks by {manifest.attempt!r}",
+            hint="send it again: the file was not written by this version of Estafeta",
+        )
     return manifest
 
 
 def _taken(name: str) -> UsageError:
     return UsageError(
         f"the store on AWS has another data set named {name!r}",
-        hint=f"import this one under another name, or: estafeta data rm {name} --on aws",
+        hint=f"import this one under another name, or: {Command('estafeta', 'data', 'rm', name, '--on', 'aws')}",
     )
 
 

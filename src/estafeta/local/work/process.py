@@ -38,7 +38,9 @@ async def fork(zygote: Zygote, order: dict[str, Any], on_exit: Callable[[int], N
     try:
         return Process(pid, zygote, on_exit)
     except OSError as error:  # the zygote was killed meanwhile, so the child was too and is reaped by now
-        raise EnvironmentProblem(f"Process {pid} has ended before it began: {error}") from error
+        raise EnvironmentProblem(
+            f"Process {pid} has ended before it began: {error}", hint="free memory, or allow more processes: ulimit -u"
+        ) from error
 
 
 class Process:

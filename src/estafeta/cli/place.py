@@ -1,0 +1,102 @@
+"""The place that a user has named, and the commands that lead there.
+
+An error does not know where its hint will be read: `control` does not know how the client has found it. So a hint names
+its command as data (`errors.Command`), and the command line adds the options of the place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from estafeta.errors import Command, parts_of
+
+if TYPE_CHECKING:
+    from estafeta.client.backend import Backend
+    from estafeta.client.run import Run
+    from estafeta.job.job import On
+
+AWS_WORDS = 3
+"""Words of a command of `aws` before its options: program, service, operation."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place of runs and data sets.
+
+    Attributes:
+        name: `local`, `inline`, `aws`.
+        stack: Name of the stack on AWS; None: the usual one.
+        region: Region; None: as every AWS tool takes it.
+        profile: Profile of the AWS configuration files; None: as every AWS tool takes it.
+    """
+
+    name: On = "local"
+    stack: str | None = None
+    region: str | None = None
+    profile: str | None = None
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """Stack, region and profile, as far as the user has named them; `connect.connect` takes them."""
+        all_of_them = {"stack": self.stack, "region": self.region, "profile": self.profile}
+        return {name: value for name, value in all_of_them.items() if value is not None}
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Options that lead a command there, with their values."""
+        return {"--on": self.name, **{f"--{name}": value for name, value in self.choices.items()}}
+
+    def completed(self, text: str, commands: click.Group) -> str:
+        """A text as it is printed: each command gets the options of the place that it takes and does not have.
+
+        Args:
+            text: Prose, and the commands that `errors.Command` wrote into it.
+            commands: Commands of `estafeta`.
+        """
+        parts = parts_of(text)
+        return "".join(part if isinstance(part, str) else self._complete(part, commands) for part in parts)
+
+    def _complete(self, command: Command, commands: click.Group) -> str:
+        program, *words = command.words
+        first, known = (AWS_WORDS, {"--region", "--profile"}) if program == "aws" else _known(words, commands)
+        if self.name != "aws" or ("--on", "local") in zip(command.words, command.words[1:], strict=False):
+            return command.line
+        wanted = known - set(words)
+        added = [word for option in self.options.items() if option[0] in wanted for word in option]
+        return Command(*command.words[:first], *added, *command.words[first:]).line
+
+
+def _known(words: Sequence[str], commands: click.Group) -> tuple[int, set[str]]:
+    """Number of words that name a command of `estafeta`, with the program, and the options that it takes."""
+    command: click.Command = commands
+    first = 1
+    for word in words:
+        if not isinstance(command, click.Group) or word not in command.commands:
+            break
+        command = command.commands[word]
+        first += 1
+    return first, {name for parameter in command.params for name in parameter.opts}
+
+
+def attach(on: Place) -> Backend:
+    """The place of a run, as the client sees it."""
+    from estafeta.client.connect import attach
+
+    return attach(on.name, **on.choices)
+
+
+def find_run(text: str, on: Place) -> Run:
+    """The run that is meant: by its name, the beginning of its name, or `last`.
+
+    Raises:
+        RunNotFound: No run has that name, or several begin with it; the hint has the nearest names.
+    """
+    from estafeta.client.find_run import find_name
+    from estafeta.client.run import Run
+
+    backend = attach(on)
+    return Run(find_name(text, backend), backend)
