@@ -46,7 +46,7 @@ def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
     files = [path for path in (tmp_path / relay.layout.root / "code").rglob("*") if path.is_file()]
     assert len(files) == 3
     entries = len(list((tmp_path / relay.layout.root).iterdir()))
-    assert kept(relay.spec, None, relay.store).run_bytes == (entries + len(files) + 1) * kept_bytes(0)
+    assert kept(relay.folder, None).run_bytes == (entries + len(files) + 1) * kept_bytes(0)
 
 
 def test_the_data_sets_of_the_plan_are_counted_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,11 +58,11 @@ def test_the_data_sets_of_the_plan_are_counted_and_no_others(tmp_path: Path, mon
         import_dataset(relay.store, name, Numbers(), (name,), WISHES)
     mine = read_manifest(relay.store, "mine")
     blocks = [extent.bytes for extent in mine.blocks]
-    found = kept(relay.spec, plan.model_copy(update={"data": (mine.token, "removed")}), relay.store)
+    found = kept(relay.folder, plan.model_copy(update={"data": (mine.token, "removed")}))
     assert found.data_bytes == sum(map(kept_bytes, blocks))
     assert (found.uploaded_bytes, found.puts, found.gets) == (sum(blocks), len(blocks) + 1, len(blocks) + 1)
     relay.store.replace("datasets/other/manifest.json", [b"damaged"])
-    assert kept(relay.spec, plan.model_copy(update={"data": (mine.token,)}), relay.store) == found
+    assert kept(relay.folder, plan.model_copy(update={"data": (mine.token,)})) == found
     monkeypatch.setattr(module, "PART_BYTES", max(blocks) // 3)
-    more = kept(relay.spec, plan.model_copy(update={"data": (mine.token,)}), relay.store)
+    more = kept(relay.folder, plan.model_copy(update={"data": (mine.token,)}))
     assert more.puts == 1 + sum(2 + -(-size // (max(blocks) // 3)) for size in blocks)

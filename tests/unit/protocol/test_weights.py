@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from core.faults import Killed, Mortal
+from core.specs import spec_of
 from estafeta.errors import Corrupt, Gone
 from estafeta.protocol.layout import RunLayout
 from estafeta.protocol.listing import versions_in
@@ -100,7 +101,7 @@ def test_the_second_publisher_is_told_so(store: Store) -> None:
 def test_a_version_that_is_not_there(store: Store) -> None:
     for read in (read_weights, read_state, token_of_version):
         with pytest.raises(Gone):
-            read(store, LAYOUT, 4)
+            read(RunFolder(store, "r"), 4)
 
 
 def test_bytes_that_have_changed(store: Store, tmp_path: Path) -> None:
@@ -121,7 +122,9 @@ def publish_in_pieces(store: Store, whole: Weights, slices: tuple[Slice, ...], r
         own = slices[rank]
         state = {name: vector[own.first : own.last] for name, vector in whole.state.items()}
         mine = Weights(whole.version, whole.parameters, whole.buffers, state, whole.rows, whole.sums)
-        assert publish_piece(RunFolder(store, "r"), mine, own, rank=rank, workers=len(slices), token=f"token-of-{rank}")
+        assert publish_piece(
+            RunFolder(store, "r", spec_of("plain", workers=len(slices))), mine, own, rank=rank, token=f"token-of-{rank}"
+        )
 
 
 THIRDS = cut(500, 3, grain=1)

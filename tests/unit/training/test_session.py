@@ -85,21 +85,21 @@ def test_parameters_are_read_once_and_buffers_put_back(relay: Relay) -> None:
     files = Counting()
     store = Store(relay.store.root, files)
     session = session_of(relay, store)
-    session.load(store, relay.layout, 2)
+    session.load(RunFolder(store, relay.spec.run, relay.spec), 2)
     found = {name: array.copy() for name, array in session.learner.buffers.items()}
     learner = session.learner
     learner.train(session.data.tables["train"].batch(np.arange(8)))
     assert any((learner.buffers[name] != array).any() for name, array in found.items())
-    session.load(store, relay.layout, 2)
+    session.load(RunFolder(store, relay.spec.run, relay.spec), 2)
     assert files.opened.count("00000002.safetensors") == 1
     assert all((learner.buffers[name] == array).all() for name, array in found.items())
-    session.load(store, relay.layout, 1)
+    session.load(RunFolder(store, relay.spec.run, relay.spec), 1)
     assert files.opened.count("00000001.safetensors") == 1
 
 
 def test_a_new_share_begins_a_new_sum(relay: Relay) -> None:
     session = session_of(relay)
-    session.load(relay.store, relay.layout, 2)
+    session.load(relay.folder, 2)
     learner = session.learner
     learner.train(session.data.tables["train"].batch(np.arange(8)))
     assert learner.gradient().any()
@@ -110,12 +110,12 @@ def test_a_new_share_begins_a_new_sum(relay: Relay) -> None:
 
 def test_after_a_failed_reading_nothing_is_taken_for_loaded(relay: Relay) -> None:
     session = session_of(relay)
-    session.load(relay.store, relay.layout, 2)
+    session.load(relay.folder, 2)
     parameters = session.learner.parameters.copy()
     with pytest.raises(Gone):
-        session.load(relay.store, relay.layout, 9)
+        session.load(relay.folder, 9)
     session.learner.parameters[:] = 0
-    session.load(relay.store, relay.layout, 2)
+    session.load(relay.folder, 2)
     np.testing.assert_array_equal(session.learner.parameters, parameters)
 
 

@@ -16,6 +16,7 @@ from estafeta.errors import Gone, NotFinite, UsageError
 from estafeta.protocol.deadline import Deadline
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.layout import Round
+from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.spec import Plan
 from estafeta.protocol.warm import Warm
 from estafeta.store.tensorfile import Array
@@ -39,11 +40,13 @@ class Bench:
         """A worker's memory of its own, with version 0 loaded."""
         invocation = Invocation(self.relay.store, lambda functions: self.relay, "t", lambda: NO_LIMIT_S, warm=Warm())
         session = open_session(self.relay.folder, invocation)
-        session.load(self.relay.store, self.relay.layout, 0)
+        session.load(self.relay.folder, 0)
         return session
 
     def share(self, round_: Round = FIRST, session: Session | None = None) -> Share:
-        return Share.of(session or self.session, self.relay.folder, round_, 0)
+        return Share.of(
+            session or self.session, RunFolder(self.relay.store, "r", self.relay.spec, self.plan), round_, 0
+        )
 
     def worked(self, ship: Any = None) -> Array:
         """The gradient of a share that nothing happens to; zeros if it is shipped."""
