@@ -27,16 +27,7 @@ from estafeta.protocol.invocation import Invocation, dispatch
 from estafeta.protocol.layout import Round
 from estafeta.protocol.listing import round_of, version_of
 from estafeta.protocol.run_folder import RunFolder, open_folder
-from estafeta.protocol.snapshot import (
-    Finish,
-    Merge,
-    Snapshot,
-    Work,
-    is_current,
-    maker_of,
-    next_actions,
-    take_snapshot,
-)
+from estafeta.protocol.snapshot import Finish, Merge, Snapshot, Work, is_current, maker_of, next_actions, take_snapshot
 from estafeta.protocol.spec import Failure, MergeEvent, Plan, RunSpec
 from estafeta.protocol.spending import Tab
 from estafeta.protocol.step import Step

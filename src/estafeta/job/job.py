@@ -90,8 +90,7 @@ class Job(Recipe):
         BeforeValidator(_named),
     ]
     optimizer: Annotated[
-        Optimizer,
-        only(lambda value: isinstance(value, Optimizer), "one of Estafeta's, such as estafeta.SGD(lr=0.1)"),
+        Optimizer, only(lambda value: isinstance(value, Optimizer), "one of Estafeta's, such as estafeta.SGD(lr=0.1)")
     ]
     valid_dataset: Annotated[
         Callable[..., Any] | str | None,

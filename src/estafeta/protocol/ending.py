@@ -59,11 +59,7 @@ def fail(folder: RunFolder, invocation: Invocation, failure: Failure) -> None:
         }
     )
     outcome = Outcome(
-        token=invocation.token,
-        state="failed",
-        why=failure.message,
-        failure=failure,
-        ended_at=folder.store.clock.time(),
+        token=invocation.token, state="failed", why=failure.message, failure=failure, ended_at=folder.store.clock.time()
     )
     publish_outcome(folder, outcome)
     invocation.note(folder.run, failed=failure.message)

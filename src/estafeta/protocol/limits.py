@@ -81,12 +81,7 @@ def spent_so_far(folder: RunFolder, version: int, last_epoch: EpochRecord | None
         return recorded
 
 
-def limit_at(
-    folder: RunFolder,
-    names: Collection[str],
-    following: Round | None,
-    last_epoch: EpochRecord | None,
-) -> str:
+def limit_at(folder: RunFolder, names: Collection[str], following: Round | None, last_epoch: EpochRecord | None) -> str:
     """Which limit a run has reached whose folder shows which round is next; the arguments are as above."""
     limits = newest_limits(folder, names)
     spent_usd = 0.0

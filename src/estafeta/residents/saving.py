@@ -61,13 +61,7 @@ class Saver:
             return
         began = self._store.clock.monotonic()
         if self._plan.topology == "sharded":
-            publish_piece(
-                self._folder,
-                weights,
-                replica.own,
-                rank=self._rank,
-                token=self._token,
-            )
+            publish_piece(self._folder, weights, replica.own, rank=self._rank, token=self._token)
         elif weights.version % self._workers == self._rank:
             publish_weights(self._folder, weights, self._token)
         self._newest = weights.version
