@@ -25,15 +25,8 @@ from estafeta.store.arrivals import is_local
 def await_others(round_: Round, rank: int, began: float, folder: RunFolder, invocation: Invocation) -> frozenset[int]:
     """Wait for the late ranks, if a quorum is there and no other worker waits; then close the round without them.
 
-    Args:
-        round_: A round that some ranks have not contributed to.
-        rank: A rank that has.
-        began: When its work began, by the store's clock.
-        folder: The run's folder.
-        invocation: This invocation. It does not stay longer than its time allows.
-
-    Returns:
-        The ranks of which a contribution or a stand-in is there now.
+    `rank` has contributed to the round; its work began at `began`, by the store's clock. It does not stay longer than
+    the time of the invocation allows. It returns the ranks of which a contribution or a stand-in is there now.
 
     Raises:
         Gone: The run has moved past the round.

@@ -59,11 +59,7 @@ def is_due(event: Mapping[str, Any], snapshot: Snapshot) -> bool:
 def follow_up(event: Mapping[str, Any], snapshot: Snapshot, *, has_made: bool = False) -> tuple[Action, ...]:
     """What may not have been said to anybody, as an event was given up after what it was for had been done.
 
-    Args:
-        event: What was given up.
-        snapshot: The run now.
-        has_made: Whether it was a merge that made what the current round starts from. It may have gone on beyond its
-            own round.
+    `has_made` says whether a merge made what the current round starts from. It may have gone on beyond its own round.
     """
     actions, version = next_actions(snapshot), snapshot.version or 0
     match event.get("task"):

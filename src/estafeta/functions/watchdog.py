@@ -53,15 +53,9 @@ class Note(Document):
 
 
 def look(note: Note | None, seen: str, now: float) -> tuple[Note, bool]:
-    """Compare with the last look.
+    """Compare the digest of what listings show now with the last look's; `now` is in seconds since 1970.
 
-    Args:
-        note: What the last look left; None if there was none.
-        seen: Digest of what listings show now.
-        now: Seconds since 1970.
-
-    Returns:
-        What to remember, and whether it is time to do something.
+    The function returns what to remember, and whether it is time to do something.
     """
     if note is None:
         return Note(seen=seen, since=now), False

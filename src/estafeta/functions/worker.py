@@ -87,10 +87,7 @@ def _reside(event: WorkerEvent, folder: RunFolder, invocation: Invocation, tab: 
 
 
 def contribute(event: WorkerEvent, folder: RunFolder, invocation: Invocation, tab: Tab) -> str:
-    """Publish a rank's contribution to a round, or as much of it as the time allows.
-
-    Returns:
-        What was done, for the log.
+    """Publish a rank's contribution to a round, or as much of it as the time allows; return what it did, for the log.
 
     Raises:
         Gone: The run has moved past the round.
@@ -125,9 +122,8 @@ def _publish_share(
 ) -> Literal["complete", "unfinished", "overtaken"]:
     """Go on with a rank's share; publish all of it, or how far this leg has got.
 
-    Returns:
-        `overtaken` if another delivery of this leg was first to publish how far it got. That delivery invokes the next
-        leg: if both did, duplicates would double with every leg.
+    It is `overtaken` if another delivery of this leg was first to publish how far it got. That delivery invokes the
+    next leg: if both did, duplicates would double with every leg.
     """
     from estafeta.training.session import open_session
     from estafeta.training.share import Share

@@ -89,12 +89,9 @@ explained: Final = model_validator(mode="wrap")(_explain)
 
 
 def usage_error(error: ValidationError, record: Any, owner: str = "") -> UsageError:
-    """Return the first thing that pydantic found, as an error for the user.
+    """Return the first thing that pydantic found in a model or dataclass `record`, as an error for the user.
 
-    Args:
-        error: What pydantic raised.
-        record: The pydantic model or dataclass whose fields were checked.
-        owner: Name that is put before the field's; empty for none.
+    The message puts the name `owner` before the field's.
     """
     first, *_ = found = error.errors(include_url=False)
     kind, place, value = first["type"], first["loc"], first["input"]

@@ -30,11 +30,7 @@ _importing_now = False
 
 
 def load_job(directory: str, place: str) -> Job:
-    """Import the job of a run.
-
-    Args:
-        directory: Absolute path of the run's code folder.
-        place: `module:attribute`.
+    """Import the job of a run from its code folder (an absolute path); `place` is `module:attribute`.
 
     Raises:
         UserCodeError: The module cannot be imported.

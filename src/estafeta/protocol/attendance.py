@@ -30,13 +30,10 @@ class Attendance:
         )
 
     def settled(self, version: int, missing: Collection[int]) -> int:
-        """The newest version that all ranks are known to have had; -1 if a rank may never have had one.
+        """The newest version that all ranks are known to have had, when the round of `version` has been gathered.
 
-        A rank that has contributed to the round of a version had that version, and was done with all before it.
-
-        Args:
-            version: Whose round has been gathered.
-            missing: Ranks that have missed it.
+        A rank that has contributed to the round of a version had that version, and was done with all before it. The
+        result is -1 if a rank may never have had one.
         """
         return min((version - 1 - self.in_a_row.get(rank, 0) for rank in missing), default=version)
 

@@ -18,14 +18,11 @@ BLOCK: Final = 65_536
 
 
 def block_sums(grad: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Return the sum of squares of each block of `BLOCK` elements, float64 of shape (ceil(n / BLOCK),).
+    """Return the sum of squares of each block of `BLOCK` elements of float32[n]: float64 of shape (ceil(n / BLOCK),).
 
     Squares are exact in float64. The function adds them in a binary tree, halves onto halves; `numpy.sum` has another
     order in each release. So the results of slices cut at multiples of `BLOCK`, put one after the other, are those of
     the whole vector, on any processor.
-
-    Args:
-        grad: float32 of shape (n,).
     """
     sums = np.empty(-(-grad.size // BLOCK))
     squares = np.empty(BLOCK)

@@ -28,12 +28,9 @@ RESERVE_BYTES = 64 * 1024
 
 
 def publish_outcome(folder: RunFolder, outcome: Outcome) -> bool:
-    """Publish the end of a run; a full disk cannot keep it from being said, as the run's reserve is given up for it.
+    """Publish the end of a run; return whether this call ended it, since a run ends once.
 
-    A run ends once: what a late function has to say after that is not heard.
-
-    Returns:
-        Whether it was this call that ended the run.
+    A full disk cannot keep the function from saying so: it gives up the run's reserve for that.
     """
     store, layout = folder.store, folder.layout
     if not store.list(layout.root).isdisjoint(f"{state}.json" for state in OUTCOMES):

@@ -23,17 +23,10 @@ def conclude(
     now: float,
     unsaid_usd: float = 0.0,
 ) -> EpochRecord:
-    """Judge the epoch that ended with a version.
+    """Judge the epoch that ended with a version; `last` is the record of the epoch before, if there is one.
 
-    Args:
-        spec: The run's spec.
-        plan: The run's plan.
-        last: Record of the epoch before; None: there is none.
-        weights: The version.
-        valid: What the ranks have summed over the validation rows; None: there are no such rows.
-        token: The publication's token.
-        now: Seconds since 1970.
-        unsaid_usd: Dollars that the run has cost beside those that `weights` and `valid` know of.
+    `valid` is what the ranks have summed over the validation rows, None if there are none; `now` is in seconds since
+    1970. The run has cost `unsaid_usd` dollars beside those that `weights` and `valid` know of.
     """
     metrics = means("train", weights.rows, weights.sums)
     if valid is not None:

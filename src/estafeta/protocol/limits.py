@@ -24,24 +24,13 @@ HOUR_S = 3600.0
 
 
 def newest_limits(folder: RunFolder, names: Collection[str]) -> Limits:
-    """The limits that hold now.
-
-    Args:
-        folder: The run's folder.
-        names: A listing of the run's folder.
-    """
+    """The limits that hold now; `names` is a listing of the run's folder."""
     number = max(limits_in(names), default=0)
     return Limits.model_validate_json(folder.store.read(folder.layout.limits(number))) if number else folder.spec.limits
 
 
 def limits_after(before: Limits, changes: Mapping[str, float | None], token: str, now: float) -> Limits:
-    """The limits after a resumption: those before it, but for what changes; hours count anew.
-
-    Args:
-        before: The limits before.
-        changes: By name; None lifts a limit.
-        token: Of who resumes.
-        now: Seconds since 1970.
+    """The limits after a resumption: those before it, but for what changes (None lifts one); hours count from `now` on.
 
     Raises:
         UsageError: A value does not fit.
@@ -53,13 +42,9 @@ def limits_after(before: Limits, changes: Mapping[str, float | None], token: str
 
 
 def limit_reached(limits: Limits, following: Round | None, *, spent_usd: float, now: float) -> str:
-    """Which limit a run has reached, in words for its user; nothing if none.
+    """Which limit a run has reached before the round `following`, in words for its user; nothing if none.
 
-    Args:
-        limits: Those that hold.
-        following: The round that would be next; None after the last.
-        spent_usd: What it has cost.
-        now: Seconds since 1970.
+    `following` is None after the last round; `now` is in seconds since 1970.
     """
     if following is None:
         return ""

@@ -195,10 +195,7 @@ class Form:
     def content(self, kind: Kind, vector: Array | None, **head: Any) -> list[Buffer]:
         """Return a whole message of one slice, ready to be published; the vector's memory is not copied.
 
-        Args:
-            kind: What the message is.
-            vector: float32[count], contiguous; None: there is none.
-            head: The rest of the head, as in `pack`.
+        The vector is float32[count], contiguous, or None; `head` is the rest of the head, as in `pack`.
         """
         packed = self.head()
         digests = () if vector is None else (digest(vector),)
@@ -228,13 +225,9 @@ class Form:
         return head, vector
 
     def stream(self, reader: Reader, head: Head, vector: Array | None, scratch: Array) -> Iterator[tuple[int, Array]]:
-        """Read the vector of a message of one slice chunk by chunk.
+        """Read the vector of a message of one slice chunk by chunk; `head` and `vector` are what `read` has returned.
 
-        Args:
-            reader: The file.
-            head: Its head, and `vector`, as `read` has returned them.
-            vector: float32, or None.
-            scratch: float32[n], n > 0, for a chunk. A chunk is valid until the next one.
+        A chunk lies in `scratch`, float32[n], n > 0, and is valid until the next one.
 
         Yields:
             The first element of each chunk, and the chunk, float32.
@@ -275,13 +268,10 @@ def kind_of(phase: Phase) -> Kind:
 
 
 def form_of(plan: Plan, phase: Phase, *, unfinished: bool = False) -> Form:
-    """Return the form of what a rank publishes in one slice: a share of a round, complete or not.
+    """Return the form of what a rank publishes in one slice: a share of a round, complete or `unfinished`.
 
-    Args:
-        plan: The run's plan.
-        phase: The round's.
-        unfinished: Whether the share goes on. A gradient then also has a flag for each parameter tensor, `ABSENT`:
-            whether the tensor has had no gradient yet.
+    An unfinished gradient also has a flag for each parameter tensor, `ABSENT`: whether the tensor has had no gradient
+    yet.
     """
     if phase == "valid":
         return Form(0, len(plan.sums))
@@ -290,11 +280,7 @@ def form_of(plan: Plan, phase: Phase, *, unfinished: bool = False) -> Form:
 
 
 def glance(reader: Reader, slices: int = 0) -> Head:
-    """Read what a head says before its sums and buffers, whose numbers need not be known.
-
-    Args:
-        reader: The file.
-        slices: Number of digests to read.
+    """Read what a head says before its sums and buffers, whose numbers need not be known, and the digests of `slices`.
 
     Raises:
         Corrupt: The file is no message, or its head is damaged.

@@ -30,16 +30,11 @@ class Slice:
 
 
 def choose(asked: Choice, parameters: int, workers: int) -> Topology:
-    """Return the topology for a model.
+    """Return the topology for a model of so many trained parameters (float32).
 
     In `replicated` a round takes one hop, and every rank reads all contributions. In `sharded` it takes two, and each
     rank reads two vectors, however many ranks there are. With two workers a rank reads the same in both, so one hop is
     better at any size.
-
-    Args:
-        asked: The topology that the user asked for, or `auto`.
-        parameters: Number of trained parameters (float32).
-        workers: World size.
     """
     if asked != "auto":
         return asked
@@ -55,12 +50,9 @@ def slices_of(spec: RunSpec, plan: Plan) -> tuple[Slice, ...]:
 
 
 def cut(size: int, parts: int, grain: int = GRAIN) -> tuple[Slice, ...]:
-    """Cut a vector into slices of nearly equal length. If the vector is short, the last slices are empty.
+    """Cut a vector of `size` elements into slices of nearly equal length, each beginning at a multiple of `grain`.
 
-    Args:
-        size: Number of elements.
-        parts: Number of slices.
-        grain: Number of elements; each slice begins at a multiple of it.
+    If the vector is short, the last slices are empty.
     """
     grains = -(-size // grain)
     # Rounding up gives the first ranks what there is: of 3 grains for 8 ranks, ranks 0, 1 and 2 get one each.

@@ -22,17 +22,10 @@ from estafeta.store.files import Clock
 
 
 def may_miss(spec: RunSpec, plan: Plan, round_: Round, ranks: Collection[int], attendance: Attendance) -> bool:
-    """Whether a round may close without some ranks.
+    """Whether a round may close without some ranks; `attendance` is that at the round's version.
 
     Valid rounds wait for all: their sums are a metric. So does the first round of an epoch: when it is over, the record
     of the epoch before is published, for rank 0 publishes that before it contributes.
-
-    Args:
-        spec: The run's spec.
-        plan: The run's plan.
-        round_: Which round.
-        ranks: The ranks.
-        attendance: At the round's version.
     """
     if not spec.closes_early or round_.phase != "train" or round_.version % plan.steps_per_epoch == 0:
         return False

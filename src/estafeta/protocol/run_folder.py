@@ -10,19 +10,13 @@ from estafeta.store.store import Store
 
 
 class RunFolder:
-    """A run as its functions see it.
-
-    The spec and the plan never change while a run exists, so each is read once.
+    """A run as its functions see it. The spec and the plan never change while a run exists, so each is read once.
 
     Args:
-        store: The store.
-        run: The run's name.
         spec: The run's spec, if the caller has it already.
         plan: The run's plan, likewise.
 
     Attributes:
-        store: The store.
-        run: The run's name.
         layout: The run's paths.
     """
 

@@ -146,14 +146,10 @@ def replacement(
     lead_s: float = 0.0,
     share_s: float = 0.0,
 ) -> Reside:
-    """Who is to come in place of a resident rank that is missing: its first leg, or the next one, or a new generation.
+    """The leg that replaces a missing resident rank: its first leg, or the next one, or a new generation.
 
-    Args:
-        rank: Which rank.
-        residents: By rank, the newest leg and generation that have been claimed.
-        left: Ranks and legs that have left.
-        lead_s: How long starting takes, as far as is known.
-        share_s: How long a share takes, likewise.
+    `residents` has by rank the newest leg and generation that have been claimed, `left` the ranks and legs that have
+    left; starting takes `lead_s` seconds and a share `share_s`, as far as is known.
     """
     if rank not in residents:
         return Reside(rank, 0, 0, lead_s, share_s)

@@ -17,13 +17,7 @@ from estafeta.protocol.spec import Role, RunSpec
 
 
 class Tab:
-    """Of one invocation: what its environment has cost a run, and nobody has been told of yet.
-
-    Args:
-        role: Which function this is.
-        spec: The run's spec.
-        invocation: This invocation.
-    """
+    """Of one invocation: what its environment has cost a run, and nobody has been told of yet."""
 
     def __init__(self, role: Role, spec: RunSpec, invocation: Invocation) -> None:
         self._spec, self._invocation = spec, invocation

@@ -37,12 +37,9 @@ class Gradients(Protocol):
     totals: Totals
 
     def add_up(self, index: int, first: int, out: Array) -> None:
-        """Give the sum of a chunk of a slice. A caller goes through a slice from its beginning.
+        """Put the sums of a chunk of a slice, from element `first` on, into `out` (float32[n], all in the slice).
 
-        Args:
-            index: Which slice.
-            first: First element of the chunk.
-            out: float32[n], all within the slice; gets the sums.
+        A caller goes through a slice from its beginning.
         """
 
 
@@ -50,8 +47,6 @@ class Step:
     """Takes the steps of a run, slice by slice.
 
     Args:
-        spec: The run's spec.
-        plan: The run's plan.
         chunk: Elements that are worked on at a time, whole blocks of `clipping.BLOCK`. It does not show in the bits.
 
     Attributes:
@@ -88,13 +83,9 @@ class Step:
         return clip_factor(norm_from(squares), self._optimizer.clip_norm)
 
     def take(self, weights: Weights, gradients: Gradients, index: int, scale: float = 1.0) -> None:
-        """Update one slice of the parameters, in place.
+        """Update one slice of the parameters, in place; the state in `weights` is of that slice.
 
-        Args:
-            weights: The version; its state is of that slice.
-            gradients: The round's contributions.
-            index: Which slice.
-            scale: Factor of the mean gradient.
+        The mean gradient is multiplied by `scale` first.
 
         Raises:
             Diverged: The new parameters are not finite; `weights` must not be used any more.
@@ -117,11 +108,9 @@ class Step:
 
 
 def add_in_order(pieces: Iterable[Array], out: Array) -> None:
-    """Sum pieces one after the other. The first is taken as it is: zero plus a negative zero would be another zero.
+    """Sum pieces (float32[n], at least one) into `out`, one after the other; the first, and no other, may be `out`.
 
-    Args:
-        pieces: float32[n] each, at least one; the first, and no other, may be `out` itself.
-        out: float32[n]; gets the sum.
+    The first is taken as it is: zero plus a negative zero would be another zero.
     """
     rest = iter(pieces)
     total = next(rest)
@@ -142,12 +131,7 @@ def check_gradient(values: Array) -> None:
 
 
 def check_parameters(parameters: Array, version: int, lr: float) -> None:
-    """Refuse parameters that a step has led astray.
-
-    Args:
-        parameters: float32, after the step from `version` on.
-        version: Steps done before it.
-        lr: Learning rate of the step.
+    """Refuse parameters (float32) that the step from `version` on, with the learning rate `lr`, has led astray.
 
     Raises:
         Diverged: They are not finite.

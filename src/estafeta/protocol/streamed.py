@@ -20,10 +20,6 @@ from estafeta.store.tensorfile import Array
 class Streamed:
     """The contributions of all ranks to a round; it is a source for `step.Step`.
 
-    Args:
-        folder: The run's folder.
-        round_: Which round.
-
     Attributes:
         totals: Rows, sums and buffers of all ranks.
 

@@ -76,11 +76,7 @@ class Weights:
 
 
 def publish_weights(folder: RunFolder, weights: Weights, token: str) -> bool:
-    """Publish a version, the optimiser's state first.
-
-    Returns:
-        Whether the published version carries `token`.
-    """
+    """Publish a version, the optimiser's state first; return whether the published version carries `token`."""
     header = _header(weights, token)
     if weights.state:
         folder.store.publish(folder.layout.optimizer(weights.version), encode(weights.state, header), token)
@@ -106,12 +102,7 @@ def publish_piece(folder: RunFolder, weights: Weights, own: Slice, *, rank: int,
 
 
 def read_weights(folder: RunFolder, version: int, parameters: Array | None = None) -> Weights:
-    """Read parameters and buffers of a version.
-
-    Args:
-        folder: The run's folder.
-        version: Steps done.
-        parameters: float32[P] to read into; None: a new vector.
+    """Read parameters and buffers of a version, the parameters into a given float32[P] or a new vector.
 
     Raises:
         Gone: The version is swept, or not published yet.
@@ -144,13 +135,9 @@ def read_weights(folder: RunFolder, version: int, parameters: Array | None = Non
 def read_state(
     folder: RunFolder, version: int, span: Slice | None = None, names: Sequence[str] = ()
 ) -> dict[str, Array]:
-    """Read the optimiser's state vectors of a version, or a slice of each.
+    """Read the optimiser's state vectors of a version, or the slice `span` of each.
 
-    Args:
-        folder: The run's folder.
-        version: Steps done.
-        span: The slice; None: whole vectors.
-        names: The vectors' names; for whole vectors from one file the caller need not know them.
+    For whole vectors from one file the caller need not know the vectors' `names`.
 
     Raises:
         Gone: The version is swept, or not published yet.

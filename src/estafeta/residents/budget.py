@@ -16,10 +16,6 @@ from estafeta.protocol.snapshot import round_after
 class Budget:
     """The limits of a run, as one leg of a rank looks at them.
 
-    Args:
-        folder: The run's folder.
-        rank: The rank.
-
     Attributes:
         reached: The limit that was reached at the last look, in words; empty if none was.
     """
@@ -34,23 +30,15 @@ class Budget:
             self._limits = newest_limits(folder, names)
 
     def is_reached(self, following: Round | None, spent_usd: float) -> bool:
-        """Tell whether a limit ends the run before its next round.
-
-        Args:
-            following: The next round; None after the last.
-            spent_usd: Cost of the run so far, in dollars.
-        """
+        """Tell whether a limit ends the run, which has cost so much, before its next round; that is None after the last."""
         if self._looks:
             self.reached = limit_reached(self._limits, following, spent_usd=spent_usd, now=self._clock.time())
         return bool(self.reached)
 
     def wish(self, round_: Round, spent_usd: float, own_usd: float) -> Wish:
-        """Return what to wish in the contribution to a round.
+        """Return what to wish in the contribution to a round; the run had cost `spent_usd` before it.
 
-        Args:
-            round_: The round.
-            spent_usd: Cost of the run before the round, in dollars.
-            own_usd: Cost of this rank since then. The others have not said theirs yet; it is taken to be the same.
+        This rank has cost `own_usd` since then. The others have not said theirs yet; it is taken to be the same.
         """
         spent_usd += self._workers * own_usd
         following = round_after(self._plan, round_)

@@ -29,18 +29,6 @@ from estafeta.training.share import Share
 class Contributor:
     """Publishes the contributions of one rank.
 
-    Args:
-        leg: The leg at work.
-        session: The warm model and data.
-        folder: The run's folder.
-        invocation: This invocation.
-        tab: What this invocation has cost.
-        exchange: The rank's end of the exchange.
-        replica: The version that the rank is at.
-        saver: When to save.
-        budget: The run's limits.
-        closer: Tells when the others have closed a round without this rank.
-
     Attributes:
         is_behind: Whether another leg, or a peer, published this rank's last contribution first.
     """

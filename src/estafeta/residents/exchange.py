@@ -49,14 +49,8 @@ class Exchange:
     """One rank's end of the exchange.
 
     Args:
-        store: The store.
-        layout: The run's paths.
-        rank: This rank.
-        size: Number of elements of the vector.
         slices: How the vector is cut among the ranks; one slice if no rank has a part of its own.
-        workers: World size.
         sums: Names of the sums.
-        buffers: The model's buffers.
         token: The writer's token; at most 64 bytes.
         alarm: The exchange calls it now and then while it waits, with the ranks that are missing. It raises to give up.
 
@@ -123,15 +117,10 @@ class Exchange:
         self._gradients.give_back(outgoing.draft)
 
     def contribute(self, round_: Round, outgoing: Outgoing | None, **head: Any) -> bool:
-        """Publish a contribution.
+        """Publish a contribution; return whether it is this one, or another generation of this rank was first.
 
-        Args:
-            round_: The round.
-            outgoing: The vector of a train round; None if this rank has no rows in it, or it is a valid round.
-            head: The rest of the head, as in `message.Head`: `rows`, `parts`, `wishes`, `round_s`, `sums`, `buffers`.
-
-        Returns:
-            Whether the published contribution is this one; if not, another generation of this rank was first.
+        `outgoing` is the vector of a train round; it is None if this rank has no rows in it, or in a valid round. `head` is
+        the rest of the head, as in `message.Head`: `rows`, `parts`, `wishes`, `round_s`, `sums`, `buffers`.
         """
         kind = kind_of(round_.phase)
         form = self._gradient_form if kind is Kind.GRADIENT else self._score_form
@@ -147,10 +136,8 @@ class Exchange:
     def gather(self, round_: Round, *, wait: bool = True, closing: Closing | None = None) -> Gathered:
         """Open the contributions of all ranks to a round.
 
-        Args:
-            round_: The round.
-            wait: Whether to wait until they are there; otherwise the caller has seen them in a listing.
-            closing: Says when to publish stand-ins for the missing ranks; None: never.
+        Without `wait` the caller has seen them in a listing. `closing` says when to publish stand-ins for the missing
+        ranks; None: never.
 
         Raises:
             Corrupt: A contribution is damaged.
@@ -201,10 +188,7 @@ class Exchange:
     def share_norms(self, version: int, sums: Array, lengths: Sequence[int]) -> Array:
         """Publish the sums of squares of this rank's slice, and return those of all ranks, one after the other.
 
-        Args:
-            version: The round's version.
-            sums: float64, of this rank.
-            lengths: Number of sums of each rank.
+        The sums are float64; `lengths` says how many each rank has.
         """
         if not self._is_published(Kind.NORMS, version):
             self._publish_small(Kind.NORMS, version, Form(0, len(sums)), sums=sums.tolist())
@@ -256,12 +240,10 @@ class Exchange:
     # Housekeeping
 
     def retire(self, version: int, redo_from: int) -> None:
-        """Take back what no rank can need any more, when this rank has gathered the round of `version`.
+        """Take back what no rank can need any more, now that all ranks have `version`.
 
-        Args:
-            version: A version that all ranks have.
-            redo_from: The newest version that is saved with its optimiser state. A lost rank takes later steps anew
-                from the contributions.
+        The version `redo_from` is the newest that is saved with its optimiser state. A lost rank takes later steps anew
+        from the contributions.
         """
         for kind, before in (
             (Kind.GRADIENT, min(version, redo_from)),

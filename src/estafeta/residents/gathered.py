@@ -27,13 +27,10 @@ def gone_if_stale(error: OSError, rank: int, version: int) -> None:
 
 
 class Source:
-    """The vector of one rank.
+    """The vector of one rank, which begins at byte `vector_at` of the message's file.
 
     Args:
-        head: The head of its message.
         memory: The vector, if the reader has read it along with the head; None: it is read chunk by chunk.
-        reader: The message's file.
-        vector_at: First byte of the vector in it.
         unfit: Makes the error for a file that is not as its head says: damaged, or retired meanwhile.
     """
 
@@ -83,13 +80,7 @@ class Source:
 class Gathered:
     """The contributions of all ranks to a round; it is a source for `step.Step`.
 
-    `Exchange.gather` opens them, and its caller closes them.
-
-    Args:
-        sources: By rank.
-        names: Names of the sums.
-        slices: How the vector is cut.
-        scratch: float32[n], room for a chunk.
+    `Exchange.gather` opens them, and its caller closes them. The scratch is float32[n], room for a chunk.
 
     Attributes:
         totals: Rows, sums and buffers of all ranks.
@@ -112,12 +103,9 @@ class Gathered:
         self._slices, self._scratch = slices, scratch
 
     def add_up(self, index: int, first: int, out: Array) -> None:
-        """Sum a chunk of a slice over the ranks, in rank order. A caller goes through a slice from its beginning.
+        """Sum a chunk of a slice over the ranks, in rank order, as `step.Gradients` says.
 
-        Args:
-            index: Which slice.
-            first: First element of the chunk.
-            out: float32[n], n up to the length of the scratch, all within the slice; gets the sums.
+        The chunk, `out`, is no longer than the scratch.
 
         Raises:
             Corrupt, Gone: With the last chunk of a slice, as `Source.check`.

@@ -37,13 +37,6 @@ from estafeta.store.store import claim_name
 class Leg:
     """The leg that this invocation has claimed.
 
-    Args:
-        event: The event that it was invoked with.
-        generation: Generation in which it was claimed.
-        token: Token of everything that it publishes.
-        folder: The run's folder.
-        invocation: This invocation.
-
     Attributes:
         rounds: Number of rounds done in this leg.
         lead_s: Seconds from the call for this leg until it was ready.

@@ -58,11 +58,6 @@ class _Wait:
 class Lookout:
     """Looks after a leg and its peers while the leg waits.
 
-    Args:
-        leg: The leg that waits.
-        folder: The run's folder.
-        invocation: This invocation.
-
     Attributes:
         round: The round that the leg is at; None before its first.
     """

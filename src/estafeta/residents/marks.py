@@ -55,14 +55,9 @@ def has_left(rank: int, leg: int, names: Collection[str], layout: RunLayout) -> 
 
 
 def publish_left(folder: RunFolder, rank: int, leg: int, token: str, version: int | None) -> None:
-    """Say that a leg has left. If another says it, it is an order: the leg leaves when it sees the mark.
+    """Say that a leg has left at a version; None if it is dead, or is to go.
 
-    Args:
-        folder: The run's folder.
-        rank: The rank of the leg.
-        leg: The leg's number.
-        token: Token of the invocation that says it.
-        version: Version at which the leg has left; None if it is dead, or is to go.
+    If another says it, it is an order: the leg leaves when it sees the mark.
     """
     mark = {"token": token, "version": version, "at": folder.store.clock.time()}
     folder.store.publish(folder.layout.left(rank, leg), [json.dumps(mark).encode()], token)

@@ -17,10 +17,7 @@ from estafeta.store.vectors import digest
 class Outgoing:
     """A gradient that the rank puts into a draft piece by piece. `Exchange.outgoing` makes one.
 
-    Args:
-        draft: The file.
-        vector_at: First byte of the vector in it.
-        slices: How the vector is cut.
+    The vector begins at byte `vector_at` of the draft.
     """
 
     def __init__(self, draft: Draft, vector_at: int, slices: Sequence[Slice]) -> None:
@@ -31,12 +28,9 @@ class Outgoing:
         self._memory: Array | None = np.empty(size, np.float32) if size <= SMALL else None
 
     def put(self, number: int, first: int, values: Array) -> None:
-        """Write a part of the gradient. The caller writes all parts, and may write one again.
+        """Write a part of the gradient, `values` (float32[n], contiguous), which begins at element `first`.
 
-        Args:
-            number: Number of the part; the same number means the same part.
-            first: Its first element.
-            values: float32[n], contiguous.
+        The caller writes all parts, and may write one again: the same number means the same part.
 
         Raises:
             NotFinite: An element is NaN or infinite.

@@ -27,11 +27,7 @@ from estafeta.store.tensorfile import Array
 def restore(folder: RunFolder, rank: int, parameters: Array, exchange: Exchange) -> tuple[Weights, int]:
     """Restore the newest version: the newest saved one, and the steps since then that all ranks have contributed to.
 
-    Args:
-        folder: The run's folder.
-        rank: The rank whose slice of the optimiser's state is wanted.
-        parameters: float32[P]; gets the parameters.
-        exchange: The rank's end of the exchange, which reads the contributions.
+    The parameters go into the given float32[P].
 
     Returns:
         The version, with the state of the rank's slice; and the version that was saved.
@@ -59,13 +55,7 @@ def restore(folder: RunFolder, rank: int, parameters: Array, exchange: Exchange)
 
 
 class _Redo:
-    """Takes steps again, from contributions, slice by slice: so it holds the state of one slice only.
-
-    Args:
-        folder: The run's folder.
-        exchange: Reads the contributions.
-        state_of: Reads the optimiser's state of a slice, as it was saved.
-    """
+    """Takes steps again, from contributions, slice by slice: so it holds the state of one slice only."""
 
     def __init__(self, folder: RunFolder, exchange: Exchange, state_of: Callable[[Slice], dict[str, Array]]) -> None:
         self._plan, self._exchange, self._state_of = folder.plan, exchange, state_of

@@ -21,12 +21,7 @@ from estafeta.residents.gathered import Gathered
 class Replica:
     """One rank's copy of a run.
 
-    Args:
-        spec: The run's spec.
-        plan: The run's plan.
-        rank: This rank.
-        weights: The version to begin with. The replica updates its parameters (float32[P]) in place; its state is of
-            the own slice.
+    It updates the parameters of `weights` (float32[P]) in place; their state is of the own slice.
     """
 
     def __init__(self, spec: RunSpec, plan: Plan, rank: int, weights: Weights) -> None:

@@ -52,10 +52,7 @@ from estafeta.training.session import Session, open_session
 
 
 def reside(leg: Leg, folder: RunFolder, invocation: Invocation, tab: Tab) -> str:
-    """Run one leg of a resident rank, which this invocation has claimed.
-
-    Returns:
-        What the leg did, for the log.
+    """Run one leg of a resident rank, which this invocation has claimed; return what it did, for the log.
 
     Raises:
         UserCodeError, NotFinite, Diverged, UsageError, Corrupt: What fails every time.
@@ -114,11 +111,7 @@ def _in_place(leg: Leg) -> Iterator[None]:
 
 
 class _Resident:
-    """A leg at work, from the newest version on.
-
-    Attributes:
-        missed: By rank, how many rounds it has missed in this run.
-    """
+    """A leg at work, from the newest version on; `missed` is, by rank, how many rounds it has missed in this run."""
 
     def __init__(
         self,
@@ -306,11 +299,9 @@ class _Resident:
 
 
 def _ending_of(gathered: Gathered, own: Wish) -> Ending | None:
-    """Return what the wishes of a round make of the leg.
+    """Return what the wishes of a round, and this rank's own, make of the leg.
 
-    Args:
-        gathered: The round.
-        own: This rank's wishes. They are not in the round if it was closed without this rank.
+    The own ones are not in the round if the others have closed it without this rank.
     """
     if gathered.wishes & Wish.STOP:
         return Ending.STOPPED

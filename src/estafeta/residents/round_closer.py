@@ -21,22 +21,14 @@ from estafeta.residents.replica import Replica
 
 
 class RoundCloser:
-    """Gathers rounds of a run that waits for all ranks.
-
-    Args:
-        exchange: The rank's end of the exchange.
-    """
+    """Gathers rounds of a run that waits for all ranks."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
 
     @contextmanager
     def gather(self, round_: Round, began: float) -> Iterator[Gathered]:
-        """Wait for the contributions of a round, and give them open.
-
-        Args:
-            round_: The round.
-            began: Time when this rank began the round, by the store's monotonic clock.
+        """Give the contributions of a round open; this rank began it at `began`, by the store's monotonic clock.
 
         Raises:
             Corrupt, Gone, Leaving: As `Exchange.gather`.
@@ -50,15 +42,7 @@ class RoundCloser:
 
 
 class QuorumCloser(RoundCloser):
-    """Closes train rounds without late ranks, when a quorum has contributed.
-
-    Args:
-        exchange: The rank's end of the exchange.
-        folder: The run's folder.
-        leg: The leg at work.
-        replica: The rank's version, which knows how many rounds each rank has missed.
-        quorum: Number of contributions that are enough.
-    """
+    """Closes train rounds without late ranks, when a quorum has contributed."""
 
     def __init__(self, exchange: Exchange, folder: RunFolder, leg: Leg, replica: Replica, quorum: int) -> None:
         super().__init__(exchange)

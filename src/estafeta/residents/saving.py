@@ -20,9 +20,6 @@ class Saver:
     """Saves one rank's part of versions, and removes what that makes unnecessary.
 
     Args:
-        folder: The run's folder.
-        rank: This rank.
-        token: Token of what it publishes.
         saved: The newest saved version.
         recycles: Whether the rank uses files of contributions again that nobody needs any more.
 

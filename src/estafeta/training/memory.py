@@ -90,13 +90,9 @@ class MemoryPlan:
 
 
 def plan_memory(spec: RunSpec, model: int, trained: int, manifests: Sequence[Manifest]) -> MemoryPlan:
-    """Add up what a worker of a run needs.
+    """Add up what a worker of a run needs; the model has so many bytes, and what is trained of it so many.
 
-    Args:
-        spec: Gives memory size, micro-batch, window and optimiser.
-        model: Bytes of the model.
-        trained: Bytes of what is trained of it.
-        manifests: The stored data sets. Data that the job makes are in memory already, or are read row by row.
+    The manifests are those of stored data sets. Data that the job makes are in memory already, or are read row by row.
     """
     parameters = trained // VECTOR_ITEM
     topology = choose(spec.topology, parameters, spec.workers)
@@ -114,13 +110,8 @@ def plan_memory(spec: RunSpec, model: int, trained: int, manifests: Sequence[Man
 def vectors(topology: Topology, parameters: int, workers: int, state_vectors: int) -> tuple[int, int]:
     """Return the bytes of gradient and optimiser state that a worker holds beside its model.
 
-    A sharded worker holds a slice of each state vector, and another one while it repeats the steps of a lost rank.
-
-    Args:
-        topology: Decides which rank steps which parameters.
-        parameters: Number of trained parameters.
-        workers: Number of ranks.
-        state_vectors: Number of the optimiser's state vectors, each as long as the parameters.
+    The optimiser has so many state vectors, each as long as the trained parameters. A sharded worker holds a slice of
+    each, and another one while it repeats the steps of a lost rank.
     """
     stepped = {
         "merge": 0,

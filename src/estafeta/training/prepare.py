@@ -19,10 +19,7 @@ from estafeta.training.session import Session, check_rows, open_session
 
 
 def prepare(folder: RunFolder, invocation: Invocation, tab: Tab) -> str:
-    """Publish the first weights and the plan, then dispatch the next actions.
-
-    Returns:
-        Summary for the log.
+    """Publish the first weights and the plan, then dispatch the next actions; return a summary for the log.
 
     Raises:
         UserCodeError: The job's code raised.

@@ -91,10 +91,8 @@ class Share:
     def work(self, deadline: Deadline, ship: Ship | None = None, in_vain: Callable[[], bool] | None = None) -> None:
         """Do micro-batches until all are done or the time is short. The rank always does one.
 
-        Args:
-            deadline: Knows the time.
-            ship: In a train round, takes the gradients of the last micro-batch as they come.
-            in_vain: Says before each micro-batch whether to break off.
+        In a train round `ship` takes the gradients of the last micro-batch as they come. Before each micro-batch `in_vain`
+        says whether to break off.
 
         Raises:
             UserCodeError: The job's code raised.
@@ -115,11 +113,7 @@ class Share:
             learner.check_loss()
 
     def content(self, token: str, spent_usd: float) -> list[Buffer]:
-        """Return what this rank has summed so far as a message, complete or not.
-
-        Args:
-            token: The publication's token.
-            spent_usd: Dollars that this leg has cost.
+        """Return what this rank has summed so far as a message, complete or not; this leg has cost `spent_usd` dollars.
 
         Raises:
             NotFinite: The gradient is NaN or infinite.
@@ -148,15 +142,8 @@ class Share:
     def publish(self, store: Store, path: str, token: str, deadline: Deadline, tab: Tab) -> bool:
         """Publish what this rank has summed so far: a contribution if the share is complete, otherwise a partial.
 
-        Args:
-            store: The store.
-            path: Final name.
-            token: The publication's token.
-            deadline: Learns how long the transfer takes; the session keeps that for its next share.
-            tab: Knows what this leg has cost.
-
-        Returns:
-            Whether the published file is this one; if not, another delivery of the leg was first.
+        It returns whether the published file is this one; if not, another delivery of the leg was first. The session keeps
+        for its next share how long the transfer takes.
 
         Raises:
             NotFinite: The gradient is NaN or infinite.

@@ -13,10 +13,7 @@ from estafeta.protocol.verbs import CleanVerb
 
 
 def clean(verb: CleanVerb, invocation: Invocation) -> dict[str, str]:
-    """Remove a run that has ended; a call that was broken off is continued by the next one.
-
-    Returns:
-        The run's name, for the client.
+    """Remove a run that has ended, and return its name; the next call goes on with a call that was broken off.
 
     Raises:
         UsageError: The run has not ended.
@@ -38,10 +35,8 @@ def clean(verb: CleanVerb, invocation: Invocation) -> dict[str, str]:
 def strip(folder: RunFolder, token: str) -> dict[str, str]:
     """Remove all of a run that has ended but its exports, spec, plan, records of the epochs, and outcome.
 
-    The run can be looked at and exported, but neither resumed nor forked. A run that never had weights has no exports.
-
-    Returns:
-        The run's name, for the client.
+    A client can look at the run and export it, but neither resume nor fork it. A run that never had weights has no
+    exports. The function returns the run's name.
 
     Raises:
         UsageError: The run has not ended.

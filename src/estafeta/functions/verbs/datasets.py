@@ -151,10 +151,7 @@ def verify_some(verb: VerifyVerb, invocation: Invocation) -> dict[str, Any]:
 
 
 def remove(verb: RemoveVerb, store: Store) -> dict[str, str]:
-    """Remove a data set, or the files of an import that was killed.
-
-    Returns:
-        Its name, for the client.
+    """Remove a data set, or the files of an import that was killed; return its name.
 
     Raises:
         UsageError: No data set has that name.
@@ -168,13 +165,7 @@ def remove(verb: RemoveVerb, store: Store) -> dict[str, str]:
 def preview(manifest: Manifest, parts: Sequence[RowArray], rows: int) -> tuple[list[str], list[list[str]]]:
     """First rows of a block as texts, made where the block is: a row may be larger than an answer of `control`.
 
-    Args:
-        manifest: Says what a row holds.
-        parts: Parts of the block's rows.
-        rows: Most rows.
-
-    Returns:
-        Names of the columns, and the cells of each row as they were imported.
+    The function returns the names of the columns, and the cells of at most `rows` rows as they were imported.
     """
     names: list[str] = []
     cells: list[list[str]] = []

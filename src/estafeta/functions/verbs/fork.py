@@ -26,12 +26,7 @@ from estafeta.store.store import Store
 
 
 def fork(verb: ForkVerb, origin: RunFolder, invocation: Invocation) -> dict[str, object]:
-    """Publish the new run and set it going. Repeating it changes nothing.
-
-    Args:
-        verb: Which run, which version, and the spec of the new one.
-        origin: Folder of the run that it begins with.
-        invocation: This invocation.
+    """Publish the new run, which begins with a version of `origin`, and set it going. Repeating it changes nothing.
 
     Returns:
         The names of the run and of the version, for the client.

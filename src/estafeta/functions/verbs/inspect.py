@@ -162,12 +162,7 @@ class Inspection(Document):
 
 
 def inspect(verb: InspectVerb, folder: RunFolder) -> Inspection:
-    """Look at a run.
-
-    Args:
-        verb: Says for how many rounds the client wants the contributions.
-        folder: The run's folder.
-    """
+    """Look at a run; the verb says for how many rounds the client wants the contributions."""
     return _Inspector(folder).inspect(verb.rounds)
 
 

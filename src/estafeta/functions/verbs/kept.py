@@ -20,12 +20,7 @@ from estafeta.store.store import Store
 
 
 def kept(folder: RunFolder, plan: Plan | None) -> Kept:
-    """Look at a run's folder, and at the manifests of its data sets; what is removed meanwhile does not count.
-
-    Args:
-        folder: The run's folder.
-        plan: Its plan, which names its data sets; None while it has none.
-    """
+    """Look at a run's folder, and at the data sets that its plan names; what is removed meanwhile does not count."""
     store, layout, spec = folder.store, folder.layout, folder.spec
     small = (layout.root, layout.legs, layout.epochs)
     large = set(layout.directories(spec.workers if plan and plan.is_resident else 0)) - {*small, layout.code}

@@ -27,11 +27,6 @@ from estafeta.store.files import Buffer
 def receive(bucket: Bucket, token: str, invocation: Invocation) -> dict[str, Any]:
     """Copy a data set, or a part of it: at least one block.
 
-    Args:
-        bucket: Where its files are.
-        token: Which data set.
-        invocation: Where to, and how much time there is.
-
     Returns:
         `blocks` and `bytes` that are in the store now, and whether the data set is `complete`.
 

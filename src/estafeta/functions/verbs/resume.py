@@ -17,11 +17,7 @@ from estafeta.residents.marks import send_for
 
 
 def stop(folder: RunFolder, invocation: Invocation) -> dict[str, Any]:
-    """Ask a run to stop, and have its weights exported; no function has to be at work for that.
-
-    Returns:
-        The run, as `brief` has it.
-    """
+    """Ask a run to stop, and have its weights exported; no function has to be at work for that. Answers as `brief`."""
     if (snapshot := take_snapshot(folder)).outcome is None:
         folder.store.publish(folder.layout.stop, [invocation.token.encode()], invocation.token)
         if snapshot.stop_requested:  # residents see a request by themselves; a second one says that none of them did
@@ -34,8 +30,7 @@ def stop(folder: RunFolder, invocation: Invocation) -> dict[str, Any]:
 def resume(verb: ResumeVerb, folder: RunFolder, invocation: Invocation) -> dict[str, Any]:
     """Set a run going again from its newest version: after a stop, a failure, or the loss of its last event.
 
-    Returns:
-        The run, as `brief` has it.
+    It answers as `brief`.
 
     Raises:
         UsageError: The run is done, was cleaned, or is at one of its limits.

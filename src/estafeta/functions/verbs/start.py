@@ -21,15 +21,9 @@ from estafeta.store.store import Store
 
 
 def start(verb: StartVerb, invocation: Invocation, bucket_of: Callable[[str], Bucket]) -> dict[str, Any]:
-    """Publish a run and set it going. A repeated call changes nothing.
+    """Publish a run and set it going; return its name. A repeated call changes nothing.
 
-    Args:
-        verb: Has the spec, and the source or the bucket that it lies in.
-        invocation: This invocation.
-        bucket_of: Gives the bucket of a name.
-
-    Returns:
-        The run's name, for the client.
+    The source is in the verb, or in the bucket that the verb names; `bucket_of` opens that.
 
     Raises:
         UsageError: The name is no name of a run, or a path no path of a module.

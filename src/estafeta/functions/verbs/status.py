@@ -24,15 +24,7 @@ ANSWER_BYTES = 4 << 20
 
 
 def status(verb: StatusVerb, folder: RunFolder) -> dict[str, Any]:
-    """State of a run, with the records of the epochs that the verb asks for.
-
-    Args:
-        verb: Says which records, and whether the folder is measured.
-        folder: The run's folder.
-
-    Returns:
-        A `Status`, ready for JSON.
-    """
+    """State of a run as a `Status`, ready for JSON, with the records of the epochs that the verb asks for."""
     store, layout, spec = folder.store, folder.layout, folder.spec
     snapshot = take_snapshot(folder)
     newest = snapshot.last_epoch.epoch if snapshot.last_epoch else 0
@@ -123,12 +115,7 @@ def layout_of(run: str, store: Store) -> RunLayout:
 
 
 def not_found(text: str, names: Iterable[str]) -> RunNotFound:
-    """The error for a name that no run has.
-
-    Args:
-        text: What the user asked for.
-        names: Names of the runs that there are.
-    """
+    """The error for a name `text` that no run has; its hint has the nearest of the `names` of runs."""
     names = list(names)
     close = difflib.get_close_matches(text, names, 3) or [name for name in names if text in name]
     hint = f"did you mean {', '.join(close[-5:])}?" if close else f"{Command('estafeta', 'runs')} lists them"

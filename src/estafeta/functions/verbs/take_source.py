@@ -17,11 +17,7 @@ SOURCES = f"{UPLOADS}source/"
 
 
 def take_source(files: Mapping[str, str], bucket: Bucket) -> dict[str, str]:
-    """The source that a client has sent: text by path.
-
-    Args:
-        files: SHA-256, in hex, by path.
-        bucket: Bucket that it lies in.
+    """The source that a client has sent to the bucket, text by path; `files` has the SHA-256, in hex, by path.
 
     Raises:
         UsageError: A file is missing.
@@ -42,10 +38,7 @@ def take_source(files: Mapping[str, str], bucket: Bucket) -> dict[str, str]:
 
 
 def source(folder: RunFolder) -> dict[str, dict[str, str]]:
-    """The source that a run has taken along.
-
-    Returns:
-        `code`: text by path relative to the code folder.
+    """The source that a run has taken along: `code`, text by path relative to the code folder.
 
     Raises:
         UsageError: The run was cleaned, or has more source than an answer holds.
