@@ -31,35 +31,15 @@ from estafeta.functions.verbs.start import start
 from estafeta.functions.verbs.status import folder_of, runs, status
 from estafeta.functions.verbs.take_source import source
 from estafeta.functions.watchdog import tend, tend_all
+from estafeta.protocol import verbs
 from estafeta.protocol.ending import fail
 from estafeta.protocol.invocation import Invocation, dispatch
 from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.snapshot import Snapshot, maker_of, take_snapshot
-from estafeta.protocol.verbs import (
-    CleanVerb,
-    ControlEvent,
-    DatasetsVerb,
-    DescribeVerb,
-    FetchVerb,
-    ForkVerb,
-    InspectVerb,
-    InstallVerb,
-    ProbeVerb,
-    ReceiveVerb,
-    RemoveVerb,
-    ResumeVerb,
-    RunsVerb,
-    SourceVerb,
-    StartVerb,
-    StatusVerb,
-    StopVerb,
-    TendVerb,
-    VerifyVerb,
-)
 from estafeta.residents.claim import relieve
 from estafeta.residents.marks import read_claim
 
-_verbs: TypeAdapter[ControlEvent] = TypeAdapter(ControlEvent)
+_verbs: TypeAdapter[verbs.ControlEvent] = TypeAdapter(verbs.ControlEvent)
 
 
 def handler(event: Any, context: Any) -> dict[str, Any]:
@@ -86,7 +66,7 @@ def control(event: Any, invocation: Invocation) -> dict[str, Any]:
         return _error(error)
 
 
-def _parsed(event: Any) -> ControlEvent:
+def _parsed(event: Any) -> verbs.ControlEvent:
     try:
         return _verbs.validate_python(event)
     except ValidationError as error:
@@ -99,48 +79,48 @@ def _parsed(event: Any) -> ControlEvent:
         ) from error
 
 
-def _answer(verb: ControlEvent, invocation: Invocation) -> dict[str, Any]:
+def _answer(verb: verbs.ControlEvent, invocation: Invocation) -> dict[str, Any]:
     store = invocation.store
 
     def folder() -> RunFolder:
         return folder_of(_run_of(verb), store)
 
     match verb:
-        case StartVerb():
+        case verbs.StartVerb():
             return start(verb, invocation, _bucket)
-        case RunsVerb():
+        case verbs.RunsVerb():
             return runs(verb, store)
-        case StatusVerb():
+        case verbs.StatusVerb():
             return status(verb, folder())
-        case InspectVerb():
+        case verbs.InspectVerb():
             return inspect(verb, folder()).model_dump(mode="json")
-        case SourceVerb():
+        case verbs.SourceVerb():
             return source(folder())
-        case FetchVerb():
+        case verbs.FetchVerb():
             return fetch(verb, folder(), invocation.token, _bucket)
-        case InstallVerb():
+        case verbs.InstallVerb():
             return install(verb.library, store, _bucket(verb.bucket), invocation.remaining_s).model_dump()
-        case DatasetsVerb():
+        case verbs.DatasetsVerb():
             return datasets(verb, store).model_dump(mode="json")
-        case DescribeVerb():
+        case verbs.DescribeVerb():
             return describe(verb, store).model_dump(mode="json")
-        case VerifyVerb():
+        case verbs.VerifyVerb():
             return verify_some(verb, invocation)
-        case ReceiveVerb():
+        case verbs.ReceiveVerb():
             return receive(_bucket(verb.bucket), verb.token, invocation)
-        case RemoveVerb():
+        case verbs.RemoveVerb():
             return remove(verb, store)
-        case ProbeVerb():
+        case verbs.ProbeVerb():
             return probe(verb, invocation)
-        case TendVerb():
+        case verbs.TendVerb():
             return {"tended": {verb.run: tend(folder(), invocation)} if verb.run else tend_all(invocation)}
-        case StopVerb():
+        case verbs.StopVerb():
             return stop(folder(), invocation)
-        case ResumeVerb():
+        case verbs.ResumeVerb():
             return resume(verb, folder(), invocation)
-        case CleanVerb():
+        case verbs.CleanVerb():
             return clean(verb, invocation)
-        case ForkVerb():
+        case verbs.ForkVerb():
             return fork(verb, folder(), invocation)
 
 
@@ -182,9 +162,9 @@ def _is_replaced(event: Any, request_id: str, snapshot: Snapshot, folder: RunFol
     return claim.request_id != request_id
 
 
-def _run_of(verb: ControlEvent) -> str:
+def _run_of(verb: verbs.ControlEvent) -> str:
     """The run that a verb is about; empty if it is about none, or about all."""
-    return verb.spec.run if isinstance(verb, StartVerb) else str(getattr(verb, "run", None) or "")
+    return verb.spec.run if isinstance(verb, verbs.StartVerb) else str(getattr(verb, "run", None) or "")
 
 
 @lru_cache(maxsize=4)

@@ -15,6 +15,7 @@ import json
 from collections.abc import Iterator
 
 from estafeta.protocol.invocation import Invocation
+from estafeta.protocol.layout import name_of
 from estafeta.protocol.listing import epochs_in
 from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.snapshot import OUTCOMES, Finish, Snapshot, read_epoch
@@ -41,7 +42,7 @@ def publish_outcome(folder: RunFolder, outcome: Outcome) -> bool:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        store.sweep(layout.root, [layout.reserve.rpartition("/")[2]])
+        store.sweep(layout.root, [name_of(layout.reserve)])
         return store.publish(path, content, outcome.token)
 
 

@@ -73,65 +73,22 @@ class Round:
         return f"{self.phase}-{self.version:08d}"
 
 
-@dataclass(frozen=True)
 class RunLayout:
-    """The paths of one run."""
+    """The paths of one run; the drawing above says what lies there."""
 
-    run: str
-
-    @property
-    def root(self) -> str:
-        """The run's folder."""
-        return f"{RUNS}/{self.run}"
-
-    @property
-    def spec(self) -> str:
-        """`run.json`."""
-        return f"{self.root}/run.json"
-
-    @property
-    def plan(self) -> str:
-        """`plan.json`."""
-        return f"{self.root}/plan.json"
+    def __init__(self, run: str) -> None:
+        self.run = run
+        self.root = root = f"{RUNS}/{run}"
+        self.code, self.weights, self.contributions = f"{root}/code", f"{root}/weights", f"{root}/contributions"
+        self.partial, self.legs, self.epochs = f"{root}/partial", f"{root}/legs", f"{root}/epochs"
+        self.exchange = f"{root}/exchange"
+        self.spec, self.plan, self.ending = f"{root}/run.json", f"{root}/plan.json", f"{root}/ending.json"
+        self.stop, self.watch, self.reserve = f"{root}/STOP", f"{root}/watch.json", f"{root}/reserve"
+        self.frozen = f"{self.weights}/{FROZEN}"
 
     def limits(self, number: int) -> str:
         """The limits since a resumption, counted from 1."""
         return f"{self.root}/limits-{number:04d}.json"
-
-    @property
-    def code(self) -> str:
-        """Folder of the user's modules."""
-        return f"{self.root}/code"
-
-    @property
-    def weights(self) -> str:
-        """Folder of the weights versions."""
-        return f"{self.root}/weights"
-
-    @property
-    def contributions(self) -> str:
-        """Folder of what the ranks publish for each round."""
-        return f"{self.root}/contributions"
-
-    @property
-    def partial(self) -> str:
-        """Folder of shares that did not fit one invocation."""
-        return f"{self.root}/partial"
-
-    @property
-    def legs(self) -> str:
-        """Folder of claims."""
-        return f"{self.root}/legs"
-
-    @property
-    def epochs(self) -> str:
-        """Folder of the epochs' records."""
-        return f"{self.root}/epochs"
-
-    @property
-    def exchange(self) -> str:
-        """Folder of the outboxes."""
-        return f"{self.root}/exchange"
 
     def outbox(self, rank: int) -> str:
         """Folder of what one resident rank publishes for the others."""
@@ -150,31 +107,6 @@ class RunLayout:
             self.export("final"),
             *map(self.outbox, range(residents)),
         )
-
-    @property
-    def stop(self) -> str:
-        """The request to stop."""
-        return f"{self.root}/STOP"
-
-    @property
-    def ending(self) -> str:
-        """The decision with which version the run ends."""
-        return f"{self.root}/ending.json"
-
-    @property
-    def watch(self) -> str:
-        """What the watchdog remembers."""
-        return f"{self.root}/watch.json"
-
-    @property
-    def reserve(self) -> str:
-        """Room for the last words of a run that fills the disk."""
-        return f"{self.root}/reserve"
-
-    @property
-    def frozen(self) -> str:
-        """Parameters that are not trained."""
-        return f"{self.weights}/{FROZEN}"
 
     def version(self, version: int) -> str:
         """Parameters and buffers of one version."""
@@ -225,56 +157,35 @@ class RunLayout:
         return f"{self.root}/{state}.json"
 
 
-@dataclass(frozen=True)
 class DatasetLayout:
     """The paths of one data set."""
 
-    name: str
-
-    @property
-    def root(self) -> str:
-        """The data set's folder."""
-        return f"{DATASETS}/{self.name}"
-
-    @property
-    def manifest(self) -> str:
-        """`manifest.json`."""
-        return f"{self.root}/{MANIFEST}"
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.root = f"{DATASETS}/{name}"
+        self.manifest = f"{self.root}/{MANIFEST}"
 
     def block(self, attempt: str, number: int) -> str:
         """One block. Its name is that of one attempt, so that a repeated import meets no name of an earlier one."""
         return f"{self.root}/{attempt}-{number:06d}.safetensors"
 
 
-@dataclass(frozen=True)
 class LibraryLayout:
     """The paths of one library, named by the digest of what was asked for."""
 
-    digest: str
-
-    @property
-    def root(self) -> str:
-        """The library's folder."""
-        return f"{LIBRARIES}/{self.digest}"
-
-    @property
-    def files(self) -> str:
-        """Folder of its packages."""
-        return f"{self.root}/files"
-
-    @property
-    def parts(self) -> str:
-        """Folder of the words that parts are unpacked."""
-        return f"{self.root}/parts"
+    def __init__(self, digest: str) -> None:
+        self.digest = digest
+        self.root = f"{LIBRARIES}/{digest}"
+        self.files, self.parts, self.ready = f"{self.root}/files", f"{self.root}/parts", f"{self.root}/ready"
 
     def part(self, number: int) -> str:
         """The word that a part is unpacked."""
         return f"{self.parts}/{number:04d}"
 
-    @property
-    def ready(self) -> str:
-        """The word that the library is complete."""
-        return f"{self.root}/ready"
+
+def name_of(path: str) -> str:
+    """Name of a file in its folder, as listings have it."""
+    return path.rpartition("/")[2]
 
 
 def probe_folder(token: str) -> str:

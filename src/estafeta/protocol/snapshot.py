@@ -7,11 +7,11 @@ merge, the failure handler, `resume`) takes a snapshot and does what `next_actio
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from estafeta.job.stopping import EpochRecord
-from estafeta.protocol.layout import Round
+from estafeta.protocol.layout import Round, name_of
 from estafeta.protocol.limits import limit_at
 from estafeta.protocol.listing import epochs_in, left_in, legs_in, messages_in, ranks_in, residents_in, versions_in
 from estafeta.protocol.run_folder import RunFolder
@@ -191,46 +191,27 @@ def take_snapshot(folder: RunFolder) -> Snapshot:
     store, layout, workers = folder.store, folder.layout, folder.spec.workers
     top = store.list(layout.root)
     outcome = next((state for state in OUTCOMES if f"{state}.json" in top), None)
-    stop_requested = layout.stop.rpartition("/")[2] in top
-    plan = folder.plan if layout.plan.rpartition("/")[2] in top else None
+    stop_requested = name_of(layout.stop) in top
+    plan = folder.plan if name_of(layout.plan) in top else None
     # Epochs before weights: a version is published before its epoch's record, so no verdict is newer than the version.
     epoch = max(epochs_in(store.list(layout.epochs)), default=0)
     version = max(versions_in(store.list(layout.weights), workers), default=None)
     last_epoch = read_epoch(folder, epoch)
     if plan is None or version is None:
         return Snapshot(workers, outcome, stop_requested, plan, None, last_epoch)
+    seen = Snapshot(workers, outcome, stop_requested, plan, version, last_epoch, reached=version)
     if plan.is_resident:
         newest = max(messages_in(store.list(layout.outbox(0)), "gradient"), default=0)
         marks = store.list(layout.legs)
         residents = tuple(sorted(residents_in(marks).items()))
-        return Snapshot(
-            workers,
-            outcome,
-            stop_requested,
-            plan,
-            version,
-            last_epoch,
-            residents=residents,
-            left=left_in(marks),
-            reached=max(version, newest),
-        )
+        return replace(seen, residents=residents, left=left_in(marks), reached=max(version, newest))
     round_ = current_round(plan, version, last_epoch)
     ranks, legs = frozenset[int](), dict[int, int]()
     if round_ is not None:
         ranks = ranks_in(store.list(layout.contributions), round_)
         legs = legs_in(store.list(layout.partial), round_)
-    return Snapshot(
-        workers,
-        outcome,
-        stop_requested,
-        plan,
-        version,
-        last_epoch,
-        ranks,
-        tuple(sorted(legs.items())),
-        reached=version,
-        limit=limit_at(folder, top, round_, last_epoch),
-    )
+    limit = limit_at(folder, top, round_, last_epoch)
+    return replace(seen, ranks=ranks, legs=tuple(sorted(legs.items())), limit=limit)
 
 
 def is_current(round_: Round | None, folder: RunFolder) -> bool:

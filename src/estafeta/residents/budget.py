@@ -30,7 +30,7 @@ class Budget:
             self._limits = newest_limits(folder, names)
 
     def is_reached(self, following: Round | None, spent_usd: float) -> bool:
-        """Tell whether a limit ends the run, which has cost so much, before its next round; that is None after the last."""
+        """Tell whether a limit ends the run, which has cost so much, before its next round (None after the last)."""
         if self._looks:
             self.reached = limit_reached(self._limits, following, spent_usd=spent_usd, now=self._clock.time())
         return bool(self.reached)

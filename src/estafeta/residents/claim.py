@@ -11,7 +11,7 @@ from collections.abc import Collection
 from estafeta import waiting
 from estafeta.errors import Gone
 from estafeta.protocol.invocation import Invocation
-from estafeta.protocol.layout import claim_of_leg
+from estafeta.protocol.layout import claim_of_leg, name_of
 from estafeta.protocol.listing import contributions_in, generation_in, residents_in
 from estafeta.protocol.message import round_time_of
 from estafeta.protocol.run_folder import RunFolder
@@ -61,7 +61,7 @@ def take(event: WorkerEvent, folder: RunFolder, invocation: Invocation) -> Leg |
             return Refusal.LONG_OVER
         if claim.request_id != invocation.token:
             return Refusal.DUPLICATE
-        if layout.crashed(event.rank, event.leg, generation).rpartition("/")[2] not in names:
+        if name_of(layout.crashed(event.rank, event.leg, generation)) not in names:
             if event.rank != LOOKING_RANK:
                 return Refusal.PEERS_NOTICE
             # A leg that still waits for its turn publishes nothing, so its life cannot be seen. Replacing it is safe.

@@ -119,8 +119,8 @@ class Exchange:
     def contribute(self, round_: Round, outgoing: Outgoing | None, **head: Any) -> bool:
         """Publish a contribution; return whether it is this one, or another generation of this rank was first.
 
-        `outgoing` is the vector of a train round; it is None if this rank has no rows in it, or in a valid round. `head` is
-        the rest of the head, as in `message.Head`: `rows`, `parts`, `wishes`, `round_s`, `sums`, `buffers`.
+        `outgoing` is the vector of a train round; it is None if this rank has no rows in it, or in a valid round.
+        `head` is the rest of the head, as in `message.Head`: `rows`, `parts`, `wishes`, `round_s`, `sums`, `buffers`.
         """
         kind = kind_of(round_.phase)
         form = self._gradient_form if kind is Kind.GRADIENT else self._score_form

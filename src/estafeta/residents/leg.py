@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from estafeta import waiting
 from estafeta.errors import Gone
 from estafeta.protocol.invocation import Invocation, dispatch
-from estafeta.protocol.layout import claim_of_leg
+from estafeta.protocol.layout import claim_of_leg, name_of
 from estafeta.protocol.listing import generation_in, leg_of
 from estafeta.protocol.message import Wish
 from estafeta.protocol.patience import Patience
@@ -183,7 +183,7 @@ class Leg:
         names = self._store.list(self._layout.root)
         if not names.isdisjoint(f"{state}.json" for state in OUTCOMES):
             raise Leaving("the run has ended", silently=True)
-        self._stop_seen |= self._layout.stop.rpartition("/")[2] in names
+        self._stop_seen |= name_of(self._layout.stop) in names
         names = self._store.list(self._layout.legs)
         self._calls_s.append((self._clock.monotonic() - began) / 2)
         mine = claim_name(claim_of_leg(self.rank, self.leg), self.generation)  # which a later leg may have swept

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from estafeta.protocol.invocation import Invocation, dispatch
-from estafeta.protocol.layout import RunLayout, claim_of_leg
+from estafeta.protocol.layout import RunLayout, claim_of_leg, name_of
 from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.snapshot import Action, Reside
 from estafeta.store.store import claim_name
@@ -51,7 +51,7 @@ def read_claim(folder: RunFolder, rank: int, leg: int, generation: int) -> Claim
 
 def has_left(rank: int, leg: int, names: Collection[str], layout: RunLayout) -> bool:
     """Tell whether a leg has left, by a listing of `legs/`."""
-    return layout.left(rank, leg).rpartition("/")[2] in names
+    return name_of(layout.left(rank, leg)) in names
 
 
 def publish_left(folder: RunFolder, rank: int, leg: int, token: str, version: int | None) -> None:

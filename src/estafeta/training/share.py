@@ -91,8 +91,8 @@ class Share:
     def work(self, deadline: Deadline, ship: Ship | None = None, in_vain: Callable[[], bool] | None = None) -> None:
         """Do micro-batches until all are done or the time is short. The rank always does one.
 
-        In a train round `ship` takes the gradients of the last micro-batch as they come. Before each micro-batch `in_vain`
-        says whether to break off.
+        In a train round `ship` takes the gradients of the last micro-batch as they come. Before each micro-batch
+        `in_vain` says whether to break off.
 
         Raises:
             UserCodeError: The job's code raised.
@@ -142,8 +142,8 @@ class Share:
     def publish(self, store: Store, path: str, token: str, deadline: Deadline, tab: Tab) -> bool:
         """Publish what this rank has summed so far: a contribution if the share is complete, otherwise a partial.
 
-        It returns whether the published file is this one; if not, another delivery of the leg was first. The session keeps
-        for its next share how long the transfer takes.
+        It returns whether the published file is this one; if not, another delivery of the leg was first. The session
+        keeps for its next share how long the transfer takes.
 
         Raises:
             NotFinite: The gradient is NaN or infinite.

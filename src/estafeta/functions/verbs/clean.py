@@ -6,6 +6,7 @@ from estafeta.errors import Command, UsageError
 from estafeta.functions.verbs.status import folder_of, layout_of
 from estafeta.protocol.ending import export
 from estafeta.protocol.invocation import Invocation
+from estafeta.protocol.layout import name_of
 from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.snapshot import OUTCOMES, take_snapshot
 from estafeta.protocol.spec import Which
@@ -23,12 +24,12 @@ def clean(verb: CleanVerb, invocation: Invocation) -> dict[str, str]:
     if verb.keep_final:
         return strip(folder_of(run, store), invocation.token)
     layout = layout_of(run, store)
-    outcomes = [layout.outcome(state).rpartition("/")[2] for state in OUTCOMES]
+    outcomes = [name_of(layout.outcome(state)) for state in OUTCOMES]
     if store.list(layout.root).isdisjoint(outcomes):
         store.remove_if_empty(layout.root)
         folder_of(run, store)
         raise UsageError(f"{run} has not ended", hint=f"{Command('estafeta', 'stop', run)}")
-    store.remove_tree(layout.root, last=[layout.spec.rpartition("/")[2], *outcomes])
+    store.remove_tree(layout.root, last=[name_of(layout.spec), *outcomes])
     return {"run": run}
 
 
@@ -50,7 +51,7 @@ def strip(folder: RunFolder, token: str) -> dict[str, str]:
             export_if_missing(which, folder, token)
     for directory in (layout.weights, layout.contributions, layout.partial, layout.legs, layout.exchange, layout.code):
         store.remove_tree(directory)
-    store.sweep(layout.root, [layout.reserve.rpartition("/")[2]])
+    store.sweep(layout.root, [name_of(layout.reserve)])
     for directory in (layout.root, layout.epochs, layout.export("best"), layout.export("final")):
         store.sweep_temporary(directory)
     return {"run": folder.run}

@@ -16,7 +16,7 @@ from estafeta.errors import Command, Gone, UsageError
 from estafeta.functions.verbs.start import found, publish_spec
 from estafeta.job.stopping import EpochRecord, judge
 from estafeta.protocol.invocation import Invocation, dispatch
-from estafeta.protocol.layout import RunLayout
+from estafeta.protocol.layout import RunLayout, name_of
 from estafeta.protocol.listing import epochs_in, version_of, versions_in
 from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.snapshot import Snapshot, next_actions, read_epoch, take_snapshot
@@ -150,7 +150,7 @@ def _are_there(needed: Iterable[int], folder: RunFolder) -> bool:
     layout, spec = folder.layout, folder.spec
     names = folder.store.list(layout.weights)
     paths = ((layout.version(version), layout.optimizer(version)) for version in needed)
-    files = [(whole.rpartition("/")[2], state.rpartition("/")[2]) for whole, state in paths]
+    files = [(name_of(whole), name_of(state)) for whole, state in paths]
     has_state = all(state in names for whole, state in files if whole in names and spec.update_rule.state_slots)
     return has_state and versions_in(names, spec.workers).issuperset(needed)
 

@@ -15,18 +15,8 @@ from operator import xor
 from typing import Any, TypeVar
 
 from estafeta.errors import Corrupt, Gone
-from estafeta.protocol.layout import Round, claim_of_leg
-from estafeta.protocol.listing import (
-    leg_claimed_in,
-    legs_in,
-    messages_in,
-    pieces_in,
-    ranks_in,
-    residents_in,
-    round_of,
-    version_of,
-    versions_in,
-)
+from estafeta.protocol import listing
+from estafeta.protocol.layout import Round, claim_of_leg, name_of
 from estafeta.protocol.message import glance
 from estafeta.protocol.partition import slices_of
 from estafeta.protocol.run_folder import RunFolder
@@ -209,13 +199,13 @@ class _Inspector:
         """Return the rounds that have contributions, with the ranks that have contributed."""
         if plan is None or not plan.is_resident:
             names = self._store.list(self._layout.contributions)
-            return {round_: ranks_in(names, round_) for round_ in _rounds_in(names)}
+            return {round_: listing.ranks_in(names, round_) for round_ in _rounds_in(names)}
         found: dict[Round, set[int]] = defaultdict(set)
         for rank in range(self._spec.workers):
             names = self._store.list(self._layout.outbox(rank))
-            for version in messages_in(names, "gradient"):
+            for version in listing.messages_in(names, "gradient"):
                 found[Round(version, "train")].add(rank)
-            for version in messages_in(names, "scores"):
+            for version in listing.messages_in(names, "scores"):
                 found[Round(version, "valid")].add(rank)
         return {round_: frozenset(ranks) for round_, ranks in found.items()}
 
@@ -223,7 +213,7 @@ class _Inspector:
         layout, is_train, is_resident = self._layout, round_.phase == "train", plan is not None and plan.is_resident
         slices = len(slices_of(self._spec, plan)) if plan and is_train else 0
         by_token = self._legs_by_token(marks) if is_resident else {}
-        by_rank = {} if is_resident else legs_in(self._store.list(layout.partial), round_)
+        by_rank = {} if is_resident else listing.legs_in(self._store.list(layout.partial), round_)
 
         def contributed(rank: int) -> Contributed | None:
             message = layout.message(rank, "gradient" if is_train else "scores", round_.version)
@@ -253,7 +243,7 @@ class _Inspector:
     def _partials(self) -> Iterator[Unfinished]:
         names = self._store.list(self._layout.partial)
         for round_ in sorted(_rounds_in(names)):
-            for rank, leg in sorted(legs_in(names, round_).items()):
+            for rank, leg in sorted(listing.legs_in(names, round_).items()):
                 head = self._read(self._layout.partial_of(round_, rank, leg), glance, _none)
                 if head:
                     yield Unfinished(round=round_.name, rank=rank, leg=leg, rows=head.rows, parts=head.parts)
@@ -262,9 +252,9 @@ class _Inspector:
 
     def _versions(self, best: int | None) -> Iterator[InspectedVersion]:
         names = self._store.list(self._layout.weights)
-        complete = versions_in(names, self._spec.workers)
-        for version in sorted({v for name in names if (v := version_of(name)) is not None}, reverse=True):
-            ranks: list[int | None] = [*sorted(pieces_in(names, version))]
+        complete = listing.versions_in(names, self._spec.workers)
+        for version in sorted({v for name in names if (v := listing.version_of(name)) is not None}, reverse=True):
+            ranks: list[int | None] = [*sorted(listing.pieces_in(names, version))]
             parts = tuple(part for rank in ranks or [None] if (part := self._part(version, rank)))
             yield InspectedVersion(
                 version=version, is_complete=version in complete, is_best=version == best, parts=parts
@@ -294,19 +284,19 @@ class _Inspector:
 
     def _legs(self, marks: frozenset[str]) -> Iterator[InspectedLeg]:
         layout = self._layout
-        for rank, (leg, generation) in sorted(residents_in(marks).items()):
+        for rank, (leg, generation) in sorted(listing.residents_in(marks).items()):
             yield InspectedLeg(
                 rank=rank,
                 leg=leg,
                 generation=generation,
                 holder=self._holder(claim_name(claim_of_leg(rank, leg), generation)),
-                is_ready=layout.ready(rank, leg).rpartition("/")[2] in marks,
-                has_left=layout.left(rank, leg).rpartition("/")[2] in marks,
+                is_ready=name_of(layout.ready(rank, leg)) in marks,
+                has_left=name_of(layout.left(rank, leg)) in marks,
             )
 
     def _legs_by_token(self, marks: frozenset[str]) -> dict[str, tuple[int, int]]:
         """Return leg and generation by the token of their holder."""
-        return {self._holder(name): claim[1:] for name in marks if (claim := leg_claimed_in(name))}
+        return {self._holder(name): claim[1:] for name in marks if (claim := listing.leg_claimed_in(name))}
 
     def _holder(self, name: str) -> str:
         try:
@@ -325,7 +315,7 @@ class _Inspector:
 
 
 def _rounds_in(names: Iterable[str]) -> set[Round]:
-    return {round_ for name in names if (round_ := round_of(name))}
+    return {round_ for name in names if (round_ := listing.round_of(name))}
 
 
 def _none(_damage: str) -> None:

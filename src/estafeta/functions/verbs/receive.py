@@ -19,7 +19,7 @@ from estafeta.data.manifest import Manifest
 from estafeta.errors import Command, Corrupt, UsageError
 from estafeta.protocol.deadline import Deadline
 from estafeta.protocol.invocation import Invocation
-from estafeta.protocol.layout import MANIFEST, DatasetLayout
+from estafeta.protocol.layout import MANIFEST, DatasetLayout, name_of
 from estafeta.protocol.listing import attempt_of
 from estafeta.store.files import Buffer
 
@@ -41,7 +41,7 @@ def receive(bucket: Bucket, token: str, invocation: Invocation) -> dict[str, Any
     there = set(store.list(layout.root))
     if MANIFEST in there and read_manifest(store, manifest.name).token != manifest.token:
         raise _taken(manifest.name)
-    files = [layout.block(manifest.attempt, number).rpartition("/")[2] for number in range(len(manifest.blocks))]
+    files = [name_of(layout.block(manifest.attempt, number)) for number in range(len(manifest.blocks))]
     deadline = Deadline(invocation.remaining_s, now=store.clock.monotonic, longest_s=waiting.LONGEST_ANSWER_S)
     copied = 0
     for number, file in enumerate(files):
@@ -78,7 +78,7 @@ def _manifest(bucket: Bucket, upload: str) -> Manifest:
             hint="send it again: was it sent by another version of Estafeta?",
         ) from error
     check_name(manifest.name)
-    first = DatasetLayout(manifest.name).block(manifest.attempt, 0).rpartition("/")[2]
+    first = name_of(DatasetLayout(manifest.name).block(manifest.attempt, 0))
     if attempt_of(first) != manifest.attempt:
         raise Corrupt(
             f"the manifest at {upload} names its blocks by {manifest.attempt!r}",

@@ -8,6 +8,7 @@ from estafeta.errors import Command, UsageError
 from estafeta.functions.verbs.status import brief
 from estafeta.protocol.ending import RESERVE_BYTES
 from estafeta.protocol.invocation import Invocation, dispatch
+from estafeta.protocol.layout import name_of
 from estafeta.protocol.limits import limit_reached, limits_after, newest_limits, spent_so_far
 from estafeta.protocol.listing import all_calls_in, limits_in
 from estafeta.protocol.run_folder import RunFolder
@@ -21,7 +22,7 @@ def stop(folder: RunFolder, invocation: Invocation) -> dict[str, Any]:
     if (snapshot := take_snapshot(folder)).outcome is None:
         folder.store.publish(folder.layout.stop, [invocation.token.encode()], invocation.token)
         if snapshot.stop_requested:  # residents see a request by themselves; a second one says that none of them did
-            _take_over(folder, invocation)
+            send_for(takeovers(take_snapshot(folder)), folder, invocation)
         else:
             dispatch(next_actions(take_snapshot(folder)), folder.spec, invocation)
     return brief(folder)
@@ -44,7 +45,7 @@ def resume(verb: ResumeVerb, folder: RunFolder, invocation: Invocation) -> dict[
         )
     _renew_limits(verb, snapshot, folder, invocation.token)
     _reopen(folder, invocation.token)
-    _take_over(folder, invocation)
+    send_for(takeovers(take_snapshot(folder)), folder, invocation)  # all functions may be dead, or may only seem to be
     return brief(folder)
 
 
@@ -67,11 +68,6 @@ def _renew_limits(verb: ResumeVerb, snapshot: Snapshot, folder: RunFolder, token
     store.publish(layout.limits(number), [limits.to_json()], token)
 
 
-def _take_over(folder: RunFolder, invocation: Invocation) -> None:
-    """Set a run going whose functions may all be dead, or may only seem to be."""
-    send_for(takeovers(take_snapshot(folder)), folder, invocation)
-
-
 def _reopen(folder: RunFolder, token: str) -> None:
     """Put the markers of a run's end out of the way; each outcome stays under a name with a number."""
     store, layout, workers = folder.store, folder.layout, folder.spec.workers
@@ -84,7 +80,7 @@ def _reopen(folder: RunFolder, token: str) -> None:
     outboxes = [layout.outbox(rank) for rank in range(workers)] if "stopped" in ended else []
     for place in (*outboxes, layout.export("best"), layout.export("final")):  # a stopped run has saved everything
         store.sweep(place, store.list(place))
-    store.sweep(layout.root, [path.rpartition("/")[2] for path in (layout.stop, layout.ending, layout.watch)])
+    store.sweep(layout.root, [name_of(path) for path in (layout.stop, layout.ending, layout.watch)])
     store.sweep(layout.legs, all_calls_in(store.list(layout.legs)))  # attempts are counted anew
     for state in ended:
         earlier = sum(name.startswith(f"{state}-") for name in names)
