@@ -43,13 +43,11 @@ def is_due(event: Mapping[str, Any], snapshot: Snapshot) -> bool:
             return any((action.round.name, action.leg) == (_round(dict(event)), event["leg"]) for action in mine)
         case "reside":
             leg, _ = dict(snapshot.residents).get(event["rank"], (0, 0))
-            return (
-                snapshot.outcome is None and leg <= event["leg"] and (event["rank"], event["leg"]) not in snapshot.left
-            )
+            has_left = (event["rank"], event["leg"]) in snapshot.left
+            return snapshot.outcome is None and leg <= event["leg"] and not has_left
     round_ = round_of(str(event.get("round", "")))
-    is_last = (
-        round_ is None or round_.version == snapshot.version
-    )  # the merge that ends a run has merged its last round
+    # The merge that ends a run has merged its last round.
+    is_last = round_ is None or round_.version == snapshot.version
     return any(
         is_last if isinstance(action, Finish) else isinstance(action, Merge) and action.round == round_
         for action in actions
@@ -86,9 +84,7 @@ def explain(record: dict[str, Any], functions: Mapping[Role, FunctionSettings]) 
     )
     traceback = "".join(response.get("stackTrace") or [])
     if kind == "FileNotFoundError" and _IN_CODE.search(traceback):
-        hint = (
-            "of the job's folder only Python modules go with a run: import the data, or name its file by a path there"
-        )
+        hint = "of the job's folder only Python modules go with a run: import the data, or give their path there"
     return Failure(
         reason=reason,
         message=f"{message}{where}",

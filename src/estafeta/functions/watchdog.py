@@ -86,10 +86,7 @@ def tend_all(invocation: Invocation) -> dict[str, str]:
             continue
         try:
             done[run] = tend(RunFolder(store, run), invocation)
-        except (
-            EstafetaError,
-            ValidationError,
-        ) as error:  # cleaned away meanwhile, or damaged: the others are looked after all the same
+        except (EstafetaError, ValidationError) as error:  # cleaned away meanwhile, or damaged: the next runs matter
             done[run] = f"failed: {error}"
     return done
 

@@ -45,12 +45,9 @@ class Invocation:
             recognises what an earlier attempt did.
         remaining_s: Seconds until the function is killed.
         function: The function's name.
-        log_group: Where its log goes.
-        log_stream: Where its log goes.
         quiet: Write no notes to standard output: there is a user, not a log, at its other end.
         is_alone: No other function is at work before this one ends, so it would wait for them in vain.
         warm: Memory of the execution environment, from one invocation to the next. Losing it costs time, never bits.
-        meter: Counts its file operations.
         init_s: How long starting the environment took, if it was started for this invocation. It is billed too.
     """
 
@@ -87,19 +84,9 @@ def dispatch(actions: tuple[Action, ...], spec: RunSpec, invocation: Invocation,
             case Work(round_, rank, leg):
                 event = WorkerEvent(run=spec.run, task=round_.phase, version=round_.version, rank=rank, leg=leg)
                 invoker.send("worker", event.model_dump())
-            case Reside(rank, leg, number, lead_s, share_s, expires_at):
+            case Reside():
                 now = invocation.store.clock.time()
-                event = WorkerEvent(
-                    run=spec.run,
-                    task="reside",
-                    rank=rank,
-                    leg=leg,
-                    generation=number,
-                    lead_s=lead_s,
-                    share_s=share_s,
-                    expires_at=expires_at,
-                    sent_at=now,
-                )
+                event = WorkerEvent(run=spec.run, task="reside", sent_at=now, **asdict(action))
                 invoker.send("worker", event.model_dump())
             case Merge(round_):
                 event_ = MergeEvent(run=spec.run, round=round_.name, generation=generation)

@@ -129,13 +129,7 @@ class Head(NamedTuple):  # a tuple takes a fifth of the time of a frozen datacla
 
 
 class Form:
-    """The form of all messages of one kind in a run.
-
-    Args:
-        slices: Number of digests.
-        sums: Number of sums.
-        buffers: The model's buffers.
-        count: Number of elements of the vector.
+    """The form of all messages of one kind in a run: so many digests (`slices`), sums, and elements of the vector.
 
     Attributes:
         vector_at: First byte of the vector, which is the length of the head.

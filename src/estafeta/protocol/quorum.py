@@ -38,14 +38,9 @@ def new_patience(*, is_local: bool) -> Patience:
 
 
 class Closing:
-    """Decides when one round is closed. Its times count from `began`.
+    """Decides when one round is closed. Its times count from `began`, when this rank began the round.
 
-    Args:
-        quorum: How many contributions must be there.
-        patience: How long to wait from `began` on.
-        clock: The store's clock.
-        began: When this rank began the round.
-        allows: Whether some ranks may be missing. It raises if this rank has nothing to decide any more.
+    `allows` says whether some ranks may be missing. It raises if this rank has nothing to decide any more.
     """
 
     def __init__(

@@ -180,12 +180,8 @@ def token_of_version(folder: RunFolder, version: int) -> str:
 def spent_at(folder: RunFolder, version: int) -> float:
     """Return the dollars that a run had cost at a version; raises `Gone` as `read_weights` does."""
     spent: list[float] = []
-    _read(
-        folder,
-        version,
-        folder.layout.version(version),
-        lambda reader: spent.append(float(TensorFile(reader).metadata["spent"])),
-    )
+    path = folder.layout.version(version)
+    _read(folder, version, path, lambda reader: spent.append(float(TensorFile(reader).metadata["spent"])))
     return max(spent)
 
 

@@ -35,15 +35,10 @@ from estafeta.store.store import claim_name
 
 @dataclass
 class _Missing:
-    """A rank that this leg waits for.
+    """A rank that this leg waits for."""
 
-    Attributes:
-        since: Time when this leg missed it, or last saw something of it.
-        seen: What this leg saw: calls, leg and generation, legs that have left.
-    """
-
-    since: float
-    seen: object = None
+    since: float  # when this leg missed it, or last saw something of it
+    seen: object = None  # calls, leg and generation, legs that have left
 
 
 @dataclass

@@ -23,8 +23,6 @@ class Claim:
     Attributes:
         holder: Token of the leg: a request id, and a suffix for each attempt at it.
         expires_at: Time after which the holder is dead for sure, in seconds since 1970.
-        log_group: Name of the log group of its invocation.
-        log_stream: Name of the log stream of its invocation.
     """
 
     holder: str

@@ -35,11 +35,8 @@ class Saver:
         self._store, self._layout = folder.store, folder.layout
         self._rank, self._workers, self._token = rank, folder.spec.workers, token
         self._newest = saved
-        self._most_redo = (
-            min(waiting.MOST_REDO, max(1, waiting.MOST_REDO_BYTES // (4 * self._plan.size)))
-            if recycles
-            else waiting.MOST_REDO
-        )
+        most_kept = max(1, waiting.MOST_REDO_BYTES // (4 * self._plan.size))
+        self._most_redo = min(waiting.MOST_REDO, most_kept) if recycles else waiting.MOST_REDO
 
     def wish(self, version: int, round_s: float) -> Wish:
         """Wish to save if that is cheap enough by now; the ranks save when all of them wish it."""
@@ -84,15 +81,9 @@ class Saver:
         if self._newest <= self.redo_from or version < self._newest:
             return
         self.redo_from = self._newest
-        names = self._store.list(self._layout.weights)
-        self._store.sweep(
-            self._layout.weights,
-            [
-                name
-                for name in names
-                if (v := version_of(name)) is not None and v < self.redo_from and v != best and self._is_own(name, v)
-            ],
-        )
+        versions = {name: version_of(name) for name in self._store.list(self._layout.weights)}
+        old = {name: v for name, v in versions.items() if v is not None and v < self.redo_from and v != best}
+        self._store.sweep(self._layout.weights, [name for name, v in old.items() if self._is_own(name, v)])
 
     def _is_own(self, name: str, version: int) -> bool:
         pieces = pieces_in([name], version)
