@@ -172,7 +172,6 @@ class Plan(Document):
     """The facts about the model and the data that preparing a run found.
 
     Attributes:
-        topology: Topology of the run.
         data: Tokens of the stored data sets; a data set that was imported since has another.
         sums: Names of what every rank sums over its rows: `loss`, then the metrics in the job's order.
         parameters: Trained parameters, in the order of the flat vector (that of `named_parameters()`).

@@ -20,9 +20,6 @@ from estafeta.store.tensorfile import Array
 class Streamed:
     """The contributions of all ranks to a round; it is a source for `step.Step`.
 
-    Attributes:
-        totals: Rows, sums and buffers of all ranks.
-
     Raises:
         Gone: A contribution has been swept: the run has moved on.
         Corrupt: A contribution's bytes are not those that were published.

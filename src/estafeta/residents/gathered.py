@@ -83,7 +83,6 @@ class Gathered:
     `Exchange.gather` opens them, and its caller closes them. The scratch is float32[n], room for a chunk.
 
     Attributes:
-        totals: Rows, sums and buffers of all ranks.
         wishes: What any rank that was in time would like to happen.
         common: What all of them would.
     """

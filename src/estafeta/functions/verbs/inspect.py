@@ -35,7 +35,6 @@ class Contributed(Document):
     """What a rank has published for a round.
 
     Attributes:
-        rank: The rank.
         rows: Rows that its sums cover.
         digest: Exclusive or of the gradient's words, as the file has it; empty if there is no gradient.
         token: The writer's token.
@@ -120,11 +119,8 @@ class Inspection(Document):
         best_version: The best version by that record.
         rounds: Newest first.
         older_rounds: How many more rounds have contributions.
-        partials: Unfinished shares.
         versions: Newest first.
-        legs: Legs of residents.
         merges: Holder of each claim to merge, by claim.
-        exports: Exported versions.
         unpublished: Number of files without a public name: writers are at work on them, or have died.
         next: What `next_actions` says.
         resuming: What `estafeta resume` would do.

@@ -18,7 +18,7 @@ from estafeta.residents.marks import send_for
 
 
 def stop(folder: RunFolder, invocation: Invocation) -> dict[str, Any]:
-    """Ask a run to stop, and have its weights exported; no function has to be at work for that. Answers as `brief`."""
+    """Ask a run to stop, and have its weights exported; no function needs to be at work. The answer is that of `brief`."""
     if (snapshot := take_snapshot(folder)).outcome is None:
         folder.store.publish(folder.layout.stop, [invocation.token.encode()], invocation.token)
         if snapshot.stop_requested:  # residents see a request by themselves; a second one says that none of them did
@@ -31,7 +31,7 @@ def stop(folder: RunFolder, invocation: Invocation) -> dict[str, Any]:
 def resume(verb: ResumeVerb, folder: RunFolder, invocation: Invocation) -> dict[str, Any]:
     """Set a run going again from its newest version: after a stop, a failure, or the loss of its last event.
 
-    It answers as `brief`.
+    The answer is that of `brief`.
 
     Raises:
         UsageError: The run is done, was cleaned, or is at one of its limits.
