@@ -24,7 +24,7 @@ def functions_that_run(moto: str, home: Path, patch: pytest.MonkeyPatch) -> Iter
 
     Args:
         moto: Address of moto's server, which runs in this process.
-        home: Where the service lives.
+        home: Folder of the service.
         patch: Tells boto3 where the functions are.
     """
     complete(patch)
@@ -46,7 +46,7 @@ def functions_that_run(moto: str, home: Path, patch: pytest.MonkeyPatch) -> Iter
 
     def stop() -> None:
         local.stop(home / "service")
-        functions_at(moto, patch)  # where there are none
+        functions_at(moto, patch)  # there may be none
 
     patch.setattr(models.ChangeSet, "apply", apply_and_start)
     patch.setattr(models.Stack, "delete", delete_and_stop)

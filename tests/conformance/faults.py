@@ -26,7 +26,7 @@ class LostReplies(Interposed):
     real server was killed, between 1 of 33 and 2 of 9 were refused so.
 
     Args:
-        files: What carries the calls out.
+        files: Files that carry the calls out.
         loses: Told the name of each call that can be affected, says whether its reply is lost.
     """
 
@@ -85,7 +85,7 @@ class StaleReads(Interposed):
     """Files of a server that has lost the first so many opened ones when they are read.
 
     Attributes:
-        opened: How often a file was opened.
+        opened: Number of times that a file was opened.
     """
 
     def __init__(self, files: Files, times: int) -> None:

@@ -51,8 +51,8 @@ class Environment:
     """An execution environment.
 
     Attributes:
-        store: How it sees the store.
-        memory: What it keeps from one invocation to the next.
+        store: Its view of the store.
+        memory: Memory that it keeps from one invocation to the next.
     """
 
     store: Store
@@ -64,11 +64,11 @@ class Actor:
     """An invocation in progress.
 
     Attributes:
-        event: What it was invoked with.
-        environment: Where it runs.
-        began: When, in virtual seconds.
-        wakes_at: When it goes on.
-        dies_after: After how many calls it is killed, if it is.
+        event: Event that it was invoked with.
+        environment: Environment in which it runs.
+        began: Time of the delivery, in virtual seconds.
+        wakes_at: Time when it goes on.
+        dies_after: Number of calls after which it is killed, if it is.
         frozen_until: It does not go on before that.
     """
 
@@ -94,16 +94,16 @@ class Stage(Relay):
 
     Args:
         root: Directory of the store.
-        spec: What to run.
+        spec: Spec of the run.
         code: Text of the user's modules by path.
         seed: Decides whose turn it is.
         limit_s: Time limit of a function, in virtual seconds.
-        arrivals: How often events are delivered, and how much later, in tenths of a virtual second.
+        arrivals: Number of deliveries of events, and their delays, in tenths of a virtual second.
         dies_after: For each invocation, after how many calls it is killed; None: not at all.
         draws: Whether the job draws random numbers while it trains.
-        files: What carries the calls out.
+        files: Files that carry the calls out.
         store: See `Relay`.
-        attempts: How often an event is tried.
+        attempts: Number of attempts at an event.
     """
 
     def __init__(
@@ -212,7 +212,7 @@ class Stage(Relay):
         return [due / 10 for due, _, _ in self._queue[:1]]
 
     def _environment(self, event: Event) -> Environment:
-        """Where an event is carried out: in an environment that is warm, or a new one."""
+        """The environment that carries an event out: a warm one, or a new one."""
         idle = self._idle[event.role]
         if idle and self.numbers.random() < 0.7:
             return idle.pop(self.numbers.randrange(len(idle)))

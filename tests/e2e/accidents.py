@@ -82,7 +82,7 @@ class Machine:
 def await_rounds(store: Store, run: Run, rounds: int) -> None:
     """Wait until a run has got so many rounds further than it is now, by its files, or has come to its end.
 
-    It may fail meanwhile, when the last attempt at an event was killed: it says so, and is resumed.
+    The run may fail before, when the last attempt at an event was killed. It says so, and the test resumes it.
     """
     layout, is_merge = RunLayout(run.name), run.status().spec.topology == "merge"
     directory = layout.weights if is_merge else layout.outbox(0)
@@ -154,7 +154,7 @@ def _state(pid: int) -> str:
 
 
 def _log(pid: int) -> str:
-    """Where an environment's output goes, from the function's name on."""
+    """The place of an environment's output, from the function's name on."""
     try:
         return os.readlink(f"/proc/{pid}/fd/1").partition("/aws/lambda/")[2]
     except (FileNotFoundError, ProcessLookupError):
@@ -165,4 +165,4 @@ def _kill(pid: int) -> None:
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
-        return  # it has ended by itself meanwhile
+        return  # it has ended by itself before

@@ -1,4 +1,4 @@
-"""Who asks `control` in a simulated run: the client, who starts, stops and resumes it, and the watchdog."""
+"""The two that ask `control` in a simulated run: the client, which starts, stops and resumes it, and the watchdog."""
 
 from __future__ import annotations
 

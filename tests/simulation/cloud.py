@@ -78,11 +78,11 @@ class Cloud(Stage):
     """A world, and all that goes on in it.
 
     Args:
-        world: What there is.
+        world: The world to simulate.
 
     Attributes:
-        journal: What happened.
-        failures: Of runs that failed, and were resumed.
+        journal: The events.
+        failures: Failures of the run, which was resumed after each.
         torn: Victims that are killed in the middle of a write, the next one when it is their time.
     """
 
@@ -153,7 +153,7 @@ class Cloud(Stage):
         return probability > 0 and self.now < self.world.faults.until_s and self.numbers.random() < probability
 
     def note(self, call: str, what: str, outcome: str = "") -> None:
-        """Note something of whoever is at work."""
+        """Note something about the actor at work."""
         self.journal.note(self.now, _name(self.current), call, what, outcome)
 
     def _excuse(self, failure: dict[str, Any]) -> bool:
@@ -206,7 +206,7 @@ class Cloud(Stage):
             raise Refused(f"the connection to {role} was lost")
 
     def _check_guess(self, who: str, is_resident: bool) -> None:
-        """The watchdog sends for somebody. Where nothing is lost, that is in vain: residents show that they live."""
+        """The watchdog sends for somebody. If nothing is lost, that has no effect: residents show that they live."""
         self._in_vain[who] += self.world.faults.loses_nothing
         if self._in_vain[who] > (0 if is_resident else waiting.MOST_WATCHDOG_CALLS):
             self._wrong = f"the watchdog sends for {who} in vain, the {self._in_vain[who]}. time"
@@ -360,13 +360,13 @@ class Mount(Interposed):
         return StageWatch(self._cloud, paths) if self._cloud.world.storage == "local" else None
 
     def create(self, path: str, chunks: Sequence[Buffer]) -> None:
-        """Create a file; who is killed meanwhile leaves half of it."""
+        """Create a file; a function that is killed during that leaves half of it."""
         self.around(
             "create", path, lambda: self._files.create(path, chunks), lambda: self._files.create(path, half_of(chunks))
         )
 
     def write(self, path: str) -> Writer:
-        """Create a file that is filled piece by piece; who is killed meanwhile leaves half of a piece."""
+        """Create a file and fill it piece by piece; a function that is killed during that leaves half of a piece."""
         return TornWriter(self, path, self.around("write", path, lambda: self._files.write(path)))
 
     def open(self, path: str) -> Reader:
