@@ -1,6 +1,6 @@
 """Lambda for the stacks that moto's CloudFormation makes: the local service runs the functions of what is deployed.
 
-When a change set has been carried out, the service is started from the template that was sent; it ends with the stack.
+After each change set the stack starts the service from the template that was sent. The service ends with the stack.
 """
 
 from __future__ import annotations

@@ -21,9 +21,9 @@ RESENT = frozenset({"link", "rename", "unlink", "mkdir", "rmdir"})
 class LostReplies(Interposed):
     """A server that fails over after it has carried out a request and before it has answered.
 
-    The client sends the request again by itself, and the new server, which remembers nothing of the first, refuses it:
-    EEXIST for `link` and `mkdir`, ENOENT for `rename`, `unlink` and `rmdir`. Of the calls that were in flight when a
-    real server was killed, between 1 of 33 and 2 of 9 were refused so.
+    The client sends the request again by itself. The new server remembers nothing of the first, and refuses it: EEXIST
+    for `link` and `mkdir`, ENOENT for `rename`, `unlink` and `rmdir`. When a real server was killed, it refused 1 of 33
+    to 2 of 9 of the calls in flight so.
 
     Args:
         files: Files that carry the calls out.

@@ -89,7 +89,7 @@ def interleave(order: Iterable[int], *codes: Callable[[], T]) -> list[T]:
         codes: Function that each machine carries out.
 
     Returns:
-        What each returned. If one fails, the others still go to their end before its error is raised.
+        The result of each. If one fails, the others still go to their end before its error is raised.
     """
     machines = [Machine(code) for code in codes]
     for machine in machines:

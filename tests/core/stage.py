@@ -3,9 +3,10 @@
     stage = Stage(tmp_path, spec_of("plain", topology="sharded", workers=3), seed=7)
     assert stage.run() == undisturbed("plain", 3)
 
-Each invocation is a thread that stops before every call to the file system and whenever it sleeps; the seed says whose
+Each invocation is a thread that stops before every call to the file system and whenever it sleeps. The seed says whose
 turn it is, and which environment keeps its memory from one invocation to the next. The random generators belong to the
-whole process: for jobs that draw, they are put aside when another thread goes on, as each real environment has its own.
+whole process, while each real environment has its own. For jobs that draw, the stage puts them aside when another
+thread goes on.
 """
 
 from __future__ import annotations

@@ -52,10 +52,10 @@ class Machine:
         return Run(run.name, self.backend)
 
     def strike(self, victim: Victim, choice: random.Random) -> None:
-        """Kill a process of the service, or all; what belongs to a dead service is dead when this returns.
+        """Kill a process of the service, or all; all processes of a dead service are dead when this returns.
 
-        An environment is one of worker or merge, if possible one at work. That of `control` is the client's: whoever
-        called it would be told, and would call again.
+        An environment is one of worker or merge, if possible one at work. The one of `control` serves the client: a
+        client would see the error, and would call again.
         """
         service = self._endpoint.pid
         environments = [pid for zygote in _children(service) for pid in _children(zygote)]

@@ -1,8 +1,8 @@
 """Lambda and EFS of a simulated run: a stage on which everything can go wrong that a world has.
 
 Time is virtual. Each environment sees the store through an NFS client of its own (or all share one machine's view).
-Every call to the store and every invocation is where another environment may go first, and where a fault may come in:
-which, the world's seed decides.
+At every call to the store and every invocation, another environment may go first, and a fault may come in. The world's
+seed decides which.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ T = TypeVar("T")
 
 ROOT = "/efs"
 INVOKE_S = 0.02
-"""How long it takes to send an event."""
+"""Seconds that a function needs to send an event."""
 
 QUEUE_S = 0.05
-"""How long an event waits for its delivery, at most, if nothing delays it."""
+"""Seconds that an event waits for its delivery, at most, if nothing delays it."""
 
 RETRY_S = 60.0
 """Until Lambda's first retry; the second comes after twice that."""
@@ -206,7 +206,7 @@ class Cloud(Stage):
             raise Refused(f"the connection to {role} was lost")
 
     def _check_guess(self, who: str, is_resident: bool) -> None:
-        """The watchdog sends for somebody. If nothing is lost, that has no effect: residents show that they live."""
+        """Count the watchdog's needless calls: if nothing is lost, residents show that they live."""
         self._in_vain[who] += self.world.faults.loses_nothing
         if self._in_vain[who] > (0 if is_resident else waiting.MOST_WATCHDOG_CALLS):
             self._wrong = f"the watchdog sends for {who} in vain, the {self._in_vain[who]}. time"
@@ -288,10 +288,10 @@ class Cloud(Stage):
         return actor
 
     def _draw_death(self, event: Event) -> int | None:
-        """After how many calls an invocation is killed; None: not at all.
+        """Return the number of calls after which an invocation is killed; None: not at all.
 
-        What is told of an event that was given up gets through in the end where there is no watchdog: if `control` dies
-        over it each time, that is an event lost for good.
+        Without a watchdog, the record of an event that Lambda gave up gets through in the end: if `control` died over
+        it each time, that would be an event lost for good.
         """
         after = self.numbers.randrange(MOST_CALLS_OF_A_VICTIM) if self.chance(self.world.faults.kill) else None
         is_last_word = event.role == "control" and "verb" not in event.payload and event.attempt == ATTEMPTS

@@ -1,9 +1,12 @@
 """The jobs of simulated runs, and the few things of the real code that the tests put aside for them.
 
 The learner is a stand-in of numpy: a vector whose gradient depends on itself and on the rows, with a buffer of each
-kind. Everything above it is the real code. Put aside are the random generators of a user's code (no job draws here),
-words made of real random bits (they come from the seed, so that a history repeats), a loop that looks how many
-processors there are, and the least length of a slice: vectors are short, and every rank shall have one.
+kind. Everything above it is the real code. The tests put aside four things:
+
+* the random generators of a user's code, as no job draws here;
+* words made of real random bits: they come from the seed, so that a history repeats;
+* a loop that looks how many processors there are;
+* the least length of a slice: vectors are short, and every rank shall have one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Worlds: what is trained, on which machines, and what happens to them. A seed draws one, of a profile."""
+"""Worlds: a job, its machines, and the faults that happen to them. A seed draws one, of a profile."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Faults:
         lost_reply: The same, of a call that was carried out at once and is refused when it is sent again.
         until_s: Time when the faults end.
 
-    Of those, `drop` may leave a run with no hint at all.
+    Only `drop` may leave a run with no hint at all.
     """
 
     duplicate: float = 0.0
@@ -96,7 +96,7 @@ class World:
         most_s: Time when the run must be over.
         quorum: See `RunSpec`.
         damaged: Number of the published vector that the disk damages; None: none.
-        tends: Whether the watchdog looks after the run, on a schedule. Where no event is lost it must go on without.
+        tends: Whether the watchdog looks after the run, on a schedule. If no event is lost, it must go on without.
         mishap: Error that makes the run fail; None: nothing.
         max_rounds: Limit of the run, which is raised by as much each time it has stopped for it; None: no limit.
     """
@@ -157,8 +157,8 @@ def _shape(rows: int, size: int, **changes: object) -> RunSpec:
 
 
 TIMES = {"nfs": (300.0, 450.0, LONGEST_S), "local": (60.0, 120.0, LONGEST_S)}
-"""Time limits. Peers lose patience after 10 s on one machine, on a network file system after 90 s, or 180 s at the
-start; a leg that waits must last so long, and twice if it is to send a second time."""
+"""Time limits, in seconds. Peers lose patience after 10 s on one machine. On a network file system it takes 90 s,
+or 180 s at the start. A waiting leg must last so long, and twice if it is to send a second time."""
 
 SHAPES = (
     _shape(36, 24),
