@@ -86,7 +86,7 @@ class Actor:
 
     @property
     def goes_on_at(self) -> float:
-        """When it goes on."""
+        """The time when it goes on."""
         return max(self.wakes_at, self.frozen_until)
 
 

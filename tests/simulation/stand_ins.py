@@ -38,8 +38,8 @@ BIAS = 3
 """Elements of the second parameter."""
 
 ALARM_S = 4.0
-"""Longest pause of a waiting rank, and the time between two looks at whether to go on: longer than in earnest, as most
-of a history would be looks at what has not changed."""
+"""Seconds of the longest pause of a waiting rank, and between two looks at whether to go on. They are more than in
+earnest, as most of a history would be looks that find no change."""
 
 GRAIN = 4
 """Least elements of a slice."""
