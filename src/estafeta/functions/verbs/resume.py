@@ -18,7 +18,7 @@ from estafeta.residents.marks import send_for
 
 
 def stop(folder: RunFolder, invocation: Invocation) -> dict[str, Any]:
-    """Ask a run to stop, and have its weights exported; no function needs to be at work. The answer is that of `brief`."""
+    """Ask a run to stop, and have its weights exported; no function need be at work. The answer is that of `brief`."""
     if (snapshot := take_snapshot(folder)).outcome is None:
         folder.store.publish(folder.layout.stop, [invocation.token.encode()], invocation.token)
         if snapshot.stop_requested:  # residents see a request by themselves; a second one says that none of them did
