@@ -83,11 +83,7 @@ class Watch:
     def _pressed_again(self) -> bool:
         """Say what a first Ctrl-C means; return whether a second one came in time."""
         name = self.run.name
-        notes = [
-            ("", ""),
-            ("note", f"{name} goes on without this terminal"),
-            *_ways_on(name),
-        ]
+        notes = [("", ""), ("note", f"{name} goes on without this terminal"), *_ways_on(name)]
         if not self.console.interactive:
             self.console.insist(notes)
             return False

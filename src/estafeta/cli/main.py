@@ -36,15 +36,7 @@ def estafeta() -> None:
     """Train PyTorch models on AWS Lambda, or under its rules on this machine, with no server."""
 
 
-for command in (
-    *train.COMMANDS,
-    *runs.COMMANDS,
-    plan.plan,
-    data.data,
-    *stacks.COMMANDS,
-    *doctor.COMMANDS,
-    local.local,
-):
+for command in (*train.COMMANDS, *runs.COMMANDS, plan.plan, data.data, *stacks.COMMANDS, *doctor.COMMANDS, local.local):
     estafeta.add_command(command)
 
 
