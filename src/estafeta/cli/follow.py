@@ -26,13 +26,9 @@ EXPORTS: tuple[Which, ...] = ("final", "best")
 
 @dataclass(frozen=True)
 class Watch:
-    """A watch over one run.
+    """A watch over one run by a command that began at `began`, by `time.monotonic`.
 
-    Attributes:
-        run: The run.
-        console: Where to draw.
-        began: When the command began, by `time.monotonic`.
-        output_dir: Gets the weights of a run that ends well; None: they are not fetched.
+    `output_dir` gets the weights of a run that ends well; None: they are not fetched.
     """
 
     run: Run
@@ -111,7 +107,7 @@ class Watch:
             self.console.results(words.ending(status, summary, files))
         if status.outcome and (failure := status.outcome.failure):
             complaint = of_failure(failure, self.run.name, self.run.on)
-            self.console.complaint(complaint)
+            self.console.insist(complaint.lines())
             return complaint.exit_code
         limited = status.outcome is not None and status.outcome.limited
         return 0 if status.state == "done" or limited else INTERRUPTED_EXIT

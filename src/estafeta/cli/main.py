@@ -29,7 +29,7 @@ class _InOrder(click.Group):
 @click.group(
     cls=_InOrder,
     epilog="Example: estafeta train digits.py --workers 4",
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True},
 )
 @click.version_option(package_name="estafeta", message="%(prog)s %(version)s")
 def estafeta() -> None:
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does: any locale can then print a result
     try:
-        code = estafeta.main(arguments, prog_name="estafeta", standalone_mode=False, obj=manners)
+        code = estafeta.main(arguments, prog_name="estafeta", standalone_mode=False, obj=manners) or 0
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         code = error.exit_code
@@ -68,7 +68,7 @@ def _complain(error: Exception, manners: Manners) -> int:
         complaint = Complaint(error.format_message(), hint=f"{_help_command(error)}", exit_code=error.exit_code)
     else:
         complaint = of_error(error)
-    manners.console().complaint(complaint)
+    manners.console().insist(complaint.lines())
     if manners.verbose:
         traceback.print_exception(error)
     return complaint.exit_code

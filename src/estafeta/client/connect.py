@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import TypedDict, Unpack, get_args
 
 from estafeta import local
 from estafeta.aws.account import STACK, Account, deployment
@@ -25,17 +25,22 @@ SERVED = "served.json"
 """Name of the file, beside the local service's own, with the options of a service that runs in the foreground."""
 
 
-def connect(
-    on: On, *, template: Path | None = None, stack: str = STACK, region: str | None = None, profile: str | None = None
-) -> Backend:
-    """The place to run; a local service that does not run yet is started.
+class OnAws(TypedDict, total=False):
+    """Keywords that name a place on AWS.
 
-    Args:
-        on: As in `train`.
-        template: A template to use instead of Estafeta's own.
-        stack: As in `train`.
-        region: As in `train`.
-        profile: As in `train`.
+    Attributes:
+        stack: Name of the deployed stack; by default `estafeta`.
+        region: Region of the stack; by default the one that every AWS tool would take.
+        profile: Profile of the AWS configuration files; likewise.
+    """
+
+    stack: str
+    region: str | None
+    profile: str | None
+
+
+def connect(on: On, *, template: Path | None = None, **aws: Unpack[OnAws]) -> Backend:
+    """The place to run; a local service that does not run yet is started. A `template` replaces Estafeta's own.
 
     Raises:
         UsageError: No place has that name, or the template has other functions.
@@ -48,40 +53,27 @@ def connect(
         functions = _functions(local.Options(template or TEMPLATE, root))
         return InlineBackend(root, {role: _settings(function) for role, function in functions.items()})
     if on == "aws":
-        return on_stack(Account(region, profile), stack)
+        return on_stack(Account(aws.get("region"), aws.get("profile")), aws.get("stack", STACK))
     if template:
         _functions(local.Options(template, root))
     root.mkdir(parents=True, exist_ok=True)
     return on_service(local.ensure(home(), _options(template, root)))
 
 
-def attach(on: On, *, stack: str = STACK, region: str | None = None, profile: str | None = None) -> Backend:
-    """The place where runs are; a local service that runs already is taken as it is, whatever its options.
+def attach(on: On, **aws: Unpack[OnAws]) -> Backend:
+    """The place where runs are, for `Run`; arguments are as in `train`, and errors as in `connect`.
 
-    Args:
-        on: As in `train`.
-        stack: As in `train`.
-        region: As in `train`.
-        profile: As in `train`.
-
-    Returns:
-        A place that `Run` takes.
-
-    Raises:
-        UsageError: No place has that name.
-        EnvironmentProblem: The place cannot be reached.
+    A local service that runs already is taken as it is, whatever its options.
     """
     if on == "local" and (running := local.find(home())):
         return on_service(running)
-    return connect(on, stack=stack, region=region, profile=profile)
+    return connect(on, **aws)
 
 
 def serve(options: local.Options, say: Callable[[str], None]) -> None:
-    """Run the local service in the foreground until it is interrupted; `connect` respects its options meanwhile.
+    """Run the local service in the foreground until it is interrupted; `say` receives the lines for the user.
 
-    Args:
-        options: Options of the service.
-        say: Receives the lines for the user.
+    Meanwhile `connect` respects its options.
 
     Raises:
         UsageError: The template or the options are wrong.
@@ -99,15 +91,7 @@ def serve(options: local.Options, say: Callable[[str], None]) -> None:
 
 
 def on_stack(account: Account, stack: str) -> LambdaBackend:
-    """A stack on AWS as a place to run.
-
-    Args:
-        account: Account and Region.
-        stack: Name.
-
-    Raises:
-        EnvironmentProblem: There is none of that name.
-    """
+    """A stack on AWS as a place to run; raises `EnvironmentProblem` if there is none of that name."""
     deployed = deployment(account, stack)
     bucket = Bucket(deployed.bucket, account.client("s3"))
     functions, logs = make_client("lambda", account.boto), account.client("logs")

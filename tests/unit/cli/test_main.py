@@ -61,7 +61,7 @@ def test_every_command_helps_with_an_example(name: str, capsys: pytest.CaptureFi
         (["status"], "Missing argument 'RUN'", "estafeta status --help"),
         (["train", __file__, "-n", "0"], "0 is not in the range x>=1", "estafeta train --help"),
         (["train", JOB, "--on", "inline", "-n", "10000"], "10000 workers cannot train", "1 to 9999"),
-        (["train", "missing.py"], "there is no job file missing.py", "JOB.py"),
+        (["train", "missing.py"], "There is no job file missing.py", "JOB.py"),
         (["train", __file__, "-o", "epochs"], "-o epochs: there is no value", "-o epochs=5"),
         (["train", __file__, "--on", "inline", "--detach"], "cannot be left", "--on local"),
         (["train", __file__, "--on", "aws", "--template", __file__], "those that are deployed", "--template"),

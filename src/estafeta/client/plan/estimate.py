@@ -6,6 +6,7 @@ stragglers, retries, caches, and work that overlaps with waiting. So it compares
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +38,6 @@ class Estimate:
     """The time, dollars, memory and traffic of a setting.
 
     Attributes:
-        setting: The setting.
         seconds: Seconds from start to end.
         round_s: Seconds of a train round.
         start_s: Seconds of a cold start.
@@ -141,22 +141,12 @@ def estimate(profile: Profile, setting: Setting, basis: Basis, aws: Aws = AWS) -
 
 
 def grid(
-    profile: Profile,
-    workers: Iterable[int],
-    memory_mb: Sequence[int],
-    topologies: Sequence[Topology],
-    basis: Basis,
-    aws: Aws = AWS,
+    profile: Profile, workers: Iterable[int], memory_mb: Sequence[int], topologies: Sequence[Topology], basis: Basis
 ) -> list[Estimate]:
     """Return estimates of all combinations, the fastest first, with the Pareto set marked."""
     most = min(profile.batch_size, profile.train_rows)
-    found = [
-        estimate(profile, Setting(count, memory, topology), basis, aws)
-        for count in workers
-        if count <= most
-        for memory in memory_mb
-        for topology in topologies
-    ]
+    settings = itertools.product([count for count in workers if count <= most], memory_mb, topologies)
+    found = [estimate(profile, Setting(*choices), basis) for choices in settings]
     return pareto(sorted(found, key=lambda one: (one.seconds, one.usd)))
 
 
@@ -165,12 +155,8 @@ def pareto(estimates: Sequence[Estimate]) -> list[Estimate]:
     able = [one for one in estimates if not one.obstacles]
 
     def is_beaten(one: Estimate) -> bool:
-        return any(
-            other.seconds <= one.seconds
-            and other.usd <= one.usd
-            and (other.seconds, other.usd) != (one.seconds, one.usd)
-            for other in able
-        )
+        mine = one.seconds, one.usd
+        return any(o.seconds <= one.seconds and o.usd <= one.usd and (o.seconds, o.usd) != mine for o in able)
 
     return [Estimate(**{**vars(one), "pareto": not one.obstacles and not is_beaten(one)}) for one in estimates]
 
