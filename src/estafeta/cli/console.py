@@ -1,8 +1,8 @@
 """All drawing: results on standard output, talk on standard error, a live line while a run goes on.
 
-The only module that imports rich. Knows what lines look like, not what they say (`wording.py`, `epochs.py`,
-`failing.py`). Invariant: standard output carries results alone, and with `--json` nothing but JSON; what moves is
-drawn on a terminal alone, and is gone at the end.
+The only module that imports rich. It knows what lines look like, not what they say (`cli/words`). Invariant: standard
+output carries results alone, and with `--json` nothing but JSON; what moves is drawn on a terminal alone, and is gone
+at the end.
 """
 
 from __future__ import annotations
@@ -95,6 +95,10 @@ class Console:
         """Print labelled lines on standard error, unless quiet."""
         if not self._quiet:
             self.insist(lines)
+
+    def note(self, text: str) -> None:
+        """Print a line about what is left out or stands in the way, on standard error, unless quiet."""
+        self.talk([("note", text)])
 
     def insist(self, lines: words.Lines) -> None:
         """Print labelled lines on standard error, quiet or not."""

@@ -42,7 +42,8 @@ class Watch:
             status = self._follow()
         except KeyboardInterrupt:
             if self.run.on == "inline" or self._pressed_again():
-                self._conclude(self._stop())
+                self.console.insist([("", ""), ("note", f"stopping {self.run.name}")])
+                self._conclude(self.run.stop_and_wait())
             elif self.console.machine:
                 self.console.json(self._summary().to_dict())
             return INTERRUPTED_EXIT
@@ -90,10 +91,6 @@ class Watch:
         except KeyboardInterrupt:
             return True
         return False
-
-    def _stop(self) -> Status:
-        self.console.insist([("", ""), ("note", f"stopping {self.run.name}")])
-        return self.run.stop_and_wait()
 
     def _conclude(self, status: Status) -> int:
         """Fetch the weights, print how it ended; return the exit code."""

@@ -43,8 +43,7 @@ for command in (*train.COMMANDS, *runs.COMMANDS, plan.plan, data.data, *stacks.C
 def main(arguments: Sequence[str] | None = None) -> None:
     """Carry out one command line and exit: 0 done, 1 run failed, 2 usage, 3 environment, 130 interrupted.
 
-    Args:
-        arguments: Without the program's name; by default those of the process.
+    The arguments, without the program's name, are by default those of the process.
     """
     manners = Manners(commands=estafeta)
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -28,9 +28,6 @@ class Manners:
     """Manner in which a command speaks; click fills it in while it reads the options.
 
     Attributes:
-        json: One JSON object on standard output, and nothing else there.
-        quiet: Nothing on standard error but errors.
-        verbose: Errors with their tracebacks.
         place: Place that the user has named.
         commands: Commands of `estafeta`, which a text may name.
         began: Start of the command, by `time.monotonic`.
@@ -141,6 +138,11 @@ def ask(question: str) -> None:
     if not sys.stdin.isatty():
         raise UsageError("There is no terminal on which to confirm this", hint="add --yes")
     click.confirm(question, abort=True, err=True)
+
+
+def choice(name: str, *words: str, **others: Any) -> Callable[[Any], Any]:
+    """An option that takes one of some words; without another default it is the first."""
+    return click.option(name, type=click.Choice(words), **{"default": words[0], **others})
 
 
 detach = click.option("--detach", is_flag=True, help="Return at once; the run goes on by itself.")

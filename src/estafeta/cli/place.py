@@ -25,14 +25,7 @@ AWS_WORDS = 3
 
 @dataclass(frozen=True)
 class Place:
-    """A place of runs and data sets.
-
-    Attributes:
-        name: `local`, `inline`, `aws`.
-        stack: Name of the stack on AWS; None: the usual one.
-        region: Region; None: as every AWS tool takes it.
-        profile: Profile of the AWS configuration files; None: as every AWS tool takes it.
-    """
+    """A place of runs and data sets; None: the usual stack, or the Region or profile that every AWS tool takes."""
 
     name: On = "local"
     stack: str | None = None
@@ -87,11 +80,7 @@ def attach(on: Place) -> Backend:
 
 
 def find_run(text: str, on: Place) -> Run:
-    """The run that is meant: by its name, the beginning of its name, or `last`.
-
-    Raises:
-        RunNotFound: No run has that name, or several begin with it; the hint has the nearest names.
-    """
+    """The run that is meant: by its name, the beginning of its name, or `last`; raises as `Run` does."""
     from estafeta.client.run import Run
 
     return Run(text, on=on.name, **on.choices)

@@ -21,6 +21,9 @@ from estafeta.protocol.spec import FunctionSettings, Role
 TEMPLATE = Path(__file__).parents[1] / "aws/stack.yaml"
 """Path of the template that is deployed, and that the local service reads."""
 
+NAMES: dict[Role, str] = {role: f"{STACK}-{role}" for role in ROLES}
+"""Names of the functions in Estafeta's own template."""
+
 SERVED = "served.json"
 """Name of the file, beside the local service's own, with the options of a service that runs in the foreground."""
 
@@ -73,11 +76,7 @@ def attach(on: On, **aws: Unpack[OnAws]) -> Backend:
 def serve(options: local.Options, say: Callable[[str], None]) -> None:
     """Run the local service in the foreground until it is interrupted; `say` receives the lines for the user.
 
-    Meanwhile `connect` respects its options.
-
-    Raises:
-        UsageError: The template or the options are wrong.
-        EnvironmentProblem: A service runs already.
+    Meanwhile `connect` respects its options. If a service runs already, it raises `EnvironmentProblem`.
     """
     if local.find(home()):
         return local.serve(home(), options, say=say)  # which explains that there can be only one
@@ -101,20 +100,18 @@ def on_stack(account: Account, stack: str) -> LambdaBackend:
 def on_service(endpoint: local.Endpoint) -> Backend:
     """A local service as a place to run."""
     options = endpoint.client_options()
-    names: dict[Role, str] = {role: f"{STACK}-{role}" for role in ROLES}
-    return LambdaBackend("local", names, make_client("lambda", **options), make_client("logs", **options))
+    return LambdaBackend("local", NAMES, make_client("lambda", **options), make_client("logs", **options))
 
 
 def _functions(options: local.Options) -> dict[Role, FunctionConfig]:
     """Functions of a template by role; each has the name that it has in Estafeta's own template."""
     found = {function.name: function for function in read_template(options.template, region=options.region)}
-    names: dict[Role, str] = {role: f"{STACK}-{role}" for role in ROLES}
-    if missing := [name for name in names.values() if name not in found]:
+    if missing := [name for name in NAMES.values() if name not in found]:
         raise UsageError(
             f"Template {options.template} has no function {missing[0]}",
             hint="keep the names of the functions in Estafeta's own template",
         )
-    return {role: found[name] for role, name in names.items()}
+    return {role: found[name] for role, name in NAMES.items()}
 
 
 def _options(template: Path | None, root: Path) -> local.Options:

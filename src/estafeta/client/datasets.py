@@ -111,9 +111,7 @@ def import_files(
 def list(*, on: On = "local", **aws: Unpack[OnAws]) -> tuple[Dataset, ...]:  # noqa: A001
     """Data sets of a place, in the order of their names; the arguments are as in `import_files`.
 
-    Raises:
-        EnvironmentProblem: The stack cannot be reached.
-        Corrupt: A manifest cannot be read.
+    It raises `Corrupt` if a manifest cannot be read.
     """
     return listing(_place(on, aws)).datasets
 
@@ -126,9 +124,7 @@ def list_all(*, on: On = "local", **aws: Unpack[OnAws]) -> Listing:
 def show(name: str, rows: int = 5, *, on: On = "local", **aws: Unpack[OnAws]) -> Description:
     """What a data set holds, and its first rows, at most 10,000; other arguments are as in `import_files`.
 
-    Raises:
-        UsageError: No data set has that name; the hint lists those that there are.
-        Corrupt: Its first block is damaged.
+    It raises `UsageError` if there is no such data set, with a hint that lists all, and `Corrupt` for a damaged block.
     """
     return _describe(name, rows, _place(on, aws))
 
@@ -136,9 +132,7 @@ def show(name: str, rows: int = 5, *, on: On = "local", **aws: Unpack[OnAws]) ->
 def verify(name: str, *, on: On = "local", progress: Shows = lambda *_: None, **aws: Unpack[OnAws]) -> Dataset:
     """Read a data set where it is, compare it with its digests, and return it; arguments are as in `import_files`.
 
-    Raises:
-        UsageError: No data set has that name.
-        Corrupt: A block is missing or damaged.
+    It raises `UsageError` if there is no such data set, and `Corrupt` if a block is missing or damaged.
     """
     place = _place(on, aws)
     dataset, checked = _describe(name, None, place).dataset, 0
@@ -154,10 +148,7 @@ def remove(
     """Remove data sets, or the files of imports that were killed. Runs that read them fail; trained weights stay.
 
     `confirm` is called with the names before anything is removed; it raises to prevent that. Other arguments are as in
-    `import_files`.
-
-    Raises:
-        UsageError: No data set has one of the names; nothing is removed.
+    `import_files`. If one of the names is unknown, `UsageError` is raised and nothing is removed.
     """
     place = _place(on, aws)
     wanted = dict.fromkeys(names)

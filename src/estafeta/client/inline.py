@@ -51,18 +51,15 @@ class InlineInvoker:
         """See `Invoker.send`. The event is carried out by the next `step`."""
         self._queue.append((role, event))
 
-    def call(self, role: Role, event: Mapping[str, Any]) -> Any:
-        """See `Invoker.call`."""
-        return self._carry_out(role, event)
-
     def step(self) -> bool:
         """Carry out the oldest event that waits; return whether there was one."""
         if not self._queue:
             return False
-        self._carry_out(*self._queue.popleft())
+        self.call(*self._queue.popleft())
         return True
 
-    def _carry_out(self, role: Role, event: Mapping[str, Any]) -> Any:
+    def call(self, role: Role, event: Mapping[str, Any]) -> Any:
+        """See `Invoker.call`."""
         invocation = Invocation(
             self._store,
             lambda _functions: self,

@@ -46,7 +46,7 @@ def train(
     region: str | None = None,
     profile: str | None = None,
 ) -> Run:
-    """Train a job.
+    """Train a job, and return the run's handle.
 
     Args:
         job: The job; assigned at the top level of a module or in a notebook cell, so that it can be imported.
@@ -67,9 +67,6 @@ def train(
         stack: Name of the deployed stack, for `aws`.
         region: Region of the stack, for `aws`; by default the one that every AWS tool would take.
         profile: Profile of the AWS configuration files, for `aws`; likewise.
-
-    Returns:
-        The run's handle.
 
     Raises:
         UsageError: A choice does not fit the job.
@@ -120,7 +117,7 @@ def spec_for(
     topology: Choice = "auto",
     options: Mapping[str, Any] | None = None,
     chaos: str = "",
-    limits: Mapping[str, float | None] = {},
+    limits: Mapping[str, float | None] | None = None,
     command: Sequence[str] = (),
     first: Callable[[Job], object] = lambda _: None,
 ) -> tuple[RunSpec, Job]:
@@ -149,7 +146,7 @@ def spec_for(
         **changes.limits,
         optimizer=to_dict(job.optimizer),
         early_stopping=job.stopping,
-        limits=limits_after(Limits(), limits, "", now),
+        limits=limits_after(Limits(), limits or {}, "", now),
         basis=backend.basis,
         functions=backend.with_settings(changes.settings, {FAULTS: chaos, FAULTS_NAME: name} if chaos else None),
         chaos=chaos,

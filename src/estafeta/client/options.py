@@ -46,12 +46,8 @@ SETTINGS: Mapping[str, Any] = {"memory_mb": MemoryMb, "timeout_s": TimeoutS}
 class Changes:
     """Options, read and sorted by what they change.
 
-    Attributes:
-        numbers: Numbers of the job by name.
-        limits: Limits of the run by name.
-        parts: Changed parts of the job: `optimizer`, `early_stopping`.
-        arguments: Keyword arguments by callable.
-        settings: Changed settings by function.
+    They change numbers of the job, limits of the run, parts of the job (`optimizer`, `early_stopping`), keyword
+    arguments of callables, and settings of functions, each by name.
     """
 
     numbers: dict[str, Any] = field(default_factory=dict)

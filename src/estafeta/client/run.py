@@ -23,19 +23,9 @@ from estafeta.client.summary import Best, Chaos, Summary
 from estafeta.cost.cost import Bill, Kept, Usage, bill
 from estafeta.errors import RunFailed, UsageError
 from estafeta.job.job import On
+from estafeta.protocol import verbs
 from estafeta.protocol.spec import Limits, Status, Which
-from estafeta.protocol.verbs import (
-    CleanVerb,
-    ExportedFile,
-    FetchVerb,
-    ForkVerb,
-    InspectVerb,
-    ResumeVerb,
-    SourceVerb,
-    StatusVerb,
-    StopVerb,
-    TendVerb,
-)
+from estafeta.protocol.verbs import ExportedFile
 
 if TYPE_CHECKING:
     import torch
@@ -122,16 +112,12 @@ class Run:
                 return
             self._backend.advance(pause)
             if time.monotonic() - tended_at > tend_s:
-                self._backend.call(TendVerb(run=self.name))
+                self._backend.call(verbs.TendVerb(run=self.name))
                 tended_at = time.monotonic()
             pause = min(pause * POLL_GROWTH, longest)
 
     def wait(self) -> Run:
-        """Wait for the end.
-
-        Raises:
-            RunFailed: It failed; the message says why, on which rank, in which round.
-        """
+        """Wait for the end; raises `RunFailed` if it failed, which says why, on which rank, in which round."""
         *_, last = self.follow()
         self.raise_failure(last)
         return self
@@ -180,11 +166,11 @@ class Run:
         """What lies in its folder, told from the files alone, with the contributions to its newest `rounds`."""
         from estafeta.functions.verbs.inspect import Inspection
 
-        return Inspection.model_validate(self._backend.call(InspectVerb(run=self.name, rounds=rounds)))
+        return Inspection.model_validate(self._backend.call(verbs.InspectVerb(run=self.name, rounds=rounds)))
 
     def stop(self) -> Status:
         """Stop it; its weights are exported as they are. It can be resumed."""
-        return Status.model_validate(self._backend.call(StopVerb(run=self.name)))
+        return Status.model_validate(self._backend.call(verbs.StopVerb(run=self.name)))
 
     def stop_and_wait(self) -> Status:
         """Stop it, and wait for its end. If no function reacts, new ones are invoked to end it."""
@@ -199,40 +185,30 @@ class Run:
     def resume(self, **limits: float | None) -> Status:
         """Set it going again from its newest weights, after a stop or a failure.
 
-        Args:
-            limits: Limits that change: `max_cost_usd`, `max_hours`, `max_rounds`; None lifts one.
+        Limits change by name: `max_cost_usd`, `max_hours`, `max_rounds`; None lifts one.
 
         Raises:
             UsageError: The run is done, or at one of its limits.
         """
         self._usage = None
-        return Status.model_validate(self._backend.call(ResumeVerb(run=self.name, limits=limits)))
+        return Status.model_validate(self._backend.call(verbs.ResumeVerb(run=self.name, limits=limits)))
 
     def fork(self, version: Which | int = "final", options: Mapping[str, Any] | None = None) -> Run:
         """Start a new run that begins with a version of this one: weights, optimiser state, epochs so far.
 
-        Args:
-            version: Number of steps done, or `best` or `final`.
-            options: Changes by name: `epochs`, fields of the optimiser and of early stopping, `micro_batch_size`,
-                `rounds_per_invocation`, the functions' settings. All else stays as it was.
+        A version is a number of steps done, `best` or `final`. Options change `epochs`, fields of the optimiser and of
+        early stopping, `micro_batch_size`, `rounds_per_invocation`, the functions' settings. All else stays as it was.
 
         Raises:
-            UsageError: The run does not have that version, and the hint has those that it has; or an option does not
-                fit.
+            UsageError: The run lacks that version, and the hint has those that it has; or an option does not fit.
         """
         spec, settings = override_spec(self.status().spec, options or {})
-        spec = spec.model_copy(
-            update={
-                "token": secrets.token_hex(16),
-                "run": new_name(spec.job),
-                "created_at": time.time(),
-                "estafeta": version_of("estafeta"),
-                "functions": self._backend.with_settings(settings),
-                "chaos": "",
-                "limits": Limits(since=time.time()),
-            }
-        )
-        self._backend.call(ForkVerb(run=self.name, version=version, spec=spec))
+        now, token = time.time(), secrets.token_hex(16)
+        own: dict[str, Any] = {"token": token, "run": new_name(spec.job), "created_at": now, "chaos": ""}
+        functions = self._backend.with_settings(settings)
+        own |= {"estafeta": version_of("estafeta"), "functions": functions, "limits": Limits(since=time.time())}
+        spec = spec.model_copy(update=own)
+        self._backend.call(verbs.ForkVerb(run=self.name, version=version, spec=spec))
         return Run(spec.run, self._backend, self._model)
 
     def clean(self, *, keep_final: bool = False) -> None:
@@ -240,7 +216,7 @@ class Run:
 
         With `keep_final` its exports and records stay: it can be looked at and exported, but not resumed or forked.
         """
-        self._backend.call(CleanVerb(run=self.name, keep_final=keep_final))
+        self._backend.call(verbs.CleanVerb(run=self.name, keep_final=keep_final))
 
     def export(self, folder: str | Path, which: Which = "final") -> Path:
         """Fetch weights and state into a folder, which is made if it does not exist; `best` is by the monitored metric.
@@ -300,7 +276,7 @@ class Run:
         spec = self.status().spec
         arguments = spec.arguments.get("model", {})
         if self._model is None:
-            model = make_model(self._backend.call(SourceVerb(run=self.name))["code"], spec.job, arguments)
+            model = make_model(self._backend.call(verbs.SourceVerb(run=self.name))["code"], spec.job, arguments)
         else:
             model = self._model(**arguments)
         model.load_state_dict(weights)
@@ -353,7 +329,7 @@ class Run:
         )
 
     def _status(self, *, since_epoch: int = 0, newest: int | None = None, with_kept: bool = False) -> Status:
-        verb = StatusVerb(run=self.name, since_epoch=since_epoch, newest=newest, with_kept=with_kept)
+        verb = verbs.StatusVerb(run=self.name, since_epoch=since_epoch, newest=newest, with_kept=with_kept)
         return Status.model_validate(self._backend.call(verb))
 
     def _usage_of(self, status: Status) -> Usage:
@@ -381,7 +357,7 @@ class Run:
             with temporary.open("wb") as out:
                 size = 1
                 while out.tell() < size:
-                    verb = FetchVerb(run=self.name, which=which, file=file, offset=out.tell(), bucket=name)
+                    verb = verbs.FetchVerb(run=self.name, which=which, file=file, offset=out.tell(), bucket=name)
                     answer = self._backend.call(verb)
                     out.write(content(answer, bucket))
                     size = answer["size"]

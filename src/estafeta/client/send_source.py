@@ -36,11 +36,7 @@ def check_size(code: Mapping[str, str], bucket: Bucket | None) -> None:
 
 
 def send_source(code: Mapping[str, str], bucket: Bucket) -> Iterator[int]:
-    """Upload what is not in the bucket yet; after each upload, yield the bytes of the source that are there.
-
-    Raises:
-        EnvironmentProblem: The bucket cannot be reached.
-    """
+    """Upload what is not in the bucket yet; after each upload, yield the bytes of the source that are there."""
     yield from bucket.upload_missing(SOURCES, {digest_of(text.encode()): text.encode() for text in code.values()})
 
 

@@ -184,8 +184,7 @@ class ProbeVerb(Document):
     Attributes:
         what: `mount`: how the store is mounted; `meet`: have a second invocation of `control` started, and exchange
             files with it; `answer`: be that second one; `worker`: call the worker function.
-        functions: Whom to invoke.
-        token: Names the folder where the two meet.
+        token: Name of the folder where the two meet.
     """
 
     verb: Literal["probe"] = "probe"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from estafeta.cli.options import Manners, ask, on_store, speaks, yes
+from estafeta.cli.options import Manners, ask, choice, on_store, speaks, yes
 from estafeta.cli.place import Place
 from estafeta.errors import Command
 
@@ -33,12 +33,7 @@ def data() -> None:
 @click.option("--label", metavar="COLUMN", help="The column, or the array, to predict.")
 @click.option("--ignore", metavar="COLUMN", multiple=True, help="A column to leave out; may be repeated.")
 @click.option("--category", metavar="COLUMN", multiple=True, help="A column to take as text; may be repeated.")
-@click.option(
-    "--target",
-    type=click.Choice(["auto", "class", "number"]),
-    default="auto",
-    help="What the label is; auto takes whole numbers and text for classes.",
-)
+@choice("--target", "auto", "class", "number", help="What the label is; auto takes whole numbers and text for classes.")
 @click.option(
     "--missing",
     type=click.Choice(["error", "mean", "drop"]),
@@ -88,7 +83,7 @@ def import_(manners: Manners, /, name: str, sources: tuple[str, ...], on: Place,
         return
     console.results(words.identity(found) + words.schema(found))
     if found.dropped:
-        console.talk([("note", f"{found.dropped:,} rows with missing values are left out")])
+        console.note(f"{found.dropped:,} rows with missing values are left out")
     shown = Command("estafeta", "data", "show", name)
     console.talk([("next", f'{shown}   a job takes it as dataset="{name}"')])
 
@@ -115,7 +110,7 @@ def list_(manners: Manners, on: Place) -> None:
         console.talk([("data", "none yet"), ("next", f"{Command('estafeta', 'data', 'import', 'NAME', 'SOURCE')}")])
     for name in found.unfinished:
         left = Command("estafeta", "data", "rm", name)
-        console.talk([("note", f"an import of {name} goes on, or was killed; its files: {left}")])
+        console.note(f"an import of {name} goes on, or was killed; its files: {left}")
 
 
 @data.command(epilog="Example: estafeta data show census --rows 3")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from estafeta.cli.commands.train import job_file, job_option
-from estafeta.cli.options import Manners, speaks
+from estafeta.cli.options import Manners, choice, speaks
 
 if TYPE_CHECKING:
     from estafeta.client.plan.estimate import Estimate, Machine
@@ -23,19 +23,14 @@ MEMORY_MB = "1769,3538,7076,10240"
 TOPOLOGIES: tuple[Topology, ...] = ("merge", "sharded", "replicated")
 
 
-def _numbers(_context: click.Context, _parameter: click.Parameter, text: str) -> list[int]:
+def _numbers(_context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
     try:
         found = [int(part) for part in text.split(",")]
     except ValueError as error:
         raise click.BadParameter(f"{text!r} is no list of whole numbers, such as 1,2,4") from error
     if min(found) < 1:
         raise click.BadParameter(f"{min(found)} is below 1")
-    return found
-
-
-def _memory(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
-    found = _numbers(context, parameter, text)
-    if min(found) < 128 or max(found) > 10_240:
+    if parameter.name == "memory" and (min(found) < 128 or max(found) > 10_240):
         raise click.BadParameter(f"{text}: a function has 128 to 10240 MB")
     return found
 
@@ -44,16 +39,11 @@ def _memory(context: click.Context, parameter: click.Parameter, text: str) -> li
 @click.argument("job", metavar="JOB.py[:NAME]", callback=job_file)
 @click.option("--on", type=click.Choice(["aws"]), default="aws", help="Where it would run.")
 @click.option("-n", "--workers", default=WORKERS, callback=_numbers, help="Numbers of workers.")
-@click.option("--memory", default=MEMORY_MB, callback=_memory, help="Memory of a worker, in MB.")
+@click.option("--memory", default=MEMORY_MB, callback=_numbers, help="Memory of a worker, in MB.")
 @job_option("Change the job: epochs, batch_size …")
 @click.option("--region", default="us-east-1", help="Region whose prices are used.")
-@click.option("--architecture", type=click.Choice(["arm64", "x86_64"]), default="arm64")
-@click.option(
-    "--throughput",
-    type=click.Choice(["bursting", "elastic"]),
-    default="bursting",
-    help="Throughput mode of the file system.",
-)
+@choice("--architecture", "arm64", "x86_64")
+@choice("--throughput", "bursting", "elastic", help="Throughput mode of the file system.")
 @click.option("--all", "everything", is_flag=True, help="Show every setting, not only the Pareto set.")
 @speaks("json", "quiet")
 def plan(manners: Manners, /, job: str, options: dict[str, str], **choices: Any) -> None:

@@ -62,7 +62,7 @@ def runs(manners: Manners, on: Place, everything: bool) -> None:
     )
     if len(shown) < len(found):
         everything_ = Command("estafeta", "runs", "--all")
-        console.talk([("note", f"the oldest {len(found) - len(shown)} are left out: {everything_}")])
+        console.note(f"the oldest {len(found) - len(shown)} are left out: {everything_}")
 
 
 @click.command(epilog="Example: estafeta status last")
@@ -110,9 +110,7 @@ def logs(manners: Manners, run: Run, role: Role | None, rank: int | None, follow
             console.result(line)
             given += 1
     if not given:
-        console.talk(
-            [("note", f"no function of {run.name} that was asked for has logged anything; inline runs log nothing")]
-        )
+        console.note(f"no function of {run.name} that was asked for has logged anything; inline runs log nothing")
 
 
 @click.command(epilog="Example: estafeta stop last")
@@ -213,9 +211,7 @@ def inspect(manners: Manners, run: Run, rounds: int) -> None:
             console.result("")
             console.table(columns, rows)
     if found.older_rounds:
-        console.talk(
-            [("note", f"{found.older_rounds} older rounds are left out: --rounds {found.older_rounds + rounds}")]
-        )
+        console.note(f"{found.older_rounds} older rounds are left out: --rounds {found.older_rounds + rounds}")
 
 
 COMMANDS = (runs, status, logs, stop, export, report, clean, inspect)
@@ -232,16 +228,16 @@ def _ended(on: Place, console: Console) -> list[Run]:
     at_work = [status.spec.run for status in found if status.state not in ENDED]
     ended = [Run(status.spec.run, backend) for status in found if status.state in ENDED]
     if at_work:
-        console.talk([("note", f"not ended, and left alone: {', '.join(at_work)}")])
+        console.note(f"not ended, and left alone: {', '.join(at_work)}")
     if not ended:
-        console.talk([("note", "there is no run that has ended")])
+        console.note("there is no run that has ended")
     return ended
 
 
 def _warn(unreadable: list[str], console: Console) -> None:
     if unreadable:
         note = f"cannot be read: {', '.join(unreadable)}; damaged, or of another version of Estafeta"
-        console.talk([("note", note)])
+        console.note(note)
 
 
 def _ask(names: list[str], keep_final: bool) -> None:

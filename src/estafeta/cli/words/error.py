@@ -73,7 +73,10 @@ def _elsewhere(error: OSError) -> str:
 def of_failure(failure: Failure, run: str, on: str) -> Complaint:
     """What to say about a run that has failed."""
     inline = on == "inline"  # the module that failed is then the one that this process has imported; there is no log
-    log = "" if inline else _log_command(failure, run)
+    role = failure.function.rpartition("-")[2]
+    flags = ["--function", role] if role else []
+    flags += ["--rank", str(failure.rank)] if failure.rank is not None else []
+    log = "" if inline else f"{Command('estafeta', 'logs', run, *flags)}"
     why = line_in(failure.traceback, _is_local if inline else lambda file: bool(_SHIPPED.search(file)))
     return Complaint(failure.message, why=why, hint=failure.hint, log=log, exit_code=failure.exit_code)
 
@@ -92,10 +95,3 @@ def _is_local(file: str) -> bool:
     """Whether a file on this machine is neither Estafeta's, nor Python's, nor that of an installed package."""
     others = (str(Path(__file__).parents[2]), sysconfig.get_path("stdlib"), "<")
     return not file.startswith(others) and "-packages/" not in file
-
-
-def _log_command(failure: Failure, run: str) -> str:
-    role = failure.function.rpartition("-")[2]
-    of_role = ["--function", role] if role else []
-    of_rank = ["--rank", str(failure.rank)] if failure.rank is not None else []
-    return f"{Command('estafeta', 'logs', run, *of_role, *of_rank)}"
