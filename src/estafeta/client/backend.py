@@ -88,10 +88,8 @@ class LambdaBackend:
     """`Backend` over the Lambda and CloudWatch Logs APIs, which `functions` and `logs` are clients of.
 
     `functions` never repeats a call by itself (`lambda_api.make_client`). `settings` is a client that reads and changes
-    settings, and may repeat these calls; by default `functions` does that.
-
-    Raises:
-        EnvironmentProblem: A function does not exist, or cannot be reached.
+    settings, and may repeat these calls; by default `functions` does that. If a function does not exist or cannot be
+    reached, `EnvironmentProblem` is raised.
     """
 
     def __init__(

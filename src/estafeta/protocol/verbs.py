@@ -81,12 +81,9 @@ class CleanVerb(RunVerb):
 
 
 class StatusVerb(RunVerb):
-    """Ask for the state of a run.
+    """Ask for the state of a run, and the records of the epochs after one, the `newest` ones; None: all of them.
 
-    Attributes:
-        since_epoch: The answer has the records of epochs after this one.
-        newest: Most records in the answer, the newest ones; None: no bound.
-        with_kept: Whether the answer says how much lies on the file system for the run.
+    With `with_kept` the answer says how much lies on the file system for the run.
     """
 
     verb: Literal["status"] = "status"

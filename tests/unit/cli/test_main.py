@@ -70,7 +70,7 @@ def test_every_command_helps_with_an_example(name: str, capsys: pytest.CaptureFi
         (["train", __file__, "--chaos", "kill=1", "--on", "inline"], "Only the local service", "--on local"),
         (["train", __file__, "--chaos", "kill=1", "--on", "aws"], "Only the local service", "--on local"),
         (["fork", "last", "--from", "newest"], "--from newest: that is no version", "`best` or `final`"),
-        (["clean"], "name the runs to remove", "--all"),
+        (["clean"], "Name the runs to remove", "--all"),
         (["clean", "a", "--all"], "--all takes all runs", "leave out the names"),
         (["watch", "last", "--on", "inline"], "'inline' is not one of 'local', 'aws'", "estafeta watch --help"),
     ],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from estafeta.cli.options import Manners, speaks
+from estafeta.cli.options import EXISTING_FILE, FOLDER, Manners, speaks
 
 if TYPE_CHECKING:
     from estafeta.local import Endpoint
@@ -22,10 +22,10 @@ def local() -> None:
 
 
 @local.command(epilog="Example: estafeta local serve --faults kill=0.05,seed=3")
-@click.option("--root", type=click.Path(file_okay=False), metavar="DIR", help="Folder that stands for EFS.")
+@click.option("--root", type=FOLDER, metavar="DIR", help="Folder that stands for EFS.")
 @click.option(
     "--template",
-    type=click.Path(exists=True, dir_okay=False),
+    type=EXISTING_FILE,
     metavar="FILE",
     help="CloudFormation template with the functions; by default Estafeta's own.",
 )

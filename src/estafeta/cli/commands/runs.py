@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from estafeta.cli.options import Manners, ask, of_run, on_service, speaks, yes
+from estafeta.cli.options import FOLDER, Manners, ask, of_run, on_service, speaks, yes
 from estafeta.cli.place import Place, attach, find_run
 from estafeta.errors import Command, UsageError
 
@@ -46,18 +46,7 @@ def runs(manners: Manners, on: Place, everything: bool) -> None:
         return
     console.table(
         ("run", "state", "job", "workers", "epoch", "metric", "started"),
-        [
-            (
-                s.spec.run,
-                s.state,
-                s.spec.job,
-                str(s.spec.workers),
-                f"{s.epoch}/{s.spec.epochs}",
-                _metric(s, value),
-                ago(now - s.spec.created_at),
-            )
-            for s, value in zip(shown, latest, strict=True)
-        ],
+        [(*_cells(s, value), ago(now - s.spec.created_at)) for s, value in zip(shown, latest, strict=True)],
         spare=("workers", "job"),
     )
     if len(shown) < len(found):
@@ -131,14 +120,7 @@ def stop(manners: Manners, run: Run) -> None:
 @click.command(epilog="Example: estafeta export last --which best -d models/digits")
 @of_run
 @click.option("--which", type=click.Choice(["best", "final"]), default="final", help="Which weights.")
-@click.option(
-    "-d",
-    "--dir",
-    "folder",
-    type=click.Path(file_okay=False),
-    metavar="DIR",
-    help="Where to; by default runs/RUN/WHICH.",
-)
+@click.option("-d", "--dir", "folder", type=FOLDER, metavar="DIR", help="Where to; by default runs/RUN/WHICH.")
 @speaks("json")
 def export(manners: Manners, run: Run, which: Which, folder: str | None) -> None:
     """Fetch a run's weights as safetensors."""
@@ -171,12 +153,11 @@ def clean(manners: Manners, names: tuple[str, ...], on: Place, everything: bool,
     Their weights go with them; what was exported to your own folders stays. With --keep-final a run can still be
     looked at and exported, but neither resumed nor forked.
     """
-    if bool(names) == everything:
-        if names:
-            raise UsageError("--all takes all runs", hint="leave out the names, or --all")
-        raise UsageError(
-            "name the runs to remove", hint=f"{Command('estafeta', 'runs')} lists them; --all takes all that have ended"
-        )
+    if names and everything:
+        raise UsageError("--all takes all runs", hint="leave out the names, or --all")
+    if not names and not everything:
+        hint = f"{Command('estafeta', 'runs')} lists them; --all takes all that have ended"
+        raise UsageError("Name the runs to remove", hint=hint)
     console = manners.console()
     found = _ended(on, console) if everything else [find_run(name, on) for name in names]
     chosen = {run.name: run for run in found}
@@ -263,10 +244,13 @@ def _facts(status: Status, value: float | None) -> dict[str, Any]:
     }
 
 
-def _metric(status: Status, value: float | None) -> str:
+def _cells(status: Status, value: float | None) -> tuple[str, ...]:
+    """The same for a reader, without the time."""
     from estafeta.client.units import number
 
-    return f"{status.spec.early_stopping.monitor} {number(value)}" if value is not None else ""
+    spec = status.spec
+    metric = f"{spec.early_stopping.monitor} {number(value)}" if value is not None else ""
+    return spec.run, status.state, spec.job, str(spec.workers), f"{status.epoch}/{spec.epochs}", metric
 
 
 def _latest(status: Status, backend: Any) -> float | None:

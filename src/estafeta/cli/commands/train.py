@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from estafeta.cli.options import LIMITS, Manners, detach, limit_options, limits_of, of_run, on_any, output_dir, speaks
+from estafeta.cli.options import (
+    EXISTING_FILE,
+    LIMITS,
+    Manners,
+    detach,
+    limit_options,
+    limits_of,
+    of_run,
+    on_any,
+    output_dir,
+    speaks,
+)
 from estafeta.cli.place import Place
 from estafeta.errors import Command, UsageError
 
@@ -58,10 +69,7 @@ def _pairs(_context: click.Context, _parameter: click.Parameter, texts: tuple[st
 @limit_options
 @output_dir
 @click.option(
-    "--template",
-    type=click.Path(exists=True, dir_okay=False),
-    metavar="FILE",
-    help="CloudFormation template to read in place of Estafeta's own.",
+    "--template", type=EXISTING_FILE, metavar="FILE", help="CloudFormation template to read in place of Estafeta's own."
 )
 @click.option(
     "--chaos",
