@@ -105,13 +105,13 @@ def train(
             run = _start(job, on, Path(template) if template else None, console, limits=limits, **choices)
         finally:
             console.still()
-        return _stay(run, manners, output_dir, detach)
+        return _stay(run, console, manners.began, output_dir, detach)
 
 
-def _stay(run: Run, manners: Manners, output_dir: str, detach: bool) -> int:
+def _stay(run: Run, console: Console, began: float, output_dir: str, detach: bool) -> int:
     from estafeta.cli.follow import Watch
 
-    watch = Watch(run, manners.console(), manners.began, Path(output_dir))
+    watch = Watch(run, console, began, Path(output_dir))
     return watch.leave() if detach else watch.attend()
 
 
@@ -159,7 +159,7 @@ def resume(manners: Manners, /, run: Run, output_dir: str, detach: bool, **limit
     here: a new value, or "none" to lift one.
     """
     run.resume(**limits_of(**limits))
-    return _stay(run, manners, output_dir, detach)
+    return _stay(run, manners.console(), manners.began, output_dir, detach)
 
 
 def _version(_context: click.Context, _parameter: click.Parameter, text: str) -> str | int:
@@ -191,7 +191,7 @@ def fork(
 
     It has the code, data, options and epochs so far of the other, except for the options that are changed.
     """
-    return _stay(run.fork(version, options), manners, output_dir, detach)
+    return _stay(run.fork(version, options), manners.console(), manners.began, output_dir, detach)
 
 
 COMMANDS = (train, watch, resume, fork)
