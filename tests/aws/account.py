@@ -65,11 +65,11 @@ def stack_in(
     """Let there be a stack, and the environment point at it; gives the folder that stands for EFS.
 
     Args:
-        home: Where all of it lives, and the store of "this machine".
+        home: Folder of all its files, and the store of "this machine".
         moto: Address of the server.
         stack: Its name; its bucket is called so, too.
         change: A text of the template, and what shall stand there instead.
-        options: Of the local service.
+        options: Options of the local service.
     """
     template, root = home / "template.yaml", home / "efs"
     template.write_text(with_moto(TEMPLATE.read_text(), moto).replace(*change))

@@ -1,4 +1,4 @@
-"""What moto's CloudFormation lacks: it does not know some resources, and forgets a change set's parameters.
+"""Additions to moto's CloudFormation, which lacks some resources and forgets a change set's parameters.
 
 The client sends the real templates, and botocore checks the calls; of the stack, moto makes the file system. Names of
 the functions stand in the outputs, as they would.
@@ -26,7 +26,7 @@ def complete(patch: pytest.MonkeyPatch) -> None:
 
     def apply_all(self: models.ChangeSet) -> None:
         if self.change_set_type == "CREATE":
-            apply(self)  # what moto makes of the stack never changes
+            apply(self)  # moto's own result for the stack never changes
             self.stack.template = self.template
             self.stack._parse_template()
         self.stack.parameters = dict(self.parameters)

@@ -1,6 +1,6 @@
 """Lambda for the stacks that moto's CloudFormation makes: the local service runs the functions of what is deployed.
 
-When a change set has been carried out, the service is started from the template that was sent; it ends with the stack.
+After each change set the stack starts the service from the template that was sent. The service ends with the stack.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def functions_that_run(moto: str, home: Path, patch: pytest.MonkeyPatch) -> Iter
 
     Args:
         moto: Address of moto's server, which runs in this process.
-        home: Where the service lives.
+        home: Folder of the service.
         patch: Tells boto3 where the functions are.
     """
     complete(patch)
@@ -46,7 +46,7 @@ def functions_that_run(moto: str, home: Path, patch: pytest.MonkeyPatch) -> Iter
 
     def stop() -> None:
         local.stop(home / "service")
-        functions_at(moto, patch)  # where there are none
+        functions_at(moto, patch)  # there may be none
 
     patch.setattr(models.ChangeSet, "apply", apply_and_start)
     patch.setattr(models.Stack, "delete", delete_and_stop)

@@ -27,6 +27,7 @@ from estafeta.deploy.library_build import Library
 from estafeta.deploy.plan import Plan, Wishes
 from estafeta.errors import UsageError
 from estafeta.protocol.layout import LibraryLayout
+from estafeta.protocol.verbs import InstallVerb
 from estafeta.store.store import Store
 
 from .account import point_at
@@ -83,9 +84,9 @@ class World:
     def bucket(self, name: str) -> Bucket:
         return Bucket(name, self.account.client("s3"))
 
-    def call(self, verb: dict[str, Any]) -> dict[str, Any]:
-        self.journal.step(f"install {verb['library']}")
-        return install(verb["library"], self.store, self.bucket(verb["bucket"]), lambda: 300.0).model_dump()
+    def call(self, verb: InstallVerb) -> dict[str, Any]:
+        self.journal.step(f"install {verb.library}")
+        return install(verb.library, self.store, self.bucket(verb.bucket), lambda: 300.0).model_dump()
 
     def _build(self, folder: Path, target: object) -> CodePackage:
         path = folder / "code.zip"
@@ -260,7 +261,7 @@ def test_leftovers_are_listed_with_their_cure(world: World) -> None:
         ("log group", "/aws/lambda/demo-worker"),
         ("network interface", interfaces[0]["NetworkInterfaceId"]),
     }
-    assert all(left.name in left.command for left in world.destroyer().leftovers())
+    assert all(left.name in str(left.command) for left in world.destroyer().leftovers())
     logs.delete_log_group(logGroupName="/aws/lambda/demo-worker")
 
 

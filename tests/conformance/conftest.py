@@ -1,7 +1,7 @@
 """The file systems on which the conformance suite runs.
 
-Every test that takes `two_clients` runs on each of them: `plain`, a local directory; `nfs`, two machines that see one
-imitated server through their caches; and, with `--store-root DIR`, `given`: that directory, a real mount for instance.
+Every test that takes `two_clients` runs on each of them. `plain` is a local directory. `nfs` is two machines that see
+one imitated server through their caches. With `--store-root DIR`, `given` is that directory, a real mount for instance.
 All share a virtual clock.
 """
 

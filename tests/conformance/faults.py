@@ -21,12 +21,12 @@ RESENT = frozenset({"link", "rename", "unlink", "mkdir", "rmdir"})
 class LostReplies(Interposed):
     """A server that fails over after it has carried out a request and before it has answered.
 
-    The client sends the request again by itself, and the new server, which remembers nothing of the first, refuses it:
-    EEXIST for `link` and `mkdir`, ENOENT for `rename`, `unlink` and `rmdir`. Of the calls that were in flight when a
-    real server was killed, between 1 of 33 and 2 of 9 were refused so.
+    The client sends the request again by itself. The new server remembers nothing of the first, and refuses it: EEXIST
+    for `link` and `mkdir`, ENOENT for `rename`, `unlink` and `rmdir`. When a real server was killed, it refused 1 of 33
+    to 2 of 9 of the calls in flight so.
 
     Args:
-        files: What carries the calls out.
+        files: Files that carry the calls out.
         loses: Told the name of each call that can be affected, says whether its reply is lost.
     """
 
@@ -85,7 +85,7 @@ class StaleReads(Interposed):
     """Files of a server that has lost the first so many opened ones when they are read.
 
     Attributes:
-        opened: How often a file was opened.
+        opened: Number of times that a file was opened.
     """
 
     def __init__(self, files: Files, times: int) -> None:

@@ -14,7 +14,7 @@ class Interposed:
     """`Files` in front of other files; by itself it adds nothing.
 
     Args:
-        files: What carries the calls out.
+        files: Files that carry the calls out.
     """
 
     def __init__(self, files: Files) -> None:

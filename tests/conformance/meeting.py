@@ -21,8 +21,8 @@ class Meeting:
     Args:
         store: The shared directory.
         directory: A directory in it that no other meeting has used.
-        me: Which of the two this is, 0 or 1.
-        patience_s: How long to wait for the other, each time.
+        me: Number of this one of the two, 0 or 1.
+        patience_s: Seconds to wait for the other, each time.
     """
 
     def __init__(self, store: Store, directory: str, me: int, patience_s: float) -> None:

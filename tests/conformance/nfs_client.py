@@ -17,7 +17,7 @@ and one looking on):
 * Removing or replacing one's own open file renames it to `.nfs…` until it is closed; removing that name is EBUSY. A
   file that somebody else removed can be read on, and is ESTALE once the server has been restarted.
 
-Where nothing was measured it takes the worse of what Linux may do: one's own changes make the attributes young again.
+If nothing was measured it takes the worse of what Linux may do: one's own changes make the attributes young again.
 It has no page cache: published files never change, and reading from the server is when ESTALE shows. Lost replies are
 no business of the caches: see `faults.py`.
 """
@@ -52,8 +52,8 @@ class Memory:
 
     Attributes:
         change: Change counter of the folder when the names were looked up.
-        asked_at: When the server was last asked for it (seconds).
-        trust_s: How long it is believed from then on.
+        asked_at: Time when the client last asked the server for it, in seconds.
+        trust_s: Seconds for which the client believes it from then on.
         names: Answers to look-ups; None is remembered absence.
     """
 
@@ -151,7 +151,7 @@ class NfsClientFiles:
     """`Files` as one machine sees them through its caches.
 
     Args:
-        server: What all machines have mounted.
+        server: Server that all machines have mounted.
         clock: Clock by which memories grow old.
     """
 

@@ -31,7 +31,7 @@ class Lane:
 
     Attributes:
         store: The store.
-        meeting: Where it meets the other.
+        meeting: Its meeting with the other process.
         names: The directory that the race is about.
         me: 0 or 1.
     """

@@ -86,10 +86,10 @@ def interleave(order: Iterable[int], *codes: Callable[[], T]) -> list[T]:
     Args:
         order: Whose turn it is, each number taken modulo those that have not finished. When it is used up, they take
             turns evenly.
-        codes: What each machine does.
+        codes: Function that each machine carries out.
 
     Returns:
-        What each returned. If one fails, the others still go to their end before its error is raised.
+        The result of each. If one fails, the others still go to their end before its error is raised.
     """
     machines = [Machine(code) for code in codes]
     for machine in machines:

@@ -57,12 +57,12 @@ class Result:
     """All that must not depend on what happened on the way.
 
     Attributes:
-        state: How the run ended.
+        state: End of the run.
         version: The version that it ended with.
         best_version: The best.
         weights_sha256: As the outcome says.
         files: SHA-256 of the tensors' bytes in each exported file.
-        epochs: What the records say, but who made them and when.
+        epochs: Content of the records, without their makers and times.
     """
 
     state: str
@@ -78,18 +78,18 @@ class Relay:
 
     Args:
         root: Directory of the store.
-        spec: What to run.
+        spec: Spec of the run.
         code: Text of the user's modules by path.
         files: File-system calls of the functions.
-        store: What the test itself looks at the run with; a plain directory by default.
-        arrivals: When events are delivered.
-        remaining_s: What a function is told of its time.
-        attempts: How often an event is tried.
+        store: Files through which the test itself looks at the run; a plain directory by default.
+        arrivals: Rule for the order and number of deliveries of events.
+        remaining_s: Remaining time that a function is told.
+        attempts: Number of attempts at an event.
         cold: Let each invocation find nothing that an earlier one has left in memory. The first never does.
 
     Attributes:
         delivered: All deliveries so far.
-        errors: What invocations raised.
+        errors: Errors that invocations raised.
         on_delivery: Called before each.
         on_error: Called after each that raised.
     """
@@ -128,7 +128,7 @@ class Relay:
 
     @property
     def folder(self) -> RunFolder:
-        """The run's folder, as somebody sees it who has read nothing yet but the spec."""
+        """The run's folder, for a reader that has read nothing yet but the spec."""
         return RunFolder(self.store, self.spec.run, self.spec)
 
     def run(self) -> Result:
@@ -237,7 +237,7 @@ class Relay:
     def _token(self) -> str:
         return f"request-{next(self._requests):08d}"
 
-    # What there is to see
+    # The state of the run
 
     def outcome(self) -> Outcome:
         """How the run ended. There is one outcome only."""
@@ -251,7 +251,7 @@ class Relay:
         return [EpochRecord.model_validate_json(self.store.read(f"{self.layout.epochs}/{name}")) for name in names]
 
     def result(self) -> Result:
-        """How the run ended, and with which bits."""
+        """The end of the run, with its bits."""
         self.assert_whole()
         outcome = self.outcome()
         paths = [
@@ -285,7 +285,7 @@ class Relay:
                 assert state["weights_sha256"] == outcome.weights_sha256
 
     def deliveries(self, role: Role) -> int:
-        """How often a function was invoked."""
+        """The number of invocations of a function."""
         return sum(event.role == role for event in self.delivered)
 
     def assert_whole(self) -> None:
@@ -358,7 +358,7 @@ def perform(event: Event, invocation: Invocation) -> Any:
 
 @cache
 def undisturbed(name: str, workers: int = 2) -> Result:
-    """What becomes of a job to which nothing happens."""
+    """The result of a job to which nothing happens."""
     return undisturbed_of(spec_of(name, workers=workers))
 
 

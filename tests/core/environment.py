@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from estafeta.job import user_code
 from estafeta.protocol.invocation import PROCESS
-from estafeta.protocol.run_folder import open_folder
+from estafeta.protocol.run_folder import open_folder, read_plan
 from estafeta.protocol.warm import Warm
 
 
@@ -15,6 +15,7 @@ def forget() -> None:
     """Make this process a new execution environment: nothing of earlier invocations is in memory."""
     vars(PROCESS).update(vars(Warm()))
     open_folder.cache_clear()
+    read_plan.cache_clear()
     user_code._leave()
 
 

@@ -48,7 +48,7 @@ def shuffled(seed: int, copies: int = 2, spread: int = 12) -> Arrivals:
 
 
 def failure_record(event: Event, kind: str, message: str) -> dict[str, Any]:
-    """What Lambda tells the failure destination of an event that it has given up."""
+    """The record that Lambda sends to the failure destination for an event that it has given up."""
     arn = f"arn:aws:lambda:eu-central-1:000000000000:function:{FUNCTIONS[event.role].name}:$LATEST"
     return {
         "version": "1.0",

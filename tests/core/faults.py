@@ -1,4 +1,4 @@
-"""What can happen to a function between two calls to the file system: it is killed, the disk is full, it is held up."""
+"""Faults of a function between two calls to the file system: it is killed, the disk is full, it is held up."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Disk(Interposed):
 
     Attributes:
         files: New files so far.
-        refusals: How many could not be written.
+        refusals: Number of writes that the disk refused.
     """
 
     def __init__(self, full_from: int | None = None) -> None:
@@ -126,8 +126,8 @@ class HeldUp(Interposed):
     """Files of a process that stands still before one of its calls, while the world goes on.
 
     Args:
-        meanwhile: What happens then.
-        files: What carries the calls out.
+        meanwhile: Function that the wrapper calls then.
+        files: Files that carry the calls out.
     """
 
     def __init__(self, meanwhile: Callable[[], object], files: Files | None = None) -> None:
@@ -156,7 +156,7 @@ def half_of(chunks: Sequence[Buffer]) -> list[bytes]:
 
 
 def one_in_four(seed: int) -> Callable[[Event], int | None]:
-    """Of the first attempts at workers' events, one in four dies, after some calls; see `Stage.dies_after`."""
+    """One in four first attempts at workers' events dies, after some calls; see `Stage.dies_after`."""
     numbers = random.Random(seed)
 
     def dies_after(event: Event) -> int | None:

@@ -74,7 +74,7 @@ class Uneven(Stage):
 
     Args:
         root: Directory of the store.
-        spec: What to run.
+        spec: Spec of the run.
         slow: By rank, how many times as long it takes for what it does.
         shared: Let the ranks be on several machines, as far as they know.
         options: As `Stage` has them.
@@ -97,7 +97,7 @@ class Uneven(Stage):
 
 
 def replayed(stage: Uneven) -> Result:
-    """What becomes of the same run, merged one event after the other, if its rounds have the same members."""
+    """The result of the same run, merged one event after the other, if its rounds have the same members."""
     spec = stage.spec.model_copy(update={"topology": "merge", "token": f"{stage.spec.token}-again"})
     with TemporaryDirectory() as root:
         relay = Relay(Path(root), spec)
@@ -126,7 +126,7 @@ def assert_fair(stage: Uneven, steps_per_epoch: int, most_in_a_row: int) -> None
 
 
 def files_left(stage: Stage) -> list[str]:
-    """What is still in the outboxes and in `partial/`, private names too."""
+    """Names that are still in the outboxes and in `partial/`, private ones too."""
     folders = [stage.layout.partial, *map(stage.layout.outbox, range(stage.spec.workers))]
     paths = [Path(stage.store.root, folder) for folder in folders]
     return [f"{path.name}/{name}" for path in paths if path.is_dir() for name in os.listdir(path)]

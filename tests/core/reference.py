@@ -15,7 +15,7 @@ from estafeta.protocol.spec import RunSpec
 
 @dataclass
 class Trained:
-    """What the loop leaves.
+    """The result of the loop.
 
     Attributes:
         model: The model.

@@ -3,9 +3,10 @@
     stage = Stage(tmp_path, spec_of("plain", topology="sharded", workers=3), seed=7)
     assert stage.run() == undisturbed("plain", 3)
 
-Each invocation is a thread that stops before every call to the file system and whenever it sleeps; the seed says whose
+Each invocation is a thread that stops before every call to the file system and whenever it sleeps. The seed says whose
 turn it is, and which environment keeps its memory from one invocation to the next. The random generators belong to the
-whole process: for jobs that draw, they are put aside when another thread goes on, as each real environment has its own.
+whole process, while each real environment has its own. For jobs that draw, the stage puts them aside when another
+thread goes on.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class Environment:
     """An execution environment.
 
     Attributes:
-        store: How it sees the store.
-        memory: What it keeps from one invocation to the next.
+        store: Its view of the store.
+        memory: Memory that it keeps from one invocation to the next.
     """
 
     store: Store
@@ -64,11 +65,11 @@ class Actor:
     """An invocation in progress.
 
     Attributes:
-        event: What it was invoked with.
-        environment: Where it runs.
-        began: When, in virtual seconds.
-        wakes_at: When it goes on.
-        dies_after: After how many calls it is killed, if it is.
+        event: Event that it was invoked with.
+        environment: Environment in which it runs.
+        began: Time of the delivery, in virtual seconds.
+        wakes_at: Time when it goes on.
+        dies_after: Number of calls after which it is killed, if it is.
         frozen_until: It does not go on before that.
     """
 
@@ -85,7 +86,7 @@ class Actor:
 
     @property
     def goes_on_at(self) -> float:
-        """When it goes on."""
+        """The time when it goes on."""
         return max(self.wakes_at, self.frozen_until)
 
 
@@ -94,16 +95,16 @@ class Stage(Relay):
 
     Args:
         root: Directory of the store.
-        spec: What to run.
+        spec: Spec of the run.
         code: Text of the user's modules by path.
         seed: Decides whose turn it is.
         limit_s: Time limit of a function, in virtual seconds.
-        arrivals: How often events are delivered, and how much later, in tenths of a virtual second.
+        arrivals: Number of deliveries of events, and their delays, in tenths of a virtual second.
         dies_after: For each invocation, after how many calls it is killed; None: not at all.
         draws: Whether the job draws random numbers while it trains.
-        files: What carries the calls out.
+        files: Files that carry the calls out.
         store: See `Relay`.
-        attempts: How often an event is tried.
+        attempts: Number of attempts at an event.
     """
 
     def __init__(
@@ -212,7 +213,7 @@ class Stage(Relay):
         return [due / 10 for due, _, _ in self._queue[:1]]
 
     def _environment(self, event: Event) -> Environment:
-        """Where an event is carried out: in an environment that is warm, or a new one."""
+        """The environment that carries an event out: a warm one, or a new one."""
         idle = self._idle[event.role]
         if idle and self.numbers.random() < 0.7:
             return idle.pop(self.numbers.randrange(len(idle)))

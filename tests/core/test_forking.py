@@ -154,7 +154,7 @@ def test_no_tensor_is_copied(tmp_path: Path) -> None:
         ("final", {"optimizer": to_dict(SGD(lr=0.1))}, "has kept momentum_buffer", "leave them as they were"),
         ("final", {"early_stopping": EarlyStopping(monitor="valid_f1")}, "the metrics are", "name one of these"),
         ("worst", {}, "does not understand", ""),
-        ("final", {"run": "r"}, "there is a run named r already", ""),
+        ("final", {"run": "r"}, "There is a run named r already", ""),
     ],
 )
 def test_impossible_forks_are_refused_and_change_nothing(

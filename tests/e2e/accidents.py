@@ -52,10 +52,10 @@ class Machine:
         return Run(run.name, self.backend)
 
     def strike(self, victim: Victim, choice: random.Random) -> None:
-        """Kill a process of the service, or all; what belongs to a dead service is dead when this returns.
+        """Kill a process of the service, or all; all processes of a dead service are dead when this returns.
 
-        An environment is one of worker or merge, if possible one at work. That of `control` is the client's: whoever
-        called it would be told, and would call again.
+        An environment is one of worker or merge, if possible one at work. The one of `control` serves the client: a
+        client would see the error, and would call again.
         """
         service = self._endpoint.pid
         environments = [pid for zygote in _children(service) for pid in _children(zygote)]
@@ -82,7 +82,7 @@ class Machine:
 def await_rounds(store: Store, run: Run, rounds: int) -> None:
     """Wait until a run has got so many rounds further than it is now, by its files, or has come to its end.
 
-    It may fail meanwhile, when the last attempt at an event was killed: it says so, and is resumed.
+    The run may fail before, when the last attempt at an event was killed. It says so, and the test resumes it.
     """
     layout, is_merge = RunLayout(run.name), run.status().spec.topology == "merge"
     directory = layout.weights if is_merge else layout.outbox(0)
@@ -154,7 +154,7 @@ def _state(pid: int) -> str:
 
 
 def _log(pid: int) -> str:
-    """Where an environment's output goes, from the function's name on."""
+    """The place of an environment's output, from the function's name on."""
     try:
         return os.readlink(f"/proc/{pid}/fd/1").partition("/aws/lambda/")[2]
     except (FileNotFoundError, ProcessLookupError):
@@ -165,4 +165,4 @@ def _kill(pid: int) -> None:
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
-        return  # it has ended by itself meanwhile
+        return  # it has ended by itself before

@@ -320,7 +320,7 @@ def test_a_run_on_the_local_service_from_start_to_removal(estafeta: Command, fol
     assert estafeta("clean", name, "--yes").out == f"removed {name}\n"
     gone = estafeta("status", name)
     assert gone.code == 2
-    assert f"there is no run named '{name}'" in gone.err
+    assert f"There is no run named '{name}'" in gone.err
 
 
 def test_cleaning_all_leaves_runs_at_work_alone(estafeta: Command) -> None:

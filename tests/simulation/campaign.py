@@ -21,10 +21,10 @@ class Verdict:
     """One history in short.
 
     Attributes:
-        seed: Of its world.
-        violation: What must not have happened; empty if nothing.
-        turns: How long it was.
-        failures: How often its run failed, and was resumed.
+        seed: Seed of its world.
+        violation: Broken promise; empty if there is none.
+        turns: Length of the history.
+        failures: Number of times that its run failed, and was resumed.
     """
 
     seed: int

@@ -1,4 +1,4 @@
-"""Who asks `control` in a simulated run: the client, who starts, stops and resumes it, and the watchdog."""
+"""The two that ask `control` in a simulated run: the client, which starts, stops and resumes it, and the watchdog."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from .ledger import Violation
 from .world import World
 
 AGAIN_S = 20.0
-"""Until the client repeats a call that ended in an error."""
+"""Seconds until the client repeats a call that ended in an error."""
 
 QUIET_S = 1500.0
-"""A run in which no event is lost may be at one version for so long: a retry comes after two minutes at most, and looks
-up to six minutes for signs of life of the leg before, and that may happen twice."""
+"""Seconds for which a run may be at one version if no event is lost. A retry comes after two minutes at most, and
+looks up to six minutes for signs of life of the leg before. That may happen twice."""
 
 TENDED_QUIET_S = 3 * 3600.0
-"""With the watchdog it may take longer: it looks every five minutes, acts at growing intervals, and leaves alone who
-may be alive."""
+"""Seconds for the same with the watchdog: it looks every five minutes, acts at growing intervals, and leaves alone
+functions that may be alive."""
 
 TICK_S = 300.0
 """Seconds between two looks of the watchdog, as the template has it."""

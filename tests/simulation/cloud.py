@@ -1,8 +1,8 @@
 """Lambda and EFS of a simulated run: a stage on which everything can go wrong that a world has.
 
 Time is virtual. Each environment sees the store through an NFS client of its own (or all share one machine's view).
-Every call to the store and every invocation is where another environment may go first, and where a fault may come in:
-which, the world's seed decides.
+At every call to the store and every invocation, another environment may go first, and a fault may come in. The world's
+seed decides which.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ T = TypeVar("T")
 
 ROOT = "/efs"
 INVOKE_S = 0.02
-"""How long it takes to send an event."""
+"""Seconds that a function needs to send an event."""
 
 QUEUE_S = 0.05
-"""How long an event waits for its delivery, at most, if nothing delays it."""
+"""Seconds that an event waits for its delivery, at most, if nothing delays it."""
 
 RETRY_S = 60.0
 """Until Lambda's first retry; the second comes after twice that."""
@@ -78,11 +78,11 @@ class Cloud(Stage):
     """A world, and all that goes on in it.
 
     Args:
-        world: What there is.
+        world: The world to simulate.
 
     Attributes:
-        journal: What happened.
-        failures: Of runs that failed, and were resumed.
+        journal: The events.
+        failures: Failures of the run, which was resumed after each.
         torn: Victims that are killed in the middle of a write, the next one when it is their time.
     """
 
@@ -153,7 +153,7 @@ class Cloud(Stage):
         return probability > 0 and self.now < self.world.faults.until_s and self.numbers.random() < probability
 
     def note(self, call: str, what: str, outcome: str = "") -> None:
-        """Note something of whoever is at work."""
+        """Note something about the actor at work."""
         self.journal.note(self.now, _name(self.current), call, what, outcome)
 
     def _excuse(self, failure: dict[str, Any]) -> bool:
@@ -206,7 +206,7 @@ class Cloud(Stage):
             raise Refused(f"the connection to {role} was lost")
 
     def _check_guess(self, who: str, is_resident: bool) -> None:
-        """The watchdog sends for somebody. Where nothing is lost, that is in vain: residents show that they live."""
+        """Count the watchdog's needless calls: if nothing is lost, residents show that they live."""
         self._in_vain[who] += self.world.faults.loses_nothing
         if self._in_vain[who] > (0 if is_resident else waiting.MOST_WATCHDOG_CALLS):
             self._wrong = f"the watchdog sends for {who} in vain, the {self._in_vain[who]}. time"
@@ -288,10 +288,10 @@ class Cloud(Stage):
         return actor
 
     def _draw_death(self, event: Event) -> int | None:
-        """After how many calls an invocation is killed; None: not at all.
+        """Return the number of calls after which an invocation is killed; None: not at all.
 
-        What is told of an event that was given up gets through in the end where there is no watchdog: if `control` dies
-        over it each time, that is an event lost for good.
+        Without a watchdog, the record of an event that Lambda gave up gets through in the end: if `control` died over
+        it each time, that would be an event lost for good.
         """
         after = self.numbers.randrange(MOST_CALLS_OF_A_VICTIM) if self.chance(self.world.faults.kill) else None
         is_last_word = event.role == "control" and "verb" not in event.payload and event.attempt == ATTEMPTS
@@ -360,13 +360,13 @@ class Mount(Interposed):
         return StageWatch(self._cloud, paths) if self._cloud.world.storage == "local" else None
 
     def create(self, path: str, chunks: Sequence[Buffer]) -> None:
-        """Create a file; who is killed meanwhile leaves half of it."""
+        """Create a file; a function that is killed during that leaves half of it."""
         self.around(
             "create", path, lambda: self._files.create(path, chunks), lambda: self._files.create(path, half_of(chunks))
         )
 
     def write(self, path: str) -> Writer:
-        """Create a file that is filled piece by piece; who is killed meanwhile leaves half of a piece."""
+        """Create a file and fill it piece by piece; a function that is killed during that leaves half of a piece."""
         return TornWriter(self, path, self.around("write", path, lambda: self._files.write(path)))
 
     def open(self, path: str) -> Reader:

@@ -1,4 +1,4 @@
-"""Who has been replaced must stop: nothing comes from a leg in whose place a newer generation has been for long."""
+"""A replaced leg must stop: it publishes nothing when a newer generation has had its place for long."""
 
 from __future__ import annotations
 

@@ -23,15 +23,15 @@ from .world import World
 
 @dataclass(frozen=True)
 class History:
-    """What became of a world.
+    """The result of a world.
 
     Attributes:
-        world: Which.
-        journal: What happened.
-        violation: What must not have happened, or None.
-        virtual_s: How long it lasted.
+        world: The world.
+        journal: The events.
+        violation: Broken promise, or None.
+        virtual_s: Virtual seconds that it lasted.
         turns: Calls to the store, and other moments at which others could go on.
-        failures: How often the run failed, and was resumed.
+        failures: Number of times that the run failed, and was resumed.
     """
 
     world: World
@@ -74,7 +74,7 @@ def judge(cloud: Cloud) -> None:
         return
     if (
         cloud.world.quorum is not None
-    ):  # who was late is not in it; its exports must be what the outcome says all the same
+    ):  # a late rank is not in it; its exports must be what the outcome says all the same
         assert cloud.outcome().state == "done"
         cloud.assert_whole()
         cloud.assert_exports_agree()
@@ -92,7 +92,7 @@ def judge(cloud: Cloud) -> None:
 
 
 def undisturbed(world: World) -> Result:
-    """What becomes of the same run where nothing happens: the merge, event by event, on one machine."""
+    """The result of the same run without any fault: the merge, event by event, on one machine."""
     return _undisturbed(world.shape, world.workers)
 
 

@@ -1,4 +1,4 @@
-"""What happened in a simulated run, as a person reads it: virtual time, actor, call, outcome, a line each."""
+"""The events of a simulated run, for a person to read: virtual time, actor, call, outcome, a line each."""
 
 from __future__ import annotations
 

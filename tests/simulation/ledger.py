@@ -1,4 +1,4 @@
-"""What must be true at every moment of a run's folder, checked at each name that appears or goes.
+"""The promises that a run's folder keeps at every moment, checked at each name that appears or goes.
 
 * A published name is never given to something else, but for the watchdog's note; if it comes back after it was removed,
   it has the content that it had, but for tokens, times, and what a rank wishes.
@@ -34,7 +34,7 @@ class Ledger:
         has_stand_ins: A late rank may publish what a stand-in was published for, when that has been swept.
 
     Attributes:
-        published: How many names have appeared.
+        published: Number of names that have appeared.
         on_vector: Called with the file of each published message or tensor file.
     """
 
@@ -118,7 +118,7 @@ class Ledger:
 
 
 def _essence(path: str, content: bytes) -> bytes | None:
-    """What does not depend on who published a file, and when; None if nothing of it is a function of the run."""
+    """The content that does not depend on the publisher or the time; None if nothing of it is a function of the run."""
     folder, _, name = path.partition("/")
     if folder in ("exchange", "contributions"):
         head = bytearray(content[:FIXED_BYTES])

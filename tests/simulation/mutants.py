@@ -29,8 +29,8 @@ class Mutant:
     """A safeguard that is missing.
 
     Attributes:
-        profile: Of the worlds.
-        within: In how many of them it must be noticed.
+        profile: Profile of the worlds.
+        within: Number of worlds in which the tests must notice it.
         missing: Takes it away.
     """
 

@@ -1,9 +1,12 @@
-"""What simulated runs train, and the few things of the real code that are put aside for them.
+"""The jobs of simulated runs, and the few things of the real code that the tests put aside for them.
 
 The learner is a stand-in of numpy: a vector whose gradient depends on itself and on the rows, with a buffer of each
-kind. Everything above it is the real code. Put aside are the random generators of a user's code (nobody draws here),
-words made of real random bits (they come from the seed, so that a history repeats), a loop that looks how many
-processors there are, and the least length of a slice: vectors are short, and every rank shall have one.
+kind. Everything above it is the real code. The tests put aside four things:
+
+* the random generators of a user's code, as no job draws here;
+* words made of real random bits: they come from the seed, so that a history repeats;
+* a loop that looks how many processors there are;
+* the least length of a slice: vectors are short, and every rank shall have one.
 """
 
 from __future__ import annotations
@@ -35,8 +38,8 @@ BIAS = 3
 """Elements of the second parameter."""
 
 ALARM_S = 4.0
-"""Longest pause of whoever waits, and the time between two looks at whether to go on: longer than in earnest, as most
-of a history would be looks at what has not changed."""
+"""Seconds of the longest pause of a waiting rank, and between two looks at whether to go on. They are more than in
+earnest, as most of a history would be looks that find no change."""
 
 GRAIN = 4
 """Least elements of a slice."""
@@ -145,7 +148,7 @@ WORDS = Words()
 
 
 class Mishaps:
-    """What makes the run of the present world fail."""
+    """The error that makes the run of the present world fail."""
 
     def __init__(self) -> None:
         self.begin(None)

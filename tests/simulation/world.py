@@ -1,4 +1,4 @@
-"""Worlds: what is trained, on which machines, and what happens to them. A seed draws one, of a profile."""
+"""Worlds: a job, its machines, and the faults that happen to them. A seed draws one, of a profile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from estafeta.protocol.spec import Limits, RunSpec, Topology
 Storage = Literal["nfs", "local"]
 
 SLOWNESS = 6.0
-"""How many times longer a slow environment takes for everything."""
+"""Factor by which a slow environment is slower in everything."""
 
 LONGEST_S = 900.0
 """Lambda's longest time limit."""
@@ -23,7 +23,7 @@ LONGEST_S = 900.0
 
 @dataclass(frozen=True)
 class Faults:
-    """How often what goes wrong: probabilities, of an event if nothing else is said.
+    """Probabilities of faults, for one event if nothing else is said.
 
     Attributes:
         duplicate: It is delivered twice.
@@ -35,9 +35,9 @@ class Faults:
         reclaim: An environment that waits is gone.
         stall: A call to the store takes as long as a fail-over, and the server forgets removed files.
         lost_reply: The same, of a call that was carried out at once and is refused when it is sent again.
-        until_s: When the faults end.
+        until_s: Time when the faults end.
 
-    Of those, `drop` may leave a run with no hint at all.
+    Only `drop` may leave a run with no hint at all.
     """
 
     duplicate: float = 0.0
@@ -59,13 +59,13 @@ class Faults:
 
 @dataclass(frozen=True)
 class Mishap:
-    """What ends a run as failed, and is over when it is resumed often enough.
+    """An error that ends a run as failed, and is over after enough resumptions.
 
     Attributes:
         reason: As the failure says it. `UserCodeError`: the job raises in a micro-batch; `NotFinite`: a micro-batch has
             a gradient that is NaN, and buffers; `Diverged`: a step has parameters that are not finite.
-        after: How often all goes well before.
-        times: How often it happens then.
+        after: Number of times that all goes well before.
+        times: Number of times that it happens then.
     """
 
     reason: Literal["UserCodeError", "NotFinite", "Diverged"]
@@ -78,26 +78,26 @@ class World:
     """One run and its surroundings.
 
     Attributes:
-        seed: Of everything that is decided by chance in it.
-        shape: Which of `SHAPES` is trained.
-        topology: Who combines.
+        seed: Seed of every random choice in it.
+        shape: Index of the trained spec in `SHAPES`.
+        topology: See `RunSpec`.
         workers: World size.
         storage: The machines' view of the store: one NFS client each, or one machine for all.
         limit_s: Time limit of the functions.
-        compute_s: How long a micro-batch takes.
-        latency_s: How long a call to the store takes.
-        cold_s: How long a cold start takes.
-        concurrency: How many functions run at the same time at most.
+        compute_s: Seconds that a micro-batch takes.
+        latency_s: Seconds that a call to the store takes.
+        cold_s: Seconds that a cold start takes.
+        concurrency: Number of functions, at most, that run at the same time.
         rounds_per_invocation: See `RunSpec`.
-        stop_after_s: When the client stops the run, to resume it later; None: not at all.
-        watch_s: Between two looks of the client.
+        stop_after_s: Time when the client stops the run, to resume it later; None: not at all.
+        watch_s: Seconds between two looks of the client.
         resumes: Whether it resumes the run at each of the first looks, at work or not.
-        faults: What goes wrong.
-        most_s: When it must be over.
+        faults: Faults of the world.
+        most_s: Time when the run must be over.
         quorum: See `RunSpec`.
-        damaged: Which of the published vectors is damaged on the disk; None: none.
-        tends: Whether the watchdog looks after the run, on a schedule. Where no event is lost it must go on without.
-        mishap: What makes the run fail; None: nothing.
+        damaged: Number of the published vector that the disk damages; None: none.
+        tends: Whether the watchdog looks after the run, on a schedule. If no event is lost, it must go on without.
+        mishap: Error that makes the run fail; None: nothing.
         max_rounds: Limit of the run, which is raised by as much each time it has stopped for it; None: no limit.
     """
 
@@ -125,12 +125,12 @@ class World:
 
     @property
     def patience_s(self) -> float:
-        """How long a run may seem to stand still in any case: a slow share is no reason to worry."""
+        """The time for which a run may seem to stand still in any case: a slow share is no reason to worry."""
         return max(self.watch_s, 12 * SLOWNESS * self.compute_s)
 
     @property
     def spec(self) -> RunSpec:
-        """What the client starts."""
+        """The spec that the client starts."""
         limit = {"timeout_s": int(self.limit_s)}
         spec = SHAPES[self.shape].model_copy(
             update={
@@ -157,8 +157,8 @@ def _shape(rows: int, size: int, **changes: object) -> RunSpec:
 
 
 TIMES = {"nfs": (300.0, 450.0, LONGEST_S), "local": (60.0, 120.0, LONGEST_S)}
-"""Time limits. Peers lose patience after 10 s on one machine, on a network file system after 90 s, or 180 s at the
-start; a leg that waits must last so long, and twice if it is to send a second time."""
+"""Time limits, in seconds. Peers lose patience after 10 s on one machine. On a network file system it takes 90 s,
+or 180 s at the start. A waiting leg must last so long, and twice if it is to send a second time."""
 
 SHAPES = (
     _shape(36, 24),
@@ -282,7 +282,7 @@ def _tended(seed: int) -> World:
 
 
 def _failing(seed: int) -> World:
-    """What would fail each time fails some times: the run says why, or stops at its limit, until it is resumed."""
+    """A lasting error comes some times: the run says why, or stops at its limit, until it is resumed."""
     numbers, world = random.Random(f"failing {seed}"), _calm(seed)
     faults = Faults(duplicate=0.2, late=0.1, kill=0.03 * (seed % 2), slow=0.1, until_s=1800.0)
     world = replace(world, faults=faults, watch_s=numbers.uniform(5.0, 60.0))

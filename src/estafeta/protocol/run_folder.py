@@ -50,7 +50,7 @@ class RunFolder:
             Gone: The run is not prepared yet.
         """
         if self._plan is None:
-            self._plan = Plan.model_validate_json(self.store.read(self.layout.plan))
+            self._plan = read_plan(self.store, self.layout.plan, self.spec.token)
         return self._plan
 
 
@@ -61,3 +61,9 @@ def open_folder(store: Store, run: str) -> RunFolder:
     Only functions that belong to the run may use this: a client may have removed a run and started another of its name.
     """
     return RunFolder(store, run)
+
+
+@lru_cache(maxsize=8)
+def read_plan(store: Store, path: str, run_token: str) -> Plan:  # noqa: ARG001 (part of the key)
+    """Read a plan; a warm environment keeps it by the run's token, which another run of the same name does not have."""
+    return Plan.model_validate_json(store.read(path))

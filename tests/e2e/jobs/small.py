@@ -14,7 +14,7 @@ import estafeta
 class Slow(nn.Module):
     """A linear classifier whose every forward pass takes so many seconds: the work that a time limit cuts short.
 
-    No test waits by it. It is idle meanwhile, since busy workers would take the processors from each other and from
+    No test waits by it. It sleeps, since busy workers would take the processors from each other and from
     the tests beside them, and then a limit would cut short more than this.
     """
 

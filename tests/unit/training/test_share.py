@@ -44,9 +44,8 @@ class Bench:
         return session
 
     def share(self, round_: Round = FIRST, session: Session | None = None) -> Share:
-        return Share.of(
-            session or self.session, RunFolder(self.relay.store, "r", self.relay.spec, self.plan), round_, 0
-        )
+        folder = RunFolder(self.relay.store, "r", self.relay.spec, self.plan)
+        return Share.of(session or self.session, folder, round_, 0)
 
     def worked(self, ship: Any = None) -> Array:
         """The gradient of a share that nothing happens to; zeros if it is shipped."""
