@@ -33,12 +33,9 @@ PROGRAMS = ("estafeta", "aws")
 
 @dataclass(frozen=True)
 class Command:
-    """A command line that a hint names.
+    """A command line that a hint names: program and arguments, without the quotes that a shell needs.
 
     In an f-string the command writes itself between marks: `f"{Command('estafeta', 'runs')} lists them"`.
-
-    Attributes:
-        words: Program and arguments, without the quotes that a shell needs.
     """
 
     words: tuple[str, ...]
@@ -70,16 +67,11 @@ def parts_of(text: str) -> list[str | Command]:
 
 
 class EstafetaError(Exception):
-    """Base of the tree.
-
-    Args:
-        message: Says what is wrong, and of what.
-        hint: Says what to do about it, in one sentence; empty where no remedy is known.
-        exit_code: Exit code of the command line, if it is another than usual for this kind of error.
+    """Base of the tree. Its message says what is wrong, and of what.
 
     Attributes:
-        hint: As given.
-        exit_code: Exit code of the command line.
+        hint: Says what to do about it, in one sentence; empty where no remedy is known.
+        exit_code: Exit code of the command line; an argument replaces the usual one of this kind of error.
         round: Name of the run's round in which it was raised, where that is known.
     """
 
@@ -120,11 +112,7 @@ class RunFailed(EstafetaError):
 
 
 class UserCodeError(EstafetaError):
-    """A callable of the job raised. A retry would raise again, so the run ends.
-
-    Attributes:
-        traceback: The user's own traceback, as text.
-    """
+    """A callable of the job raised, as its traceback tells. A retry would raise again, so the run ends."""
 
     def __init__(self, message: str, *, hint: str = "", exit_code: int | None = None, traceback: str = "") -> None:
         super().__init__(message, hint=hint, exit_code=exit_code)
@@ -140,11 +128,7 @@ class Diverged(EstafetaError):
 
 
 class FunctionError(EstafetaError):
-    """A function that was called raised or was killed.
-
-    Attributes:
-        kind: Name of the error in the function.
-    """
+    """A function that was called raised an error of that kind, or was killed."""
 
     def __init__(self, message: str, *, hint: str = "", exit_code: int | None = None, kind: str = "") -> None:
         super().__init__(message, hint=hint, exit_code=exit_code)

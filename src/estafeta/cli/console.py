@@ -1,8 +1,8 @@
 """All drawing: results on standard output, talk on standard error, a live line while a run goes on.
 
-The only module that imports rich. Knows what lines look like, not what they say (`wording.py`, `epochs.py`,
-`failing.py`). Invariant: standard output carries results alone, and with `--json` nothing but JSON; what moves is
-drawn on a terminal alone, and is gone at the end.
+The only module that imports rich. It knows what lines look like, not what they say (`cli/words`). Invariant: standard
+output carries results alone, and with `--json` nothing but JSON; what moves is drawn on a terminal alone, and is gone
+at the end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from rich.text import Text
 
 from estafeta.cli.words import run as words
 from estafeta.cli.words.epochs import EpochTable
-from estafeta.cli.words.error import Complaint
 from estafeta.client.units import clock, dollars
 from estafeta.protocol.spec import Status
 
@@ -49,12 +48,10 @@ SPARE = ("price", "rate", "bar", "step")
 
 
 class Console:
-    """The terminal, as a command speaks to it.
+    """The terminal, as a command speaks to it; a quiet one leaves out talk and epochs.
 
-    Args:
-        machine: Keep standard output for one JSON object; epochs are talk then.
-        quiet: Leave out talk and epochs.
-        complete: Makes commands that are named in a text fit to be copied.
+    For a machine it keeps standard output for one JSON object, and epochs are talk. `complete` makes commands that are
+    named in a text fit to be copied.
     """
 
     def __init__(
@@ -85,20 +82,29 @@ class Console:
         """Print one JSON object on one line of standard output; what is not a number is null in it."""
         self._out.print(Text(json.dumps(_finite(value), allow_nan=False)))
 
+    def answer(self, facts: Mapping[str, Any], lines: words.Lines | str) -> None:
+        """Print the result of a command on standard output: its facts for a machine, its lines for a reader."""
+        if self.machine:
+            self.json(facts)
+        elif isinstance(lines, str):
+            self.result(lines)
+        else:
+            self.results(lines)
+
     def talk(self, lines: words.Lines) -> None:
         """Print labelled lines on standard error, unless quiet."""
         if not self._quiet:
             self.insist(lines)
+
+    def note(self, text: str) -> None:
+        """Print a line about what is left out or stands in the way, on standard error, unless quiet."""
+        self.talk([("note", text)])
 
     def insist(self, lines: words.Lines) -> None:
         """Print labelled lines on standard error, quiet or not."""
         self.still()
         for label, text in lines:
             self._err.print(_labelled(label, self.complete(text), self._err))
-
-    def complaint(self, complaint: Complaint) -> None:
-        """Print an error."""
-        self.insist(complaint.lines())
 
     def epochs(self, status: Status) -> EpochView:
         """The table of a run's epochs, to be drawn as they come in."""
@@ -111,10 +117,7 @@ class Console:
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]], spare: Sequence[str] = ()) -> None:
         """Print a table on standard output; its columns are as wide as they need.
 
-        Args:
-            columns: Their names.
-            rows: Their cells.
-            spare: Columns that are left out, one after the other, of a terminal that is too narrow.
+        A terminal that is too narrow does not get the `spare` columns: they are left out one after the other.
         """
         lines = [[_on_one_line(cell) for cell in row] for row in (columns, *rows)]
         widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
@@ -185,8 +188,7 @@ class EpochView:
 class ProgressLine:
     """The live line under the table: state, epoch, a bar for the steps, their rate, time left, dollars up to the epoch.
 
-    Args:
-        width: Most columns.
+    It has at most `width` columns.
     """
 
     def __init__(self, width: int) -> None:

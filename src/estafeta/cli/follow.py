@@ -26,13 +26,9 @@ EXPORTS: tuple[Which, ...] = ("final", "best")
 
 @dataclass(frozen=True)
 class Watch:
-    """A watch over one run.
+    """A watch over one run by a command that began at `began`, by `time.monotonic`.
 
-    Attributes:
-        run: The run.
-        console: Where to draw.
-        began: When the command began, by `time.monotonic`.
-        output_dir: Gets the weights of a run that ends well; None: they are not fetched.
+    `output_dir` gets the weights of a run that ends well; None: they are not fetched.
     """
 
     run: Run
@@ -46,7 +42,8 @@ class Watch:
             status = self._follow()
         except KeyboardInterrupt:
             if self.run.on == "inline" or self._pressed_again():
-                self._conclude(self._stop())
+                self.console.insist([("", ""), ("note", f"stopping {self.run.name}")])
+                self._conclude(self.run.stop_and_wait())
             elif self.console.machine:
                 self.console.json(self._summary().to_dict())
             return INTERRUPTED_EXIT
@@ -83,11 +80,7 @@ class Watch:
     def _pressed_again(self) -> bool:
         """Say what a first Ctrl-C means; return whether a second one came in time."""
         name = self.run.name
-        notes = [
-            ("", ""),
-            ("note", f"{name} goes on without this terminal"),
-            *_ways_on(name),
-        ]
+        notes = [("", ""), ("note", f"{name} goes on without this terminal"), *_ways_on(name)]
         if not self.console.interactive:
             self.console.insist(notes)
             return False
@@ -98,10 +91,6 @@ class Watch:
         except KeyboardInterrupt:
             return True
         return False
-
-    def _stop(self) -> Status:
-        self.console.insist([("", ""), ("note", f"stopping {self.run.name}")])
-        return self.run.stop_and_wait()
 
     def _conclude(self, status: Status) -> int:
         """Fetch the weights, print how it ended; return the exit code."""
@@ -115,7 +104,7 @@ class Watch:
             self.console.results(words.ending(status, summary, files))
         if status.outcome and (failure := status.outcome.failure):
             complaint = of_failure(failure, self.run.name, self.run.on)
-            self.console.complaint(complaint)
+            self.console.insist(complaint.lines())
             return complaint.exit_code
         limited = status.outcome is not None and status.outcome.limited
         return 0 if status.state == "done" or limited else INTERRUPTED_EXIT

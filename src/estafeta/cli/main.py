@@ -29,36 +29,27 @@ class _InOrder(click.Group):
 @click.group(
     cls=_InOrder,
     epilog="Example: estafeta train digits.py --workers 4",
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True},
 )
 @click.version_option(package_name="estafeta", message="%(prog)s %(version)s")
 def estafeta() -> None:
     """Train PyTorch models on AWS Lambda, or under its rules on this machine, with no server."""
 
 
-for command in (
-    *train.COMMANDS,
-    *runs.COMMANDS,
-    plan.plan,
-    data.data,
-    *stacks.COMMANDS,
-    *doctor.COMMANDS,
-    local.local,
-):
+for command in (*train.COMMANDS, *runs.COMMANDS, plan.plan, data.data, *stacks.COMMANDS, *doctor.COMMANDS, local.local):
     estafeta.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Carry out one command line and exit: 0 done, 1 run failed, 2 usage, 3 environment, 130 interrupted.
 
-    Args:
-        arguments: Without the program's name; by default those of the process.
+    The arguments, without the program's name, are by default those of the process.
     """
     manners = Manners(commands=estafeta)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does: any locale can then print a result
     try:
-        code = estafeta.main(arguments, prog_name="estafeta", standalone_mode=False, obj=manners)
+        code = estafeta.main(arguments, prog_name="estafeta", standalone_mode=False, obj=manners) or 0
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         code = error.exit_code
@@ -76,7 +67,7 @@ def _complain(error: Exception, manners: Manners) -> int:
         complaint = Complaint(error.format_message(), hint=f"{_help_command(error)}", exit_code=error.exit_code)
     else:
         complaint = of_error(error)
-    manners.console().complaint(complaint)
+    manners.console().insist(complaint.lines())
     if manners.verbose:
         traceback.print_exception(error)
     return complaint.exit_code

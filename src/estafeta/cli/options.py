@@ -6,14 +6,16 @@ command.
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from estafeta.cli.place import Place
+from estafeta.cli.place import Place, find_run
 from estafeta.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,11 +28,9 @@ class Manners:
     """Manner in which a command speaks; click fills it in while it reads the options.
 
     Attributes:
-        json: One JSON object on standard output, and nothing else there.
-        quiet: Nothing on standard error but errors.
-        verbose: Errors with their tracebacks.
         place: Place that the user has named.
         commands: Commands of `estafeta`, which a text may name.
+        began: Start of the command, by `time.monotonic`.
     """
 
     json: bool = False
@@ -38,6 +38,7 @@ class Manners:
     verbose: bool = False
     place: Place = field(default_factory=Place)
     commands: click.Group = field(default_factory=click.Group)
+    began: float = field(default_factory=time.monotonic)
 
     def console(self) -> Console:
         """The terminal to speak to."""
@@ -58,11 +59,23 @@ def _manner(*names: str, field: str, text: str) -> Callable[[Any], Any]:
     return click.option(*names, is_flag=True, is_eager=True, expose_value=False, callback=remember, help=text)
 
 
-json_output = _manner("--json", field="json", text="Print one JSON object and nothing else on standard output.")
-quiet = _manner("-q", "--quiet", field="quiet", text="Print only the result and errors.")
-verbose = _manner("-v", "--verbose", field="verbose", text="Show the traceback of an error.")
+_MANNERS = {
+    "json": _manner("--json", field="json", text="Print one JSON object and nothing else on standard output."),
+    "quiet": _manner("-q", "--quiet", field="quiet", text="Print only the result and errors."),
+    "verbose": _manner("-v", "--verbose", field="verbose", text="Show the traceback of an error."),
+}
 
-run_name = click.argument("name", metavar="RUN")
+
+def speaks(*manners: Literal["json", "quiet"]) -> Callable[[Any], Any]:
+    """Give a command its `Manners`, and the options that choose among these; every command can be verbose."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        decorated: Callable[..., Any] = click.pass_obj(command)
+        for manner in ("verbose", *reversed(manners)):
+            decorated = _MANNERS[manner](decorated)
+        return decorated
+
+    return decorate
 
 
 _ON_AWS = (
@@ -78,7 +91,7 @@ _ON_AWS = (
 
 def _place(names: Sequence[str] = (), text: str = "") -> Callable[[Any], Any]:
     """Options that name a place on AWS, and `--on` if there is a choice; the command gets them as `on: Place`."""
-    on = click.option("--on", type=click.Choice(names), default="local", show_default=True, help=text)
+    on = click.option("--on", type=click.Choice(names), default="local", help=text)
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(command)
@@ -104,12 +117,42 @@ on_service = _place(["local", "aws"], "Where the run is.")
 on_any = _place(["local", "inline", "aws"], "On this machine under Lambda's rules, in this process, or on AWS Lambda.")
 on_doctor = _place(["local", "aws"], "What to look at: this machine, or the stack on AWS.")
 on_store = _place(["local", "aws"], "Which store: that of this machine, or that of the stack on AWS.")
+
+
+def of_run(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the name and the place of a run; the command gets `run: Run`."""
+
+    @wraps(command)
+    def with_run(*arguments: Any, name: str, on: Place, **others: Any) -> Any:
+        return command(*arguments, run=find_run(name, on), **others)
+
+    named: Callable[..., Any] = click.argument("name", metavar="RUN")(on_service(with_run))
+    return named
+
+
+yes = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+def ask(question: str) -> None:
+    """Have the user confirm something, or end the command."""
+    if not sys.stdin.isatty():
+        raise UsageError("There is no terminal on which to confirm this", hint="add --yes")
+    click.confirm(question, abort=True, err=True)
+
+
+def choice(name: str, *words: str, **others: Any) -> Callable[[Any], Any]:
+    """An option that takes one of some words; without another default it is the first."""
+    return click.option(name, type=click.Choice(words), **{"default": words[0], **others})
+
+
+FOLDER = click.Path(file_okay=False)
+EXISTING_FILE = click.Path(exists=True, dir_okay=False)
+
 detach = click.option("--detach", is_flag=True, help="Return at once; the run goes on by itself.")
 output_dir = click.option(
     "--output-dir",
     type=click.Path(file_okay=False, writable=True),
     default="runs",
-    show_default=True,
     help="Where the weights go: DIR/RUN/final and DIR/RUN/best.",
     metavar="DIR",
 )

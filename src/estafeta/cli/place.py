@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,14 +25,7 @@ AWS_WORDS = 3
 
 @dataclass(frozen=True)
 class Place:
-    """A place of runs and data sets.
-
-    Attributes:
-        name: `local`, `inline`, `aws`.
-        stack: Name of the stack on AWS; None: the usual one.
-        region: Region; None: as every AWS tool takes it.
-        profile: Profile of the AWS configuration files; None: as every AWS tool takes it.
-    """
+    """A place of runs and data sets; None: the usual stack, or the Region or profile that every AWS tool takes."""
 
     name: On = "local"
     stack: str | None = None
@@ -40,10 +33,9 @@ class Place:
     profile: str | None = None
 
     @property
-    def choices(self) -> dict[str, str]:
+    def choices(self) -> dict[str, Any]:
         """Stack, region and profile, as far as the user has named them; `connect.connect` takes them."""
-        all_of_them = {"stack": self.stack, "region": self.region, "profile": self.profile}
-        return {name: value for name, value in all_of_them.items() if value is not None}
+        return {name: value for name in ("stack", "region", "profile") if (value := getattr(self, name)) is not None}
 
     @property
     def options(self) -> dict[str, str]:
@@ -51,11 +43,9 @@ class Place:
         return {"--on": self.name, **{f"--{name}": value for name, value in self.choices.items()}}
 
     def completed(self, text: str, commands: click.Group) -> str:
-        """A text as it is printed: each command gets the options of the place that it takes and does not have.
+        """A text as it is printed: each command that `errors.Command` wrote into it gets the options of the place.
 
-        Args:
-            text: Prose, and the commands that `errors.Command` wrote into it.
-            commands: Commands of `estafeta`.
+        A command gets only those that it takes (the group `commands` tells) and does not have.
         """
         parts = parts_of(text)
         return "".join(part if isinstance(part, str) else self._complete(part, commands) for part in parts)
@@ -90,13 +80,7 @@ def attach(on: Place) -> Backend:
 
 
 def find_run(text: str, on: Place) -> Run:
-    """The run that is meant: by its name, the beginning of its name, or `last`.
-
-    Raises:
-        RunNotFound: No run has that name, or several begin with it; the hint has the nearest names.
-    """
-    from estafeta.client.find_run import find_name
+    """The run that is meant: by its name, the beginning of its name, or `last`; raises as `Run` does."""
     from estafeta.client.run import Run
 
-    backend = attach(on)
-    return Run(find_name(text, backend), backend)
+    return Run(text, on=on.name, **on.choices)

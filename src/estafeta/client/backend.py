@@ -69,12 +69,7 @@ class Backend(Protocol):
         """Have `control` carry out a verb; return its answer, or raise the error that it answered with."""
 
     def with_settings(self, settings: Settings, variables: Mapping[str, str] | None = None) -> Functions:
-        """The functions with some settings changed, for one run; the deployed ones stay as they are.
-
-        Args:
-            settings: Changes by function.
-            variables: Environment variables that worker and merge get in addition.
-        """
+        """The functions with some settings changed, for one run; worker and merge get the `variables` in addition."""
 
     def advance(self, seconds: float) -> None:
         """Let about that many seconds pass for the run."""
@@ -90,19 +85,11 @@ class Backend(Protocol):
 
 
 class LambdaBackend:
-    """`Backend` over the Lambda and CloudWatch Logs APIs.
+    """`Backend` over the Lambda and CloudWatch Logs APIs, which `functions` and `logs` are clients of.
 
-    Args:
-        on: `local` or `aws`.
-        names: Names of the functions.
-        functions: A client of the Lambda API that never repeats a call by itself (`invoke.make_client`).
-        logs: A client of the CloudWatch Logs API.
-        bucket: As in `Backend`.
-        settings: A client of the Lambda API that reads and changes settings: it may repeat these calls. By default the
-            same as `functions`.
-
-    Raises:
-        EnvironmentProblem: A function does not exist, or cannot be reached.
+    `functions` never repeats a call by itself (`lambda_api.make_client`). `settings` is a client that reads and changes
+    settings, and may repeat these calls; by default `functions` does that. If a function does not exist or cannot be
+    reached, `EnvironmentProblem` is raised.
     """
 
     def __init__(
@@ -228,12 +215,7 @@ class LambdaBackend:
 
 
 def basis_of(configuration: Mapping[str, Any], region: str) -> Basis:
-    """Basis of the prices, from the configuration of one of a stack's functions.
-
-    Args:
-        configuration: Answer of GetFunctionConfiguration.
-        region: Region of the stack; locally the one whose prices are shown.
-    """
+    """Basis of the prices, from a function's answer of GetFunctionConfiguration; `region` is that of the prices."""
     variables = configuration.get("Environment", {}).get("Variables", {})
     return Basis(
         region=region,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import TypedDict, Unpack, get_args
 
 from estafeta import local
 from estafeta.aws.account import STACK, Account, deployment
@@ -21,21 +21,29 @@ from estafeta.protocol.spec import FunctionSettings, Role
 TEMPLATE = Path(__file__).parents[1] / "aws/stack.yaml"
 """Path of the template that is deployed, and that the local service reads."""
 
+NAMES: dict[Role, str] = {role: f"{STACK}-{role}" for role in ROLES}
+"""Names of the functions in Estafeta's own template."""
+
 SERVED = "served.json"
 """Name of the file, beside the local service's own, with the options of a service that runs in the foreground."""
 
 
-def connect(
-    on: On, *, template: Path | None = None, stack: str = STACK, region: str | None = None, profile: str | None = None
-) -> Backend:
-    """The place to run; a local service that does not run yet is started.
+class OnAws(TypedDict, total=False):
+    """Keywords that name a place on AWS.
 
-    Args:
-        on: As in `train`.
-        template: A template to use instead of Estafeta's own.
-        stack: As in `train`.
-        region: As in `train`.
-        profile: As in `train`.
+    Attributes:
+        stack: Name of the deployed stack; by default `estafeta`.
+        region: Region of the stack; by default the one that every AWS tool would take.
+        profile: Profile of the AWS configuration files; likewise.
+    """
+
+    stack: str
+    region: str | None
+    profile: str | None
+
+
+def connect(on: On, *, template: Path | None = None, **aws: Unpack[OnAws]) -> Backend:
+    """The place to run; a local service that does not run yet is started. A `template` replaces Estafeta's own.
 
     Raises:
         UsageError: No place has that name, or the template has other functions.
@@ -48,44 +56,27 @@ def connect(
         functions = _functions(local.Options(template or TEMPLATE, root))
         return InlineBackend(root, {role: _settings(function) for role, function in functions.items()})
     if on == "aws":
-        return on_stack(Account(region, profile), stack)
+        return on_stack(Account(aws.get("region"), aws.get("profile")), aws.get("stack", STACK))
     if template:
         _functions(local.Options(template, root))
     root.mkdir(parents=True, exist_ok=True)
     return on_service(local.ensure(home(), _options(template, root)))
 
 
-def attach(on: On, *, stack: str = STACK, region: str | None = None, profile: str | None = None) -> Backend:
-    """The place where runs are; a local service that runs already is taken as it is, whatever its options.
+def attach(on: On, **aws: Unpack[OnAws]) -> Backend:
+    """The place where runs are, for `Run`; arguments are as in `train`, and errors as in `connect`.
 
-    Args:
-        on: As in `train`.
-        stack: As in `train`.
-        region: As in `train`.
-        profile: As in `train`.
-
-    Returns:
-        A place that `Run` takes.
-
-    Raises:
-        UsageError: No place has that name.
-        EnvironmentProblem: The place cannot be reached.
+    A local service that runs already is taken as it is, whatever its options.
     """
     if on == "local" and (running := local.find(home())):
         return on_service(running)
-    return connect(on, stack=stack, region=region, profile=profile)
+    return connect(on, **aws)
 
 
 def serve(options: local.Options, say: Callable[[str], None]) -> None:
-    """Run the local service in the foreground until it is interrupted; `connect` respects its options meanwhile.
+    """Run the local service in the foreground until it is interrupted; `say` receives the lines for the user.
 
-    Args:
-        options: Options of the service.
-        say: Receives the lines for the user.
-
-    Raises:
-        UsageError: The template or the options are wrong.
-        EnvironmentProblem: A service runs already.
+    Meanwhile `connect` respects its options. If a service runs already, it raises `EnvironmentProblem`.
     """
     if local.find(home()):
         return local.serve(home(), options, say=say)  # which explains that there can be only one
@@ -99,15 +90,7 @@ def serve(options: local.Options, say: Callable[[str], None]) -> None:
 
 
 def on_stack(account: Account, stack: str) -> LambdaBackend:
-    """A stack on AWS as a place to run.
-
-    Args:
-        account: Account and Region.
-        stack: Name.
-
-    Raises:
-        EnvironmentProblem: There is none of that name.
-    """
+    """A stack on AWS as a place to run; raises `EnvironmentProblem` if there is none of that name."""
     deployed = deployment(account, stack)
     bucket = Bucket(deployed.bucket, account.client("s3"))
     functions, logs = make_client("lambda", account.boto), account.client("logs")
@@ -117,20 +100,18 @@ def on_stack(account: Account, stack: str) -> LambdaBackend:
 def on_service(endpoint: local.Endpoint) -> Backend:
     """A local service as a place to run."""
     options = endpoint.client_options()
-    names: dict[Role, str] = {role: f"{STACK}-{role}" for role in ROLES}
-    return LambdaBackend("local", names, make_client("lambda", **options), make_client("logs", **options))
+    return LambdaBackend("local", NAMES, make_client("lambda", **options), make_client("logs", **options))
 
 
 def _functions(options: local.Options) -> dict[Role, FunctionConfig]:
     """Functions of a template by role; each has the name that it has in Estafeta's own template."""
     found = {function.name: function for function in read_template(options.template, region=options.region)}
-    names: dict[Role, str] = {role: f"{STACK}-{role}" for role in ROLES}
-    if missing := [name for name in names.values() if name not in found]:
+    if missing := [name for name in NAMES.values() if name not in found]:
         raise UsageError(
             f"Template {options.template} has no function {missing[0]}",
             hint="keep the names of the functions in Estafeta's own template",
         )
-    return {role: found[name] for role, name in names.items()}
+    return {role: found[name] for role, name in NAMES.items()}
 
 
 def _options(template: Path | None, root: Path) -> local.Options:

@@ -13,12 +13,10 @@ of `control`: of the stack's, or of one in this process, since the store of this
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Unpack
 
-from estafeta.aws.account import STACK
 from estafeta.client.backend import Backend, home
-from estafeta.client.connect import connect
+from estafeta.client.connect import OnAws, connect
 from estafeta.client.send_dataset import listing, send
 from estafeta.errors import Command, UsageError
 from estafeta.functions.verbs.datasets import Dataset, Description, Listing
@@ -51,10 +49,8 @@ def import_files(
     delimiter: str | None = None,
     zero_based: bool = False,
     on: On = "local",
-    stack: str = STACK,
-    region: str | None = None,
-    profile: str | None = None,
     progress: Shows = lambda *_: None,
+    **aws: Unpack[OnAws],
 ) -> Dataset:
     """Import files under a name; a job takes them as `dataset="NAME"`.
 
@@ -77,13 +73,8 @@ def import_files(
         delimiter: Character between the values of a row of text.
         zero_based: Columns of svmlight files are numbered from 0.
         on: Place of the store: `local` for this machine, `aws` for a stack.
-        stack: Name of the stack on AWS.
-        region: Region of the stack.
-        profile: Profile of the AWS configuration files.
         progress: Told how far the import is.
-
-    Returns:
-        The new data set.
+        **aws: Stack, its Region, and the profile, as in `estafeta.train`.
 
     Raises:
         UsageError: The name is taken, or the sources cannot be read.
@@ -93,7 +84,7 @@ def import_files(
     from estafeta.data.importing.sources import Reading, open_source
     from estafeta.data.importing.tabular import Choice
 
-    there = connect(on, stack=stack, region=region, profile=profile) if on == "aws" else None
+    there = connect(on, **aws) if on == "aws" else None
     if there and any(found.name == name for found in listing(there).datasets):
         raise UsageError(
             f"There is a data set named {name!r} on AWS already",
@@ -108,75 +99,42 @@ def import_files(
     choice = Choice(label, tuple(ignore), target, tuple(category))
     source = open_source(sources, Reading(format, choice, delimiter, zero_based))
     wishes = Wishes(missing, standardize, validation, seed, limit)
-    store = _store()
+    root = home() / "store"
+    root.mkdir(parents=True, exist_ok=True)
+    store = Store(root)
     manifest = import_dataset(store, name, source, sources, wishes, tell)
     if there:
-        send(name, there, store, partial(_in_bytes, progress))
+        send(name, there, store, lambda what, done, total: progress(what, done, total, "bytes"))
     return Dataset.of(manifest)
 
 
-def list(  # noqa: A001
-    *, on: On = "local", stack: str = STACK, region: str | None = None, profile: str | None = None
-) -> tuple[Dataset, ...]:
+def list(*, on: On = "local", **aws: Unpack[OnAws]) -> tuple[Dataset, ...]:  # noqa: A001
     """Data sets of a place, in the order of their names; the arguments are as in `import_files`.
 
-    Raises:
-        EnvironmentProblem: The stack cannot be reached.
-        Corrupt: A manifest cannot be read.
+    It raises `Corrupt` if a manifest cannot be read.
     """
-    return listing(_place(on, stack, region, profile)).datasets
+    return listing(_place(on, aws)).datasets
 
 
-def list_all(*, on: On = "local", stack: str = STACK, region: str | None = None, profile: str | None = None) -> Listing:
+def list_all(*, on: On = "local", **aws: Unpack[OnAws]) -> Listing:
     """As `list`, with the names that an import has begun to write under, and has not finished."""
-    return listing(_place(on, stack, region, profile))
+    return listing(_place(on, aws))
 
 
-def show(
-    name: str,
-    rows: int = 5,
-    *,
-    on: On = "local",
-    stack: str = STACK,
-    region: str | None = None,
-    profile: str | None = None,
-) -> Description:
-    """What a data set holds, and its first rows; the other arguments are as in `import_files`.
+def show(name: str, rows: int = 5, *, on: On = "local", **aws: Unpack[OnAws]) -> Description:
+    """What a data set holds, and its first rows, at most 10,000; other arguments are as in `import_files`.
 
-    Args:
-        name: Name of the data set.
-        rows: Rows of the preview, at most 10,000.
-        on: As in `import_files`.
-        stack: As in `import_files`.
-        region: As in `import_files`.
-        profile: As in `import_files`.
-
-    Raises:
-        UsageError: No data set has that name; the hint lists those that there are.
-        Corrupt: Its first block is damaged.
+    It raises `UsageError` if there is no such data set, with a hint that lists all, and `Corrupt` for a damaged block.
     """
-    return _describe(name, rows, _place(on, stack, region, profile))
+    return _describe(name, rows, _place(on, aws))
 
 
-def verify(
-    name: str,
-    *,
-    on: On = "local",
-    stack: str = STACK,
-    region: str | None = None,
-    profile: str | None = None,
-    progress: Shows = lambda *_: None,
-) -> Dataset:
-    """Read a data set where it is, and compare it with its digests; the arguments are as in `import_files`.
+def verify(name: str, *, on: On = "local", progress: Shows = lambda *_: None, **aws: Unpack[OnAws]) -> Dataset:
+    """Read a data set where it is, compare it with its digests, and return it; arguments are as in `import_files`.
 
-    Returns:
-        The data set, which is whole.
-
-    Raises:
-        UsageError: No data set has that name.
-        Corrupt: A block is missing or damaged.
+    It raises `UsageError` if there is no such data set, and `Corrupt` if a block is missing or damaged.
     """
-    place = _place(on, stack, region, profile)
+    place = _place(on, aws)
     dataset, checked = _describe(name, None, place).dataset, 0
     while checked < dataset.blocks:
         checked = place.call(VerifyVerb(dataset=name, token=dataset.token, first=checked))["checked"]
@@ -185,27 +143,14 @@ def verify(
 
 
 def remove(
-    *names: str,
-    on: On = "local",
-    stack: str = STACK,
-    region: str | None = None,
-    profile: str | None = None,
-    confirm: Callable[[Iterable[str]], object] = lambda _: None,
+    *names: str, on: On = "local", confirm: Callable[[Iterable[str]], object] = lambda _: None, **aws: Unpack[OnAws]
 ) -> None:
     """Remove data sets, or the files of imports that were killed. Runs that read them fail; trained weights stay.
 
-    Args:
-        names: Names of the data sets.
-        on: As in `import_files`.
-        stack: As in `import_files`.
-        region: As in `import_files`.
-        profile: As in `import_files`.
-        confirm: Called with the names before anything is removed; it raises to prevent that.
-
-    Raises:
-        UsageError: No data set has one of the names; nothing is removed.
+    `confirm` is called with the names before anything is removed; it raises to prevent that. Other arguments are as in
+    `import_files`. If one of the names is unknown, `UsageError` is raised and nothing is removed.
     """
-    place = _place(on, stack, region, profile)
+    place = _place(on, aws)
     wanted = dict.fromkeys(names)
     begun = listing(place).unfinished
     for name in wanted:
@@ -220,15 +165,5 @@ def _describe(name: str, rows: int | None, place: Backend) -> Description:
     return Description.model_validate(place.call(DescribeVerb(dataset=name, rows=rows)))
 
 
-def _in_bytes(progress: Shows, what: str, done: int, total: int) -> None:
-    progress(what, done, total, "bytes")
-
-
-def _place(on: On, stack: str, region: str | None, profile: str | None) -> Backend:
-    return connect("inline" if on == "local" else on, stack=stack, region=region, profile=profile)
-
-
-def _store() -> Store:
-    root = home() / "store"
-    root.mkdir(parents=True, exist_ok=True)
-    return Store(root)
+def _place(on: On, aws: OnAws) -> Backend:
+    return connect("inline" if on == "local" else on, **aws)

@@ -29,11 +29,7 @@ def all_runs(backend: Backend) -> tuple[list[Status], list[str]]:
 
 
 def find_name(text: str, backend: Backend) -> str:
-    """The name of the run that is meant.
-
-    Raises:
-        RunNotFound: No run has that name, or several begin with it; the hint has the nearest names.
-    """
+    """The name of the run that is meant; raises `RunNotFound` if none is, or several, with the nearest names."""
     if text != LAST:
         with contextlib.suppress(RunNotFound):  # a whole name needs no list of all runs
             backend.call(StatusVerb(run=text, newest=0))

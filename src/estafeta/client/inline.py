@@ -21,7 +21,7 @@ from estafeta.cost.meter import Meter
 from estafeta.errors import UsageError
 from estafeta.job.job import On
 from estafeta.protocol.invocation import Invocation
-from estafeta.protocol.spec import FunctionSettings, MergeEvent, Role, WorkerEvent
+from estafeta.protocol.spec import MergeEvent, Role, WorkerEvent
 from estafeta.protocol.verbs import ControlEvent
 from estafeta.store.files import OsFiles
 from estafeta.store.store import Store
@@ -34,11 +34,7 @@ NO_LIMIT_S = 1e9
 
 
 class InlineInvoker:
-    """`Invoker` that carries out the events itself.
-
-    Args:
-        root: The store's directory. It must exist. File operations are counted.
-        memory_mb: Memory size by role, with which the duration of an invocation is billed.
+    """`Invoker` that carries out the events itself, on the store in the existing directory `root`.
 
     Attributes:
         usage: Sum of the invocations by run. Their duration counts as billed, and each logs as little as possible.
@@ -55,21 +51,18 @@ class InlineInvoker:
         """See `Invoker.send`. The event is carried out by the next `step`."""
         self._queue.append((role, event))
 
-    def call(self, role: Role, event: Mapping[str, Any]) -> Any:
-        """See `Invoker.call`."""
-        return self._carry_out(role, event)
-
     def step(self) -> bool:
         """Carry out the oldest event that waits; return whether there was one."""
         if not self._queue:
             return False
-        self._carry_out(*self._queue.popleft())
+        self.call(*self._queue.popleft())
         return True
 
-    def _carry_out(self, role: Role, event: Mapping[str, Any]) -> Any:
+    def call(self, role: Role, event: Mapping[str, Any]) -> Any:
+        """See `Invoker.call`."""
         invocation = Invocation(
             self._store,
-            self._connect,
+            lambda _functions: self,
             secrets.token_hex(16),
             lambda: NO_LIMIT_S,
             role,
@@ -108,16 +101,11 @@ class InlineInvoker:
             log_bytes=before.log_bytes + LOG_BYTES,
         )
 
-    def _connect(self, _functions: Mapping[Role, FunctionSettings]) -> InlineInvoker:
-        return self
-
 
 class InlineBackend:
     """`Backend` in this process, without limits: for the debugger, and as the reference for bits.
 
-    Args:
-        root: The store's directory; it is made if it does not exist.
-        functions: Settings as the template has them: the number of threads follows from their memory.
+    The number of threads follows from the memory of the `functions`, which have the template's settings.
     """
 
     on: On = "inline"
@@ -135,8 +123,7 @@ class InlineBackend:
 
     def with_settings(self, settings: Settings, variables: Mapping[str, str] | None = None) -> Functions:
         """See `Backend.with_settings`. Time limits mean nothing here; the memory gives the number of threads."""
-        changed = {r: f.model_copy(update=dict(settings.get(r, {}))) for r, f in self.functions.items()}
-        return dict(changed)
+        return {role: f.model_copy(update=dict(settings.get(role, {}))) for role, f in self.functions.items()}
 
     def advance(self, seconds: float) -> None:
         """See `Backend.advance`: carry out events for about that long."""

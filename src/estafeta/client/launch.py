@@ -13,8 +13,7 @@ from pydantic import ValidationError
 from estafeta.aws.account import STACK
 from estafeta.client.backend import Backend, home
 from estafeta.client.connect import connect
-from estafeta.client.option_values import as_text, check_quorum
-from estafeta.client.options import override
+from estafeta.client.options import as_text, check_quorum, override
 from estafeta.client.run import Run, new_name
 from estafeta.client.send_dataset import Show, in_silence, send_missing
 from estafeta.client.send_source import check_size, send_source, start_verb
@@ -47,7 +46,7 @@ def train(
     region: str | None = None,
     profile: str | None = None,
 ) -> Run:
-    """Train a job.
+    """Train a job, and return the run's handle.
 
     Args:
         job: The job; assigned at the top level of a module or in a notebook cell, so that it can be imported.
@@ -69,9 +68,6 @@ def train(
         region: Region of the stack, for `aws`; by default the one that every AWS tool would take.
         profile: Profile of the AWS configuration files, for `aws`; likewise.
 
-    Returns:
-        The run's handle.
-
     Raises:
         UsageError: A choice does not fit the job.
         RunFailed: The run failed.
@@ -83,60 +79,31 @@ def train(
         )
     check_chaos(chaos, on)
     limits = {"max_cost_usd": max_cost, "max_hours": max_hours, "max_rounds": max_rounds}
-    backend = connect(on, stack=stack, region=region, profile=profile)
+    there = connect(on, stack=stack, region=region, profile=profile)
     run = start(
-        *find_job(job),
-        backend=backend,
-        workers=workers,
-        topology=topology,
-        options=options or {},
-        chaos=chaos,
-        limits=limits,
+        *find_job(job), backend=there, workers=workers, topology=topology, options=options, chaos=chaos, limits=limits
     )
     return run.wait() if wait or on == "inline" else run
 
 
 def start(
-    job: Job,
-    place: str,
-    code: dict[str, str],
-    *,
-    backend: Backend,
-    workers: int,
-    topology: Choice = "auto",
-    options: Mapping[str, Any],
-    chaos: str = "",
-    limits: Mapping[str, float | None] | None = None,
-    command: Sequence[str] = (),
-    show: Show = in_silence,
+    job: Job, place: str, code: dict[str, str], *, backend: Backend, show: Show = in_silence, **choices: Any
 ) -> Run:
-    """Start a run of a job that has been found, with those of `Limits` that are set; else as `train` does.
+    """Start a run of a job that has been found, with the choices that `spec_for` takes.
 
     The client first sends the data sets of this machine that the run needs, and the source if there is a bucket. `show`
-    is told how much of it is sent. `command` has the words of the command line that the spec keeps.
+    is told how much of it is sent.
     """
-    check_chaos(chaos, backend.on)
-    check_size(code, backend.bucket)
 
     def send(job: Job) -> None:
+        check_size(code, backend.bucket)
         send_missing(job, backend, Store(home() / "store"), show)
         if backend.bucket:
             size = sum(len(text.encode()) for text in code.values())
             for done in send_source(code, backend.bucket):
                 show("sending the source", done, size)
 
-    spec, job = spec_for(
-        job,
-        place,
-        backend=backend,
-        workers=workers,
-        topology=topology,
-        options=options,
-        chaos=chaos,
-        limits=limits or {},
-        command=command,
-        first=send,
-    )
+    spec, job = spec_for(job, place, backend=backend, first=send, **choices)
     backend.call(start_verb(spec, code, backend.bucket))
     return Run(spec.run, backend, job.model)
 
@@ -147,42 +114,43 @@ def spec_for(
     *,
     backend: Backend,
     workers: int,
-    topology: Choice,
-    options: Mapping[str, Any],
+    topology: Choice = "auto",
+    options: Mapping[str, Any] | None = None,
     chaos: str = "",
-    limits: Mapping[str, float | None],
+    limits: Mapping[str, float | None] | None = None,
     command: Sequence[str] = (),
     first: Callable[[Job], object] = lambda _: None,
 ) -> tuple[RunSpec, Job]:
     """Return the spec of a run, and the job as the options have changed it; raises as `train`.
 
+    `limits` has those fields of `Limits` that are set, and `command` the words of the command line that the spec keeps.
     `first` is called with that job when the choices have been checked, before the run's time begins and versions of
     functions are published for it.
     """
+    check_chaos(chaos, backend.on)
     if not 1 <= workers <= MOST_WORKERS:
         raise UsageError(f"{workers} workers cannot train", hint=f"--workers takes 1 to {MOST_WORKERS}")
-    changed = override(job, options)
-    check_quorum(changed.quorum, workers)
-    first(changed.job)
-    job, now, name = changed.job, time.time(), new_name(place)
+    job, changes = override(job, options or {})
+    check_quorum(changes.limits.get("quorum"), workers)
+    first(job)
+    now, name = time.time(), new_name(place)
     fields: dict[str, Any] = dict(
         token=secrets.token_hex(16),
         run=name,
         created_at=now,
         estafeta=version("estafeta"),
         job=place,
-        arguments=changed.arguments,
+        arguments=changes.arguments,
         workers=workers,
         topology="merge" if backend.on == "inline" else topology,
-        rounds_per_invocation=changed.rounds_per_invocation,
-        quorum=changed.quorum,
+        **changes.limits,
         optimizer=to_dict(job.optimizer),
         early_stopping=job.stopping,
-        limits=limits_after(Limits(), limits, "", now),
+        limits=limits_after(Limits(), limits or {}, "", now),
         basis=backend.basis,
-        functions=backend.with_settings(changed.settings, {FAULTS: chaos, FAULTS_NAME: name} if chaos else None),
+        functions=backend.with_settings(changes.settings, {FAULTS: chaos, FAULTS_NAME: name} if chaos else None),
         chaos=chaos,
-        options=as_text(options),
+        options=as_text(options or {}),
         command=tuple(command),
         **numbers_of(job) | ({"validation": 0.0} if job.valid_dataset else {}),
     )
@@ -193,11 +161,7 @@ def spec_for(
 
 
 def check_chaos(chaos: str, on: str) -> None:
-    """Refuse faults that cannot be injected.
-
-    Raises:
-        UsageError: They cannot be read, or the run does not take place under the local service.
-    """
+    """Raise `UsageError` for faults that cannot be read, or for a place other than the local service."""
     if chaos and on != "local":
         raise UsageError("Only the local service injects faults", hint="leave out --chaos, or run it --on local")
     Faults.parse(chaos)

@@ -18,15 +18,11 @@ MODULE = "notebook_job"
 
 
 def job_source(job: Job) -> tuple[Job, str, dict[str, str]]:
-    """Where a job of the running notebook is, and its source; returns as `shipping.import_job` does.
-
-    Raises:
-        UsageError: The job is not a variable of the notebook.
-    """
+    """Find a variable of the running notebook with that job, and its source; returns as `source.import_job` does."""
     main = sys.modules["__main__"]
     name = next((name for name, value in vars(main).items() if value is job and not name.startswith("_")), None)
     if name is None:
-        raise UsageError("the job is no variable of the notebook", hint="assign it in a cell: job = estafeta.Job(…)")
+        raise UsageError("The job is no variable of the notebook", hint="assign it in a cell: job = estafeta.Job(…)")
     return job, f"{MODULE}:{name}", {f"{MODULE}.py": extract(main.In, name)}
 
 
@@ -63,12 +59,8 @@ def _unwrapped(statement: ast.stmt) -> list[ast.stmt]:
     match statement:
         case ast.Expr(ast.Call(ast.Attribute(attr="run_line_magic"), [ast.Constant("time"), ast.Constant(str(code))])):
             return _statements(code)
-        case ast.Expr(
-            ast.Call(
-                ast.Attribute(attr="run_cell_magic"), [ast.Constant("time" | "capture"), _, ast.Constant(str(code))]
-            )
-        ):
-            return _statements(code)
+        case ast.Expr(ast.Call(ast.Attribute(attr="run_cell_magic"), [magic, _, ast.Constant(str(code))])):
+            return _statements(code) if ast.unparse(magic) in ("'time'", "'capture'") else [statement]
     return [statement]
 
 
@@ -89,18 +81,12 @@ def _names_in(statement: ast.stmt) -> _Names:
 
 
 class _Names(ast.NodeVisitor):
-    """The names of a statement.
-
-    Attributes:
-        defined: Those that it binds, or whose items or attributes it sets.
-        used: Those that it uses when it is executed.
-        used_later: Those that the bodies of its functions use.
-    """
+    """The names of a statement."""
 
     def __init__(self) -> None:
-        self.defined: set[str] = set()
-        self.used: set[str] = set()
-        self.used_later: set[str] = set()
+        self.defined: set[str] = set()  # that it binds, or whose items or attributes it sets
+        self.used: set[str] = set()  # when it is executed
+        self.used_later: set[str] = set()  # in the bodies of its functions
         self._has_own_scope = self._is_body = False
 
     def visit_Name(self, node: ast.Name) -> None:

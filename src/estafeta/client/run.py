@@ -11,32 +11,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Unpack, get_args
 
-from estafeta.aws.account import STACK
 from estafeta.client.backend import Backend
-from estafeta.client.connect import attach
+from estafeta.client.connect import OnAws, attach
 from estafeta.client.fetch import content
 from estafeta.client.find_run import LAST, find_name
 from estafeta.client.logbook import Entry
-from estafeta.client.option_values import override_spec
+from estafeta.client.options import override_spec
 from estafeta.client.summary import Best, Chaos, Summary
 from estafeta.cost.cost import Bill, Kept, Usage, bill
 from estafeta.errors import RunFailed, UsageError
 from estafeta.job.job import On
+from estafeta.protocol import verbs
 from estafeta.protocol.spec import Limits, Status, Which
-from estafeta.protocol.verbs import (
-    CleanVerb,
-    ExportedFile,
-    FetchVerb,
-    ForkVerb,
-    InspectVerb,
-    ResumeVerb,
-    SourceVerb,
-    StatusVerb,
-    StopVerb,
-    TendVerb,
-)
+from estafeta.protocol.verbs import ExportedFile
 
 if TYPE_CHECKING:
     import torch
@@ -73,9 +62,7 @@ class Run:
             and the first call to the place finds out whether the run exists.
         model: Makes the model of the job, if it is at hand; else `load_model` takes it from the run's own source.
         on: Place of the run, as in `estafeta.train`.
-        stack: Name of the stack on AWS.
-        region: Region of the stack.
-        profile: Profile of the AWS configuration files.
+        **aws: Stack, its Region, and the profile, as in `estafeta.train`.
 
     Raises:
         RunNotFound: No run has that name, or several begin with it; the hint has the nearest names.
@@ -89,12 +76,10 @@ class Run:
         model: Callable[..., torch.nn.Module] | None = None,
         *,
         on: On = "local",
-        stack: str = STACK,
-        region: str | None = None,
-        profile: str | None = None,
+        **aws: Unpack[OnAws],
     ) -> None:
         is_known = backend is not None and name != LAST
-        self._backend = backend or attach(on, stack=stack, region=region, profile=profile)
+        self._backend = backend or attach(on, **aws)
         self.name = name if is_known else find_name(name, self._backend)
         self._model = model
         self._usage: Usage | None = None
@@ -108,10 +93,7 @@ class Run:
         return self._backend.on
 
     def status(self, since_epoch: int | None = None) -> Status:
-        """The run as it is now.
-
-        Args:
-            since_epoch: The status has the records of the epochs after this one; None: it has no records.
+        """The run as it is now, with the records of the epochs after `since_epoch`; None: it has no records.
 
         Raises:
             RunNotFound: No run has that name; the hint has the nearest names.
@@ -130,16 +112,12 @@ class Run:
                 return
             self._backend.advance(pause)
             if time.monotonic() - tended_at > tend_s:
-                self._backend.call(TendVerb(run=self.name))
+                self._backend.call(verbs.TendVerb(run=self.name))
                 tended_at = time.monotonic()
             pause = min(pause * POLL_GROWTH, longest)
 
     def wait(self) -> Run:
-        """Wait for the end.
-
-        Raises:
-            RunFailed: It failed; the message says why, on which rank, in which round.
-        """
+        """Wait for the end; raises `RunFailed` if it failed, which says why, on which rank, in which round."""
         *_, last = self.follow()
         self.raise_failure(last)
         return self
@@ -180,27 +158,19 @@ class Run:
         return self._status(newest=0, with_kept=True).kept or Kept()
 
     def log(self, since_s: float = 0.0) -> list[Entry]:
-        """The run's invocations as the functions' logs have them.
-
-        Args:
-            since_s: Leave out those that started before, in seconds since 1970.
-        """
+        """The run's invocations as the functions' logs have them, from `since_s` on, in seconds since 1970."""
         spec = self.status().spec
         return self._backend.log(self.name, dict(spec.functions), max(since_s, spec.created_at))
 
     def inspect(self, rounds: int = 4) -> Inspection:
-        """What lies in its folder, told from the files alone.
-
-        Args:
-            rounds: Number of rounds whose contributions are wanted, the newest first.
-        """
+        """What lies in its folder, told from the files alone, with the contributions to its newest `rounds`."""
         from estafeta.functions.verbs.inspect import Inspection
 
-        return Inspection.model_validate(self._backend.call(InspectVerb(run=self.name, rounds=rounds)))
+        return Inspection.model_validate(self._backend.call(verbs.InspectVerb(run=self.name, rounds=rounds)))
 
     def stop(self) -> Status:
         """Stop it; its weights are exported as they are. It can be resumed."""
-        return Status.model_validate(self._backend.call(StopVerb(run=self.name)))
+        return Status.model_validate(self._backend.call(verbs.StopVerb(run=self.name)))
 
     def stop_and_wait(self) -> Status:
         """Stop it, and wait for its end. If no function reacts, new ones are invoked to end it."""
@@ -215,57 +185,43 @@ class Run:
     def resume(self, **limits: float | None) -> Status:
         """Set it going again from its newest weights, after a stop or a failure.
 
-        Args:
-            limits: Limits that change: `max_cost_usd`, `max_hours`, `max_rounds`; None lifts one.
+        Limits change by name: `max_cost_usd`, `max_hours`, `max_rounds`; None lifts one.
 
         Raises:
             UsageError: The run is done, or at one of its limits.
         """
         self._usage = None
-        return Status.model_validate(self._backend.call(ResumeVerb(run=self.name, limits=limits)))
+        return Status.model_validate(self._backend.call(verbs.ResumeVerb(run=self.name, limits=limits)))
 
     def fork(self, version: Which | int = "final", options: Mapping[str, Any] | None = None) -> Run:
         """Start a new run that begins with a version of this one: weights, optimiser state, epochs so far.
 
-        Args:
-            version: Number of steps done, or `best` or `final`.
-            options: Changes by name: `epochs`, fields of the optimiser and of early stopping, `micro_batch_size`,
-                `rounds_per_invocation`, the functions' settings. All else stays as it was.
+        A version is a number of steps done, `best` or `final`. Options change `epochs`, fields of the optimiser and of
+        early stopping, `micro_batch_size`, `rounds_per_invocation`, the functions' settings. All else stays as it was.
 
         Raises:
-            UsageError: The run does not have that version, and the hint has those that it has; or an option does not
-                fit.
+            UsageError: The run lacks that version, and the hint has those that it has; or an option does not fit.
         """
         spec, settings = override_spec(self.status().spec, options or {})
-        spec = spec.model_copy(
-            update={
-                "token": secrets.token_hex(16),
-                "run": new_name(spec.job),
-                "created_at": time.time(),
-                "estafeta": version_of("estafeta"),
-                "functions": self._backend.with_settings(settings),
-                "chaos": "",
-                "limits": Limits(since=time.time()),
-            }
-        )
-        self._backend.call(ForkVerb(run=self.name, version=version, spec=spec))
+        now, token = time.time(), secrets.token_hex(16)
+        own: dict[str, Any] = {"token": token, "run": new_name(spec.job), "created_at": now, "chaos": ""}
+        functions = self._backend.with_settings(settings)
+        own |= {"estafeta": version_of("estafeta"), "functions": functions, "limits": Limits(since=time.time())}
+        spec = spec.model_copy(update=own)
+        self._backend.call(verbs.ForkVerb(run=self.name, version=version, spec=spec))
         return Run(spec.run, self._backend, self._model)
 
     def clean(self, *, keep_final: bool = False) -> None:
         """Remove it from the store; it must have ended.
 
-        Args:
-            keep_final: Keep its exports and records: it can be looked at and exported, but not resumed or forked.
+        With `keep_final` its exports and records stay: it can be looked at and exported, but not resumed or forked.
         """
-        self._backend.call(CleanVerb(run=self.name, keep_final=keep_final))
+        self._backend.call(verbs.CleanVerb(run=self.name, keep_final=keep_final))
 
     def export(self, folder: str | Path, which: Which = "final") -> Path:
-        """Fetch weights and state into a folder, which is made if it does not exist.
+        """Fetch weights and state into a folder, which is made if it does not exist; `best` is by the monitored metric.
 
-        Args:
-            folder: Folder for `model.safetensors`, `state.json` and, if the optimiser has a state,
-                `optimizer.safetensors`.
-            which: `final`, or `best` by the monitored metric.
+        The folder gets `model.safetensors`, `state.json` and, if the optimiser has a state, `optimizer.safetensors`.
 
         Returns:
             Path of the `model.safetensors`, which `safetensors.torch.load_file` reads.
@@ -286,11 +242,7 @@ class Run:
     def report(self, path: str | Path) -> Path:
         """Write a page about it: its job, its metrics, its time and cost, and the commands to run it again.
 
-        Args:
-            path: The HTML file, which needs no network and no script. A file of that name is replaced.
-
-        Returns:
-            The path.
+        The HTML file needs no network and no script. It replaces a file of that name. Its path is returned.
         """
         from estafeta.client.report.page import Facts, page
 
@@ -309,10 +261,7 @@ class Run:
         """The trained model, in evaluation mode, made with the arguments that the run was started with.
 
         The job's source comes from the run itself, so no file of the user's is needed. Its modules are forgotten
-        afterwards: modules of this process with the same names stay what they are.
-
-        Args:
-            which: `final`, or `best` by the monitored metric.
+        afterwards: modules of this process with the same names stay what they are. `best` is by the monitored metric.
 
         Raises:
             UsageError: The run is still running, or has no weights, or its source was cleaned away.
@@ -327,7 +276,7 @@ class Run:
         spec = self.status().spec
         arguments = spec.arguments.get("model", {})
         if self._model is None:
-            model = make_model(self._backend.call(SourceVerb(run=self.name))["code"], spec.job, arguments)
+            model = make_model(self._backend.call(verbs.SourceVerb(run=self.name))["code"], spec.job, arguments)
         else:
             model = self._model(**arguments)
         model.load_state_dict(weights)
@@ -340,9 +289,7 @@ class Run:
     def summary(self, *, wall_s: float | None = None, model_path: Path | None = None) -> Summary:
         """Everything about the run in one record, as the last line of `estafeta train --json` has it.
 
-        Args:
-            wall_s: Seconds that the command took.
-            model_path: File that the final weights were exported to.
+        `wall_s` are the seconds that the command took, `model_path` the file that the final weights were exported to.
         """
         return self.summary_of(self._status(newest=PACE_EPOCHS, with_kept=True), wall_s=wall_s, model_path=model_path)
 
@@ -382,7 +329,7 @@ class Run:
         )
 
     def _status(self, *, since_epoch: int = 0, newest: int | None = None, with_kept: bool = False) -> Status:
-        verb = StatusVerb(run=self.name, since_epoch=since_epoch, newest=newest, with_kept=with_kept)
+        verb = verbs.StatusVerb(run=self.name, since_epoch=since_epoch, newest=newest, with_kept=with_kept)
         return Status.model_validate(self._backend.call(verb))
 
     def _usage_of(self, status: Status) -> Usage:
@@ -410,7 +357,7 @@ class Run:
             with temporary.open("wb") as out:
                 size = 1
                 while out.tell() < size:
-                    verb = FetchVerb(run=self.name, which=which, file=file, offset=out.tell(), bucket=name)
+                    verb = verbs.FetchVerb(run=self.name, which=which, file=file, offset=out.tell(), bucket=name)
                     answer = self._backend.call(verb)
                     out.write(content(answer, bucket))
                     size = answer["size"]

@@ -23,12 +23,8 @@ if TYPE_CHECKING:
 def make_model(code: Mapping[str, str], place: str, arguments: Mapping[str, Any]) -> torch.nn.Module:
     """Make the model of a run's job, with weights that mean nothing yet.
 
-    A module that the model imports later, in its `forward`, is one of this process.
-
-    Args:
-        code: Source text by path.
-        place: Place of the job in it: `module:attribute`.
-        arguments: Keyword arguments for the job's `model`.
+    The source is text by path; the job's place in it is `module:attribute`. A module that the model imports later, in
+    its `forward`, is one of this process.
 
     Raises:
         UserCodeError: The module cannot be imported, or the model cannot be made.

@@ -23,7 +23,7 @@ from estafeta.protocol.layout import MANIFEST, DatasetLayout
 from estafeta.protocol.verbs import DatasetsVerb, ReceiveVerb
 from estafeta.store.store import Store
 
-Show = Callable[[str, int, int], None]
+Show = Callable[[str, int, int], object]
 """Function that is told what goes on, and how many bytes of how many are done."""
 
 

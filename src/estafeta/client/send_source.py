@@ -25,11 +25,7 @@ publishes it, in seconds of its minutes."""
 
 
 def check_size(code: Mapping[str, str], bucket: Bucket | None) -> None:
-    """Refuse more source than can be sent.
-
-    Raises:
-        UsageError: There is more.
-    """
+    """Raise `UsageError` for more source than can be sent."""
     most = MOST_IN_EVENT if bucket is None else MOST_IN_BUCKET
     size = sum(len(text.encode()) for text in code.values())
     if size > most:
@@ -40,15 +36,7 @@ def check_size(code: Mapping[str, str], bucket: Bucket | None) -> None:
 
 
 def send_source(code: Mapping[str, str], bucket: Bucket) -> Iterator[int]:
-    """Upload what is not in the bucket yet; after each upload, yield the bytes of the source that are there.
-
-    Args:
-        code: Text by path relative to the code folder.
-        bucket: Bucket to send to.
-
-    Raises:
-        EnvironmentProblem: The bucket cannot be reached.
-    """
+    """Upload what is not in the bucket yet; after each upload, yield the bytes of the source that are there."""
     yield from bucket.upload_missing(SOURCES, {digest_of(text.encode()): text.encode() for text in code.values()})
 
 

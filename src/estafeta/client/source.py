@@ -32,7 +32,7 @@ def import_job(place: str) -> tuple[Job, str, dict[str, str]]:
     path = Path(text).resolve()
     if not path.is_file() or path.suffix != ".py":
         what = "is no Python file" if path.exists() else "does not exist"
-        raise UsageError(f"the job file {text} {what}", hint="name it as JOB.py or JOB.py:NAME")
+        raise UsageError(f"The job file {text} {what}", hint="name it as JOB.py or JOB.py:NAME")
     if not path.stem.isidentifier():
         raise UsageError(f"{path.name} cannot be imported by name", hint="rename it to letters, digits and '_'")
     folder = str(path.parent)
@@ -66,14 +66,15 @@ def find_job(job: Job, module: ModuleType | None = None) -> tuple[Job, str, dict
             if value is job and path and Path(path).is_file():  # not for standard input
                 source = Path(path).resolve()
                 module_name, folder = _importable(candidate, source)
-                return job, f"{module_name}:{name}", _sources(source, folder)
+                code = {str(source.relative_to(folder)): _text(source), **_beside(folder)}
+                return job, f"{module_name}:{name}", code
     if hasattr(sys.modules["__main__"], "In"):
         from estafeta.client.notebook import job_source
 
         _, place, code = job_source(job)
         return job, place, {**_beside(Path.cwd()), **code}
     raise UsageError(
-        "the job is not at the top level of a module, so the functions cannot import it by name",
+        "The job is not at the top level of a module, so the functions cannot import it by name",
         hint="assign it at the top level of a file: job = estafeta.Job(…); change it for a run with options={…}",
     )
 
@@ -90,15 +91,6 @@ def _importable(module: ModuleType, source: Path) -> tuple[str, Path]:
     if folder.joinpath(*parts) == inside and not {"site-packages", "dist-packages"} & set(folder.parts):
         return ".".join(parts), folder
     return source.stem, source.parent
-
-
-def _sources(main: Path, folder: Path) -> dict[str, str]:
-    """The text of a module and of all loaded modules below a folder.
-
-    Raises:
-        UsageError: One of them is not in UTF-8.
-    """
-    return {str(main.relative_to(folder)): _text(main), **_beside(folder)}
 
 
 def _beside(folder: Path) -> dict[str, str]:

@@ -16,13 +16,7 @@ from estafeta.protocol.spec import Choice, Failure, Limits, State
 
 @dataclass(frozen=True)
 class Best:
-    """The best epoch so far.
-
-    Attributes:
-        step: Steps done at its end.
-        monitor: Name of the metric that decides.
-        value: Its value; None if it has none.
-    """
+    """The best epoch so far: steps done at its end, name and value of the metric that decides; None: it has none."""
 
     step: int
     monitor: str
@@ -46,15 +40,11 @@ class Summary:
     """Everything about a run at one moment; `to_dict` gives what `estafeta train --json` prints.
 
     Attributes:
-        run: Name of the run.
-        state: State of the run, such as `running` or `done`.
-        on: Place of the run: `local`, `inline`, `aws`.
         steps: Steps done.
         epochs: Epochs done.
-        workers: Number of workers.
         topology: Topology that the plan chose; before that, the one that was asked for.
         metrics: Metrics of the newest epoch by name.
-        best: The best epoch; None before the first has ended.
+        best: None before the first epoch has ended.
         missed: Rounds that were closed without a rank, by rank.
         why: Reason of the end, in a sentence; empty while the run goes on.
         weights_sha256: Digest of the final weights; None before there are any.
@@ -64,8 +54,6 @@ class Summary:
         retries: Number of invocations that repeated an event.
         chaos: Injected faults; None if none were asked for.
         billed_gb_seconds: Billed duration times memory size.
-        costs: Dollars by what they are for.
-        kept: What lies on the file system for the run.
         prices: The price list, in words.
         traffic: File operations of the functions.
         limits: Limits that hold now.

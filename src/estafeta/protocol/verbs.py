@@ -15,24 +15,26 @@ MOST_ROWS = 10_000
 
 
 class UploadedSource(Document):
-    """Source that lies in a bucket.
-
-    Attributes:
-        bucket: Its name.
-        files: SHA-256, in hex, by path relative to the code folder (`source.SOURCES`).
-    """
+    """Source in a bucket: SHA-256 of the files, in hex, by path relative to the code folder (`take_source.SOURCES`)."""
 
     bucket: str
     files: dict[str, str]
 
 
-class StartVerb(Document):
-    """Publish a new run and set it going.
+class RunVerb(Document):
+    """Verb about the run of that name."""
 
-    Attributes:
-        code: Source text by path relative to the code folder.
-        uploaded: The source instead, where it came through a bucket.
-    """
+    run: str
+
+
+class DatasetVerb(Document):
+    """Verb about the data set of that name."""
+
+    dataset: str
+
+
+class StartVerb(Document):
+    """Publish a new run and set it going; `code` is text by path in the code folder, unless it was uploaded."""
 
     verb: Literal["start"] = "start"
     spec: RunSpec
@@ -40,37 +42,27 @@ class StartVerb(Document):
     uploaded: UploadedSource | None = None
 
 
-class ForkVerb(Document):
-    """Publish a new run that begins with a version of another, and set it going.
+class ForkVerb(RunVerb):
+    """Publish a new run of `spec`, whose `origin` is filled in, and set it going.
 
-    Attributes:
-        run: The other.
-        version: Steps done, or which of its exported versions.
-        spec: Of the new run; `origin` is filled in.
+    It begins with a version of `run`: steps done, or which of its exported versions.
     """
 
     verb: Literal["fork"] = "fork"
-    run: str
     version: Which | int
     spec: RunSpec
 
 
-class StopVerb(Document):
+class StopVerb(RunVerb):
     """Ask a run to stop; what it has is exported."""
 
     verb: Literal["stop"] = "stop"
-    run: str
 
 
-class ResumeVerb(Document):
-    """Set a run going again.
-
-    Attributes:
-        limits: The limits that change, by their names in `Limits`; null lifts one.
-    """
+class ResumeVerb(RunVerb):
+    """Set a run going again; limits change by their names in `Limits`, and null lifts one."""
 
     verb: Literal["resume"] = "resume"
-    run: str
     limits: dict[str, float | None] = Field(default_factory=dict)
 
 
@@ -81,65 +73,49 @@ class TendVerb(Document):
     run: str | None = None
 
 
-class CleanVerb(Document):
+class CleanVerb(RunVerb):
     """Remove a run that has ended, or all of it but its exports and records."""
 
     verb: Literal["clean"] = "clean"
-    run: str
     keep_final: bool = False
 
 
-class StatusVerb(Document):
-    """Ask for the state of a run.
+class StatusVerb(RunVerb):
+    """Ask for the state of a run, and the records of the epochs after one, the `newest` ones; None: all of them.
 
-    Attributes:
-        since_epoch: The answer has the records of epochs after this one.
-        newest: Most records in the answer, the newest ones; None: no bound.
-        with_kept: Whether the answer says how much lies on the file system for the run.
+    With `with_kept` the answer says how much lies on the file system for the run.
     """
 
     verb: Literal["status"] = "status"
-    run: str
     since_epoch: int = 0
     newest: int | None = Field(default=None, ge=0)
     with_kept: bool = False
 
 
-class InspectVerb(Document):
+class InspectVerb(RunVerb):
     """Ask what lies in a run's folder, with the contributions to its newest `rounds`."""
 
     verb: Literal["inspect"] = "inspect"
-    run: str
     rounds: int = Field(default=4, ge=1)
 
 
-class SourceVerb(Document):
+class SourceVerb(RunVerb):
     """Ask for the source of a run's job, as it was sent along."""
 
     verb: Literal["source"] = "source"
-    run: str
 
 
 class RunsVerb(Document):
-    """Ask which runs there are, in the order of their names, as many as an answer holds.
-
-    Attributes:
-        after: Only those whose names come after this one.
-    """
+    """Ask which runs have names that come after `after`, in the order of their names, as many as an answer holds."""
 
     verb: Literal["runs"] = "runs"
     after: str = ""
 
 
-class FetchVerb(Document):
-    """Ask for a part of an exported file.
-
-    Attributes:
-        bucket: An S3 bucket through which a part may come that is too large for an answer.
-    """
+class FetchVerb(RunVerb):
+    """Ask for a part of an exported file; it may come through an S3 bucket if it is too large for an answer."""
 
     verb: Literal["fetch"] = "fetch"
-    run: str
     which: Which
     file: ExportedFile = "model.safetensors"
     offset: int = Field(default=0, ge=0)
@@ -147,11 +123,9 @@ class FetchVerb(Document):
 
 
 class InstallVerb(Document):
-    """Unpack a library, or as much of it as the time allows, from S3 on the store.
+    """Unpack a library, or as much of it as the time allows, from a bucket on the store.
 
-    Attributes:
-        bucket: Where its parts were uploaded.
-        library: The digest of what was asked for.
+    `library` is the digest of what was asked for.
     """
 
     verb: Literal["install"] = "install"
@@ -160,48 +134,34 @@ class InstallVerb(Document):
 
 
 class DatasetsVerb(Document):
-    """Ask which data sets there are, in the order of their names, as many as an answer holds.
-
-    Attributes:
-        after: The answer has names that come after this one.
-    """
+    """Ask which data sets have names that come after `after`, in their order, as many as an answer holds."""
 
     verb: Literal["datasets"] = "datasets"
     after: str = ""
 
 
-class DescribeVerb(Document):
-    """Ask what a data set holds.
-
-    Attributes:
-        rows: Rows of the preview; None: no preview, and no block is read.
-    """
+class DescribeVerb(DatasetVerb):
+    """Ask what a data set holds, with a preview of some rows; None: no preview, and no block is read."""
 
     verb: Literal["describe"] = "describe"
-    dataset: str
     rows: int | None = Field(default=None, ge=0, le=MOST_ROWS)
 
 
-class VerifyVerb(Document):
-    """Have a data set compared with its digests, or as much of it as the time allows.
+class VerifyVerb(DatasetVerb):
+    """Have a data set, which the token of its manifest tells, compared with its digests from the block `first` on.
 
-    Attributes:
-        token: Which data set of the name: the token of its manifest.
-        first: The block to begin with.
+    The answer says how far that has come in the time.
     """
 
     verb: Literal["verify"] = "verify"
-    dataset: str
     token: str
     first: int = Field(default=0, ge=0)
 
 
 class ReceiveVerb(Document):
-    """Copy a data set, or as much of it as the time allows, from S3 to the store.
+    """Copy a data set, or as much of it as the time allows, from a bucket to the store.
 
-    Attributes:
-        bucket: Where its files were uploaded, under the keys of `receiving.upload_of`.
-        token: Which data set: the token of its manifest.
+    The token of its manifest tells which one, and so its keys (`receive.upload_of`).
     """
 
     verb: Literal["receive"] = "receive"
@@ -209,11 +169,10 @@ class ReceiveVerb(Document):
     token: str
 
 
-class RemoveVerb(Document):
+class RemoveVerb(DatasetVerb):
     """Remove a data set, or what a broken import of that name has left."""
 
     verb: Literal["remove"] = "remove"
-    dataset: str
 
 
 class ProbeVerb(Document):
@@ -222,8 +181,7 @@ class ProbeVerb(Document):
     Attributes:
         what: `mount`: how the store is mounted; `meet`: have a second invocation of `control` started, and exchange
             files with it; `answer`: be that second one; `worker`: call the worker function.
-        functions: Whom to invoke.
-        token: Names the folder where the two meet.
+        token: Name of the folder where the two meet.
     """
 
     verb: Literal["probe"] = "probe"
@@ -232,24 +190,7 @@ class ProbeVerb(Document):
     token: str = Field(default="0", pattern=r"^[0-9a-f]+$")
 
 
-ControlEvent = Annotated[
-    StartVerb
-    | ForkVerb
-    | StopVerb
-    | ResumeVerb
-    | CleanVerb
-    | TendVerb
-    | StatusVerb
-    | InspectVerb
-    | SourceVerb
-    | RunsVerb
-    | FetchVerb
-    | DatasetsVerb
-    | DescribeVerb
-    | VerifyVerb
-    | ReceiveVerb
-    | RemoveVerb
-    | InstallVerb
-    | ProbeVerb,
-    Field(discriminator="verb"),
-]
+_OfRuns = StartVerb | ForkVerb | StopVerb | ResumeVerb | CleanVerb | TendVerb | StatusVerb | InspectVerb
+_OfFiles = SourceVerb | RunsVerb | FetchVerb | InstallVerb | ProbeVerb
+_OfDatasets = DatasetsVerb | DescribeVerb | VerifyVerb | ReceiveVerb | RemoveVerb
+ControlEvent = Annotated[_OfRuns | _OfFiles | _OfDatasets, Field(discriminator="verb")]

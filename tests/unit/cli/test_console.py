@@ -117,7 +117,7 @@ def test_results_and_talk_go_their_own_ways(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_further_lines_of_a_text_stand_beside_its_label(capsys: pytest.CaptureFixture[str]) -> None:
-    Console().complaint(Complaint("line 2:\n  ^"))
+    Console().insist(Complaint("line 2:\n  ^").lines())
     assert capsys.readouterr().err == "error   line 2:\n          ^\n"
 
 
@@ -130,7 +130,7 @@ def test_quiet_leaves_results_and_errors(capsys: pytest.CaptureFixture[str]) -> 
     console = Console(quiet=True)
     console.talk([("note", "c")])
     console.epochs(status()).show(status())
-    console.complaint(Complaint("it broke", hint="mend it"))
+    console.insist(Complaint("it broke", hint="mend it").lines())
     console.results([("done", "at last")])
     out, err = capsys.readouterr()
     assert out == "done    at last\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,8 +11,7 @@ from torch import nn
 
 import estafeta
 from core.specs import spec_of
-from estafeta.client.option_values import as_text, override_spec, parsed
-from estafeta.client.options import known_names, override
+from estafeta.client.options import as_text, known_names, override, override_spec, parsed
 from estafeta.errors import UsageError
 from estafeta.job.job import Job
 
@@ -58,7 +58,8 @@ JOB = Job(
     ],
 )
 def test_a_value_reaches_its_place(name: str, text: Any, path: Any) -> None:
-    assert path(override(JOB, {name: text}))
+    job, changes = override(JOB, {name: text})
+    assert path(SimpleNamespace(job=job, **vars(changes), **changes.limits))
 
 
 def test_the_job_itself_stays_as_it_is() -> None:
@@ -155,7 +156,7 @@ def test_every_known_name_can_be_set() -> None:
 
 def test_a_callable_that_takes_anything_is_given_anything() -> None:
     job = Job(model=anything, loss=nn.functional.cross_entropy, dataset="digits", optimizer=estafeta.SGD(lr=0.1))
-    assert override(job, {"model.whatever": "x"}).arguments == {"model": {"whatever": "x"}}
+    assert override(job, {"model.whatever": "x"})[1].arguments == {"model": {"whatever": "x"}}
 
 
 def test_a_fork_changes_options_that_may_change_in_the_middle_of_a_run() -> None:

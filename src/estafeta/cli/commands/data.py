@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from estafeta.cli.options import Manners, json_output, on_store, quiet, verbose
+from estafeta.cli.options import Manners, ask, choice, on_store, speaks, yes
 from estafeta.cli.place import Place
-from estafeta.errors import Command, UsageError
+from estafeta.errors import Command
 
 if TYPE_CHECKING:
     from estafeta.cli.console import Console
@@ -34,18 +33,11 @@ def data() -> None:
 @click.option("--label", metavar="COLUMN", help="The column, or the array, to predict.")
 @click.option("--ignore", metavar="COLUMN", multiple=True, help="A column to leave out; may be repeated.")
 @click.option("--category", metavar="COLUMN", multiple=True, help="A column to take as text; may be repeated.")
-@click.option(
-    "--target",
-    type=click.Choice(["auto", "class", "number"]),
-    default="auto",
-    show_default=True,
-    help="What the label is; auto takes whole numbers and text for classes.",
-)
+@choice("--target", "auto", "class", "number", help="What the label is; auto takes whole numbers and text for classes.")
 @click.option(
     "--missing",
     type=click.Choice(["error", "mean", "drop"]),
     default="error",
-    show_default=True,
     help="What to do about missing values: refuse them, fill in the column's mean, or drop their rows.",
 )
 @click.option(
@@ -57,13 +49,7 @@ def data() -> None:
     metavar="FRACTION",
     help="Fraction of the rows to hold out; by default the job decides.",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Seed by which the rows held out are chosen.",
-)
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed by which the rows held out are chosen.")
 @click.option(
     "--limit", type=click.IntRange(min=1), metavar="ROWS", help="Import at most this many rows, the first ones."
 )
@@ -75,11 +61,8 @@ def data() -> None:
 @click.option("--delimiter", metavar="CHARACTER", help="What separates the values of a row of text.")
 @click.option("--zero-based", is_flag=True, help="Columns of svmlight files are numbered from 0.")
 @on_store
-@json_output
-@quiet
-@verbose
-@click.pass_obj
-def import_(manners: Manners, /, name: str, sources: tuple[str, ...], on: Place, **options: Any) -> int:
+@speaks("json", "quiet")
+def import_(manners: Manners, /, name: str, sources: tuple[str, ...], on: Place, **options: Any) -> None:
     """Import files under a name.
 
     SOURCE is CSV or TSV with a header, Parquet (files or a folder), .npy or .npz, svmlight, or MODULE:FACTORY,
@@ -97,21 +80,18 @@ def import_(manners: Manners, /, name: str, sources: tuple[str, ...], on: Place,
         console.still()
     if manners.json:
         console.json(found.model_dump(mode="json"))
-        return 0
+        return
     console.results(words.identity(found) + words.schema(found))
     if found.dropped:
-        console.talk([("note", f"{found.dropped:,} rows with missing values are left out")])
+        console.note(f"{found.dropped:,} rows with missing values are left out")
     shown = Command("estafeta", "data", "show", name)
     console.talk([("next", f'{shown}   a job takes it as dataset="{name}"')])
-    return 0
 
 
 @data.command("ls", epilog="Example: estafeta data ls")
 @on_store
-@json_output
-@verbose
-@click.pass_obj
-def list_(manners: Manners, on: Place) -> int:
+@speaks("json")
+def list_(manners: Manners, on: Place) -> None:
     """List the data sets."""
     from estafeta.client import datasets
     from estafeta.client.units import ago, size
@@ -120,7 +100,7 @@ def list_(manners: Manners, on: Place) -> int:
     found = datasets.list_all(on=on.name, **on.choices)
     if manners.json:
         console.json(found.model_dump(mode="json", exclude={"more"}))
-        return 0
+        return
     if found.datasets:
         console.table(
             ("name", "rows", "size", "blocks", "imported"),
@@ -130,18 +110,15 @@ def list_(manners: Manners, on: Place) -> int:
         console.talk([("data", "none yet"), ("next", f"{Command('estafeta', 'data', 'import', 'NAME', 'SOURCE')}")])
     for name in found.unfinished:
         left = Command("estafeta", "data", "rm", name)
-        console.talk([("note", f"an import of {name} goes on, or was killed; its files: {left}")])
-    return 0
+        console.note(f"an import of {name} goes on, or was killed; its files: {left}")
 
 
 @data.command(epilog="Example: estafeta data show census --rows 3")
 @click.argument("name", metavar="NAME")
-@click.option("--rows", type=click.IntRange(0, 10_000), default=5, show_default=True, help="Rows of the preview.")
+@click.option("--rows", type=click.IntRange(0, 10_000), default=5, help="Rows of the preview.")
 @on_store
-@json_output
-@verbose
-@click.pass_obj
-def show(manners: Manners, name: str, rows: int, on: Place) -> int:
+@speaks("json")
+def show(manners: Manners, name: str, rows: int, on: Place) -> None:
     """Show what a data set holds, and its first rows."""
     from estafeta.cli.words import dataset as words
     from estafeta.client import datasets
@@ -151,24 +128,20 @@ def show(manners: Manners, name: str, rows: int, on: Place) -> int:
     if manners.json:
         preview = {"columns": found.columns, "rows": found.rows}
         console.json({**dataset.model_dump(mode="json"), "preview": preview})
-        return 0
+        return
     console.results([*words.identity(dataset), ("source", ", ".join(dataset.source))])
     console.results(words.schema(dataset))
     if columns := words.columns(dataset):
         console.table(("column", "missing", "mean", "deviation", "least", "greatest"), columns)
     if rows:
         console.table(found.columns, found.rows)
-    return 0
 
 
 @data.command(epilog="Example: estafeta data verify census")
 @click.argument("name", metavar="NAME")
 @on_store
-@json_output
-@quiet
-@verbose
-@click.pass_obj
-def verify(manners: Manners, name: str, on: Place) -> int:
+@speaks("json", "quiet")
+def verify(manners: Manners, name: str, on: Place) -> None:
     """Read a data set, and compare it with its digests.
 
     With --on aws it is read there.
@@ -181,21 +154,16 @@ def verify(manners: Manners, name: str, on: Place) -> int:
         found = datasets.verify(name, on=on.name, **on.choices, progress=console.portion)
     finally:
         console.still()
-    if manners.json:
-        console.json({"name": name, "blocks": found.blocks, "rows": found.rows, "whole": True})
-    else:
-        console.results([("whole", f"{name}   {count(found.rows, 'row')} in {count(found.blocks, 'block')}")])
-    return 0
+    facts = {"name": name, "blocks": found.blocks, "rows": found.rows, "whole": True}
+    console.answer(facts, [("whole", f"{name}   {count(found.rows, 'row')} in {count(found.blocks, 'block')}")])
 
 
 @data.command("rm", epilog="Example: estafeta data rm census")
 @click.argument("wanted", metavar="NAME...", nargs=-1, required=True)
 @on_store
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@json_output
-@verbose
-@click.pass_obj
-def remove(manners: Manners, wanted: tuple[str, ...], on: Place, yes: bool) -> int:
+@yes
+@speaks("json")
+def remove(manners: Manners, wanted: tuple[str, ...], on: Place, yes: bool) -> None:
     """Remove data sets from the store, or what imports that were killed have left.
 
     Runs that read them fail; what was trained stays.
@@ -206,18 +174,11 @@ def remove(manners: Manners, wanted: tuple[str, ...], on: Place, yes: bool) -> i
 
     def confirm(names: Iterable[str]) -> None:
         removed.extend(names)
-        if yes:
-            return
-        if not sys.stdin.isatty():
-            raise UsageError("There is no terminal on which to confirm that data sets are removed", hint="add --yes")
-        click.confirm(f"Remove {', '.join(removed)} from the store?", abort=True, err=True)
+        if not yes:
+            ask(f"Remove {', '.join(removed)} from the store?")
 
     datasets.remove(*wanted, on=on.name, **on.choices, confirm=confirm)
-    if manners.json:
-        manners.console().json({"removed": removed})
-    else:
-        manners.console().results([("removed", name) for name in removed])
-    return 0
+    manners.console().answer({"removed": removed}, [("removed", name) for name in removed])
 
 
 class _Line:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from estafeta.cli.options import Manners, json_output, on_doctor, verbose
+from estafeta.cli.options import Manners, on_doctor, speaks
 from estafeta.cli.place import Place
 
 if TYPE_CHECKING:
@@ -19,9 +19,7 @@ WORDS = {True: "pass", False: "fail", None: "-"}
 
 @click.command(epilog="Example: estafeta doctor --on aws")
 @on_doctor
-@json_output
-@verbose
-@click.pass_obj
+@speaks("json")
 def doctor(manners: Manners, on: Place) -> int:
     """Check that everything training needs is there.
 

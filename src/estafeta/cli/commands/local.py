@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from estafeta.cli.options import Manners, json_output, verbose
+from estafeta.cli.options import EXISTING_FILE, FOLDER, Manners, speaks
 
 if TYPE_CHECKING:
     from estafeta.local import Endpoint
@@ -22,16 +22,14 @@ def local() -> None:
 
 
 @local.command(epilog="Example: estafeta local serve --faults kill=0.05,seed=3")
-@click.option("--root", type=click.Path(file_okay=False), metavar="DIR", help="Folder that stands for EFS.")
+@click.option("--root", type=FOLDER, metavar="DIR", help="Folder that stands for EFS.")
 @click.option(
     "--template",
-    type=click.Path(exists=True, dir_okay=False),
+    type=EXISTING_FILE,
     metavar="FILE",
     help="CloudFormation template with the functions; by default Estafeta's own.",
 )
-@click.option(
-    "--account-limit", type=click.IntRange(min=1), default=1000, show_default=True, help="Most invocations at a time."
-)
+@click.option("--account-limit", type=click.IntRange(min=1), default=1000, help="Most invocations at a time.")
 @click.option(
     "--retry-delay-scale",
     type=click.FloatRange(min=0),
@@ -40,7 +38,11 @@ def local() -> None:
     help="Factor on Lambda's minutes between attempts.",
 )
 @click.option(
-    "--faults", default="", metavar="NAME=P,…", help="Faults to inject, such as kill=0.05,duplicate=0.1,seed=3."
+    "--faults",
+    default="",
+    show_default=False,
+    metavar="NAME=P,…",
+    help="Faults to inject, such as kill=0.05,duplicate=0.1,seed=3.",
 )
 @click.option(
     "--idle-timeout",
@@ -50,73 +52,44 @@ def local() -> None:
     show_default="never",
     help="End after this long without work.",
 )
-@verbose
-def serve(
-    root: str | None,
-    template: str | None,
-    account_limit: int,
-    retry_delay_scale: float,
-    faults: str,
-    idle_timeout: float,
-) -> int:
+@speaks()
+def serve(_manners: Manners, /, root: str | None, template: str | None, idle_timeout: float, **options: Any) -> None:
     """Run the service in the foreground; runs that are started meanwhile use it as it is."""
     from estafeta.client.backend import home
     from estafeta.client.connect import TEMPLATE
     from estafeta.client.connect import serve as serve_here
     from estafeta.local import Options
 
-    options = Options(
-        template=Path(template or TEMPLATE).absolute(),
-        root=Path(root or home() / "store").absolute(),
-        account_limit=account_limit,
-        retry_delay_scale=retry_delay_scale,
-        faults=faults,
-        idle_timeout_s=idle_timeout,
-    )
-    serve_here(options, say=click.echo)
-    return 0
+    template_path, store = Path(template or TEMPLATE).absolute(), Path(root or home() / "store").absolute()
+    serve_here(Options(template_path, store, idle_timeout_s=idle_timeout, **options), say=click.echo)
 
 
 @local.command(epilog="Example: estafeta local status")
-@json_output
-@verbose
-@click.pass_obj
-def status(manners: Manners) -> int:
+@speaks("json")
+def status(manners: Manners) -> None:
     """Tell whether the service runs, and how busy it is."""
     from estafeta.client.backend import home
     from estafeta.local import find
 
     console, running = manners.console(), find(home())
     facts = {"home": str(home()), "running": running is not None, **(_facts(running) if running else {})}
-    if manners.json:
-        console.json(facts)
-    elif running is None:
-        console.results([("local", f"no service runs in {home()}")])
-    else:
-        console.results(
-            [
-                ("local", f"{facts['url']}   process {facts['pid']}, in {home()}"),
-                ("busy", f"{facts['invocations']} invocations at work, {facts['events']} events waiting"),
-            ]
-        )
-    return 0
+    lines = [("local", f"no service runs in {home()}")]
+    if running:
+        busy = f"{facts['invocations']} invocations at work, {facts['events']} events waiting"
+        lines = [("local", f"{facts['url']}   process {facts['pid']}, in {home()}"), ("busy", busy)]
+    console.answer(facts, lines)
 
 
 @local.command(epilog="Example: estafeta local stop")
-@json_output
-@verbose
-@click.pass_obj
-def stop(manners: Manners) -> int:
+@speaks("json")
+def stop(manners: Manners) -> None:
     """End the service with everything that runs in it; runs can be resumed later."""
     from estafeta.client.backend import home
     from estafeta.local import stop as stop_service
 
     console, stopped = manners.console(), stop_service(home())
-    if manners.json:
-        console.json({"home": str(home()), "stopped": stopped})
-    else:
-        console.results([("local", "stopped" if stopped else f"no service runs in {home()}")])
-    return 0
+    facts = {"home": str(home()), "stopped": stopped}
+    console.answer(facts, [("local", "stopped" if stopped else f"no service runs in {home()}")])
 
 
 def _facts(running: Endpoint) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from estafeta.cli.commands.train import job_file, pairs
-from estafeta.cli.options import Manners, json_output, quiet, verbose
+from estafeta.cli.commands.train import job_file, job_option
+from estafeta.cli.options import Manners, choice, speaks
 
 if TYPE_CHECKING:
     from estafeta.client.plan.estimate import Estimate, Machine
@@ -23,46 +23,30 @@ MEMORY_MB = "1769,3538,7076,10240"
 TOPOLOGIES: tuple[Topology, ...] = ("merge", "sharded", "replicated")
 
 
-def _numbers(_context: click.Context, _parameter: click.Parameter, text: str) -> list[int]:
+def _numbers(_context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
     try:
         found = [int(part) for part in text.split(",")]
     except ValueError as error:
         raise click.BadParameter(f"{text!r} is no list of whole numbers, such as 1,2,4") from error
     if min(found) < 1:
         raise click.BadParameter(f"{min(found)} is below 1")
-    return found
-
-
-def _memory(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
-    found = _numbers(context, parameter, text)
-    if min(found) < 128 or max(found) > 10_240:
+    if parameter.name == "memory" and (min(found) < 128 or max(found) > 10_240):
         raise click.BadParameter(f"{text}: a function has 128 to 10240 MB")
     return found
 
 
 @click.command(epilog="Example: estafeta plan examples/digits.py -n 1,4,16 -o epochs=5")
 @click.argument("job", metavar="JOB.py[:NAME]", callback=job_file)
-@click.option("--on", type=click.Choice(["aws"]), default="aws", show_default=True, help="Where it would run.")
-@click.option("-n", "--workers", default=WORKERS, show_default=True, callback=_numbers, help="Numbers of workers.")
-@click.option("--memory", default=MEMORY_MB, show_default=True, callback=_memory, help="Memory of a worker, in MB.")
-@click.option(
-    "-o", "options", multiple=True, metavar="KEY=VALUE", callback=pairs, help="Change the job: epochs, batch_size …"
-)
-@click.option("--region", default="us-east-1", show_default=True, help="Region whose prices are used.")
-@click.option("--architecture", type=click.Choice(["arm64", "x86_64"]), default="arm64", show_default=True)
-@click.option(
-    "--throughput",
-    type=click.Choice(["bursting", "elastic"]),
-    default="bursting",
-    show_default=True,
-    help="Throughput mode of the file system.",
-)
+@click.option("--on", type=click.Choice(["aws"]), default="aws", help="Where it would run.")
+@click.option("-n", "--workers", default=WORKERS, callback=_numbers, help="Numbers of workers.")
+@click.option("--memory", default=MEMORY_MB, callback=_numbers, help="Memory of a worker, in MB.")
+@job_option("Change the job: epochs, batch_size …")
+@click.option("--region", default="us-east-1", help="Region whose prices are used.")
+@choice("--architecture", "arm64", "x86_64")
+@choice("--throughput", "bursting", "elastic", help="Throughput mode of the file system.")
 @click.option("--all", "everything", is_flag=True, help="Show every setting, not only the Pareto set.")
-@json_output
-@quiet
-@verbose
-@click.pass_obj
-def plan(manners: Manners, /, job: str, options: dict[str, str], **choices: Any) -> int:
+@speaks("json", "quiet")
+def plan(manners: Manners, /, job: str, options: dict[str, str], **choices: Any) -> None:
     """Predict what a job would take on AWS, in time and dollars.
 
     One virtual machine is shown for comparison. A few batches are trained here to measure the job; nothing is
@@ -83,7 +67,7 @@ def plan(manners: Manners, /, job: str, options: dict[str, str], **choices: Any)
     vms = machines(profile, basis)
     if manners.json:
         console.json(_facts(profile, basis, estimates, vms))
-        return 0
+        return
     shown = [one for one in estimates if one.pareto or choices["everything"]]
     console.talk(_described(job, profile))
     if shown:
@@ -93,7 +77,6 @@ def plan(manners: Manners, /, job: str, options: dict[str, str], **choices: Any)
         left_out = f"{len(estimates) - len(shown)} settings are left out as slower and dearer: --all shows them"
         console.talk([("note", left_out), *([("", "; ".join(obstacles))] if obstacles else [])])
     console.results(_compared(basis, estimates, vms, verdict(estimates, vms)))
-    return 0
 
 
 def _measure(job: str, options: Mapping[str, str]) -> Profile:
@@ -106,23 +89,11 @@ def _measure(job: str, options: Mapping[str, str]) -> Profile:
 
     found, place, _ = import_job(job)
     backend = connect("inline")
-    spec, found = spec_for(found, place, backend=backend, workers=1, topology="merge", options=options, limits={})
+    spec, found = spec_for(found, place, backend=backend, workers=1, topology="merge", options=options)
     return profile(found, spec, Store(home() / "store"))
 
 
-COLUMNS = (
-    "workers",
-    "memory",
-    "topology",
-    "time",
-    "dollars",
-    "compute",
-    "requests",
-    "efs",
-    "a round",
-    "bytes",
-    "binds",
-)
+COLUMNS = "workers", "memory", "topology", "time", "dollars", "compute", "requests", "efs", "a round", "bytes", "binds"
 
 
 def _row(one: Estimate) -> list[str]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from estafeta.cli.options import Manners, json_output, on_service, run_name, verbose
+from estafeta.cli.options import FOLDER, Manners, ask, of_run, on_service, speaks, yes
 from estafeta.cli.place import Place, attach, find_run
 from estafeta.errors import Command, UsageError
 
@@ -28,10 +27,8 @@ MOST_EPOCHS = 20
 @click.command(epilog="Example: estafeta runs --all")
 @on_service
 @click.option("--all", "everything", is_flag=True, help=f"All of them, not only the newest {MOST_RUNS}.")
-@json_output
-@verbose
-@click.pass_obj
-def runs(manners: Manners, on: Place, everything: bool) -> int:
+@speaks("json")
+def runs(manners: Manners, on: Place, everything: bool) -> None:
     """List the runs, the newest last."""
     from estafeta.client.find_run import all_runs
     from estafeta.client.units import ago
@@ -43,78 +40,58 @@ def runs(manners: Manners, on: Place, everything: bool) -> int:
     _warn(unreadable, console)
     if manners.json:
         console.json({"runs": [_facts(status, value) for status, value in zip(shown, latest, strict=True)]})
-        return 0
+        return
     if not found:
         console.talk([("runs", "none yet"), ("next", f"{Command('estafeta', 'train', 'JOB.py')}")])
-        return 0
+        return
     console.table(
         ("run", "state", "job", "workers", "epoch", "metric", "started"),
-        [
-            (
-                s.spec.run,
-                s.state,
-                s.spec.job,
-                str(s.spec.workers),
-                f"{s.epoch}/{s.spec.epochs}",
-                _metric(s, value),
-                ago(now - s.spec.created_at),
-            )
-            for s, value in zip(shown, latest, strict=True)
-        ],
+        [(*_cells(s, value), ago(now - s.spec.created_at)) for s, value in zip(shown, latest, strict=True)],
         spare=("workers", "job"),
     )
     if len(shown) < len(found):
         everything_ = Command("estafeta", "runs", "--all")
-        console.talk([("note", f"the oldest {len(found) - len(shown)} are left out: {everything_}")])
-    return 0
+        console.note(f"the oldest {len(found) - len(shown)} are left out: {everything_}")
 
 
 @click.command(epilog="Example: estafeta status last")
-@run_name
-@on_service
-@json_output
-@verbose
-@click.pass_obj
-def status(manners: Manners, name: str, on: Place) -> int:
+@of_run
+@speaks("json")
+def status(manners: Manners, run: Run) -> None:
     """Show the state of a run, its epochs and its cost."""
     from estafeta.cli.words import run as words
     from estafeta.cli.words.error import of_failure
     from estafeta.client.run import history_of
 
-    run, console = find_run(name, on), manners.console()
+    console = manners.console()
     status = run.full_status()
     summary = run.summary_of(status)
     if manners.json:
         console.json({**summary.to_dict(), "history": history_of(status)})
-        return 0
+        return
     console.results(words.identity(status, run.on) + words.plan(status) + words.standing(status, time.time()))
     console.results(words.limits(status) + words.best(status, summary) + words.late(summary))
     console.results(words.bill(summary) + words.chaos(summary))
     if status.outcome and (failure := status.outcome.failure):
         console.results(of_failure(failure, run.name, run.on).lines())
     console.epochs(status).show(status, last=MOST_EPOCHS)
-    return 0
 
 
 @click.command(epilog="Example: estafeta logs last --rank 1 -n 50")
-@run_name
-@on_service
+@of_run
 @click.option("--function", "role", type=click.Choice(["worker", "merge", "control"]), help="Only of this function.")
 @click.option("--rank", type=click.IntRange(min=0), help="Only of this worker.")
 @click.option("--follow", "-f", "following", is_flag=True, help="Go on until the run has ended.")
 @click.option("-n", "most", type=click.IntRange(min=1), metavar="LINES", help="Only the last lines.")
-@verbose
-@click.pass_obj
-def logs(
-    manners: Manners, name: str, on: Place, role: Role | None, rank: int | None, following: bool, most: int | None
-) -> int:
+@speaks()
+def logs(manners: Manners, run: Run, role: Role | None, rank: int | None, following: bool, most: int | None) -> None:
     """Print what the functions of a run have logged.
 
     Each line begins with function, rank and round. Without --function, worker and merge are shown.
     """
     from estafeta.cli.words import log as words
 
-    run, console = find_run(name, on), manners.console()
+    console = manners.console()
     wanted = words.Wanted((role,) if role else ("worker", "merge"), rank)
     given = 0
     for number, lines in enumerate(words.batches(run, wanted, follow=following)):
@@ -122,75 +99,45 @@ def logs(
             console.result(line)
             given += 1
     if not given:
-        console.talk(
-            [("note", f"no function of {run.name} that was asked for has logged anything; inline runs log nothing")]
-        )
-    return 0
+        console.note(f"no function of {run.name} that was asked for has logged anything; inline runs log nothing")
 
 
 @click.command(epilog="Example: estafeta stop last")
-@run_name
-@on_service
-@json_output
-@verbose
-@click.pass_obj
-def stop(manners: Manners, name: str, on: Place) -> int:
+@of_run
+@speaks("json")
+def stop(manners: Manners, run: Run) -> None:
     """Stop a run; its weights are kept, and it can be resumed."""
     from estafeta.cli.words import run as words
 
-    run, console = find_run(name, on), manners.console()
+    console = manners.console()
     status = run.stop_and_wait()
     if manners.json:
         console.json(run.summary().to_dict())
     else:
         console.results(words.standing(status, time.time()))
-    return 0
 
 
 @click.command(epilog="Example: estafeta export last --which best -d models/digits")
-@run_name
-@on_service
-@click.option(
-    "--which", type=click.Choice(["best", "final"]), default="final", show_default=True, help="Which weights."
-)
-@click.option(
-    "-d",
-    "--dir",
-    "folder",
-    type=click.Path(file_okay=False),
-    metavar="DIR",
-    help="Where to; by default runs/RUN/WHICH.",
-)
-@json_output
-@verbose
-@click.pass_obj
-def export(manners: Manners, name: str, on: Place, which: Which, folder: str | None) -> int:
+@of_run
+@click.option("--which", type=click.Choice(["best", "final"]), default="final", help="Which weights.")
+@click.option("-d", "--dir", "folder", type=FOLDER, metavar="DIR", help="Where to; by default runs/RUN/WHICH.")
+@speaks("json")
+def export(manners: Manners, run: Run, which: Which, folder: str | None) -> None:
     """Fetch a run's weights as safetensors."""
-    run, console = find_run(name, on), manners.console()
+    console = manners.console()
     path = run.export(folder or Path("runs", run.name, which), which)
-    if manners.json:
-        console.json({"run": run.name, "which": which, "model_path": str(path.absolute())})
-    else:
-        console.result(str(path))
-    return 0
+    console.answer({"run": run.name, "which": which, "model_path": str(path.absolute())}, str(path))
 
 
 @click.command(epilog="Example: estafeta report last -o digits.html")
-@run_name
-@on_service
+@of_run
 @click.option("-o", "--output", type=click.Path(dir_okay=False), metavar="FILE", help="Where to; by default RUN.html.")
-@json_output
-@verbose
-@click.pass_obj
-def report(manners: Manners, name: str, on: Place, output: str | None) -> int:
+@speaks("json")
+def report(manners: Manners, run: Run, output: str | None) -> None:
     """Write a page about a run: its metrics, where time and money went, how it was run."""
-    run, console = find_run(name, on), manners.console()
+    console = manners.console()
     path = run.report(output or f"{run.name}.html")
-    if manners.json:
-        console.json({"run": run.name, "report_path": str(path.absolute())})
-    else:
-        console.result(str(path))
-    return 0
+    console.answer({"run": run.name, "report_path": str(path.absolute())}, str(path))
 
 
 @click.command(epilog="Example: estafeta clean digits-1a2b3c digits-4d5e6f")
@@ -198,22 +145,19 @@ def report(manners: Manners, name: str, on: Place, output: str | None) -> int:
 @on_service
 @click.option("--all", "everything", is_flag=True, help="All runs that have ended.")
 @click.option("--keep-final", is_flag=True, help="Leave the exported weights and the records; the rest goes.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@json_output
-@verbose
-@click.pass_obj
-def clean(manners: Manners, names: tuple[str, ...], on: Place, everything: bool, keep_final: bool, yes: bool) -> int:
+@yes
+@speaks("json")
+def clean(manners: Manners, names: tuple[str, ...], on: Place, everything: bool, keep_final: bool, yes: bool) -> None:
     """Remove runs that have ended from the store.
 
     Their weights go with them; what was exported to your own folders stays. With --keep-final a run can still be
     looked at and exported, but neither resumed nor forked.
     """
-    if bool(names) == everything:
-        if names:
-            raise UsageError("--all takes all runs", hint="leave out the names, or --all")
-        raise UsageError(
-            "name the runs to remove", hint=f"{Command('estafeta', 'runs')} lists them; --all takes all that have ended"
-        )
+    if names and everything:
+        raise UsageError("--all takes all runs", hint="leave out the names, or --all")
+    if not names and not everything:
+        hint = f"{Command('estafeta', 'runs')} lists them; --all takes all that have ended"
+        raise UsageError("Name the runs to remove", hint=hint)
     console = manners.console()
     found = _ended(on, console) if everything else [find_run(name, on) for name in names]
     chosen = {run.name: run for run in found}
@@ -221,28 +165,15 @@ def clean(manners: Manners, names: tuple[str, ...], on: Place, everything: bool,
         _ask(list(chosen), keep_final)
     for run in chosen.values():
         run.clean(keep_final=keep_final)
-    if manners.json:
-        console.json({"kept" if keep_final else "removed": list(chosen)})
-    else:
-        done = "kept" if keep_final else "removed"
-        console.results([(done, name + ("   its exports and records" if keep_final else "")) for name in chosen])
-    return 0
+    done, what = ("kept", "   its exports and records") if keep_final else ("removed", "")
+    console.answer({done: list(chosen)}, [(done, name + what) for name in chosen])
 
 
 @click.command(epilog="Example: estafeta inspect last --rounds 2")
-@run_name
-@on_service
-@click.option(
-    "--rounds",
-    type=click.IntRange(min=1),
-    default=4,
-    show_default=True,
-    help="How many rounds to show, the newest first.",
-)
-@json_output
-@verbose
-@click.pass_obj
-def inspect(manners: Manners, name: str, on: Place, rounds: int) -> int:
+@of_run
+@click.option("--rounds", type=click.IntRange(min=1), default=4, help="How many rounds to show, the newest first.")
+@speaks("json")
+def inspect(manners: Manners, run: Run, rounds: int) -> None:
     """Show what lies in a run's folder.
 
     Who contributed what to each round that is still there, the saved versions, the legs of the workers, and what is
@@ -250,10 +181,10 @@ def inspect(manners: Manners, name: str, on: Place, rounds: int) -> int:
     """
     from estafeta.cli.words import inspection as words
 
-    found, console = find_run(name, on).inspect(rounds), manners.console()
+    found, console = run.inspect(rounds), manners.console()
     if manners.json:
         console.json(found.model_dump(mode="json"))
-        return 0
+        return
     console.results(words.standing(found))
     for part in (words.contributions, words.partials, words.versions, words.legs):
         columns, rows = part(found)
@@ -261,10 +192,7 @@ def inspect(manners: Manners, name: str, on: Place, rounds: int) -> int:
             console.result("")
             console.table(columns, rows)
     if found.older_rounds:
-        console.talk(
-            [("note", f"{found.older_rounds} older rounds are left out: --rounds {found.older_rounds + rounds}")]
-        )
-    return 0
+        console.note(f"{found.older_rounds} older rounds are left out: --rounds {found.older_rounds + rounds}")
 
 
 COMMANDS = (runs, status, logs, stop, export, report, clean, inspect)
@@ -281,24 +209,22 @@ def _ended(on: Place, console: Console) -> list[Run]:
     at_work = [status.spec.run for status in found if status.state not in ENDED]
     ended = [Run(status.spec.run, backend) for status in found if status.state in ENDED]
     if at_work:
-        console.talk([("note", f"not ended, and left alone: {', '.join(at_work)}")])
+        console.note(f"not ended, and left alone: {', '.join(at_work)}")
     if not ended:
-        console.talk([("note", "there is no run that has ended")])
+        console.note("there is no run that has ended")
     return ended
 
 
 def _warn(unreadable: list[str], console: Console) -> None:
     if unreadable:
         note = f"cannot be read: {', '.join(unreadable)}; damaged, or of another version of Estafeta"
-        console.talk([("note", note)])
+        console.note(note)
 
 
 def _ask(names: list[str], keep_final: bool) -> None:
-    if not sys.stdin.isatty():
-        raise UsageError("there is no terminal on which to confirm that runs are removed", hint="add --yes")
     which = names[0] if len(names) == 1 else f"{len(names)} runs ({', '.join(names)})"
     what = "all but the exports and records of " if keep_final else ""
-    click.confirm(f"Remove {what}{which} from the store?", abort=True, err=True)
+    ask(f"Remove {what}{which} from the store?")
 
 
 def _facts(status: Status, value: float | None) -> dict[str, Any]:
@@ -318,10 +244,13 @@ def _facts(status: Status, value: float | None) -> dict[str, Any]:
     }
 
 
-def _metric(status: Status, value: float | None) -> str:
+def _cells(status: Status, value: float | None) -> tuple[str, ...]:
+    """The same for a reader, without the time."""
     from estafeta.client.units import number
 
-    return f"{status.spec.early_stopping.monitor} {number(value)}" if value is not None else ""
+    spec = status.spec
+    metric = f"{spec.early_stopping.monitor} {number(value)}" if value is not None else ""
+    return spec.run, status.state, spec.job, str(spec.workers), f"{status.epoch}/{spec.epochs}", metric
 
 
 def _latest(status: Status, backend: Any) -> float | None:

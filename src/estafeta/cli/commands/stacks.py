@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from estafeta.cli.options import Manners, json_output, on_aws, quiet, verbose
+from estafeta.cli.options import Manners, ask, on_aws, speaks, yes
 from estafeta.cli.place import Place
 from estafeta.errors import Command, UsageError
 
 if TYPE_CHECKING:
     from estafeta.cli.console import Console
     from estafeta.deploy.change_sets import Event
-
-ASKED_FIRST = "Do not ask."
 
 
 @click.command(epilog="Example: estafeta deploy --region eu-west-1 --requirements requirements.txt")
@@ -48,14 +45,11 @@ ASKED_FIRST = "Do not ask."
     metavar="NAME=VALUE",
     help="A parameter of the template, such as WorkerMemory=3008; may be repeated.",
 )
-@click.option("--yes", is_flag=True, help=ASKED_FIRST)
-@json_output
-@quiet
-@verbose
-@click.pass_obj
+@yes
+@speaks("json", "quiet")
 def deploy(
     manners: Manners, /, on: Place, requirements: Path | None, parameters: tuple[str, ...], yes: bool, **options: Any
-) -> int:
+) -> None:
     """Make a stack on AWS, or change one to what is asked for.
 
     What is not asked for stays as it is deployed. No Docker is needed: the functions' code goes up as a zip file,
@@ -80,30 +74,25 @@ def deploy(
             try:
                 console.talk(words.plan(plan, account.region))
                 if not yes:
-                    _ask(f"Deploy {stack} to {account.region}?", console)
+                    console.still()
+                    ask(f"Deploy {stack} to {account.region}?")
             except BaseException:
                 deployer.discard(plan)
                 raise
             deployed = deployer.carry_out(plan)
     finally:
         console.still()
-    if manners.json:
-        console.json(words.facts(deployed, plan, account.region))
-    else:
-        console.results(words.deployed(deployed, account.region))
+    console.answer(words.facts(deployed, plan, account.region), words.deployed(deployed, account.region))
+    if not manners.json:
         console.talk([("next", f"{Command('estafeta', 'train', 'JOB.py', '--on', 'aws')}")])
-    return 0
 
 
 @click.command(epilog="Example: estafeta destroy --region eu-west-1")
 @on_aws
 @click.option("--delete-data", is_flag=True, help="Delete the file system too, with all runs and data sets on it.")
-@click.option("--yes", is_flag=True, help=ASKED_FIRST)
-@json_output
-@quiet
-@verbose
-@click.pass_obj
-def destroy(manners: Manners, on: Place, delete_data: bool, yes: bool) -> int:
+@yes
+@speaks("json", "quiet")
+def destroy(manners: Manners, on: Place, delete_data: bool, yes: bool) -> None:
     """Remove a stack from AWS, and list what is left.
 
     The file system stays unless told otherwise; a stack of the same name finds it again.
@@ -117,18 +106,16 @@ def destroy(manners: Manners, on: Place, delete_data: bool, yes: bool) -> int:
     standing = destroyer.look()
     console.talk(words.standing(standing, account.region, delete_data=delete_data))
     if not yes and not (standing.is_gone and not delete_data):
-        _ask(f"Remove {stack} from {account.region}?", console)
+        console.still()
+        ask(f"Remove {stack} from {account.region}?")
     try:
         destroyer.carry_out(standing, delete_data=delete_data)
     finally:
         console.still()
     left, kept = destroyer.leftovers(), destroyer.kept()
-    if manners.json:
-        leftovers = [{"kind": x.kind, "name": x.name, "command": console.complete(str(x.command))} for x in left]
-        console.json({"stack": stack, "region": account.region, "kept": kept, "leftovers": leftovers})
-    else:
-        console.results(words.destroyed(stack, kept, left))
-    return 0
+    leftovers = [{"kind": x.kind, "name": x.name, "command": console.complete(str(x.command))} for x in left]
+    facts = {"stack": stack, "region": account.region, "kept": kept, "leftovers": leftovers}
+    console.answer(facts, words.destroyed(stack, kept, left))
 
 
 COMMANDS = (deploy, destroy)
@@ -152,13 +139,6 @@ class _Report:
         """See `Reporter.event`."""
         reason = f": {event.reason}" if event.reason and event.state.endswith("FAILED") else ""
         self._console.talk([("", f"{event.state:<20} {event.resource} ({event.kind}){reason}")])
-
-
-def _ask(question: str, console: Console) -> None:
-    if not sys.stdin.isatty():
-        raise UsageError("there is no terminal on which to confirm this", hint="add --yes")
-    console.still()
-    click.confirm(question, abort=True, err=True)
 
 
 def _lines(file: Path) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -13,36 +13,40 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from estafeta.cli.options import (
+    EXISTING_FILE,
+    LIMITS,
     Manners,
     detach,
-    json_output,
     limit_options,
     limits_of,
+    of_run,
     on_any,
-    on_service,
     output_dir,
-    quiet,
-    run_name,
-    verbose,
+    speaks,
 )
-from estafeta.cli.place import Place, find_run
+from estafeta.cli.place import Place
 from estafeta.errors import Command, UsageError
 
 if TYPE_CHECKING:
     from estafeta.cli.console import Console
     from estafeta.client.run import Run
-    from estafeta.protocol.spec import Choice, Which
+    from estafeta.protocol.spec import Which
+
+
+def job_option(text: str) -> Callable[[Any], Any]:
+    """The option `-o`; the command gets `options` by name."""
+    return click.option("-o", "options", multiple=True, metavar="KEY=VALUE", callback=_pairs, help=text)
 
 
 def job_file(_context: click.Context, _parameter: click.Parameter, place: str) -> str:
     """Refuse a job file that does not exist before anything is started for it."""
     file = place.partition(":")[0]
     if not Path(file).is_file():
-        raise UsageError(f"there is no job file {file}", hint="name it as JOB.py or JOB.py:NAME")
+        raise UsageError(f"There is no job file {file}", hint="name it as JOB.py or JOB.py:NAME")
     return place
 
 
-def pairs(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+def _pairs(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
     """What `-o` gives, by name."""
     pairs = [text.partition("=") for text in texts]
     for name, equals, _ in pairs:
@@ -53,97 +57,65 @@ def pairs(_context: click.Context, _parameter: click.Parameter, texts: tuple[str
 
 @click.command(epilog="Example: estafeta train digits.py -n 4 -o epochs=5 -o optimizer.lr=0.01")
 @click.argument("job", metavar="JOB.py[:NAME]", callback=job_file)
-@click.option(
-    "-n", "--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Workers that share each batch."
-)
+@click.option("-n", "--workers", type=click.IntRange(min=1), default=2, help="Workers that share each batch.")
 @click.option(
     "--topology",
     type=click.Choice(["auto", "merge", "sharded", "replicated"]),
     default="auto",
-    show_default=True,
     help="Who combines the gradients: a merge function, each worker a slice, each worker everything.",
 )
 @on_any
-@click.option(
-    "-o",
-    "options",
-    multiple=True,
-    metavar="KEY=VALUE",
-    callback=pairs,
-    help="Change the job or the functions: epochs, optimizer.lr, model.hidden, worker.timeout_s …",
-)
+@job_option("Change the job or the functions: epochs, optimizer.lr, model.hidden, worker.timeout_s …")
 @limit_options
 @output_dir
 @click.option(
-    "--template",
-    type=click.Path(exists=True, dir_okay=False),
-    metavar="FILE",
-    help="CloudFormation template to read in place of Estafeta's own.",
+    "--template", type=EXISTING_FILE, metavar="FILE", help="CloudFormation template to read in place of Estafeta's own."
 )
 @click.option(
     "--chaos",
     default="",
+    show_default=False,
     metavar="FAULT=P,…",
     help="Faults to inject into this run: duplicate, drop, delay, kill, slow by probability, and a seed.",
 )
 @detach
-@json_output
-@quiet
-@verbose
-@click.pass_obj
+@speaks("json", "quiet")
 def train(
-    manners: Manners,
-    /,
-    job: str,
-    workers: int,
-    topology: Choice,
-    on: Place,
-    options: dict[str, str],
-    output_dir: str,
-    template: str | None,
-    chaos: str,
-    detach: bool,
-    **limits: Any,
+    manners: Manners, /, job: str, on: Place, template: str | None, output_dir: str, detach: bool, **choices: Any
 ) -> int:
     """Train a job, and follow it to its end.
 
     A run that reaches a limit (--max-cost, --max-hours, --max-rounds) stops by itself within a round, keeps its
     weights, and can be resumed; the exit code is 0. Ctrl-C leaves the run to itself; Ctrl-C twice stops it.
     """
-    began = time.monotonic()
-    from estafeta.cli.follow import Watch
     from estafeta.client.launch import check_chaos
 
-    check_chaos(chaos, on.name)
+    check_chaos(choices["chaos"], on.name)
     if on.name == "inline" and detach:
-        raise UsageError("an inline run takes place in this process, it cannot be left", hint="--on local --detach")
+        raise UsageError("An inline run takes place in this process, it cannot be left", hint="--on local --detach")
     if on.name == "aws" and template:
-        raise UsageError("on AWS the functions are those that are deployed", hint="leave out --template")
+        raise UsageError("On AWS the functions are those that are deployed", hint="leave out --template")
     console = manners.console()
     # With --json, what the user's own code prints must not get between us and the reader.
     with contextlib.redirect_stdout(sys.stderr) if manners.json else contextlib.nullcontext():
         if on.name != "inline":
             console.lively(f"starting   importing {job}, looking for the functions")
         try:
-            place = Path(template) if template else None
-            run = _start(job, on, workers, topology, options, chaos, limits_of(**limits), place, console)
+            limits = limits_of(**{name: choices.pop(name) for name in LIMITS})
+            run = _start(job, on, Path(template) if template else None, console, limits=limits, **choices)
         finally:
             console.still()
-        watch = Watch(run, console, began, Path(output_dir))
-        return watch.leave() if detach else watch.attend()
+        return _stay(run, console, manners.began, output_dir, detach)
 
 
-def _start(
-    job: str,
-    on: Place,
-    workers: int,
-    topology: Choice,
-    options: dict[str, str],
-    chaos: str,
-    limits: dict[str, float | None],
-    template: Path | None,
-    console: Console,
-) -> Run:
+def _stay(run: Run, console: Console, began: float, output_dir: str, detach: bool) -> int:
+    from estafeta.cli.follow import Watch
+
+    watch = Watch(run, console, began, Path(output_dir))
+    return watch.leave() if detach else watch.attend()
+
+
+def _start(job: str, on: Place, template: Path | None, console: Console, **choices: Any) -> Run:
     """Import the job, which imports torch, while the service starts."""
     from estafeta.client.connect import connect
     from estafeta.client.launch import start
@@ -156,17 +128,8 @@ def _start(
         imported = import_job(job)
         backend = connecting.result()
     try:
-        return start(
-            *imported,
-            backend=backend,
-            workers=workers,
-            topology=topology,
-            options=options,
-            chaos=chaos,
-            limits=limits,
-            command=command,
-            show=partial(console.portion, unit="bytes"),
-        )
+        show = partial(console.portion, unit="bytes")
+        return start(*imported, backend=backend, command=command, show=show, **choices)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"interrupted while the run was being started: see {Command('estafeta', 'runs')}"
@@ -174,43 +137,29 @@ def _start(
 
 
 @click.command(epilog="Example: estafeta watch last")
-@run_name
-@on_service
-@json_output
-@quiet
-@verbose
-@click.pass_obj
-def watch(manners: Manners, name: str, on: Place) -> int:
+@of_run
+@speaks("json", "quiet")
+def watch(manners: Manners, run: Run) -> int:
     """Follow a run to its end."""
-    began = time.monotonic()
     from estafeta.cli.follow import Watch
 
-    return Watch(find_run(name, on), manners.console(), began).attend()
+    return Watch(run, manners.console(), manners.began).attend()
 
 
 @click.command(epilog="Example: estafeta resume last")
-@run_name
-@on_service
+@of_run
 @limit_options
 @output_dir
 @detach
-@json_output
-@quiet
-@verbose
-@click.pass_obj
-def resume(manners: Manners, /, name: str, on: Place, output_dir: str, detach: bool, **limits: Any) -> int:
+@speaks("json", "quiet")
+def resume(manners: Manners, /, run: Run, output_dir: str, detach: bool, **limits: Any) -> int:
     """Set a stopped or failed run going again.
 
     It goes on from its newest weights, and is followed as in train. Its limits still hold, except those that are given
     here: a new value, or "none" to lift one.
     """
-    began = time.monotonic()
-    from estafeta.cli.follow import Watch
-
-    run = find_run(name, on)
     run.resume(**limits_of(**limits))
-    watch = Watch(run, manners.console(), began, Path(output_dir))
-    return watch.leave() if detach else watch.attend()
+    return _stay(run, manners.console(), manners.began, output_dir, detach)
 
 
 def _version(_context: click.Context, _parameter: click.Parameter, text: str) -> str | int:
@@ -222,43 +171,27 @@ def _version(_context: click.Context, _parameter: click.Parameter, text: str) ->
 
 
 @click.command(epilog="Example: estafeta fork last --from best -o epochs=30 -o optimizer.lr=0.001")
-@run_name
 @click.option(
     "--from",
     "version",
     default="final",
-    show_default=True,
     metavar="VERSION",
     callback=_version,
     help="Where to begin: a number of steps, best or final.",
 )
-@click.option(
-    "-o",
-    "options",
-    multiple=True,
-    metavar="KEY=VALUE",
-    callback=pairs,
-    help="What is to be different: epochs, optimizer.lr, early_stopping.patience, worker.timeout_s …",
-)
-@on_service
+@job_option("What is to be different: epochs, optimizer.lr, early_stopping.patience, worker.timeout_s …")
+@of_run
 @output_dir
 @detach
-@json_output
-@quiet
-@verbose
-@click.pass_obj
+@speaks("json", "quiet")
 def fork(
-    manners: Manners, name: str, version: Which | int, options: dict[str, str], on: Place, output_dir: str, detach: bool
+    manners: Manners, run: Run, version: Which | int, options: dict[str, str], output_dir: str, detach: bool
 ) -> int:
     """Start a new run from a version of another, and follow it.
 
     It has the code, data, options and epochs so far of the other, except for the options that are changed.
     """
-    began = time.monotonic()
-    from estafeta.cli.follow import Watch
-
-    watch = Watch(find_run(name, on).fork(version, options), manners.console(), began, Path(output_dir))
-    return watch.leave() if detach else watch.attend()
+    return _stay(run.fork(version, options), manners.console(), manners.began, output_dir, detach)
 
 
 COMMANDS = (train, watch, resume, fork)

@@ -5,7 +5,7 @@ Pure: from a `Dataset` to texts. This module knows nothing of terminals or store
 
 from __future__ import annotations
 
-from estafeta.cli.words.run import Lines
+from estafeta.cli.words.run import Lines, listed
 from estafeta.client.units import count, size
 from estafeta.data.manifest import Kind
 from estafeta.functions.verbs.datasets import MOST_COLUMNS, Dataset
@@ -23,18 +23,17 @@ def identity(dataset: Dataset) -> Lines:
 
 def schema(dataset: Dataset) -> Lines:
     """Contents of a row, and its treatment on reading."""
-    inputs = [(("inputs" if index == 0 else ""), _kind(kind)) for index, kind in enumerate(dataset.inputs)]
-    lines = [*inputs, ("target", _kind(dataset.target))]
+    lines = [*listed("inputs", map(_kind, dataset.inputs)), ("target", _kind(dataset.target))]
     for name, texts in dataset.categories.items():
-        listed = ", ".join(map(_shown, texts[:MOST_CLASSES])) + (" …" if len(texts) > MOST_CLASSES else "")
-        lines.append(("texts", f"{name}   {len(texts)}: {listed}"))
+        shown = ", ".join(map(_shown, texts[:MOST_CLASSES])) + (" …" if len(texts) > MOST_CLASSES else "")
+        lines.append(("texts", f"{name}   {len(texts)}: {shown}"))
     if dataset.labels:
         lines.append(("classes", _classes(dataset)))
     if dataset.validation is not None:
         lines.append(("split", f"{dataset.validation:.0%} of the rows held out, seed {dataset.seed}"))
-    if done := _treatment(dataset):
-        lines.append(("reading", ", ".join(done)))
-    return lines
+    done = ["missing numbers become the mean"] if dataset.fill_missing else []
+    done += ["numbers are brought to mean 0 and deviation 1"] if dataset.standardize else []
+    return lines + ([("reading", ", ".join(done))] if done else [])
 
 
 def columns(dataset: Dataset) -> list[tuple[str, ...]]:
@@ -65,10 +64,3 @@ def _classes(dataset: Dataset) -> str:
     listed = [f"{label} {amount / dataset.rows:.1%}" for label, amount in common[:MOST_CLASSES]]
     left = len(common) - len(listed)
     return f"{len(common)}: " + ", ".join(listed) + (f", {left} more" if left else "")
-
-
-def _treatment(dataset: Dataset) -> list[str]:
-    return [
-        *(["missing numbers become the mean"] if dataset.fill_missing else []),
-        *(["numbers are brought to mean 0 and deviation 1"] if dataset.standardize else []),
-    ]

@@ -20,26 +20,17 @@ FIXED = {"epoch": 5, "steps/s": 7, "time": 7}
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table.
-
-    Attributes:
-        text: The line.
-        best: Where the monitored metric stands in it, if this epoch is the best so far.
-    """
+    """One line of the table; `best` is the place of the monitored metric in it, if this epoch is the best so far."""
 
     text: str
     best: slice | None = None
 
 
 class EpochTable:
-    """Makes the lines of a run's table, one after the other.
+    """Makes the lines of a run's table, one after the other; `started_at` is in seconds since 1970.
 
-    Args:
-        metrics: Names of the metrics.
-        monitor: The metric that decides which epoch is the best.
-        started_at: When the run was started, in seconds since 1970.
-        width: Most characters of a line. Metrics of the training rows, then others, are left out to keep it; the
-            losses and the monitored metric never are. None: no limit.
+    A line has at most `width` characters; None: no limit. Metrics of the training rows, then others, are left out to
+    keep it; the losses and the metric `monitor`, which decides which epoch is the best, never are.
     """
 
     def __init__(self, metrics: Sequence[str], monitor: str, started_at: float, width: int | None = None) -> None:

@@ -31,15 +31,7 @@ _SHIPPED = re.compile(r"/runs/[^/]+/code/")
 
 @dataclass(frozen=True)
 class Complaint:
-    """An error as it is printed.
-
-    Attributes:
-        headline: What happened, and where.
-        why: The cause, where it is known.
-        hint: What to do about it.
-        log: The command that shows the log.
-        exit_code: Exit code of the command.
-    """
+    """An error as it is printed: what happened and where, the cause, the remedy, the command that shows the log."""
 
     headline: str
     why: str = ""
@@ -56,16 +48,11 @@ class Complaint:
 def of_error(error: Exception) -> Complaint:
     """What to say about an exception that ended a command."""
     if isinstance(error, EstafetaError):
-        return Complaint(
-            str(error),
-            why=line_in(getattr(error, "traceback", ""), _is_local),
-            hint=error.hint,
-            exit_code=error.exit_code,
-        )
+        why = line_in(getattr(error, "traceback", ""), _is_local)
+        return Complaint(str(error), why, error.hint, exit_code=error.exit_code)
     if type(error).__module__.partition(".")[0] == "botocore":
-        return Complaint(
-            str(error), hint="is the service reachable, with these credentials?", exit_code=ENVIRONMENT_EXIT
-        )
+        hint = "is the service reachable, with these credentials?"
+        return Complaint(str(error), hint=hint, exit_code=ENVIRONMENT_EXIT)
     if isinstance(error, OSError):
         return Complaint(str(error), hint=_elsewhere(error), exit_code=ENVIRONMENT_EXIT)
     return Complaint(
@@ -85,21 +72,17 @@ def _elsewhere(error: OSError) -> str:
 
 def of_failure(failure: Failure, run: str, on: str) -> Complaint:
     """What to say about a run that has failed."""
-    inline = (
-        on == "inline"
-    )  # then the module that this process has imported is the one that failed, and there is no log
-    log = "" if inline else _log_command(failure, run)
-    why = line_in(failure.traceback, _is_local if inline else _is_shipped)
+    inline = on == "inline"  # the module that failed is then the one that this process has imported; there is no log
+    role = failure.function.rpartition("-")[2]
+    flags = ["--function", role] if role else []
+    flags += ["--rank", str(failure.rank)] if failure.rank is not None else []
+    log = "" if inline else f"{Command('estafeta', 'logs', run, *flags)}"
+    why = line_in(failure.traceback, _is_local if inline else lambda file: bool(_SHIPPED.search(file)))
     return Complaint(failure.message, why=why, hint=failure.hint, log=log, exit_code=failure.exit_code)
 
 
 def line_in(traceback: str, is_users: Callable[[str], bool]) -> str:
-    """The innermost line of a traceback that the user wrote: file, line, function, code; empty if there is none.
-
-    Args:
-        traceback: As Python prints it.
-        is_users: Tells from the path of a file whether the user wrote it.
-    """
+    """The innermost line of a traceback that the user wrote: file, line, function, code; empty if there is none."""
     own = [frame for frame in _FRAME.finditer(traceback) if is_users(frame["file"])]
     if not own:
         return ""
@@ -112,15 +95,3 @@ def _is_local(file: str) -> bool:
     """Whether a file on this machine is neither Estafeta's, nor Python's, nor that of an installed package."""
     others = (str(Path(__file__).parents[2]), sysconfig.get_path("stdlib"), "<")
     return not file.startswith(others) and "-packages/" not in file
-
-
-def _is_shipped(file: str) -> bool:
-    """Whether a file where the functions run is one that the run took along."""
-    return bool(_SHIPPED.search(file))
-
-
-def _log_command(failure: Failure, run: str) -> str:
-    role = failure.function.rpartition("-")[2]
-    of_role = ["--function", role] if role else []
-    of_rank = ["--rank", str(failure.rank)] if failure.rank is not None else []
-    return f"{Command('estafeta', 'logs', run, *of_role, *of_rank)}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from estafeta.cli.words.run import Lines
+from estafeta.cli.words.run import Lines, listed
 from estafeta.client.units import count
 from estafeta.functions.verbs.inspect import Contributed, InspectedVersion, Inspection
 
@@ -27,11 +27,11 @@ def standing(found: Inspection) -> Lines:
     lines = [
         ("run", f"{found.run}   {found.topology}, {count(found.workers, 'worker')}, {found.state}"),
         ("steps", f"{found.reached}{total} reached, newest saved: {saved}, epoch {found.epoch}{best}"),
-        *_listed("next", [action(facts) for facts in found.next] or ["nothing"]),
+        *listed("next", [action(facts) for facts in found.next] or ["nothing"]),
     ]
     if found.resuming != found.next:
-        lines += _listed("resume", [action(facts) for facts in found.resuming] or ["nothing"])
-    lines += _listed("export", [f"{e.which}   version {e.version}, sha256 {e.weights_sha256}" for e in found.exports])
+        lines += listed("resume", [action(facts) for facts in found.resuming] or ["nothing"])
+    lines += listed("export", [f"{e.which}   version {e.version}, sha256 {e.weights_sha256}" for e in found.exports])
     if found.unpublished:
         lines.append(("files", f"{count(found.unpublished, 'file')} without a public name: drafts, or leftovers"))
     return lines
@@ -61,16 +61,10 @@ def versions(found: Inspection) -> Table:
 
 def legs(found: Inspection) -> Table:
     """A row for each resident rank."""
-    rows: list[tuple[str, ...]] = [
-        (
-            str(leg.rank),
-            str(leg.leg),
-            str(leg.generation),
-            "has left" if leg.has_left else "ready" if leg.is_ready else "claimed",
-            leg.holder[:TOKEN],
-        )
-        for leg in found.legs
-    ]
+    rows: list[tuple[str, ...]] = []
+    for leg in found.legs:
+        mark = "has left" if leg.has_left else "ready" if leg.is_ready else "claimed"
+        rows.append((str(leg.rank), str(leg.leg), str(leg.generation), mark, leg.holder[:TOKEN]))
     return ("rank", "leg", "gen", "mark", "token"), rows
 
 
@@ -98,7 +92,3 @@ def _contribution(entry: Contributed) -> tuple[str, ...]:
 
 def _mark(version: InspectedVersion) -> str:
     return "" if version.is_complete and not version.is_best else "best" if version.is_complete else "incomplete"
-
-
-def _listed(label: str, texts: list[str]) -> Lines:
-    return [(label if index == 0 else "", text) for index, text in enumerate(texts)]

@@ -50,13 +50,7 @@ def lines_of(entry: Entry) -> list[str]:
 
 
 def batches(run: Run, wanted: Wanted, *, follow: bool = False) -> Iterator[list[str]]:
-    """The lines so far, invocation after invocation in the order of their start; then, if asked for, those that come.
-
-    Args:
-        run: The run; following ends with it.
-        wanted: Which invocations.
-        follow: Whether to go on looking.
-    """
+    """The lines so far, in the order of their invocations' start; to follow, those that come until the run ends."""
     given: dict[tuple[str, int], int] = {}
     since_s = 0.0
     while True:

@@ -5,7 +5,7 @@ Pure: from a status or a summary to labelled lines. This module knows nothing of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from estafeta.client.backend import ROLES
@@ -20,7 +20,7 @@ Lines = list[tuple[str, str]]
 """Label and text; the label is empty where a line goes on with what the line before began."""
 
 BYTES_PER_PARAMETER = 4
-"""They are float32."""
+"""Bytes of a parameter: it is a float32."""
 
 PLACES = {"local": "local", "inline": "in this process", "aws": "AWS Lambda"}
 
@@ -55,6 +55,11 @@ def standing(status: Status, now: float) -> Lines:
     took = clock(outcome.ended_at - spec.created_at)
     why = f": {outcome.why}" if outcome.why and outcome.failure is None else ""
     return [("state", f"{status.state}{why}; {progress(status)}, {began}, took {took}")]
+
+
+def listed(label: str, texts: Iterable[str]) -> Lines:
+    """Lines of which the first has the label."""
+    return [("" if index else label, text) for index, text in enumerate(texts)]
 
 
 def progress(status: Status) -> str:
@@ -118,7 +123,7 @@ def ending(status: Status, summary: Summary, files: Mapping[str, Path]) -> Lines
     """The last lines of a run that was followed to its end."""
     outcome = status.outcome
     why = outcome.why if outcome and outcome.failure is None else progress(status)
-    written = [(("files" if i == 0 else ""), str(path)) for i, path in enumerate(files.values())]
+    written = listed("files", map(str, files.values()))
     return [
         (status.state, f"{clock(summary.train_s)}   {why}"),
         *best(status, summary),
@@ -164,9 +169,7 @@ def _raised(limit: float, used: float) -> float:
 def limits(status: Status) -> Lines:
     """The limits of a run, if it has any."""
     known = status.limits
-    parts = [
-        f"{dollars(known.max_cost_usd)}" if known.max_cost_usd is not None else "",
-        f"{known.max_hours:.6g} hours" if known.max_hours is not None else "",
-        count(known.max_rounds, "round") if known.max_rounds is not None else "",
-    ]
-    return [("limits", ", ".join(filter(None, parts)))] if any(parts) else []
+    parts = [dollars(known.max_cost_usd)] if known.max_cost_usd is not None else []
+    parts += [f"{known.max_hours:.6g} hours"] if known.max_hours is not None else []
+    parts += [count(known.max_rounds, "round")] if known.max_rounds is not None else []
+    return [("limits", ", ".join(parts))] if parts else []

@@ -6,28 +6,13 @@ stragglers, retries, caches, and work that overlaps with waiting. So it compares
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from estafeta.client.plan.round import (
-    AWS,
-    Aws,
-    Profile,
-    Setting,
-    amdahl,
-    latency,
-    merge_bytes,
-    obstacles,
-    passes_s,
-    rank_bytes,
-    share_s,
-    traffic,
-    transfer_s,
-    update_s,
-    valid_s,
-    valid_traffic,
-)
+from estafeta.client.plan import round as one_round
+from estafeta.client.plan.round import AWS, Aws, Profile, Setting
 from estafeta.cost.cost import Basis, access_usd, invocation_usd, second_usd
 from estafeta.protocol.spec import Topology
 
@@ -37,8 +22,6 @@ class Estimate:
     """The time, dollars, memory and traffic of a setting.
 
     Attributes:
-        setting: The setting.
-        seconds: Seconds from start to end.
         round_s: Seconds of a train round.
         start_s: Seconds of a cold start.
         parts: Seconds of a train round: `compute`, `latency`, and `network` or `EFS throughput` for moving bytes.
@@ -46,8 +29,7 @@ class Estimate:
         requests_usd: Dollars for their invocations, and for the lines that each of them logs.
         efs_usd: Dollars for access to the file system.
         memory_mb: Memory that a worker needs.
-        read_bytes: Bytes that all functions read in a train round.
-        write_bytes: Bytes that they write.
+        read_bytes: Bytes that all functions read in a train round; `write_bytes`: that they write.
         binds: Part that takes most of the time: of the round, `starting`, or `burst credit` if that runs out.
         obstacles: Reasons why the setting cannot train the job; empty if it can.
         pareto: Whether no other setting is both faster and cheaper.
@@ -87,11 +69,15 @@ def estimate(profile: Profile, setting: Setting, basis: Basis, aws: Aws = AWS) -
     """Predict time, dollars, memory and traffic of a setting."""
     workers, steps, prices = setting.workers, profile.steps, basis.prices
     epochs = profile.epochs if profile.valid_rows else 0
-    share, update, waits = share_s(profile, setting), update_s(profile, setting, aws), latency(setting, aws)
-    moving, limit = transfer_s(*rank_bytes(profile, setting), workers, basis, aws)
+    share, update, waits = (
+        one_round.share_s(profile, setting),
+        one_round.update_s(profile, setting, aws),
+        one_round.latency(setting, aws),
+    )
+    moving, limit = one_round.transfer_s(*one_round.rank_bytes(profile, setting), workers, basis, aws)
     worker_s, merge_s = share + moving + waits.worker, 0.0
     if setting.merges:
-        merging, merging_limit = transfer_s(*merge_bytes(profile, workers), 1, basis, aws)
+        merging, merging_limit = one_round.transfer_s(*one_round.merge_bytes(profile, workers), 1, basis, aws)
         merge_s = update + merging + waits.merge
         limit = merging_limit if merging > moving else limit
         moving += merging
@@ -100,8 +86,8 @@ def estimate(profile: Profile, setting: Setting, basis: Basis, aws: Aws = AWS) -
     round_s = worker_s + merge_s + waits.way
     parts = {"compute": share + update, limit: moving, "latency": sum(waits)}
 
-    scoring_s = valid_s(profile, setting) + waits.worker
-    used = traffic(profile, setting)
+    scoring_s = one_round.valid_s(profile, setting) + waits.worker
+    used = one_round.traffic(profile, setting)
     starving_s = 0.0
     if basis.throughput == "bursting":
         rounds = max(0.0, steps - aws.credit / used.burst_credit_bytes)
@@ -116,8 +102,8 @@ def estimate(profile: Profile, setting: Setting, basis: Basis, aws: Aws = AWS) -
         aws.merge_mb, basis
     )
     invocations = 1 + ((workers + 1) * (steps + epochs) if setting.merges else workers * legs)
-    efs_usd = steps * access_usd(used, prices) + epochs * access_usd(valid_traffic(setting), prices)
-    memory_mb, stands_against = obstacles(profile, setting, share, aws)
+    efs_usd = steps * access_usd(used, prices) + epochs * access_usd(one_round.valid_traffic(setting), prices)
+    memory_mb, stands_against = one_round.obstacles(profile, setting, share, aws)
     binds = max(parts, key=lambda part: parts[part])
     if starving_s > train_s / 2:
         binds = "burst credit"
@@ -141,22 +127,12 @@ def estimate(profile: Profile, setting: Setting, basis: Basis, aws: Aws = AWS) -
 
 
 def grid(
-    profile: Profile,
-    workers: Iterable[int],
-    memory_mb: Sequence[int],
-    topologies: Sequence[Topology],
-    basis: Basis,
-    aws: Aws = AWS,
+    profile: Profile, workers: Iterable[int], memory_mb: Sequence[int], topologies: Sequence[Topology], basis: Basis
 ) -> list[Estimate]:
     """Return estimates of all combinations, the fastest first, with the Pareto set marked."""
     most = min(profile.batch_size, profile.train_rows)
-    found = [
-        estimate(profile, Setting(count, memory, topology), basis, aws)
-        for count in workers
-        if count <= most
-        for memory in memory_mb
-        for topology in topologies
-    ]
+    settings = itertools.product([count for count in workers if count <= most], memory_mb, topologies)
+    found = [estimate(profile, Setting(*choices), basis) for choices in settings]
     return pareto(sorted(found, key=lambda one: (one.seconds, one.usd)))
 
 
@@ -165,12 +141,8 @@ def pareto(estimates: Sequence[Estimate]) -> list[Estimate]:
     able = [one for one in estimates if not one.obstacles]
 
     def is_beaten(one: Estimate) -> bool:
-        return any(
-            other.seconds <= one.seconds
-            and other.usd <= one.usd
-            and (other.seconds, other.usd) != (one.seconds, one.usd)
-            for other in able
-        )
+        mine = one.seconds, one.usd
+        return any(o.seconds <= one.seconds and o.usd <= one.usd and (o.seconds, o.usd) != mine for o in able)
 
     return [Estimate(**{**vars(one), "pareto": not one.obstacles and not is_beaten(one)}) for one in estimates]
 
@@ -185,8 +157,8 @@ def machines(profile: Profile, basis: Basis, aws: Aws = AWS, vcpus: Sequence[int
     found = []
     for count in vcpus:
         rows, update_s = profile.batch_size, (count + 1) * profile.parameters * profile.element_s / count
-        threads_s = passes_s(profile, rows) * amdahl(profile.parallel, count)
-        processes_s = passes_s(profile, -(-rows // count))
+        threads_s = one_round.passes_s(profile, rows) * one_round.amdahl(profile.parallel, count)
+        processes_s = one_round.passes_s(profile, -(-rows // count))
         valid_s = profile.valid_rows * profile.valid_row_s / count
         work_s = profile.steps * (min(threads_s, processes_s) + update_s) + profile.epochs * valid_s
         seconds = aws.boot_s + work_s

@@ -30,9 +30,6 @@ class Profile:
     Attributes:
         parameters: Trained parameters.
         state_vectors: Vectors of that length that the optimiser keeps.
-        train_rows: Rows to train on.
-        valid_rows: Rows to validate.
-        batch_size: Rows in a global batch.
         micro_batch_size: Most rows in one forward and backward pass.
         steps: Train rounds.
         epochs: Valid rounds, if there are rows for them.
@@ -84,8 +81,6 @@ class Aws:
         start_s: Seconds of a cold start with PyTorch that do not depend on the memory.
         start_vcpu_s: Seconds of it on one vCPU. Both from LambdaNER-Bench: 19.7 s at 1,769 MB, 8.3 s at 10,240 MB.
         init_limit_s: Most seconds of an init phase; Lambda breaks off a longer one and repeats it in the invocation.
-        limit_s: Time limit of an invocation.
-        merge_mb: Memory of the merge function.
         merge_bytes: Memory of the merge function that does not depend on the parameters.
         boot_s: Seconds until a virtual machine has started and imported PyTorch; an assumption.
     """
@@ -238,9 +233,8 @@ def traffic(profile: Profile, setting: Setting) -> Traffic:
         read, written = merge_bytes(profile, workers)
         versions = 2 if profile.state_vectors else 1
         calls = {"list": 6, "open": workers, "create": versions, "link": versions, "unlink": workers + 2 * versions}
-        total += traffic_of(
-            calls, {max(1, profile.vector_bytes): workers}, {max(1, round(written / versions)): versions}
-        )
+        wrote = {max(1, round(written / versions)): versions}
+        total += traffic_of(calls, {max(1, profile.vector_bytes): workers}, wrote)
         total += traffic_of({}, {HEAD_BYTES: workers * (profile.parameters > SMALL)}, {})
     return total
 
