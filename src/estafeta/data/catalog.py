@@ -84,8 +84,7 @@ def check_block(reader: Reader, manifest: Manifest, number: int) -> None:
         if len(part) != (expected := manifest.blocks[number].rows):
             what = f"Block {number} of data set {manifest.name!r}"
             raise Corrupt(
-                f"{what} has {len(part)} rows of {kind.name}, expected {expected}",
-                hint=_again(manifest.name),
+                f"{what} has {len(part)} rows of {kind.name}, expected {expected}", hint=_again(manifest.name)
             )
 
 

@@ -181,8 +181,7 @@ class Learner:
         names = [f"{phase}_{name}" for phase in phases for name in self.sums]
         if monitor not in names:
             raise UsageError(
-                f"early_stopping.monitor is {monitor!r}, which is no metric",
-                hint=f"the metrics are {', '.join(names)}",
+                f"early_stopping.monitor is {monitor!r}, which is no metric", hint=f"the metrics are {', '.join(names)}"
             )
 
     def check_loss(self) -> None:

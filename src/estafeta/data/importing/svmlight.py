@@ -117,8 +117,7 @@ def _parse(lines: list[bytes], where: str, first: int) -> tuple[Csr, Array]:
             except (ValueError, OverflowError) as wrong:
                 text = line.decode(errors="replace").strip()[:60]
                 raise UsageError(
-                    f"{where}, line {first + number}: {text!r} is no row of svmlight's format ({wrong})",
-                    hint=_HINT,
+                    f"{where}, line {first + number}: {text!r} is no row of svmlight's format ({wrong})", hint=_HINT
                 ) from error
         last = first + len(lines) - 1
         raise UsageError(f"{where}, lines {first} to {last} cannot be read: {error}", hint=_HINT) from error
