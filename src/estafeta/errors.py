@@ -19,8 +19,6 @@ Each carries a `hint`: the next command or setting to try. `Command` writes a co
 there again, so a hint can pass any wire as text, and its reader can still complete the command.
 """
 
-from __future__ import annotations
-
 import shlex
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Metrics with scikit-learn's names: `metric(output, target)` gives one value for each row, or the mean."""
 
-from __future__ import annotations
-
 import torch
 
 

@@ -4,8 +4,6 @@ docs/protocol.md shows them in one table. None of them decides a bit: a wait tha
 look at the store, one that is too long costs time.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

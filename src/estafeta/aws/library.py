@@ -8,8 +8,6 @@ has unpacked finds its files and writes none. So an installation may be repeated
 workers already use its files. A worker looks for the file `ready`, which comes last.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import io

@@ -4,8 +4,6 @@ The first Ctrl-C lets the run go on without us, the second, soon after, stops it
 us: it is stopped at once. Invariant: leaving a run changes nothing about it.
 """
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ This module knows click and exit codes. The module of each kind of command impor
 help and usage errors must come at once.
 """
 
-from __future__ import annotations
-
 import io
 import sys
 import traceback

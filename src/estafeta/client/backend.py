@@ -3,8 +3,6 @@
 `LambdaBackend` stands for AWS and for the local service alike: the same boto3 calls, another endpoint.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import time

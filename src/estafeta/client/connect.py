@@ -1,7 +1,5 @@
 """A place to run, found by its name: this process, the local service, or a stack on AWS."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypedDict, Unpack, get_args

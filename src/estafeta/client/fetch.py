@@ -1,7 +1,5 @@
 """A part of an exported file as `control` answers it: in the answer itself, or at an address in S3."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import http.client

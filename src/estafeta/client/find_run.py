@@ -1,7 +1,5 @@
 """From what a user types to a run of a place: its name, the beginning of its name, or `last`."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Starting a run: from a job and a few choices to a handle."""
 
-from __future__ import annotations
-
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -4,8 +4,6 @@ The client reads the logs through the CloudWatch Logs API. An invocation lies be
 belongs to the run that the function names in a line of its own (`Invocation.note`).
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

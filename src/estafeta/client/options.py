@@ -8,8 +8,6 @@ worker.memory_mb, worker.timeout_s …      settings of the functions
 A fork takes fewer of them, since it changes a run's spec alone.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 import json

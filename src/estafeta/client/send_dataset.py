@@ -5,8 +5,6 @@
 If sending is interrupted, the client sends again: files that have arrived in the bucket or in the store are skipped.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

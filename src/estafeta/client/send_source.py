@@ -6,8 +6,6 @@ In the bucket a file is called by its SHA-256. A file that has arrived once, wit
 again. No client removes it, since another may be about to start with it: the bucket forgets it after some days.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 from estafeta.aws.bucket import Bucket

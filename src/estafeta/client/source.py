@@ -4,8 +4,6 @@ What is shipped is text: the job's module and those that it imports from its own
 Installed packages stay where they are; the functions have their own.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 import sysconfig

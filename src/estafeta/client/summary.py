@@ -1,7 +1,5 @@
 """A run summed up in one record: what it was, how far it came, what it took and cost."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """Numbers as people read them: bytes, dollars, lengths of time, metrics. Pure."""
 
-from __future__ import annotations
-
 
 def count(number: int, noun: str) -> str:
     """A number with its noun."""

@@ -3,8 +3,6 @@
 Pure arithmetic on the counts (`Usage`), the stored bytes (`Kept`) and dated list prices (`prices.py`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal

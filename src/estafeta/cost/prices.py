@@ -5,8 +5,6 @@ row. `prices_of` then gives those of us-east-1 and says so: most prices are the 
 far off.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 

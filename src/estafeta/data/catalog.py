@@ -4,8 +4,6 @@ It knows names and blocks; not how rows are imported, nor how they become batche
 is complete, and one without does not exist.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Callable, Iterator
 from functools import partial

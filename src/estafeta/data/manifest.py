@@ -4,8 +4,6 @@ Invariant: a manifest has everything that reading depends on: rows and size of e
 those of a batch. So the rows of each batch follow from the manifest and the spec alone.
 """
 
-from __future__ import annotations
-
 from functools import cached_property
 from typing import Literal
 

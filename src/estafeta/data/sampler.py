@@ -4,8 +4,6 @@ The global batches do not depend on the number of workers: they are those of a s
 This module must not know what a row is.
 """
 
-from __future__ import annotations
-
 import hashlib
 from functools import lru_cache
 from typing import Literal

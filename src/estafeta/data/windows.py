@@ -9,8 +9,6 @@ Global batches are as large as those of `sampler.py`, but their rows depend on t
 epoch every row falls to one rank and one step, except for the rows of a last batch that is left out.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -5,8 +5,6 @@ boto3 and Lambda's runtime client belong to the managed runtime. Invariant: the 
 unchanged package is neither uploaded nor deployed again.
 """
 
-from __future__ import annotations
-
 import compileall
 import hashlib
 import py_compile

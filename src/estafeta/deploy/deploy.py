@@ -8,8 +8,6 @@ Every step may be repeated: packages and libraries have their digests as names, 
 and an installation continues from its last part. After an interruption, the user deploys once more.
 """
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 from typing import Protocol

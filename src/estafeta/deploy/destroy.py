@@ -6,8 +6,6 @@
 Every step may be repeated, and none depends on the complete success of the one before.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The names and tags of a stack's parts: its bucket, its functions' logs, its file systems."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The plan of a deployment: it asks AWS, and changes nothing there."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field

@@ -5,8 +5,6 @@ its own machine (pip issue 11664). So it would fetch NVIDIA's libraries for a pr
 compiles nothing: it refuses a package without a wheel.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 from collections.abc import Iterable, Sequence

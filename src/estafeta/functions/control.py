@@ -5,8 +5,6 @@ synchronous invocation may return. `control` is also Lambda's failure destinatio
 could save.
 """
 
-from __future__ import annotations
-
 import contextlib
 from functools import lru_cache
 from typing import Any

@@ -3,8 +3,6 @@
 Must not know which function was called.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from functools import lru_cache

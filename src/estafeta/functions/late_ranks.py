@@ -5,8 +5,6 @@ Then the round is complete, for this worker and for each that lists after it. Al
 time. If the worker dies, Lambda's retry waits instead; if the event is lost, the last rank completes the round.
 """
 
-from __future__ import annotations
-
 from math import inf
 
 from estafeta import waiting

@@ -4,8 +4,6 @@ The record's shape: AWS Lambda Developer Guide, "Capturing records of Lambda asy
 killed functions: as the Runtime API and the runtime interface emulator name them.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any

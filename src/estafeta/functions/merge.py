@@ -14,8 +14,6 @@ The next version is a function of this one, the contributions and the spec. If t
 them publishes; the other sees that and leaves.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from estafeta.errors import EstafetaError, Gone

@@ -11,8 +11,6 @@ live. In `merge` nothing shows of a worker at its share, so one that is longer t
 multiply. A run that does not move after so many attempts fails, and can be resumed.
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import replace
 from typing import Literal

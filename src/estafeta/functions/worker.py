@@ -13,8 +13,6 @@ No rank waits here but that one. Lambda's retry or a duplicate delivery may repe
 contribution is a function of the weights, the seed, the round and the rank.
 """
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from estafeta.aws import library

@@ -4,8 +4,6 @@ Must not know: what any field means.
 Invariant: no text of pydantic reaches a user. A refused value is a `UsageError` that names field, value and range.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import types

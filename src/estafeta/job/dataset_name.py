@@ -1,7 +1,5 @@
 """Names of data sets: what a job may write instead of a factory."""
 
-from __future__ import annotations
-
 import re
 
 DATASET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")

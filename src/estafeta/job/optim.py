@@ -11,8 +11,6 @@ from them by the fused multiply-add, which rounds once where this rounds twice, 
 one unit in the last place off; results agree to float32 rounding.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

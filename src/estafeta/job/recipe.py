@@ -3,8 +3,6 @@
 A further number is one line here and one in docs/protocol.md. `Job` and `protocol.spec.RunSpec` have its fields.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 

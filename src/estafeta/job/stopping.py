@@ -3,8 +3,6 @@
 A record is a pure function of the metrics and of the record before. So every rank that computes it gets the same one.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from types import MappingProxyType

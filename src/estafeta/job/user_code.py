@@ -4,8 +4,6 @@ An environment may serve several runs whose modules have the same names. So impo
 the modules of the run before from `sys.modules`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import os

@@ -23,8 +23,6 @@ Waiting events are in memory and end with the service. Starts are much faster th
 from a process that has imported the heavy modules already.
 """
 
-from __future__ import annotations
-
 from estafeta.local.daemon import ensure, find, serve, stop
 from estafeta.local.endpoint import Endpoint
 from estafeta.local.options import Options

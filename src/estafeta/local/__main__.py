@@ -4,8 +4,6 @@ The service detaches itself from the process that started it. It closes its stan
 that process takes this as the sign.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os

@@ -4,8 +4,6 @@ This module knows processes and files. Invariant: a home folder has at most one 
 it at the same moment.
 """
 
-from __future__ import annotations
-
 import asyncio
 import fcntl
 import os

@@ -3,8 +3,6 @@
 Invariant: `stop` never leaves the process frozen.
 """
 
-from __future__ import annotations
-
 import asyncio
 
 from estafeta.local.work.process import Process

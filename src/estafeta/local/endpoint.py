@@ -4,8 +4,6 @@ This module knows files, processes and one private route of the service. Invaria
 belongs to a living process. A dead service's file counts as absent, even if another process has its process id.
 """
 
-from __future__ import annotations
-
 import http.client
 import json
 import os

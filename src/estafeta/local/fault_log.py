@@ -4,8 +4,6 @@ Invariant: each fault that happened has a line, and no other has one. A kill tha
 of its invocation is no fault.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from estafeta.local.faults import FAULTS_NAME

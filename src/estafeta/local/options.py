@@ -1,7 +1,5 @@
 """The settings of a local service that a user may choose."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

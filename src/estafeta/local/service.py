@@ -4,8 +4,6 @@ It knows which part answers which request, and not how. Invariant: the service c
 the request, and its socket is on the loopback interface.
 """
 
-from __future__ import annotations
-
 import asyncio
 import fcntl
 import json

@@ -5,8 +5,6 @@ turns the sums of all slices into the factor that shortens the gradient. Every f
 elements in the same order. The module knows neither torch nor files, workers or optimisers.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Final
 

@@ -1,7 +1,5 @@
 """How much of an invocation is left, and whether one more micro-batch and one publication fit into it."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterator

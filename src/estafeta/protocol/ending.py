@@ -7,8 +7,6 @@ best|final/model.safetensors       the model's state dict
            state.json              version, epoch, metrics, digest, optimiser settings
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

@@ -4,8 +4,6 @@ The merge, or every resident rank, makes the record. It is a function of what th
 time and dollars.
 """
 
-from __future__ import annotations
-
 from estafeta.job.stopping import EpochRecord, judge
 from estafeta.protocol.spec import Plan, RunSpec
 from estafeta.protocol.totals import Totals, means

@@ -1,7 +1,5 @@
 """What the code of a function has at hand in one invocation, on Lambda, on the local service, or in one process."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field

@@ -39,8 +39,6 @@ Paths are strings relative to the root of the store. Nothing here touches a disk
 inverse, is in `listing.py`.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Literal

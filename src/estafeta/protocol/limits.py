@@ -5,8 +5,6 @@ rounds, by the functions themselves: nobody else has to be there. Dollars and ho
 whichever that is; rounds before its next train round, so that an epoch that is complete gets its record.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 
 from pydantic import ValidationError

@@ -3,8 +3,6 @@
 What a run has to do next is computed from this alone. A name that matches nothing here is nobody's, and is passed over.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable

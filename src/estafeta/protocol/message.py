@@ -18,8 +18,6 @@ vector, and it costs a tenth of a CRC. A digest tells a page that is missing, of
 gives no protection against an attacker. The head has a CRC-32.
 """
 
-from __future__ import annotations
-
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence

@@ -3,8 +3,6 @@
 Preparing makes the choice once, and the plan holds it. So all ranks cut the vector alike.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import pairwise
 

@@ -7,8 +7,6 @@ A wrong guess costs an invocation, never a bit.
 It knows durations in seconds; never what they are of.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from statistics import median
 

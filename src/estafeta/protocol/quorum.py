@@ -8,8 +8,6 @@ first; and all who come later, to combine, to redo or to resume, find N contribu
 It knows counts and durations; never a vector, and no file.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection
 from math import inf
 

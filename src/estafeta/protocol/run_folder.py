@@ -1,7 +1,5 @@
 """One run's folder on the store: its paths, its spec and its plan."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 from estafeta.protocol.layout import RunLayout

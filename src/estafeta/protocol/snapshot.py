@@ -4,8 +4,6 @@ Invocations are only hints that may be lost, late or doubled. Whoever holds one 
 merge, the failure handler, `resume`) takes a snapshot and does what `next_actions` says.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal

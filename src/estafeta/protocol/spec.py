@@ -3,8 +3,6 @@
 Validated by pydantic when they come in; frozen afterwards. Every document carries a format with a version.
 """
 
-from __future__ import annotations
-
 from functools import cached_property
 from typing import Annotated, Any, Literal
 

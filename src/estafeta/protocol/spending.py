@@ -9,8 +9,6 @@ is never followed by a publication of the same one, is missing. Of logs it has w
 user's code prints. Neither `control` nor storage is in it.
 """
 
-from __future__ import annotations
-
 from estafeta.cost.cost import access_usd, invocation_usd, second_usd
 from estafeta.protocol.invocation import Invocation
 from estafeta.protocol.spec import Role, RunSpec

@@ -5,8 +5,6 @@ resident rank takes `Gathered` and its own slice. All operations are elementwise
 bits of the next version are a function of the contributions alone, whatever slices and chunks they are taken in.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Protocol
 

@@ -3,8 +3,6 @@
 Memory is that of the sum and one chunk, however many ranks there are.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from estafeta.errors import Corrupt

@@ -3,8 +3,6 @@
 Every function adds them in rank order, beginning at zero, in float64.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

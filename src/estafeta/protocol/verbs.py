@@ -1,7 +1,5 @@
 """What `control` is asked to do: the documents of its verbs."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """What an execution environment keeps from one invocation to the next. Losing it costs time, never bits."""
 
-from __future__ import annotations
-
 import gc
 from dataclasses import dataclass, field
 

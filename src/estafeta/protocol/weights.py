@@ -15,8 +15,6 @@ A function publishes the optimiser's file first, so a function that sees a versi
 pieces is complete when all pieces are there.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ Rank 0 looks; with a quorum all ranks do, since rank 0 may be late. The cost so 
 of them. That does no harm: the wish ends the run, and all ranks read the same wishes.
 """
 
-from __future__ import annotations
-
 from estafeta.protocol.layout import Round
 from estafeta.protocol.limits import limit_reached, newest_limits
 from estafeta.protocol.message import Wish

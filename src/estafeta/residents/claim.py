@@ -3,8 +3,6 @@
 Lambda may deliver an event twice, and it retries one whose function died; the claims tell these cases apart.
 """
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Collection
 

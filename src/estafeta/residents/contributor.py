@@ -3,8 +3,6 @@
 The share of a round may not fit the time of one leg. Then the leg publishes how far it got, and the next one goes on.
 """
 
-from __future__ import annotations
-
 from contextlib import suppress
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Why a resident leg ends."""
 
-from __future__ import annotations
-
 from enum import Enum
 
 

@@ -16,8 +16,6 @@ A rank publishes for the round of version *v* only when it has that version. So 
 that all ranks are done with everything before it, and may retire that.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial

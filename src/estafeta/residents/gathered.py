@@ -1,7 +1,5 @@
 """The contributions of all resident ranks to a round, open for reading, and their sum."""
 
-from __future__ import annotations
-
 import errno
 from collections.abc import Callable, Sequence
 from typing import Self

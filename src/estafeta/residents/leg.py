@@ -11,8 +11,6 @@ after the same round: so the ring stalls once.
 The result needs nothing of this. A leg may end at any moment: the next one goes on from the store.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections import deque

@@ -12,8 +12,6 @@ A rank that was only slow publishes the same bits, sees that it was replaced, an
 A wait may be longer than the leg that waits. So a call says when it was made, and the next leg goes on from there.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 Must not know why anybody leaves, or is replaced.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass

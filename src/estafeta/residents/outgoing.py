@@ -1,7 +1,5 @@
 """A contribution that a resident rank writes while the backward pass produces it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

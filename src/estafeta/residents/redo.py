@@ -4,8 +4,6 @@ The ranks keep their contributions until all have saved a later version: they ar
 from the same contributions gives the same bits.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 

@@ -7,8 +7,6 @@ The next version is a function of this one and of the contributions. Its bits ar
 A replica knows vectors, the exchange and the optimiser. It knows neither torch nor time.
 """
 
-from __future__ import annotations
-
 from estafeta.protocol.clipping import BLOCK
 from estafeta.protocol.partition import Slice
 from estafeta.protocol.spec import Plan, RunSpec

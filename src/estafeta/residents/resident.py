@@ -19,8 +19,6 @@ the contributions carry, so all ranks come to the same decision without another 
 A leg may end anywhere. Everything here is a function of what is published: the next leg publishes the same.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 

@@ -4,8 +4,6 @@ A run without a quorum has the plain `RoundCloser`, so the round reads the same 
 rule, docs/decisions/0017-stand-ins.md the reasons).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial

@@ -4,8 +4,6 @@ A saved version is for those that come later: the next leg, a replacement, the e
 two saved versions again, from the contributions (`redo.py`). So cost alone decides how often ranks save.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 
 from estafeta import waiting

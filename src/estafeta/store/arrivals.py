@@ -10,8 +10,6 @@ There are two ways, and the promise of the file system decides (`Files.watch`):
 This module knows paths and time; it must not know what the files are for.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 from collections import deque

@@ -10,8 +10,6 @@ is. Retiring removes that name. The rest depends on the file system:
   fit its header.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Sequence
 

@@ -5,8 +5,6 @@ operating system (here), an imitation of an NFS client's caches, a simulator wit
 strings, errors are `OSError` with the errno of the call.
 """
 
-from __future__ import annotations
-
 import mmap
 import os
 import time

@@ -4,8 +4,6 @@ inotify(7) reports the changes of this machine only. On a network file system ot
 type of the file system decides who may rely on the report.
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import os

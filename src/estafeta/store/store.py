@@ -18,8 +18,6 @@ Each rule answers something that such clients were seen to do:
 This module must not know runs, rounds or tensors: paths are relative to its root and come from `layout.py`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json

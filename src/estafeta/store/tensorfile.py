@@ -8,8 +8,6 @@ It reads parts of a tensor. It checks a CRC-32 of each tensor from the header's 
 It knows files and numpy arrays, and must not know models or runs.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence

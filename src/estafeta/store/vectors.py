@@ -1,7 +1,5 @@
 """Cheap facts about flat float32 vectors, for the hot path."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

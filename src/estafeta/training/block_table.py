@@ -7,8 +7,6 @@ the manifest alone.
 Only the thread that asks for batches decides on the content of slots; the others fill the slots that it gives them.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -8,8 +8,6 @@ torch and the job; it must not know files, ranks or rounds.
 The sum of the gradients depends only on the parameters, the micro-batches in their order, and their seeds.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import random

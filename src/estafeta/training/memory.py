@@ -4,8 +4,6 @@ The module knows sizes alone, and no torch: `client.plan` predicts with the same
 of a model beforehand, so half of the remaining memory is left to them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ The worker publishes the plan last, so a run with a plan has weights. The plan d
 alone, so a second preparation publishes nothing new.
 """
 
-from __future__ import annotations
-
 from estafeta.data.sampler import steps_per_epoch
 from estafeta.protocol.invocation import Invocation, dispatch
 from estafeta.protocol.partition import choose

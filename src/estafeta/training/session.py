@@ -1,7 +1,5 @@
 """What a worker keeps warm between invocations: the run's job, model and data. Losing it costs time, never bits."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from estafeta.errors import UsageError

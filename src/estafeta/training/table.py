@@ -1,7 +1,5 @@
 """A job's data on the function's side: any map-style data set, read batch by batch by row number."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -3,8 +3,6 @@
 Pure: from a `Dataset` to texts. This module knows nothing of terminals or stores.
 """
 
-from __future__ import annotations
-
 from estafeta.cli.words.run import Lines, listed
 from estafeta.client.units import count, size
 from estafeta.data.manifest import Kind

@@ -4,8 +4,6 @@ Pure: knows nothing of terminals or colours. Invariant: a row depends on the run
 run and whoever looks at it later see the same table.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 Pure: from an inspection to texts. Knows nothing of terminals.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

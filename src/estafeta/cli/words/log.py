@@ -3,8 +3,6 @@
 Pure, but for the looking: from invocations in the log to text. Invariant: following gives every line once.
 """
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 Pure: from a status or a summary to labelled lines. This module knows nothing of terminals.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 

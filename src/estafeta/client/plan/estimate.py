@@ -4,8 +4,6 @@ A round is a sum of parts, one after the other (`round.py`); the largest part bi
 stragglers, retries, caches, and work that overlaps with waiting. So it compares settings better than it predicts one.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence

@@ -4,8 +4,6 @@ The run's own learner really trains a few micro-batches of the run's first round
 each measurement counts, since other work on this machine only adds to it.
 """
 
-from __future__ import annotations
-
 import os
 import resource
 import time

@@ -4,8 +4,6 @@ The functions are pure. They take a profile that was measured here (`measure.py`
 (`Aws`, with their sources). `estimate.py` adds rounds up to runs and their prices.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import NamedTuple

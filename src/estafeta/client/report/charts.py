@@ -3,8 +3,6 @@
 Pure. Invariants: a chart has at most `MOST_POINTS` points a line, however many values it is given; all text is escaped.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from html import escape

@@ -4,8 +4,6 @@ It turns what is known of a run into text, and reads nothing else. Invariants: j
 and the charts escape their own texts; the page's size is bounded, however long the run was.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import shlex

@@ -4,8 +4,6 @@ Pure. Invariant: the picture is bounded (`MOST_LANES`, `MOST_ROWS`, `SLOT`), how
 that are too close to be told apart become one, which looks like the worst of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from html import escape

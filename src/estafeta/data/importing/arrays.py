@@ -4,8 +4,6 @@ The reader maps an `.npy` file, which is the user's own and not the store's. It 
 while it reads.
 """
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

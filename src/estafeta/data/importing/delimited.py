@@ -4,8 +4,6 @@ The first megabyte of the first file decides the types of the columns. Arrow say
 which line. So this module reads a refused file again with Python's own reader, up to the wrong line.
 """
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import gzip

@@ -1,7 +1,5 @@
 """The reader of a data set that the user's code makes: `module:factory` or `file.py:factory`."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import importlib.util

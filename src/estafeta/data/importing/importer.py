@@ -6,8 +6,6 @@ The attempt that publishes the manifest has the name. Blocks of killed attempts 
 import succeeds. Then no other attempt can succeed, so the importer removes all blocks but its own.
 """
 
-from __future__ import annotations
-
 import errno
 import secrets
 import time

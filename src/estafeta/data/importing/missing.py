@@ -3,8 +3,6 @@
 Invariant: every row that passes has a target and no infinite number; it has NaN only where reading replaces it.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from estafeta.data.blocks import Csr

@@ -1,7 +1,5 @@
 """Parquet files as record batches: one, several, or all of a directory."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Each reader needs its own libraries, so `open_source` imports only the one it needs.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 Sums are in float64, and blocks end at fixed row numbers, so the result depends on the rows alone.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from estafeta.data.manifest import Column

@@ -3,8 +3,6 @@
 Rows stay sparse. The reader knows the number of columns only at the end, so the manifest has it, not a block.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from pathlib import Path

@@ -3,8 +3,6 @@
 Invariant: the writer holds one block, and publishes under names that no other attempt uses.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A check, and the examination of a list of them: each passes, fails with its cure, or cannot be tried."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Checks of this machine, for `--on local`."""
 
-from __future__ import annotations
-
 import platform
 import socket
 import sys

@@ -4,8 +4,6 @@ The same checks run against the local service and a server that imitates the res
 nothing about EFS or Lambda's network; `docs/aws.md` says which line answers which open question.
 """
 
-from __future__ import annotations
-
 import secrets
 import time
 from collections.abc import Mapping

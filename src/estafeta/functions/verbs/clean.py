@@ -1,7 +1,5 @@
 """The verb `clean`: a run that has ended is removed, or all of it but its exports and records."""
 
-from __future__ import annotations
-
 from estafeta.errors import Command, UsageError
 from estafeta.functions.verbs.status import folder_of, layout_of
 from estafeta.protocol.ending import export

@@ -4,8 +4,6 @@ A data set may be larger than what can be read within a time limit, so `verify` 
 which block on the next leg continues, and `control` remembers nothing between them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Self
 

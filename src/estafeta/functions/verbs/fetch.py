@@ -5,8 +5,6 @@ an address from which the client fetches that part. Each part is one short invoc
 time limit or the memory of `control`.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Callable

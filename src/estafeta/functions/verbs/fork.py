@@ -8,8 +8,6 @@
 With the origin's options, what comes after the version has the bits that it has in the origin.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from estafeta.errors import Command, Gone, UsageError

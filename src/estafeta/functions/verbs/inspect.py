@@ -4,8 +4,6 @@ The verb opens files and reads their heads, never their tensors. It changes noth
 the run is at work, the parts of the answer may be a moment apart.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections import defaultdict

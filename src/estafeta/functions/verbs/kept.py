@@ -4,8 +4,6 @@ Records, claims and marks have less than the 4 KiB that EFS meters at least, and
 counted, and not opened. Files that have no name yet, or none any more, are left out.
 """
 
-from __future__ import annotations
-
 from contextlib import suppress
 
 from estafeta.aws.bucket import PART_BYTES

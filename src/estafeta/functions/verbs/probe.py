@@ -4,8 +4,6 @@ Nothing of a run is touched. What is measured takes two functions: each sees wha
 only what another one has written tells how the file system behaves between machines.
 """
 
-from __future__ import annotations
-
 import importlib
 import json
 import os

@@ -5,8 +5,6 @@ time is short; the client asks for the next leg. A block is compared with the ma
 published, and the manifest is published when all blocks are there: until then there is no such data set.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Self
 

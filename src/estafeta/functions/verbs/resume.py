@@ -1,7 +1,5 @@
 """The verbs `stop` and `resume`: an end that can be taken back."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from estafeta.errors import Command, UsageError

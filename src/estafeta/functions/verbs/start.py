@@ -3,8 +3,6 @@
 The name belongs to whoever publishes the `reserve` file first.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The verbs `status` and `runs`: how a run stands, and which runs there are."""
 
-from __future__ import annotations
-
 import difflib
 import json
 from collections.abc import Iterable

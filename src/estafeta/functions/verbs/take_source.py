@@ -1,7 +1,5 @@
 """A job's source in the functions: taken from the bucket when a run starts, and given back to a client that asks."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor

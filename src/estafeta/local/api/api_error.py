@@ -3,8 +3,6 @@
 This module knows the error codes of Lambda's Invoke API and of the JSON 1.1 protocol.
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -4,8 +4,6 @@ It knows JSON shapes and ranges, and tells the pool which environments a change 
 change has had no effect. Source: Lambda API reference, the operations by their names below.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from typing import Any

@@ -5,8 +5,6 @@ the connection stays open meanwhile, so a waiting request costs no task. Invaria
 one connection one at a time, and its replies go out in the same order.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections import deque

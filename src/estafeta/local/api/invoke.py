@@ -4,8 +4,6 @@ It knows headers, statuses and limits; the pool and the queue run the functions.
 effect. Source: Lambda API reference, "Invoke".
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import json

@@ -5,8 +5,6 @@ functions, so no name in a request leads out of the log folder. Source: CloudWat
 "FilterLogEvents" and "DescribeLogStreams".
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -5,8 +5,6 @@ the loopback interface, and only the environment is told it. Source: Lambda Deve
 API for custom runtimes".
 """
 
-from __future__ import annotations
-
 from typing import Protocol
 
 from estafeta.local.api.http import Reply, Request, Response

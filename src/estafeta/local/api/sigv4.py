@@ -5,8 +5,6 @@ signed it within the last five minutes. The signature covers method, path, query
 Guide, "Create a signed AWS API request".
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import re

@@ -5,8 +5,6 @@ tab of REPORT. So tools for Lambda's logs read these lines, too. Source: Lambda 
 logs for Lambda functions".
 """
 
-from __future__ import annotations
-
 import math
 
 

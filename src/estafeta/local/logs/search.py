@@ -5,8 +5,6 @@ event. So pages neither repeat nor miss events while the logs grow. Source: Clou
 syntax".
 """
 
-from __future__ import annotations
-
 import base64
 import heapq
 import json

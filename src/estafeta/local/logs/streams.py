@@ -5,8 +5,6 @@ nothing of HTTP or of searching. Invariant: both files only grow until they are 
 times never decrease. So a line behind an index entry was written at the entry's time or later.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import secrets

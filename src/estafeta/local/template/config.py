@@ -4,8 +4,6 @@ It knows neither YAML nor HTTP. Invariant: `reader.py` and `api/config.py` make 
 within Lambda's ranges; everything else may rely on it.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 

@@ -6,8 +6,6 @@ other by name and property, long before its first invocation. Source: AWS CloudF
 "AWS::Lambda::Function".
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -7,8 +7,6 @@ Sources: Lambda Developer Guide, "How Lambda handles errors and retries with asy
 records of Lambda asynchronous invocations".
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging

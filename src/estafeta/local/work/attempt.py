@@ -4,8 +4,6 @@ It knows the log and the Runtime API's headers, nothing of processes. Invariant:
 over the outcome, so a caller that has its answer finds the log complete.
 """
 
-from __future__ import annotations
-
 import random
 import time
 

@@ -5,8 +5,6 @@ the log text, and both name the same request. Sources: Lambda Developer Guide, "
 sources of aws-lambda-runtime-interface-emulator for the newer type names.
 """
 
-from __future__ import annotations
-
 import json
 import signal
 from dataclasses import dataclass

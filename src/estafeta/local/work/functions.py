@@ -4,8 +4,6 @@ It knows the rules of Lambda's versions, not HTTP. Invariant: a published versio
 twice; both outlive the service, in one JSON file.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import secrets

@@ -3,8 +3,6 @@
 Pure records. Invariant: `finish` of an invocation is called exactly once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

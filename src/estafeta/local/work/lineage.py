@@ -7,8 +7,6 @@ loops". AWS does not document the inner form of `Lineage=`; here it is `<hash>:<
 botocore does not escape.
 """
 
-from __future__ import annotations
-
 import hashlib
 import random
 import time

@@ -4,8 +4,6 @@ This module knows processes, not functions or events. Invariant: a zygote answer
 of an answer tells its request.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging

@@ -4,8 +4,6 @@ It knows capacity, not retries. Invariant: the number of invocations in progress
 a function's reserved concurrency. Each admitted invocation waits for, or is in, exactly one environment.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections import Counter, deque
 from dataclasses import replace

@@ -4,8 +4,6 @@ A pure function of settings. Invariant: only the paths named in `PASSED_ON` come
 Lambda Developer Guide, "Using Lambda environment variables", list of defined variables.
 """
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path

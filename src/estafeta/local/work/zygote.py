@@ -12,8 +12,6 @@ The protocol is one JSON object per line over the socket given as file descripto
 request before it reads the next one.
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import gc
