@@ -60,7 +60,6 @@ _HOME = {
 }
 """Names by the module that defines them. Each is imported when it is asked for: neither a cold function nor
 `estafeta --help` pays for what it does not need."""
-
 _MODULES = {"datasets": "estafeta.client.datasets", "metrics": "estafeta.metrics"}
 """Public modules by their names."""
 

@@ -24,7 +24,6 @@ from dataclasses import dataclass
 
 MARK = "`"
 """Mark around a command in a text."""
-
 PROGRAMS = ("estafeta", "aws")
 """Programs whose commands are found in a text again."""
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 STACK = "estafeta"
 """Default name of the CloudFormation stack; its functions are `estafeta-worker` and so on."""
-
 ATTEMPTS = 5
 """Number of attempts at a call of a client from `Account.client`, with growing pauses between them."""
 
@@ -73,7 +72,6 @@ class Deployment:
     """The parts of a deployed stack, from its outputs.
 
     Attributes:
-        stack: Name of the stack.
         functions: Names of the functions.
         bucket: Name of the bucket through which files come and go.
         file_system: Id of the file system.

@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 
 PART_BYTES = 16 << 20
 """Bytes of one part of an upload; a smaller file goes up in one request. 10,000 parts are the most (S3 quotas)."""
-
 UPLOADS_AT_A_TIME = 4
 """Number of parts of one file that go up at the same time."""
-
 FILES_AT_A_TIME = 8
 """Number of files that go up at the same time. Most have some megabytes or less, so a single upload would mostly wait
 for round trips."""
@@ -35,20 +33,16 @@ READ_BYTES = 1 << 20
 
 LINK_S = 3600
 """Seconds that a signed address is valid."""
-
 CODE = "code/"
 """Prefix of the functions' code packages. The stack's permissions and the bucket's lifecycle name the prefixes, too."""
 
 LIBRARIES = "libraries/"
 UPLOADS = "uploads/"
 """Prefix of objects on their way to the file system; S3 removes them after some days."""
-
 EXPORTS = "exports/"
 """Prefix of objects on their way to the client; S3 removes them after some days."""
-
 KEYS_AT_A_TIME = 1000
 """Number of keys in one request to remove objects at most (S3 API, "DeleteObjects")."""
-
 Progress = Callable[[int], None]
 """Function that is called with the number of bytes that have gone up since its last call, from several threads."""
 

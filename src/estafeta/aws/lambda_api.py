@@ -26,20 +26,11 @@ READ_TIMEOUT_S = 960
 CONNECT_TIMEOUT_S = 5
 
 REFUSED = frozenset(
-    {
-        "TooManyRequestsException",
-        "ResourceConflictException",
-        "ResourceNotReadyException",
-        "ENINotReadyException",
-        "EC2ThrottledException",
-        "EFSMountConnectivityException",
-        "EFSMountFailureException",
-        "EFSMountTimeoutException",
-    }
+    "TooManyRequestsException ResourceConflictException ResourceNotReadyException ENINotReadyException "
+    "EC2ThrottledException EFSMountConnectivityException EFSMountFailureException EFSMountTimeoutException".split()
 )
 """Errors that say that the function has not run: it is throttled, being made or changed, or its network or file system
 is not ready yet (Lambda API reference, "Invoke"). A call is retried only after one of these."""
-
 REFUSED_S = 120.0
 """Seconds for which a refused call is retried: a function that has been idle for weeks may need a minute and a half to
 get its network interfaces back."""

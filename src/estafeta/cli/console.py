@@ -33,16 +33,12 @@ LABEL = 8
 STYLES = {"done": "bold green", "stopped": "bold yellow", "failed": "bold red", "error": "bold red", "running": "cyan"}
 HINTS = ("next", "try", "log", "kept", "left")
 """Labels of the results that name commands; all else is the user's own."""
-
 RATE_WINDOW_S = 10.0
 """How far back the rate of steps on the live line looks."""
-
 BAR = (10, 40)
 """Least and most columns of the progress bar."""
-
 BESIDE_BAR = 70
 """Columns that the words beside it take, about."""
-
 SPARE = ("price", "rate", "bar", "step")
 """Parts of a progress line that are left out, one after the other, if it is too long for the terminal."""
 

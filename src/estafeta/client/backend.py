@@ -27,19 +27,15 @@ ROLES: tuple[Role, ...] = ("worker", "merge", "control")
 
 THROUGHPUT_VARIABLE = "ESTAFETA_EFS_THROUGHPUT"
 """Name of the variable in which the template tells the throughput mode of its file system."""
-
 LOG_LAG_S = {"local": 2.0, "aws": 15.0}
 """Seconds that the client waits for a missing REPORT line before it sums a run up without it."""
-
 LOG_PAUSE_S = {"local": 0.1, "aws": 0.75}
 """Seconds between two looks for a missing REPORT line."""
-
 SERVICE_GONE = (
     "the local service was stopped or killed: the next command starts it, "
     f"{Command('estafeta', 'resume', 'RUN')} goes on with a run"
 )
 """Hint of the error for a local service that does not answer."""
-
 UPDATE_WAIT = {"Delay": 1, "MaxAttempts": 300}
 """Seconds between two looks whether a change of a function is done, and their greatest number. In a VPC a change "can
 take a minute" (Lambda API reference, "UpdateFunctionConfiguration")."""

@@ -18,10 +18,8 @@ from estafeta.protocol.spec import FunctionSettings, Role
 
 TEMPLATE = Path(__file__).parents[1] / "aws/stack.yaml"
 """Path of the template that is deployed, and that the local service reads."""
-
 NAMES: dict[Role, str] = {role: f"{STACK}-{role}" for role in ROLES}
 """Names of the functions in Estafeta's own template."""
-
 SERVED = "served.json"
 """Name of the file, beside the local service's own, with the options of a service that runs in the foreground."""
 

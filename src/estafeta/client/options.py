@@ -28,10 +28,8 @@ from estafeta.protocol.spec import MemoryMb, Role, RunSpec, TimeoutS
 
 NUMBERS: Mapping[str, Any] = typing.get_type_hints(Recipe)
 """Types of the job's numbers, by name. The job and the spec check their ranges."""
-
 OF_A_FORK = ("epochs", "micro_batch_size")
 """Names of the numbers that may change in the middle of a run: the others decide which rows make up a step."""
-
 LIMITS: Mapping[str, Any] = dict.fromkeys(("rounds_per_invocation", "quorum"), Annotated[int, Ge(1)] | None)
 """Types of the run's limits, by name. By default there is no limit."""
 

@@ -34,19 +34,14 @@ if TYPE_CHECKING:
 
 POLL_S: dict[On, tuple[float, float]] = {"local": (0.05, 0.5), "inline": (0.2, 0.2), "aws": (0.5, 5.0)}
 """Seconds between two looks at a run, the shortest and the longest: each look is an invocation of `control`."""
-
 POLL_GROWTH = 1.3
 """Factor by which the time between two looks grows."""
-
 STOP_PATIENCE_S: dict[On, float] = {"local": 15.0, "inline": 15.0, "aws": 150.0}
 """Seconds in which a run that was asked to stop should have ended, if a function is at work on it."""
-
 TEND_S = {"local": 10.0}
 """Seconds between two calls of the watchdog by a client that follows a run; on AWS a schedule calls it."""
-
 PACE_EPOCHS = 20
 """Epochs over which the pace of a run is taken: each is a file to read, and a run may have thousands."""
-
 ENDED = ("done", "stopped", "failed")
 """States that a run ends in."""
 

@@ -16,7 +16,6 @@ from estafeta.protocol.verbs import StartVerb, UploadedSource
 
 MOST_IN_EVENT = 4 << 20
 """Bytes of source that the payload of a synchronous invocation (6 MB) has room for, as JSON."""
-
 MOST_IN_BUCKET = 32 << 20
 """Bytes of source that `control` takes: it holds all of it as text, in half of its memory (512 MB), and one invocation
 publishes it, in seconds of its minutes."""

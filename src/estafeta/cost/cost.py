@@ -16,14 +16,11 @@ from estafeta.cost.prices import PRICES_AS_OF, Prices, prices_of
 GIB = 1 << 30
 MB_PER_GB = 1024
 """MB in a gigabyte of memory, as Lambda counts."""
-
 LOG_BYTES = 600
 """Smallest log volume of one invocation: START, END, REPORT and two notes. Where invocations are short and many, the
 log costs more than the requests."""
-
 MONTH_S = 30 * 86400.0
 """Seconds of 30 days; AWS takes the days of the current month."""
-
 ASSUMED = {
     "local": ", for functions as fast as this machine's",
     "inline": ", for functions as fast as this process, without starting them",

@@ -16,16 +16,12 @@ from dataclasses import dataclass, field
 KIB = 1024
 REQUEST_BYTES = 1 << 20
 """Bytes of the longest transfer in one request: `rsize` and `wsize` of an EFS mount."""
-
 LEAST_BYTES = 4 * KIB
 """Least size of a request under Bursting throughput, and of one without data in all modes."""
-
 LEAST_ELASTIC_BYTES = 32 * KIB
 """Least size of a request with data under Elastic throughput."""
-
 ASKING = {"list": 1, "open": 2}
 """Number of requests of a call that only asks for names and attributes; EFS meters them as reads."""
-
 CHANGING = {"create": 2, "append": 2, "link": 1, "rename": 1, "unlink": 1, "mkdir": 1, "rmdir": 1}
 """Number of requests of a call that changes a directory; EFS meters them as writes."""
 
@@ -33,10 +29,8 @@ CHANGING = {"create": 2, "append": 2, "link": 1, "rename": 1, "unlink": 1, "mkdi
 FILE_BYTES = 2 * KIB
 """Metered bytes of each file and folder beside its data, for its inode (User Guide, "How Amazon EFS reports file system
 and object sizes", https://docs.aws.amazon.com/efs/latest/ug/metered-sizes.html)."""
-
 STEP_BYTES = 4 * KIB
 """Step in which EFS meters stored data; a file has at least one."""
-
 SETTLE_AFTER = 4096
 """Number of reads in the list before the meter adds them up."""
 

@@ -27,7 +27,6 @@ class Csr:
     Attributes:
         starts: int64[n + 1], start of each row in the other two.
         columns: int32, ascending in a row.
-        values: The numbers that are not zero.
     """
 
     starts: Array

@@ -17,7 +17,6 @@ Rows = npt.NDArray[np.int64]
 
 SMALLEST = 1e-15
 """Smallest fraction of held-out rows. With a smaller one, the ends of a stratum would not fit int64."""
-
 DRAWS = 4096
 """Number of draws for held-out rows that come from one generator."""
 

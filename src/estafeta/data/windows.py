@@ -21,7 +21,6 @@ from estafeta.data.sampler import Rows, generator, held_out
 
 PARTS = 8
 """Number of parts that a deal remembers; each is as long as the list of blocks."""
-
 SHUFFLED = 2
 """Number of windows whose order is remembered; each takes eight bytes a row."""
 
@@ -176,13 +175,11 @@ class Deal:
     """The deal of a stored data set's rows to ranks and steps.
 
     Attributes:
-        rows: The rows of the phase.
         workers: World size.
         batch_size: Rows in a global batch; the last one of an epoch may be shorter.
         steps: Steps per epoch; rows that do not fit them are left out.
         micro_batch_size: Most rows in a micro-batch.
         window_bytes: Most bytes of the blocks of a window; a window has at least one block.
-        seed: The run's seed.
     """
 
     rows: BlockRows

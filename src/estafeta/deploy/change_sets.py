@@ -23,16 +23,12 @@ if TYPE_CHECKING:
 
 POLL_S = 2.0
 """Seconds between two looks at a stack."""
-
 NOT_YET = ("REVIEW_IN_PROGRESS", "DELETE_COMPLETE")
 """States of a stack that has only a name."""
-
 REMAINS = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED")
 """States of a stack that can only be deleted, because its creation or its deletion has failed."""
-
 NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
 """Words in CloudFormation's reason for an empty change set, which counts as failed."""
-
 EARLY = "EarlyValidation"
 """Word in the reason of a change set that CloudFormation refused before it tried anything."""
 

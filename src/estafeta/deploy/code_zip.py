@@ -21,13 +21,12 @@ from estafeta.errors import UsageError
 
 NEEDS = ("isal", "numpy", "pydantic")
 """Packages that the functions import beside PyTorch and those of the managed runtime."""
-
 CLIENT_ONLY = ("cli", "client", "data/importing", "deploy", "local")
 """Parts of Estafeta that no function imports."""
-
 UNZIPPED_LIMIT_BYTES = 250 << 20
 """Bytes of a function's package at most (AWS Lambda Developer Guide, "Lambda quotas")."""
-
+METADATA = ("RECORD", "direct_url.json", "INSTALLER", "REQUESTED", "uv_cache.json")
+"""Names of files about an installation, which differ from one to the next."""
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """Time of all files in the package, the oldest that a zip file can express: the bytes must not depend on the date."""
 
@@ -37,7 +36,6 @@ class CodePackage:
     """A zip file to deploy.
 
     Attributes:
-        path: Path of the file.
         digest: SHA-256 of its bytes, in hex.
         zipped_bytes: Size of the file.
         unzipped_bytes: Size of its content, which Lambda limits.
@@ -110,13 +108,6 @@ def _tidy(root: Path) -> None:
     for name in ("bin", ".lock"):
         path = root / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    for pattern in (
-        "*.pyi",
-        "*.dist-info/RECORD",
-        "*.dist-info/direct_url.json",
-        "*.dist-info/INSTALLER",
-        "*.dist-info/REQUESTED",
-        "*.dist-info/uv_cache.json",
-    ):
+    for pattern in ("*.pyi", *(f"*.dist-info/{name}" for name in METADATA)):
         for path in list(root.rglob(pattern)):
             path.unlink()

@@ -28,7 +28,6 @@ class Standing:
     """The existing parts of a stack.
 
     Attributes:
-        stack: Name of the stack.
         state: State of the stack; None if there is none.
         bucket: Name of the bucket; None if there is none.
         objects: Number of objects in the bucket.

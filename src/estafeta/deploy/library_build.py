@@ -27,16 +27,12 @@ TORCH = "torch"
 
 LIBRARY_PART_BYTES = 32 << 20
 """Unpacked bytes of a part, about; a larger file is a part by itself."""
-
 PART_FILES = 400
 """Number of files in a part at most: on a network file system each costs some round trips."""
-
 COMPRESSION = 4
 """Level of gzip: a higher one takes several times as long here, and saves a twentieth."""
-
 NEVER_IMPORTED = ("torch/include", "torch/share", "torch/bin", "torch/test", "torchgen/packaged", "bin")
 """Folders of headers, build files and programs, which hold two thirds of PyTorch's files."""
-
 LOOKED_FOR = ("torch/bin/torch_shm_manager",)
 """Files in these folders that PyTorch needs to start, though a function never runs them."""
 

@@ -9,7 +9,6 @@ from estafeta.errors import UsageError
 
 TAG = "estafeta:stack"
 """Tag on a stack's file system with the stack's name; the template sets it."""
-
 MOST_LETTERS = 63
 """Letters of a bucket's name at most (S3 User Guide, "Bucket naming rules")."""
 

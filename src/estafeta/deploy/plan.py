@@ -33,7 +33,6 @@ class Wishes:
     """The user's wishes. A wish that is None keeps the deployed value, or the default.
 
     Attributes:
-        stack: Name of the stack.
         image: URI of a container image instead of packages.
         architecture: Processor.
         python: Version of Python.
@@ -56,9 +55,7 @@ class Plan:
     """The plan of a deployment.
 
     Attributes:
-        wishes: The user's wishes.
         account: Number of the AWS account.
-        bucket: Name of the bucket.
         target: Python and processor.
         code: The code package; None for an image.
         library: The library; None for an image.

@@ -20,13 +20,10 @@ Architecture = Literal["arm64", "x86_64"]
 GLIBC = "2_34"
 """Version of glibc in Amazon Linux 2023, the system of Lambda's Python 3.12 and newer (AWS Lambda Developer Guide,
 "Lambda runtimes")."""
-
 PYTHONS = ("3.12", "3.13", "3.14")
 """Versions to deploy for. Python 3.11 on Lambda is Amazon Linux 2, whose glibc is too old for PyTorch's wheels."""
-
 TORCH_BACKEND = "cpu"
 """Index of PyTorch's own from which it comes; PyPI's wheels bring CUDA along on some platforms."""
-
 NO_BACKEND = "none"
 """Name that replaces an index of PyTorch's own, and leaves the choice to the user's configuration of uv."""
 
@@ -62,21 +59,10 @@ def unpack(requirements: Sequence[str], folder: Path, target: Target, *, torch_b
         EnvironmentProblem: uv is not installed, or an index cannot be reached.
         UsageError: There is no wheel for one of the requirements, or they contradict each other.
     """
+    options = f"--quiet --python-version {target.python} --python-platform {target.platform}"
     command = [
-        _uv(),
-        "pip",
-        "install",
-        "--quiet",
-        "--target",
-        str(folder),
-        "--python-version",
-        target.python,
-        "--python-platform",
-        target.platform,
-        "--only-binary",
-        ":all:",
-        "--link-mode",
-        "copy",
+        *(_uv(), "pip", "install", "--target", str(folder)),
+        *f"{options} --only-binary :all: --link-mode copy".split(),
         *(() if torch_backend == NO_BACKEND else ("--torch-backend", torch_backend)),
         *requirements,
     ]

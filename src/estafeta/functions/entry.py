@@ -25,7 +25,6 @@ def _age_s() -> float:
 INIT_S = _age_s()
 """How long the init phase took, if this is a function's process. Lambda does not tell, but the phase ends when the
 handler is imported, of which this module is one of the last parts; and it began a little before the process did."""
-
 METER = Meter()
 """Counts the file operations of the invocation that this process is at: there is one at a time."""
 

@@ -15,7 +15,6 @@ from estafeta.protocol.spec import LOG_GROUPS, Failure, FunctionSettings, Role
 LOOP_HOPS = 16
 """Invocations of one function in a chain after which Lambda's loop detection drops the next (Developer Guide, "Use
 Lambda recursive loop detection to prevent infinite loops")."""
-
 _IN_CODE = re.compile(r"/runs/[^/]+/code/")
 """In the path of a file that the run took along."""
 

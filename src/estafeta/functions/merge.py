@@ -132,16 +132,7 @@ def _publish_epoch(round_: Round, snapshot: Snapshot, folder: RunFolder, invocat
     """Publish the record of the epoch that ended with the round's version."""
     plan, trained, spent_usd = folder.plan, _weights_at(round_.version, folder, invocation), tab.usd()
     valid = Streamed(folder, round_).totals if plan.valid_rows else None
-    record = conclude(
-        folder.spec,
-        plan,
-        snapshot.last_epoch,
-        trained,
-        valid,
-        token=invocation.token,
-        now=folder.store.clock.time(),
-        unsaid_usd=spent_usd,
-    )
+    record = conclude(folder, snapshot.last_epoch, trained, valid, token=invocation.token, unsaid_usd=spent_usd)
     mine = folder.store.publish(folder.layout.epoch(record.epoch), [record.to_json()], invocation.token)
     if mine:
         tab.said(spent_usd)

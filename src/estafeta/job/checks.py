@@ -58,19 +58,14 @@ def _whole(value: Any) -> int:
 
 Number = Annotated[float, AllowInfNan(False), BeforeValidator(_number)]
 """Finite number, kept as a Python float: a NumPy scalar would decide the dtype of its products, and is not JSON."""
-
 Rate = Annotated[Number, Ge(0)]
 """Number in [0, inf)."""
-
 Fraction = Annotated[Number, Ge(0), Lt(1)]
 """Number in [0, 1)."""
-
 Whole = Annotated[int, BeforeValidator(_whole)]
 """Whole number, kept as a Python int."""
-
 Count = Annotated[Whole, Ge(1)]
 """Whole number of at least 1."""
-
 Flag = Annotated[bool, only(lambda value: isinstance(value, bool), "True or False")]
 """True or False, and no number."""
 

@@ -16,10 +16,8 @@ from estafeta.errors import UsageError
 
 FAULTS = "LOCAL_FAULTS"
 """Environment variable with the faults of a function version, as `Faults.parse` reads them."""
-
 FAULTS_NAME = "LOCAL_FAULTS_NAME"
 """Environment variable with their owner: the log shows it, and versions of one owner draw from one injector."""
-
 LONGEST_DELAY_S = 2.0
 """Seconds that an event is delayed at most: longer than a round of a small run, shorter than the patience of peers."""
 

@@ -5,38 +5,36 @@ time and dollars.
 """
 
 from estafeta.job.stopping import EpochRecord, judge
-from estafeta.protocol.spec import Plan, RunSpec
+from estafeta.protocol.run_folder import RunFolder
 from estafeta.protocol.totals import Totals, means
 from estafeta.protocol.weights import Weights
 
 
 def conclude(
-    spec: RunSpec,
-    plan: Plan,
+    folder: RunFolder,
     last: EpochRecord | None,
     weights: Weights,
     valid: Totals | None,
     *,
     token: str,
-    now: float,
     unsaid_usd: float = 0.0,
 ) -> EpochRecord:
     """Judge the epoch that ended with a version; `last` is the record of the epoch before, if there is one.
 
-    `valid` is what the ranks have summed over the validation rows, None if there are none; `now` is in seconds since
-    1970. The run has cost `unsaid_usd` dollars beside those that `weights` and `valid` know of.
+    `valid` is what the ranks have summed over the validation rows, None if there are none. The run has cost
+    `unsaid_usd` dollars beside those that `weights` and `valid` know of.
     """
     metrics = means("train", weights.rows, weights.sums)
     if valid is not None:
         metrics.update(means("valid", valid.rows, valid.sums))
     return judge(
-        spec.early_stopping,
+        folder.spec.early_stopping,
         last,
-        epoch=weights.version // plan.steps_per_epoch,
+        epoch=weights.version // folder.plan.steps_per_epoch,
         version=weights.version,
         metrics=metrics,
         missed=weights.attendance.missed,
         token=token,
-        now=now,
+        now=folder.store.clock.time(),
         spent_usd=weights.spent_usd + unsaid_usd + (valid.spent_usd if valid is not None else 0.0),
     )

@@ -37,12 +37,10 @@ class Invocation:
     """One invocation of a function.
 
     Attributes:
-        store: The shared directory.
         connect: Makes an invoker for a run's functions.
         token: The request id: the same for all attempts at one event. Publications carry it, so that a retry
             recognises what an earlier attempt did.
         remaining_s: Seconds until the function is killed.
-        function: The function's name.
         quiet: Write no notes to standard output: there is a user, not a log, at its other end.
         is_alone: No other function is at work before this one ends, so it would wait for them in vain.
         warm: Memory of the execution environment, from one invocation to the next. Losing it costs time, never bits.

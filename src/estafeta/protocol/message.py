@@ -39,13 +39,10 @@ TOKEN_BYTES = 64
 FIXED_BYTES = 128
 CHUNK = 262_144
 """Elements that a rank digests, writes or reads at a time, 1 MB: memory gives them once, and then the cache does."""
-
 SMALL = 16_384
 """Elements up to which a rank reads or writes a vector along with the head, in one call."""
-
 ALIGNMENT = 64
 """Bytes of a cache line; the vector begins at a multiple of it."""
-
 ABSENT = "."
 """Name of the flags that only an unfinished gradient has. No buffer of a PyTorch module can have this name."""
 
@@ -85,10 +82,8 @@ class Head(NamedTuple):  # a tuple takes a fifth of the time of a frozen datacla
         wishes: What the rank would like to happen.
         round_s: Seconds that its rounds take, by the median; 0 if the rank does not know yet.
         spent_usd: Dollars that the rank has cost since it said so last; single precision.
-        token: The writer's token.
         digests: The digest of each slice of the vector.
         sums: Loss and metrics, summed over the rows.
-        buffers: The model's buffers by name.
         is_stand_in: Whether another rank has published it because this one was late. The round is closed without it.
         parts: Micro-batches that its sums cover. With an unfinished share the rank's next leg goes on here.
     """

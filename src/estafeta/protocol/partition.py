@@ -11,7 +11,6 @@ from estafeta.protocol.spec import Choice, Plan, RunSpec, Topology
 
 GRAIN = 1024
 """Elements in one page of 4 kB. A slice begins at a multiple of it, so no two ranks write to one cache line or page."""
-
 REPLICATED_UP_TO = 1 << 20
 """Bytes of parameters up to which `replicated` is at least as fast as `sharded`, with more than two workers."""
 

@@ -13,9 +13,6 @@ class RunFolder:
     Args:
         spec: The run's spec, if the caller has it already.
         plan: The run's plan, likewise.
-
-    Attributes:
-        layout: The run's paths.
     """
 
     def __init__(self, store: Store, run: str, spec: RunSpec | None = None, plan: Plan | None = None) -> None:

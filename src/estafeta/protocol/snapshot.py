@@ -25,12 +25,10 @@ class Snapshot:
     """A run as its folder shows it at one moment.
 
     Attributes:
-        workers: The run's world size.
         outcome: State that ended it, or None.
         stop_requested: Whether somebody asked it to stop.
         plan: What preparing found; None before that.
         version: The newest weights version; None before preparing, and when only exports and records are left.
-        last_epoch: The newest epoch's record.
         ranks: Ranks that have contributed to the current round.
         legs: By rank, the leg that goes on with an unfinished share of the current round.
         residents: By rank, the newest leg and generation that have been claimed.

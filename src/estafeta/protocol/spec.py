@@ -17,7 +17,6 @@ from estafeta.protocol.layout import Phase, Round
 Role = Literal["worker", "merge", "control"]
 Topology = Literal["merge", "sharded", "replicated"]
 """Topology of a run: a merge function combines the contributions, or each worker a slice, or each worker everything."""
-
 Choice = Literal["auto", "merge", "sharded", "replicated"]
 """Topology that a user asks for; with `auto` the sizes of model and world choose one of the last two."""
 Which = Literal["best", "final"]
@@ -25,10 +24,8 @@ State = Literal["preparing", "running", "stopping", "done", "stopped", "failed"]
 
 MB_PER_VCPU = 1769
 """Memory at which a function has one vCPU (AWS Lambda Developer Guide, "Configure Lambda function memory")."""
-
 LOG_GROUPS = "/aws/lambda/"
 """Beginning of the names of log groups; the function's name follows (AWS Lambda Developer Guide, "CloudWatch Logs")."""
-
 MOST_WORKERS = 9999
 """Most ranks: a rank has four digits in the names of files."""
 
@@ -250,7 +247,6 @@ class Status(Document):
         version: Steps done.
         epoch: Epochs done.
         epochs: Records of the epochs that were asked for.
-        limits: The limits that hold now.
         spent_usd: Dollars that it had cost at the end of the newest epoch, as its functions know it.
         kept: What lies on the file system for it, if the client has asked for that.
     """

@@ -44,7 +44,6 @@ class Weights:
     Attributes:
         version: Steps done.
         parameters: float32[P].
-        buffers: The model's buffers by name.
         state: The optimiser's state vectors by name; float32[P] each, or of the slice that this rank keeps.
         rows: Rows of the epoch so far.
         sums: Loss and metrics, summed over these rows.

@@ -215,8 +215,8 @@ class _Resident:
 
     def _conclude_epoch(self, valid: Totals | None) -> None:
         """Judge the epoch as every rank does; rank 0 publishes the record."""
-        weights, plan, now = self._replica.weights, self._plan, self._store.clock.time()
-        record = conclude(self._spec, plan, self._last_epoch, weights, valid, token=self._leg.token, now=now)
+        weights, plan = self._replica.weights, self._plan
+        record = conclude(self._folder, self._last_epoch, weights, valid, token=self._leg.token)
         weights.spent_usd = record.spent_usd
         ends = record.stop is not None or record.version >= plan.total_steps
         if record.best_version == record.version or ends:

@@ -19,7 +19,6 @@ from estafeta.store.inotify import LOCAL, filesystem_of, watch
 
 Buffer = bytes | bytearray | memoryview
 """Bytes to write, or memory to read into (numpy arrays by their `.data`)."""
-
 IOV_MAX = os.sysconf("SC_IOV_MAX")
 """Number of buffers that one `writev` or `preadv` takes at most (POSIX; 1024 on Linux)."""
 

@@ -47,10 +47,8 @@ CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 ALIGNMENT = 64
 """Bytes of a cache line: padding makes the data begin at a multiple of this."""
-
 DIGEST = "crc32:"
 """Prefix of the metadata keys that hold the tensors' digests."""
-
 CHUNK_BYTES = 1 << 20
 """Bytes that `stream` reads at once: the read size of an EFS mount."""
 

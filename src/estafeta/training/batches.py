@@ -40,7 +40,6 @@ class Data:
         rows: Numbers of the rows of each phase.
         tokens: Tokens of the stored data sets among them.
         collate: The job's `collate`, for tables that do not call it.
-        transform: The job's `transform`.
     """
 
     tables: dict[Phase, Table | BlockTable]

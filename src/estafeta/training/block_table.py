@@ -26,7 +26,6 @@ from estafeta.store.tensorfile import DTYPES, Array
 
 NOWHERE = -(1 << 62)
 """Shift of a block that is not in memory: the places of its rows are out of bounds."""
-
 LOADERS = 2
 """Number of threads that read ahead: while one waits for the store, the other checks digests."""
 

@@ -17,10 +17,8 @@ MIB = 1 << 20
 
 INDEX_BYTES = 8
 """Bytes of a row number, an int64."""
-
 VECTOR_ITEM = 4
 """Bytes of an element of a vector, a float32."""
-
 RUNTIME_BYTES = 320 * MIB
 """Bytes of Python, PyTorch, scikit-learn and the runtime client of a worker (`benchmarks/bench_data.py` prints it)."""
 

@@ -19,8 +19,6 @@ class Session:
     """One run in a warm environment.
 
     Attributes:
-        data: Its rows.
-        learner: Its model.
         version: The weights version in the model; None if there is none, or one that the store does not have.
         transfer_s: Seconds of the longest transfer so far.
         buffers: The version's buffers; those in the model change while it works.

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 MOST_RUNS = 20
 """Runs that are listed at most, unless all are asked for."""
-
 MOST_EPOCHS = 20
 """Epochs that `status` shows at most."""
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 ENVIRONMENT_EXIT = 3
 INTERRUPTED_EXIT = 130
 """128 + SIGINT, as a shell has it; also where somebody else has stopped the run."""
-
 INTERNAL_EXIT = 70
 """EX_SOFTWARE of sysexits.h: the program itself is wrong."""
 

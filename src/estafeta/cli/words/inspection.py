@@ -12,7 +12,6 @@ from estafeta.functions.verbs.inspect import Contributed, InspectedVersion, Insp
 
 TOKEN = 13
 """Characters of a token that are shown: enough to find the request in the log."""
-
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 """Names of columns, and rows."""
 

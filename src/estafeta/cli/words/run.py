@@ -16,7 +16,6 @@ from estafeta.protocol.spec import Status
 
 Lines = list[tuple[str, str]]
 """Label and text; the label is empty where a line goes on with what the line before began."""
-
 BYTES_PER_PARAMETER = 4
 """Bytes of a parameter: it is a float32."""
 

@@ -28,13 +28,10 @@ from estafeta.training.table import Batch
 
 REPEATS = 5
 """Times that a micro-batch is trained."""
-
 MOST_S = 5.0
 """Seconds after which no further micro-batch is trained."""
-
 MOST_ELEMENTS = 1 << 20
 """Most elements of the parameters that are updated to measure the optimiser."""
-
 PARALLEL_OF_ROWS = 0.9
 """Part of the time of rows that threads share, if it cannot be measured: one processor, or other work on it."""
 

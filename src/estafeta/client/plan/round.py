@@ -16,7 +16,6 @@ from estafeta.training.memory import MIB, VECTOR_ITEM, vectors
 
 HEAD_BYTES = 512
 """Bytes before a vector, about; EFS meters them as many more."""
-
 TENSOR_FILE_HEADS = 2
 """Number of reads before the tensors of a safetensors file: the length of its header, and the header."""
 

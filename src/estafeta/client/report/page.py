@@ -26,10 +26,8 @@ from estafeta.protocol.spec import Failure, Status
 
 MOST_EPOCHS = 300
 """Number of rows in the table of epochs; of more, the page shows every second, third …"""
-
 MOST_EVENTS = 100
 """Number of rows in the table of events, the first ones."""
-
 MOST_TEXT = 20_000
 """Number of characters of a user's text, such as a traceback, from its end."""
 

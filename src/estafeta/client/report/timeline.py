@@ -14,7 +14,6 @@ from estafeta.client.report.charts import scale, ticks
 MOST_LANES = 24
 MOST_ROWS = 2
 """Number of rows in a lane: a successor starts while the leg before it is at work."""
-
 SLOT = 4.0
 """Least number of pixels between the beginnings of two boxes."""
 

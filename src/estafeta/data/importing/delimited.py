@@ -22,7 +22,6 @@ from estafeta.errors import UsageError
 
 BLOCK_BYTES = 1 << 20
 """Bytes of text that Arrow parses at once."""
-
 NULLS = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "?"]
 """Texts that stand for a missing value."""
 

@@ -10,7 +10,6 @@ from estafeta.store.tensorfile import Array
 
 STRIP = 1 << 15
 """Number of numbers in one pass: as float64 they fit a processor's cache."""
-
 MOST_CLASSES = 1000
 """Number of values from which a target no longer counts as classes."""
 

@@ -19,7 +19,6 @@ from estafeta.store.tensorfile import Array
 
 CHUNK_BYTES = 4 << 20
 """Bytes of text that are parsed at once."""
-
 MOST_COLUMNS = 2**31 - 2
 """Largest number of a column: it must fit int32."""
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 NUMBERS, CODES = "numbers", "codes"
 """Names of the two inputs that a table may have."""
-
 MOST_CATEGORIES = 1 << 16
 """Largest number of different texts in a category column."""
 
@@ -34,7 +33,6 @@ class Choice:
     """The use of a table's columns.
 
     Attributes:
-        label: Name of the column to learn.
         ignore: Names of columns to leave out.
         target: Whether the label is a class or a number; `auto` looks at its type.
         categories: Names of columns whose values are texts, even if they look like numbers.

@@ -17,7 +17,6 @@ from estafeta.store.tensorfile import Array
 
 BLOCK_BYTES = 4 << 20
 """Size of a block (`docs/decisions/0010-blocks-of-data-sets.md`)."""
-
 Observe = Callable[[Mapping[str, RowArray], int], None]
 """Function that sees the rows of each block before publication, and the number of the first."""
 

@@ -14,7 +14,6 @@ class Check:
     """A condition that training needs.
 
     Attributes:
-        name: Name of the check.
         look: Function that returns its finding. It raises an `EstafetaError` with a hint, or an `OSError`, if the check
             fails.
         needs: Names of checks that must pass before.
@@ -30,9 +29,7 @@ class Finding:
     """The result of a check.
 
     Attributes:
-        name: Name of the check.
         passed: Whether it passed; None if it could not be tried.
-        detail: The finding in words.
         cure: Cure, if it failed.
     """
 

@@ -31,10 +31,8 @@ NEEDED = {
     "safetensors": "torch",
 }
 """Packages that training needs, with the extra of Estafeta that brings each."""
-
 USEFUL = {"scikit-learn": "its data sets and svmlight files", "pyarrow": "CSV and Parquet files"}
 """Packages that only one feature needs, and that feature."""
-
 LEAST_FREE_BYTES = 1 << 30
 """Bytes that should be free: a run keeps two or three versions of its weights, and its exports."""
 

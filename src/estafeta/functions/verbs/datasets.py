@@ -22,7 +22,6 @@ from estafeta.store.store import Store
 
 MOST_COLUMNS = 12
 """Columns of the preview."""
-
 MOST_NUMBERS = 6
 """Numbers of a value that the preview shows."""
 

@@ -19,7 +19,6 @@ from estafeta.store.files import Reader
 
 ANSWER_BYTES = 4 << 20
 """Bytes of a file in one answer: with base64 and the rest of the answer it stays under 6 MB."""
-
 PIECE_BYTES = 32 << 20
 """Bytes of a file in one object: `control` holds them in memory, and moves them in a second or two."""
 

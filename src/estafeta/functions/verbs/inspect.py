@@ -35,7 +35,6 @@ class Contributed(Document):
     Attributes:
         rows: Rows that its sums cover.
         digest: Exclusive or of the gradient's words, as the file has it; empty if there is no gradient.
-        token: The writer's token.
         leg: The rank's leg; None if the marks of that leg are removed.
         generation: The leg's generation; None likewise, and in `merge`, whose legs have none.
         is_stand_in: Whether the round was closed without the rank; the token is then that of the rank that closed it.
@@ -111,9 +110,7 @@ class Inspection(Document):
     """A run as its folder shows it.
 
     Attributes:
-        version: The newest complete version.
         reached: The newest version that ranks have worked on.
-        epoch: The newest epoch with a record.
         best_version: The best version by that record.
         rounds: Newest first.
         older_rounds: How many more rounds have contributions.

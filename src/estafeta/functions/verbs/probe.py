@@ -23,13 +23,10 @@ from estafeta.store.store import Backoff, Store, new_token
 
 TURNS = 10
 """How often the two exchange a small file."""
-
 LOAD_BYTES = 16 << 20
 """Size of the large file that one writes and the other reads."""
-
 START_S = 60.0
 """How long the second function may take to start."""
-
 TURN_S = 30.0
 """How long a file may take to be seen, or the large one to be read."""
 

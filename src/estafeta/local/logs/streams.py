@@ -29,9 +29,7 @@ class LogStream:
     """One stream, open for appending.
 
     Attributes:
-        group: Name of the log group.
         name: `YYYY/MM/DD/[version]<32 hexadecimal digits>`, as on Lambda.
-        path: The text file.
     """
 
     def __init__(self, root: Path, group: str, version: str) -> None:
@@ -79,9 +77,7 @@ class LogEvent:
 
     Attributes:
         timestamp_ms: Milliseconds since the epoch, from the last mark before the line.
-        stream: Name of the stream.
         offset: Bytes before the line in the stream.
-        message: The line without its end.
     """
 
     timestamp_ms: int

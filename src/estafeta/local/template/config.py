@@ -51,7 +51,6 @@ class FunctionConfig:
         local_mount_path: Path at which the function sees the shared file system, or None.
         reserved_concurrency: Most invocations at a time, or None for the account's limit alone.
         recursive_loop: Whether a chain of more than 16 calls may go on.
-        log_group: Name of the log group.
         log_days: Days that the group keeps its lines, or None for ever.
         role: ARN that the API shows.
         preload: Modules that the warm parent of this function's environments has imported.

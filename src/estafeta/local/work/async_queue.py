@@ -44,7 +44,6 @@ class Event:
     Attributes:
         request_id: Request id, the same over all attempts.
         arn: ARN by which the caller addressed the function.
-        function: Name of the function.
         version: Version to run, `$LATEST` or a number.
         payload: JSON document.
         trace: Trace header, this call included.

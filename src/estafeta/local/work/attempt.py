@@ -17,7 +17,6 @@ class Attempt:
     """One delivery in progress.
 
     Attributes:
-        invocation: The invocation in progress.
         id: Id of the attempt, unlike the request id new for each.
     """
 

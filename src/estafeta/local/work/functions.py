@@ -38,7 +38,6 @@ class FunctionVersion:
     """Settings under a version; execution environments belong to one of these.
 
     Attributes:
-        config: The settings.
         version: `$LATEST` or a number.
         revision: Id that changes whenever the settings under this version change.
         modified_s: Time of the last change, in seconds since the epoch.

@@ -32,21 +32,9 @@ MAX_OPEN_FILES = 1024  # Lambda quota "file descriptors"
 
 # Modules that nearly every handler imports anyway; an absent one is skipped.
 LEAN = (
-    "asyncio",
-    "concurrent.futures",
-    "ctypes",
-    "decimal",
-    "http.client",
-    "logging",
-    "multiprocessing",
-    "numpy",
-    "numpy.random",
-    "pydantic",
-    "simplejson",
-    "snapshot_restore_py",
-    "ssl",
-    "uuid",
-)
+    "asyncio concurrent.futures ctypes decimal http.client logging multiprocessing numpy numpy.random pydantic "
+    "simplejson snapshot_restore_py ssl uuid"
+).split()
 
 
 def die_with_parent(parent: int) -> None:
