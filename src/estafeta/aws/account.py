@@ -17,7 +17,6 @@ STACK = "estafeta"
 """Default name of the CloudFormation stack; its functions are `estafeta-worker` and so on."""
 ATTEMPTS = 5
 """Number of attempts at a call of a client from `Account.client`, with growing pauses between them."""
-
 READ_TIMEOUT_S = 60
 
 

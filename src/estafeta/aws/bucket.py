@@ -28,14 +28,11 @@ UPLOADS_AT_A_TIME = 4
 FILES_AT_A_TIME = 8
 """Number of files that go up at the same time. Most have some megabytes or less, so a single upload would mostly wait
 for round trips."""
-
 READ_BYTES = 1 << 20
-
 LINK_S = 3600
 """Seconds that a signed address is valid."""
 CODE = "code/"
 """Prefix of the functions' code packages. The stack's permissions and the bucket's lifecycle name the prefixes, too."""
-
 LIBRARIES = "libraries/"
 UPLOADS = "uploads/"
 """Prefix of objects on their way to the file system; S3 removes them after some days."""

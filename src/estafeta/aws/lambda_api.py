@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 READ_TIMEOUT_S = 960
 """Read timeout. It is longer than Lambda's 900 s, because a retry would run the function twice."""
-
 CONNECT_TIMEOUT_S = 5
 
 REFUSED = frozenset(
@@ -34,13 +33,11 @@ is not ready yet (Lambda API reference, "Invoke"). A call is retried only after 
 REFUSED_S = 120.0
 """Seconds for which a refused call is retried: a function that has been idle for weeks may need a minute and a half to
 get its network interfaces back."""
-
 REFUSED_PAUSE = Backoff(first_s=0.5, factor=2.0, longest_s=8.0)
 
 
 DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403"})
 """Error codes of calls that AWS does not allow: most services, Lambda and EFS, EC2, and S3 without a body."""
-
 DENIED_HINT = "these credentials may not do that: docs/aws.md has what a user must be allowed"
 
 

@@ -29,9 +29,7 @@ from estafeta.store.store import Store, new_token
 
 MARGIN_S = 25.0
 """Seconds before the end of an invocation in which `install` begins no more files: PyTorch's largest has 0.4 GB."""
-
 CHUNK_BYTES = 1 << 20
-
 VARIABLE = "ESTAFETA_LIBRARY"
 """Environment variable of the worker with the library's digest."""
 

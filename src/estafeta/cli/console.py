@@ -29,7 +29,6 @@ from estafeta.protocol.spec import Status
 
 LABEL = 8
 """Columns of a label with the gap behind it."""
-
 STYLES = {"done": "bold green", "stopped": "bold yellow", "failed": "bold red", "error": "bold red", "running": "cyan"}
 HINTS = ("next", "try", "log", "kept", "left")
 """Labels of the results that name commands; all else is the user's own."""

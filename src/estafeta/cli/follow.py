@@ -18,7 +18,6 @@ from estafeta.protocol.spec import Status, Which
 
 SECOND_PRESS_S = 3.0
 """Seconds in which a second Ctrl-C stops the run."""
-
 EXPORTS: tuple[Which, ...] = ("final", "best")
 
 

@@ -147,7 +147,6 @@ def choice(name: str, *words: str, **others: Any) -> Callable[[Any], Any]:
 
 FOLDER = click.Path(file_okay=False)
 EXISTING_FILE = click.Path(exists=True, dir_okay=False)
-
 detach = click.option("--detach", is_flag=True, help="Return at once; the run goes on by itself.")
 output_dir = click.option(
     "--output-dir",

@@ -24,7 +24,6 @@ from estafeta.protocol.spec import FunctionSettings, Role
 from estafeta.protocol.verbs import ControlEvent
 
 ROLES: tuple[Role, ...] = ("worker", "merge", "control")
-
 THROUGHPUT_VARIABLE = "ESTAFETA_EFS_THROUGHPUT"
 """Name of the variable in which the template tells the throughput mode of its file system."""
 LOG_LAG_S = {"local": 2.0, "aws": 15.0}
@@ -39,7 +38,6 @@ SERVICE_GONE = (
 UPDATE_WAIT = {"Delay": 1, "MaxAttempts": 300}
 """Seconds between two looks whether a change of a function is done, and their greatest number. In a VPC a change "can
 take a minute" (Lambda API reference, "UpdateFunctionConfiguration")."""
-
 Settings = Mapping[Role, Mapping[str, int]]
 Functions = dict[Role, FunctionSettings]
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from estafeta.data.importing.importer import Progress
 
 __all__ = ["Dataset", "Description", "Listing", "import_files", "list", "remove", "show", "verify"]
-
 Shows = Callable[[str, int, int, str], object]
 """Told what goes on, how much is done, of how much (0: not known), and in which unit."""
 

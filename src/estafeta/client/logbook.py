@@ -22,7 +22,6 @@ _INIT = re.compile(r"\tInit Duration: ([\d.]+) ms")
 _STATUS = re.compile(r"\tStatus: (?:timeout|error)\b")
 _RAISED = "[ERROR] "
 """Beginning of the line in which AWS's runtime client reports a handler's exception; a logger writes a tab there."""
-
 _BILLED = re.compile(r"Billed Duration: (\d+) ms\tMemory Size: (\d+) MB")
 
 

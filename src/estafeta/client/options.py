@@ -32,7 +32,6 @@ OF_A_FORK = ("epochs", "micro_batch_size")
 """Names of the numbers that may change in the middle of a run: the others decide which rows make up a step."""
 LIMITS: Mapping[str, Any] = dict.fromkeys(("rounds_per_invocation", "quorum"), Annotated[int, Ge(1)] | None)
 """Types of the run's limits, by name. By default there is no limit."""
-
 CALLABLES = ("model", "dataset", "valid_dataset")
 ROLES: tuple[Role, ...] = ("worker", "merge", "control")
 SETTINGS: Mapping[str, Any] = {"memory_mb": MemoryMb, "timeout_s": TimeoutS}

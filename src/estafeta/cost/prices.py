@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 PRICES_AS_OF = "2026-11-23"
 """Date of the table; each source below has its own."""
-
 DEFAULT_REGION = "us-east-1"
 
 

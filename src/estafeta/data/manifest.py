@@ -15,7 +15,6 @@ from estafeta.protocol.spec import Document
 from estafeta.store.tensorfile import DTYPES
 
 Missing = Literal["error", "mean", "drop"]
-
 TARGET = "target"
 """Name of the field that a model learns."""
 

@@ -14,12 +14,10 @@ import numpy.typing as npt
 from estafeta.protocol.layout import Round
 
 Rows = npt.NDArray[np.int64]
-
 SMALLEST = 1e-15
 """Smallest fraction of held-out rows. With a smaller one, the ends of a stratum would not fit int64."""
 DRAWS = 4096
 """Number of draws for held-out rows that come from one generator."""
-
 _PURPOSES = {"split": 0, "shuffle": 1, "held out": 2, "blocks": 3, "window": 4}
 
 

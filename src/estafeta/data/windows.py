@@ -23,7 +23,6 @@ PARTS = 8
 """Number of parts that a deal remembers; each is as long as the list of blocks."""
 SHUFFLED = 2
 """Number of windows whose order is remembered; each takes eight bytes a row."""
-
 _NOTHING: Rows = np.empty(0, np.int64)
 
 

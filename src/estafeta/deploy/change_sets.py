@@ -31,7 +31,6 @@ NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
 """Words in CloudFormation's reason for an empty change set, which counts as failed."""
 EARLY = "EarlyValidation"
 """Word in the reason of a change set that CloudFormation refused before it tried anything."""
-
 _CONTINUE = ("aws", "cloudformation", "continue-update-rollback", "--stack-name", "STACK")
 
 _NEXT = {

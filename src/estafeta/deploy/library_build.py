@@ -24,7 +24,6 @@ from estafeta.deploy.wheels import TORCH_BACKEND, Target, installed_here, leave_
 from estafeta.errors import EnvironmentProblem
 
 TORCH = "torch"
-
 LIBRARY_PART_BYTES = 32 << 20
 """Unpacked bytes of a part, about; a larger file is a part by itself."""
 PART_FILES = 400
@@ -35,7 +34,6 @@ NEVER_IMPORTED = ("torch/include", "torch/share", "torch/bin", "torch/test", "to
 """Folders of headers, build files and programs, which hold two thirds of PyTorch's files."""
 LOOKED_FOR = ("torch/bin/torch_shm_manager",)
 """Files in these folders that PyTorch needs to start, though a function never runs them."""
-
 NEVER_READ = (".pyi", ".pyx", ".pxd", ".h", ".hpp", ".cuh", ".cmake", ".a")
 
 

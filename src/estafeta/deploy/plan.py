@@ -19,7 +19,6 @@ from estafeta.local.template.language import Template
 from estafeta.local.template.reader import open_template
 
 BUCKET_TEMPLATE = TEMPLATE.with_name("bucket.yaml")
-
 OURS = ("Bucket", "CodeKey", "Library", "ImageUri", "PythonVersion", "Architecture", "ExistingFileSystem")
 """Parameters of the template that Estafeta sets; the others are the user's."""
 

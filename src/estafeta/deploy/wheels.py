@@ -16,7 +16,6 @@ from typing import Literal
 from estafeta.errors import EnvironmentProblem, UsageError
 
 Architecture = Literal["arm64", "x86_64"]
-
 GLIBC = "2_34"
 """Version of glibc in Amazon Linux 2023, the system of Lambda's Python 3.12 and newer (AWS Lambda Developer Guide,
 "Lambda runtimes")."""

@@ -29,7 +29,6 @@ from estafeta.job.schedules import SCHEDULES, Progress, ScheduleOrNone
 
 Vector = npt.NDArray[np.float32]
 State = Mapping[str, Vector]
-
 _Kind = TypeVar("_Kind")
 
 

@@ -13,7 +13,6 @@ from estafeta.job.checks import Count, Fraction, Whole
 
 SEEDS = 1 << 63
 """Number of seeds: PyTorch's generators take no larger one."""
-
 Seed = Annotated[Whole, Ge(0), Lt(SEEDS), Field(description="a whole number in [0, 2**63)")]
 
 

@@ -22,7 +22,6 @@ from pydantic.dataclasses import dataclass as checked
 from estafeta.job.checks import CONFIG, Count, Rate, explained, only
 
 Unit = Literal["epoch", "step"]
-
 Factor = Annotated[Rate, Le(1)]
 """Number in [0, 1]."""
 

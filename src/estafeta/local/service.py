@@ -44,7 +44,6 @@ from estafeta.local.work.pool import Pool
 from estafeta.local.work.variables import Surroundings
 
 log = logging.getLogger(__name__)
-
 HOUSEKEEPING_S = 5.0
 FAREWELL_S = 5.0  # time for killed processes to be gone
 DAY_S = 86_400.0

@@ -27,7 +27,6 @@ class Invoker(Protocol):
 
 
 Connect = Callable[[Mapping[Role, FunctionSettings]], Invoker]
-
 PROCESS = Warm()
 """Memory of this process: on Lambda, a process is an execution environment."""
 

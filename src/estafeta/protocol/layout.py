@@ -45,15 +45,11 @@ from typing import Literal
 
 Phase = Literal["train", "valid"]
 """A train round makes the next weights version; a valid round scores a version on the validation split."""
-
 RUNS = "runs"
 RUN_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-
 DATASETS = "datasets"
 MANIFEST = "manifest.json"
-
 LIBRARIES = "libraries"
-
 OPTIMIZER_SUFFIX = ".optimizer.safetensors"
 FROZEN = "frozen.safetensors"
 

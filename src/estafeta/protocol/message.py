@@ -45,7 +45,6 @@ ALIGNMENT = 64
 """Bytes of a cache line; the vector begins at a multiple of it."""
 ABSENT = "."
 """Name of the flags that only an unfinished gradient has. No buffer of a PyTorch module can have this name."""
-
 _FIXED = struct.Struct("<8sHHHHQIIQQdIf64s")
 _ROWS, _COUNT, _ROUND_S, _CRC = 8, 9, 10, 11  # places of these fields
 _CRC_AT = 56

@@ -21,14 +21,12 @@ Choice = Literal["auto", "merge", "sharded", "replicated"]
 """Topology that a user asks for; with `auto` the sizes of model and world choose one of the last two."""
 Which = Literal["best", "final"]
 State = Literal["preparing", "running", "stopping", "done", "stopped", "failed"]
-
 MB_PER_VCPU = 1769
 """Memory at which a function has one vCPU (AWS Lambda Developer Guide, "Configure Lambda function memory")."""
 LOG_GROUPS = "/aws/lambda/"
 """Beginning of the names of log groups; the function's name follows (AWS Lambda Developer Guide, "CloudWatch Logs")."""
 MOST_WORKERS = 9999
 """Most ranks: a rank has four digits in the names of files."""
-
 MemoryMb = Annotated[int, Field(ge=128, le=10240)]
 TimeoutS = Annotated[int, Field(ge=1, le=900)]
 """Settings that Lambda allows for a function (AWS Lambda Developer Guide, "Lambda quotas")."""

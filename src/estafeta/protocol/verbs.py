@@ -7,7 +7,6 @@ from pydantic import Field
 from estafeta.protocol.spec import Document, FunctionSettings, Role, RunSpec, Which
 
 ExportedFile = Literal["model.safetensors", "optimizer.safetensors", "state.json"]
-
 MOST_ROWS = 10_000
 """Rows of a preview: an answer of `control` may have 6 MB."""
 

@@ -17,7 +17,6 @@ from estafeta import waiting
 
 LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "tmpfs", "overlay"})
 """Types of file systems that one machine has for itself; all other types count as shared."""
-
 IN_MOVED_TO, IN_CREATE = 0x80, 0x100  # inotify(7); `link` is reported as a creation
 READ_BYTES = 65_536
 

@@ -34,7 +34,6 @@ TEMPORARY = ".tmp-"
 """Prefix of unpublished names. Listings leave out names that begin with a dot (NFS has some, too)."""
 STALE_ATTEMPTS = 3
 """Number of attempts to open a file that is listed, yet stale or not found."""
-
 T = TypeVar("T")
 
 

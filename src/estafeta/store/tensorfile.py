@@ -44,7 +44,6 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 """Numpy dtypes by their names in the safetensors format."""
 
 CODES = {dtype: code for code, dtype in DTYPES.items()}
-
 ALIGNMENT = 64
 """Bytes of a cache line: padding makes the data begin at a multiple of this."""
 DIGEST = "crc32:"

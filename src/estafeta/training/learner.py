@@ -30,7 +30,6 @@ from estafeta.training.table import Batch
 
 Sums = dict[str, float]
 """Sums over rows: `loss` and each metric by name, in float64."""
-
 StateKey = tuple[str, str, str]
 
 

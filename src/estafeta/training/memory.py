@@ -14,7 +14,6 @@ from estafeta.protocol.partition import choose, cut
 from estafeta.protocol.spec import RunSpec, Topology
 
 MIB = 1 << 20
-
 INDEX_BYTES = 8
 """Bytes of a row number, an int64."""
 VECTOR_ITEM = 4

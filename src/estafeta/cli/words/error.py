@@ -22,7 +22,6 @@ INTERRUPTED_EXIT = 130
 """128 + SIGINT, as a shell has it; also where somebody else has stopped the run."""
 INTERNAL_EXIT = 70
 """EX_SOFTWARE of sysexits.h: the program itself is wrong."""
-
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)(?P<where>, in .+)?(?:\n    (?P<code>\S.*))?')
 _SHIPPED = re.compile(r"/runs/[^/]+/code/")
 """In the path of a file that a run took along (`layout.RunLayout.code`)."""

@@ -15,7 +15,6 @@ from estafeta.protocol.spec import Role
 
 LOOK_S = {"local": 0.5, "aws": 3.0}
 """Seconds between two looks at the log."""
-
 _ROUND = re.compile(r"\d+$")
 _REPORTED = re.compile(r"(Billed Duration|Max Memory Used|Status|Error Type): ([^\t]+)")
 

@@ -18,7 +18,6 @@ Lines = list[tuple[str, str]]
 """Label and text; the label is empty where a line goes on with what the line before began."""
 BYTES_PER_PARAMETER = 4
 """Bytes of a parameter: it is a float32."""
-
 PLACES = {"local": "local", "inline": "in this process", "aws": "AWS Lambda"}
 
 

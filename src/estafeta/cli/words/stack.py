@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 MOST_LINES = 12
 """Changes of an existing stack that are listed one by one; of more, as of a new stack, how many of each type."""
-
 VERBS = {"Add": "make", "Modify": "change", "Remove": "remove", "Import": "take over", "Dynamic": "perhaps change"}
 
 

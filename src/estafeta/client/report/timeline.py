@@ -16,9 +16,7 @@ MOST_ROWS = 2
 """Number of rows in a lane: a successor starts while the leg before it is at work."""
 SLOT = 4.0
 """Least number of pixels between the beginnings of two boxes."""
-
 WIDTH, LEFT, RIGHT, ROW, TOP = 960, 74, 12, 12, 4
-
 KINDS = ("done", "retry", "running", "failed")
 """Kinds of boxes; a later kind covers an earlier one."""
 

@@ -19,7 +19,6 @@ from estafeta.store.tensorfile import CODES, Array
 
 LABELS = ("y", "target", "targets", "label", "labels")
 """Names of arrays that count as the target if the user names none."""
-
 CHUNK_BYTES = 4 << 20
 
 

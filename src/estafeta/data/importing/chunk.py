@@ -14,7 +14,6 @@ from estafeta.data.manifest import Kind
 from estafeta.errors import UsageError
 
 Mask = npt.NDArray[np.bool_]
-
 MOST = np.iinfo(np.int64).max
 """The largest whole number that blocks can hold."""
 

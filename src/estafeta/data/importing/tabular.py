@@ -24,7 +24,6 @@ NUMBERS, CODES = "numbers", "codes"
 """Names of the two inputs that a table may have."""
 MOST_CATEGORIES = 1 << 16
 """Largest number of different texts in a category column."""
-
 Target = Literal["auto", "class", "number"]
 
 

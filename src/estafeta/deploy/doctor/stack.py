@@ -21,15 +21,12 @@ from estafeta.protocol.verbs import DatasetsVerb, ProbeVerb, RunsVerb
 
 BESIDE_WORKERS = 2
 """Number of invocations beside the workers: the merge, and `control`."""
-
 LEAST_WORKERS = 2
-
 LONGEST_TURN_S = 5.0
 """Seconds for two exchanges of a small file between functions; a name that is not seen at once may stay unseen for a
 minute."""
 LEAST_BYTES_PER_S = 1e6
 """Bytes per second at least; a new bursting file system has 1 MiB/s when its credits are used up."""
-
 WHOLE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE", "IMPORT_COMPLETE")
 
 

@@ -29,7 +29,6 @@ START_S = 60.0
 """How long the second function may take to start."""
 TURN_S = 30.0
 """How long a file may take to be seen, or the large one to be read."""
-
 LOOKING = Backoff(first_s=0.001, longest_s=0.05)
 
 

@@ -17,7 +17,6 @@ from urllib.parse import parse_qsl, unquote
 import httptools
 
 log = logging.getLogger(__name__)
-
 MAX_BODY_BYTES = 8 * 2**20  # above every payload limit of Lambda, so that Lambda's own errors come first
 
 
@@ -61,7 +60,6 @@ class Response:
 
 Reply = Callable[[Response], None]
 Application = Callable[[Request, Reply], None]
-
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from estafeta.local.logs.streams import LogEvent, read_events, read_marks
 
 PAGE_BYTES = 2**20  # CloudWatch Logs API reference, FilterLogEvents: a page holds up to 1 MB, or `limit` events
-
 Matcher = Callable[[str], bool]
 
 

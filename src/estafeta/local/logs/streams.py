@@ -17,9 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 log = logging.getLogger(__name__)
-
 TAIL_BYTES = 4096  # Lambda API reference, Invoke, X-Amz-Log-Result: the last 4 KB
-
 _MARK = struct.Struct("<QQ")  # offset in the text, milliseconds since the epoch
 _TEXT = ".log"
 _INDEX = ".idx"

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
 RecursiveLoop = Literal["Allow", "Terminate"]
-
 MB_PER_VCPU = 1769  # Lambda Developer Guide, "Lambda quotas": one vCPU at 1,769 MB
 
 # Lambda Developer Guide, "Lambda quotas"; inclusive ranges.

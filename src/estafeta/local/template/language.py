@@ -18,7 +18,6 @@ import yaml
 from estafeta.errors import UsageError
 
 NO_VALUE = object()
-
 _HINT = "The file must be a CloudFormation template in YAML."
 _PLACEHOLDER = re.compile(r"\$\{(!?)([^}]+)\}")
 

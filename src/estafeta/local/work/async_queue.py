@@ -25,7 +25,6 @@ from estafeta.local.work.lineage import LIMIT, count_call
 from estafeta.local.work.pool import Pool
 
 log = logging.getLogger(__name__)
-
 RETRY_DELAYS_S = (60.0, 120.0)  # after the first and the second failed attempt
 SHORTEST_DELAY_S = 0.001  # shortest delay after scaling: waiting for capacity must not keep the processor busy
 THROTTLE_DELAYS_S = (1.0, 300.0)  # first and longest wait for capacity; it doubles in between

@@ -42,7 +42,6 @@ from estafeta.local.work.variables import Surroundings, variables
 
 LOOPBACK = "127.0.0.1"
 MEMORY_LOOK_S = 0.05  # seconds between two looks: a handler may grow by a GB per second
-
 Phase = Enum("Phase", "LAUNCHING IDLE BUSY FINISHING DOWN CLOSED")
 
 

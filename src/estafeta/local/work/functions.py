@@ -19,7 +19,6 @@ from estafeta.local.template.config import AsyncConfig, FunctionConfig
 
 ACCOUNT = "000000000000"
 LATEST = "$LATEST"
-
 _LAMBDAS_OWN = AsyncConfig()  # rules for a version that has none of its own
 
 _REFERENCE = re.compile(

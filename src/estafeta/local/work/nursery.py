@@ -20,7 +20,6 @@ from estafeta.errors import EnvironmentProblem
 from estafeta.local.work.variables import NO_AWS_FILES, THREAD_LIMITS
 
 log = logging.getLogger(__name__)
-
 SCRIPT = Path(__file__).with_name("zygote.py")
 
 # The only environment variables of the user's that a zygote, and so the start of an environment, may see.

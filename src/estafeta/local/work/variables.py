@@ -14,7 +14,6 @@ PASSED_ON = ("PATH", "LD_LIBRARY_PATH")  # the places of this machine's programs
 
 # Settings that hide the user's own AWS files: a function must not find a profile or an endpoint in them.
 NO_AWS_FILES = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
-
 THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
